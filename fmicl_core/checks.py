@@ -1,0 +1,158 @@
+"""Every error message about options and shapes, worded once for all backends.
+
+Backends hand over plain shapes, dtype names and device names, so that the same mistake gives the
+same message in every framework.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from numbers import Real
+from typing import Any
+
+FLOAT_DTYPES = ("float16", "bfloat16", "float32", "float64")
+
+Shape = Sequence[int | None]
+
+
+def invalid(
+    argument: str, expected: str, received: Any, *, what: str | None = None, why: str | None = None
+) -> ValueError:
+    """Build the one error of this library.
+
+    Args:
+        argument: name of the offending argument.
+        expected: what would have been accepted.
+        received: what came instead, shown by its `repr`.
+        what: label of the received value, when it is not the argument itself (`y.shape`).
+        why: the reason, when the expectation alone does not explain itself.
+    """
+    reason = f" {why}" if why else ""
+    return ValueError(
+        f"Invalid value for argument `{argument}`. Expected {expected}.{reason} "
+        f"Received: {what or argument}={received!r}"
+    )
+
+
+def check_choice(argument: str, value: Any, choices: Iterable[str]) -> str:
+    """Return `value` when it is one of `choices`, else raise an error that lists them."""
+    names = tuple(choices)
+    if not isinstance(value, str) or value not in names:
+        raise invalid(argument, "one of " + ", ".join(repr(n) for n in names), value)
+    return value
+
+
+def check_number(argument: str, value: Any) -> float:
+    """Return `value` as a float when it is a finite real number."""
+    return _real(argument, value, "a finite number", lambda v: True)
+
+
+def check_positive(argument: str, value: Any) -> float:
+    """Return `value` as a float when it is a finite number > 0."""
+    return _real(argument, value, "a finite number > 0", lambda v: v > 0)
+
+
+def check_at_least(argument: str, value: Any, low: int) -> int:
+    """Return `value` when it is a whole number >= `low`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        raise invalid(argument, f"a whole number >= {low}", value)
+    return value
+
+
+def check_bool(argument: str, value: Any) -> bool:
+    """Return `value` when it is True or False."""
+    if not isinstance(value, bool):
+        raise invalid(argument, "True or False", value)
+    return value
+
+
+def _real(argument: str, value: Any, expected: str, accepts: Any) -> float:
+    real = isinstance(value, Real) and not isinstance(value, bool)
+    if not real or not math.isfinite(value) or not accepts(value):
+        raise invalid(argument, expected, value)
+    return float(value)
+
+
+def check_features(
+    x: Shape,
+    y: Shape,
+    bank: Shape | None,
+    dtypes: Sequence[str],
+    devices: Sequence[str] = (),
+) -> None:
+    """Check the shapes, dtypes and devices of the features a loss is given.
+
+    Unknown sizes (None, as while a graph is traced) are taken to fit.
+
+    Args:
+        x: shape of the first view, (N, D).
+        y: shape of the second view, (N, D).
+        bank: shape of the negatives' bank, (K, D), or None.
+        dtypes: dtype names of x, y and, if given, bank.
+        devices: device names in the same order; empty when the framework moves data by itself.
+
+    Raises:
+        ValueError: naming the argument at fault, the expectation and what was received.
+    """
+    shapes = {"x": tuple(x), "y": tuple(y)} | ({} if bank is None else {"bank": tuple(bank)})
+    for (name, shape), dtype in zip(shapes.items(), dtypes, strict=True):
+        _check_array(name, shape, dtype)
+    if not _equal(shapes["x"], shapes["y"]):
+        raise invalid("y", f"the shape of `x`, {shapes['x']}", shapes["y"], what="y.shape")
+    for name, dtype in list(zip(shapes, dtypes, strict=True))[1:]:
+        if dtype != dtypes[0]:
+            raise invalid(name, f"the dtype of `x`, {dtypes[0]}", dtype, what=f"{name}.dtype")
+    for name, device in list(zip(shapes, devices, strict=False))[1:]:
+        if device != devices[0]:
+            raise invalid(name, f"the device of `x`, {devices[0]}", device, what=f"{name}.device")
+    _check_negatives_exist(shapes)
+
+
+def _check_array(name: str, shape: tuple[int | None, ...], dtype: str) -> None:
+    rows = "K" if name == "bank" else "N"
+    if len(shape) != 2:
+        raise invalid(name, f"a 2-D array ({rows}, D)", shape, what=f"{name}.shape")
+    if shape[1] == 0:
+        raise invalid(name, "at least one feature, D >= 1", shape, what=f"{name}.shape")
+    if dtype not in FLOAT_DTYPES:
+        raise invalid(name, f"a dtype among {', '.join(FLOAT_DTYPES)}", dtype, what=f"{name}.dtype")
+
+
+def _check_negatives_exist(shapes: dict[str, tuple[int | None, ...]]) -> None:
+    x, bank = shapes["x"], shapes.get("bank")
+    if bank is None:
+        if x[0] is not None and x[0] < 2:
+            raise invalid(
+                "x", "at least two rows, N >= 2, or a `bank`", x, what="x.shape",
+                why="A single sample has no negative.",
+            )  # fmt: skip
+        return
+    if not _equal(x[1:], bank[1:]):
+        raise invalid("bank", f"the width of `x`, D = {x[1]}", bank, what="bank.shape")
+    if bank[0] == 0:
+        raise invalid("bank", "at least one row, K >= 1", bank, what="bank.shape")
+    if x[0] == 0:
+        raise invalid("x", "at least one row, N >= 1", x, what="x.shape")
+
+
+def _equal(a: Sequence[int | None], b: Sequence[int | None]) -> bool:
+    return all(m is None or n is None or m == n for m, n in zip(a, b, strict=True))
+
+
+def non_finite(argument: str, rows: Sequence[int]) -> ValueError:
+    """Build the error for features that hold NaN or infinity in `rows`."""
+    shown = ", ".join(str(int(r)) for r in rows[:5]) + (", ..." if len(rows) > 5 else "")
+    return ValueError(
+        f"Invalid value for argument `{argument}`. Expected finite features. "
+        f"Received: NaN or infinity in row {shown}"
+    )
+
+
+def overflowed(objective: Any, loss: float) -> ValueError:
+    """Build the error for finite features whose loss is not finite."""
+    return ValueError(
+        f"Invalid value for argument `x`. Expected features whose loss is finite under {objective!r}."
+        " With normalize=False, or an extreme sigma2, scores can leave the range of the dtype."
+        f" Received: loss={loss}"
+    )

@@ -1,0 +1,452 @@
+"""f-divergences, each written once, for every backend.
+
+A divergence is given by its generator f, convex on u > 0 with f(1) = 0. The loss needs it in log
+space, L = log u, where u is the value of the similarity kernel:
+
+    score(L)   = f'(e^L)           what positive pairs gain
+    penalty(L) = f*(f'(e^L))       what negative pairs cost
+
+and their slopes in L, tied by penalty'(L) = e^L score'(L). Formulas: Lu et al. (2023), table 1,
+rewritten in log space; where the printed table is wrong the docstring says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from fmicl_core.checks import check_choice, check_positive, invalid
+from fmicl_core.ops import NUMPY, Array, Ops
+
+LOG2 = math.log(2.0)
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Base class; a divergence of your own needs `score`, `score_slope` and `penalty`.
+
+    Add `f` to plot and test it, `conjugate` (with `conjugate_slope` and `conjugate_domain`) to use
+    it with a cosine similarity, `penalty_and_slope` when the two share work. Subclasses are frozen
+    dataclasses, so that equal divergences compare equal, hash, pickle and print as they are made.
+    """
+
+    #: Name in the registry.
+    name: ClassVar[str] = ""
+    #: False when the divergence collapses features (h is not strictly convex); using it warns.
+    suitable: ClassVar[bool] = True
+
+    @property
+    def conjugate_domain(self) -> tuple[float, float]:
+        """Open interval of t on which f*(t) and its slope are finite."""
+        return -math.inf, math.inf
+
+    def f(self, u: Array) -> Array:
+        """Generator f(u) on NumPy arrays u > 0; convex, f(1) = 0."""
+        raise NotImplementedError(f"{type(self).__name__} does not define f")
+
+    def conjugate(self, t: Array, ops: Ops = NUMPY) -> Array:
+        """Convex conjugate f*(t) = sup over u >= 0 of (u t - f(u)), inside its domain."""
+        raise NotImplementedError(f"{type(self).__name__} does not define conjugate")
+
+    def conjugate_slope(self, t: Array, ops: Ops = NUMPY) -> Array:
+        """Slope of f* in t, which is the u that attains the supremum."""
+        raise NotImplementedError(f"{type(self).__name__} does not define conjugate_slope")
+
+    def score(self, L: Array, ops: Ops = NUMPY) -> Array:
+        """f'(e^L), elementwise."""
+        raise NotImplementedError(f"{type(self).__name__} does not define score")
+
+    def score_slope(self, L: Array, ops: Ops = NUMPY) -> Array:
+        """Slope of `score` in L, elementwise."""
+        raise NotImplementedError(f"{type(self).__name__} does not define score_slope")
+
+    def penalty(self, L: Array, ops: Ops = NUMPY) -> Array:
+        """f*(f'(e^L)) = u f'(u) - f(u) at u = e^L, elementwise."""
+        raise NotImplementedError(f"{type(self).__name__} does not define penalty")
+
+    def penalty_slope(self, L: Array, ops: Ops = NUMPY) -> Array:
+        """Slope of `penalty` in L: e^L times the slope of the score."""
+        return ops.exp(L) * self.score_slope(L, ops)
+
+    def penalty_and_slope(self, L: Array, ops: Ops = NUMPY) -> tuple[Array, Array]:
+        """Both at once, for the one-pass gradient; equals (penalty(L), penalty_slope(L))."""
+        return self.penalty(L, ops), self.penalty_slope(L, ops)
+
+
+@dataclass(frozen=True)
+class KL(Divergence):
+    """Kullback-Leibler: f(u) = u log u, f*(t) = e^(t - 1)."""
+
+    name: ClassVar[str] = "kl"
+
+    def f(self, u: Array) -> Array:
+        return u * np.log(u)
+
+    def conjugate(self, t: Array, ops: Ops = NUMPY) -> Array:
+        return ops.exp(t - 1.0)
+
+    def conjugate_slope(self, t: Array, ops: Ops = NUMPY) -> Array:
+        return ops.exp(t - 1.0)
+
+    def score(self, L: Array, ops: Ops = NUMPY) -> Array:
+        return L + 1.0
+
+    def score_slope(self, L: Array, ops: Ops = NUMPY) -> Array:
+        return 0.0 * L + 1.0
+
+    def penalty(self, L: Array, ops: Ops = NUMPY) -> Array:
+        return ops.exp(L)
+
+    def penalty_slope(self, L: Array, ops: Ops = NUMPY) -> Array:
+        return ops.exp(L)
+
+    def penalty_and_slope(self, L: Array, ops: Ops = NUMPY) -> tuple[Array, Array]:
+        u = ops.exp(L)
+        return u, u
+
+
+@dataclass(frozen=True)
+class JensenShannon(Divergence):
+    """Jensen-Shannon: f(u) = u log u - (u + 1) log((u + 1)/2), f*(t) = -log(2 - e^t), t < log 2."""
+
+    name: ClassVar[str] = "js"
+
+    @property
+    def conjugate_domain(self) -> tuple[float, float]:
+        return -math.inf, LOG2
+
+    def f(self, u: Array) -> Array:
+        return u * np.log(u) - (u + 1.0) * np.log((u + 1.0) / 2.0)
+
+    def conjugate(self, t: Array, ops: Ops = NUMPY) -> Array:
+        return -ops.log1p(-ops.expm1(t))
+
+    def conjugate_slope(self, t: Array, ops: Ops = NUMPY) -> Array:
+        return 1.0 / (2.0 * ops.exp(-t) - 1.0)
+
+    def score(self, L: Array, ops: Ops = NUMPY) -> Array:
+        return LOG2 - ops.softplus(-L)
+
+    def score_slope(self, L: Array, ops: Ops = NUMPY) -> Array:
+        return ops.sigmoid(-L)
+
+    def penalty(self, L: Array, ops: Ops = NUMPY) -> Array:
+        return ops.softplus(L) - LOG2
+
+    def penalty_slope(self, L: Array, ops: Ops = NUMPY) -> Array:
+        return ops.sigmoid(L)
+
+
+@dataclass(frozen=True)
+class Pearson(Divergence):
+    """Pearson chi^2: f(u) = (u - 1)^2, f*(t) = t^2/4 + t for t >= -2, else -1."""
+
+    name: ClassVar[str] = "pearson"
+
+    def f(self, u: Array) -> Array:
+        return (u - 1.0) ** 2
+
+    def conjugate(self, t: Array, ops: Ops = NUMPY) -> Array:
+        return ops.relu(0.5 * t + 1.0) ** 2 - 1.0
+
+    def conjugate_slope(self, t: Array, ops: Ops = NUMPY) -> Array:
+        return ops.relu(0.5 * t + 1.0)
+
+    def score(self, L: Array, ops: Ops = NUMPY) -> Array:
+        return 2.0 * ops.expm1(L)
+
+    def score_slope(self, L: Array, ops: Ops = NUMPY) -> Array:
+        return 2.0 * ops.exp(L)
+
+    def penalty(self, L: Array, ops: Ops = NUMPY) -> Array:
+        return ops.expm1(2.0 * L)
+
+    def penalty_slope(self, L: Array, ops: Ops = NUMPY) -> Array:
+        return 2.0 * ops.exp(2.0 * L)
+
+    def penalty_and_slope(self, L: Array, ops: Ops = NUMPY) -> tuple[Array, Array]:
+        square = ops.exp(2.0 * L)
+        return square - 1.0, 2.0 * square
+
+
+@dataclass(frozen=True)
+class SquaredHellinger(Divergence):
+    """Squared Hellinger: f(u) = (sqrt(u) - 1)^2, f*(t) = t/(1 - t), t < 1."""
+
+    name: ClassVar[str] = "squared_hellinger"
+
+    @property
+    def conjugate_domain(self) -> tuple[float, float]:
+        return -math.inf, 1.0
+
+    def f(self, u: Array) -> Array:
+        return (np.sqrt(u) - 1.0) ** 2
+
+    def conjugate(self, t: Array, ops: Ops = NUMPY) -> Array:
+        return t / (1.0 - t)
+
+    def conjugate_slope(self, t: Array, ops: Ops = NUMPY) -> Array:
+        return 1.0 / (1.0 - t) ** 2
+
+    def score(self, L: Array, ops: Ops = NUMPY) -> Array:
+        return -ops.expm1(-0.5 * L)
+
+    def score_slope(self, L: Array, ops: Ops = NUMPY) -> Array:
+        return 0.5 * ops.exp(-0.5 * L)
+
+    def penalty(self, L: Array, ops: Ops = NUMPY) -> Array:
+        return ops.expm1(0.5 * L)
+
+    def penalty_slope(self, L: Array, ops: Ops = NUMPY) -> Array:
+        return 0.5 * ops.exp(0.5 * L)
+
+    def penalty_and_slope(self, L: Array, ops: Ops = NUMPY) -> tuple[Array, Array]:
+        root = ops.exp(0.5 * L)
+        return root - 1.0, 0.5 * root
+
+
+@dataclass(frozen=True)
+class Tsallis(Divergence):
+    """Tsallis of order q > 0, q != 1: f(u) = (u^q - 1)/(q - 1).
+
+    f*(t) = ((q - 1) t/q)^(q/(q - 1)) + 1/(q - 1), for t < 0 where q < 1, for all t where q > 1
+    (the power is 0 at t < 0). The paper prints u^q/(q - 1), whose f(1) is not 0, and does not state
+    the order of its experiments; ours is a choice. Pearson differs from order 2 by a constant only.
+
+    Args:
+        order: q.
+
+    Raises:
+        ValueError: order is not a finite number > 0, or is 1 (the limit at 1 is `KL`).
+    """
+
+    name: ClassVar[str] = "tsallis"
+    order: float = 1.5
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "order", check_positive("order", self.order))
+        if self.order == 1.0:
+            raise invalid(
+                "order", "a number other than 1, where Tsallis becomes `KL()`", self.order
+            )
+
+    @property
+    def conjugate_domain(self) -> tuple[float, float]:
+        return -math.inf, (0.0 if self.order < 1.0 else math.inf)
+
+    def f(self, u: Array) -> Array:
+        return (u**self.order - 1.0) / (self.order - 1.0)
+
+    def _maximiser(self, t: Array, ops: Ops, power: float) -> Array:
+        q = self.order
+        return ops.relu((q - 1.0) / q * t) ** (power / (q - 1.0))
+
+    def conjugate(self, t: Array, ops: Ops = NUMPY) -> Array:
+        return self._maximiser(t, ops, self.order) + 1.0 / (self.order - 1.0)
+
+    def conjugate_slope(self, t: Array, ops: Ops = NUMPY) -> Array:
+        return self._maximiser(t, ops, 1.0)
+
+    def score(self, L: Array, ops: Ops = NUMPY) -> Array:
+        q = self.order
+        return q / (q - 1.0) * ops.exp((q - 1.0) * L)
+
+    def score_slope(self, L: Array, ops: Ops = NUMPY) -> Array:
+        return self.order * ops.exp((self.order - 1.0) * L)
+
+    def penalty(self, L: Array, ops: Ops = NUMPY) -> Array:
+        return ops.exp(self.order * L) + 1.0 / (self.order - 1.0)
+
+    def penalty_slope(self, L: Array, ops: Ops = NUMPY) -> Array:
+        return self.order * ops.exp(self.order * L)
+
+    def penalty_and_slope(self, L: Array, ops: Ops = NUMPY) -> tuple[Array, Array]:
+        power = ops.exp(self.order * L)
+        return power + 1.0 / (self.order - 1.0), self.order * power
+
+
+@dataclass(frozen=True)
+class VinczeLeCam(Divergence):
+    """Vincze-Le Cam: f(u) = (u - 1)^2/(u + 1), f*(t) = 4 - t - 4 sqrt(1 - t), t <= 1 (-1 at t < -3).
+
+    The paper prints f*(f'(u)) = 3 - 4/(u + 1), off by up to 1: it must vanish at u = 1. Correct is
+    3 - 8/(u + 1) + 4/(u + 1)^2. As a function of d^2 it is strictly convex near 0 only for mu < 2.
+    """
+
+    name: ClassVar[str] = "vlc"
+
+    @property
+    def conjugate_domain(self) -> tuple[float, float]:
+        return -math.inf, 1.0
+
+    def f(self, u: Array) -> Array:
+        return (u - 1.0) ** 2 / (u + 1.0)
+
+    def conjugate(self, t: Array, ops: Ops = NUMPY) -> Array:
+        return ops.relu(2.0 - (1.0 - t) ** 0.5) ** 2 - 1.0
+
+    def conjugate_slope(self, t: Array, ops: Ops = NUMPY) -> Array:
+        root = (1.0 - t) ** 0.5
+        return ops.relu(2.0 - root) / root
+
+    def score(self, L: Array, ops: Ops = NUMPY) -> Array:
+        w = ops.sigmoid(L)
+        return (2.0 * w - 1.0) * (3.0 - 2.0 * w)
+
+    def score_slope(self, L: Array, ops: Ops = NUMPY) -> Array:
+        return 8.0 * ops.sigmoid(-L) ** 2 * ops.sigmoid(L)
+
+    def penalty(self, L: Array, ops: Ops = NUMPY) -> Array:
+        w = ops.sigmoid(L)
+        return (2.0 * w - 1.0) * (1.0 + 2.0 * w)
+
+    def penalty_slope(self, L: Array, ops: Ops = NUMPY) -> Array:
+        return 8.0 * ops.sigmoid(-L) * ops.sigmoid(L) ** 2
+
+    def penalty_and_slope(self, L: Array, ops: Ops = NUMPY) -> tuple[Array, Array]:
+        w = ops.sigmoid(L)
+        square = w * w
+        return 4.0 * square - 1.0, 8.0 * (1.0 - w) * square
+
+
+@dataclass(frozen=True)
+class Jeffreys(Divergence):
+    """Jeffreys: f(u) = (u - 1) log u, f*(t) = w + 1/w + t - 2 with w = LambertW(e^(1 - t))."""
+
+    name: ClassVar[str] = "jeffreys"
+
+    def f(self, u: Array) -> Array:
+        return (u - 1.0) * np.log(u)
+
+    @staticmethod
+    def _lambert(t: Array, ops: Ops) -> Array:
+        # Newton's method on w + log w = 1 - t; from softplus, five steps reach double precision.
+        z = 1.0 - t
+        w = ops.softplus(z)
+        for _ in range(5):
+            w = w * (1.0 + z - ops.log(w)) / (1.0 + w)
+        return w
+
+    def conjugate(self, t: Array, ops: Ops = NUMPY) -> Array:
+        w = self._lambert(t, ops)
+        return w + 1.0 / w + t - 2.0
+
+    def conjugate_slope(self, t: Array, ops: Ops = NUMPY) -> Array:
+        return 1.0 / self._lambert(t, ops)
+
+    def score(self, L: Array, ops: Ops = NUMPY) -> Array:
+        return L - ops.expm1(-L)
+
+    def score_slope(self, L: Array, ops: Ops = NUMPY) -> Array:
+        return 1.0 + ops.exp(-L)
+
+    def penalty(self, L: Array, ops: Ops = NUMPY) -> Array:
+        return ops.expm1(L) + L
+
+    def penalty_slope(self, L: Array, ops: Ops = NUMPY) -> Array:
+        return ops.exp(L) + 1.0
+
+    def penalty_and_slope(self, L: Array, ops: Ops = NUMPY) -> tuple[Array, Array]:
+        u = ops.exp(L)
+        return u - 1.0 + L, u + 1.0
+
+
+@dataclass(frozen=True)
+class ReverseKL(Divergence):
+    """Reverse KL: f(u) = -log u, f*(t) = -1 - log(-t), t < 0; for study only, features collapse.
+
+    h(d^2) = f*(f'(G)) is linear in d^2: any centred configuration minimises it.
+    """
+
+    name: ClassVar[str] = "reverse_kl"
+    suitable: ClassVar[bool] = False
+
+    @property
+    def conjugate_domain(self) -> tuple[float, float]:
+        return -math.inf, 0.0
+
+    def f(self, u: Array) -> Array:
+        return -np.log(u)
+
+    def conjugate(self, t: Array, ops: Ops = NUMPY) -> Array:
+        return -1.0 - ops.log(-t)
+
+    def conjugate_slope(self, t: Array, ops: Ops = NUMPY) -> Array:
+        return -1.0 / t
+
+    def score(self, L: Array, ops: Ops = NUMPY) -> Array:
+        return -ops.exp(-L)
+
+    def score_slope(self, L: Array, ops: Ops = NUMPY) -> Array:
+        return ops.exp(-L)
+
+    def penalty(self, L: Array, ops: Ops = NUMPY) -> Array:
+        return L - 1.0
+
+    def penalty_slope(self, L: Array, ops: Ops = NUMPY) -> Array:
+        return 0.0 * L + 1.0
+
+
+@dataclass(frozen=True)
+class Neyman(Divergence):
+    """Neyman chi^2: f(u) = (1 - u)^2/u, f*(t) = 2 - 2 sqrt(1 - t), t <= 1; for study, collapses.
+
+    h(d^2) = f*(f'(G)) is concave in d^2, so that collapsed features minimise it.
+    """
+
+    name: ClassVar[str] = "neyman"
+    suitable: ClassVar[bool] = False
+
+    @property
+    def conjugate_domain(self) -> tuple[float, float]:
+        return -math.inf, 1.0
+
+    def f(self, u: Array) -> Array:
+        return (1.0 - u) ** 2 / u
+
+    def conjugate(self, t: Array, ops: Ops = NUMPY) -> Array:
+        return 2.0 - 2.0 * (1.0 - t) ** 0.5
+
+    def conjugate_slope(self, t: Array, ops: Ops = NUMPY) -> Array:
+        return (1.0 - t) ** -0.5
+
+    def score(self, L: Array, ops: Ops = NUMPY) -> Array:
+        return -ops.expm1(-2.0 * L)
+
+    def score_slope(self, L: Array, ops: Ops = NUMPY) -> Array:
+        return 2.0 * ops.exp(-2.0 * L)
+
+    def penalty(self, L: Array, ops: Ops = NUMPY) -> Array:
+        return -2.0 * ops.expm1(-L)
+
+    def penalty_slope(self, L: Array, ops: Ops = NUMPY) -> Array:
+        return 2.0 * ops.exp(-L)
+
+
+#: Every divergence by name.
+DIVERGENCES: dict[str, Callable[..., Divergence]] = {
+    cls.name: cls
+    for cls in (
+        KL, JensenShannon, Pearson, SquaredHellinger, Tsallis, VinczeLeCam, Jeffreys,
+        ReverseKL, Neyman,
+    )
+}  # fmt: skip
+
+
+def get_divergence(divergence: str | Divergence, **options: Any) -> Divergence:
+    """Return the divergence of that name, or the divergence itself.
+
+    Args:
+        divergence: a name in `DIVERGENCES`, or an instance of `Divergence`.
+        options: fields of the named divergence, such as `order` of Tsallis.
+
+    Raises:
+        ValueError: the name is unknown (the message lists the names).
+    """
+    if isinstance(divergence, Divergence):
+        return divergence
+    return DIVERGENCES[check_choice("divergence", divergence, DIVERGENCES)](**options)

@@ -1,0 +1,155 @@
+"""FMICL: the frozen, validated settings of the loss, and which pairs count with what weight."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from fmicl_core.checks import check_bool, check_choice, check_positive
+from fmicl_core.divergences import Divergence, get_divergence
+from fmicl_core.ops import NUMPY, Array, Ops
+from fmicl_core.similarities import Similarity, get_similarity
+
+
+class Defaults(NamedTuple):
+    """Default options of every f-MICL loss in every backend."""
+
+    divergence: str = "kl"
+    similarity: str = "gaussian"
+    alpha: float = 40.0
+    negatives: str = "anchor"
+    normalize: bool = True
+
+
+DEFAULTS = Defaults()
+
+
+@dataclass(frozen=True)
+class Block:
+    """Negative pairs (left_i, right_j), each of the same weight.
+
+    The diagonal i = j, two views of one sample, is left out unless `right` is the bank.
+
+    Args:
+        left: "x" or "y".
+        right: "x", "y" or "bank".
+        share: this block's share of the mean over all negative pairs.
+    """
+
+    left: str
+    right: str
+    share: float
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether (i, j) and (j, i) are the same pair, so that half of the work is enough."""
+        return self.left == self.right
+
+    @property
+    def skips_diagonal(self) -> bool:
+        """Whether pairs with i = j are left out."""
+        return self.right != "bank"
+
+
+#: Which negatives each scheme takes; "all" counts (x_i, y_j) and (y_j, x_i), hence the half.
+NEGATIVES: dict[str, tuple[Block, ...]] = {
+    "anchor": (Block("x", "x", 1.0),),
+    "within": (Block("x", "x", 0.5), Block("y", "y", 0.5)),
+    "cross": (Block("x", "y", 1.0),),
+    "all": (Block("x", "x", 0.25), Block("y", "y", 0.25), Block("x", "y", 0.5)),
+}
+BANK = (Block("x", "bank", 1.0),)
+
+
+def negative_blocks(negatives: str, has_bank: bool) -> tuple[Block, ...]:
+    """The blocks of negative pairs; a bank supplies all of them.
+
+    Raises:
+        ValueError: `negatives` is unknown (the message lists the names).
+    """
+    check_choice("negatives", negatives, NEGATIVES)
+    return BANK if has_bank else NEGATIVES[negatives]
+
+
+@dataclass(frozen=True)
+class FMICL:
+    """Settings of the f-MICL loss (Lu et al. 2023, eq. 8, as a loss to minimise).
+
+    loss = - mean_i s(x_i, y_i) + alpha * mean over negative pairs of f*(s)
+
+    Args:
+        divergence: name or `Divergence`.
+        similarity: name or `Similarity`.
+        alpha: weight > 0 of the negative term.
+        negatives: "anchor" {(x_i, x_j), i != j}, the printed equation; "within", "anchor" averaged
+            with its twin on y; "cross" {(x_i, y_j), i != j}; "all" pairs of different samples among
+            both views.
+        normalize: scale every row to unit length first; a zero row stays zero.
+
+    Raises:
+        ValueError: an option is unknown or out of range, or a cosine leaves the domain of f*.
+
+    Warns:
+        UserWarning: the divergence is known to collapse features.
+    """
+
+    divergence: Divergence | str = DEFAULTS.divergence
+    similarity: Similarity | str = DEFAULTS.similarity
+    alpha: float = DEFAULTS.alpha
+    negatives: str = DEFAULTS.negatives
+    normalize: bool = DEFAULTS.normalize
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "divergence", get_divergence(self.divergence))
+        object.__setattr__(self, "similarity", get_similarity(self.similarity))
+        object.__setattr__(self, "alpha", check_positive("alpha", self.alpha))
+        check_choice("negatives", self.negatives, NEGATIVES)
+        check_bool("normalize", self.normalize)
+        self.critic.check(self.generator, self.normalize)
+        if not self.generator.suitable:
+            warnings.warn(
+                f"{self.generator!r} does not keep features apart: they are known to collapse."
+                " It is offered for study.",
+                UserWarning,
+                stacklevel=4,
+            )
+
+    @property
+    def generator(self) -> Divergence:
+        """The divergence as an object."""
+        return get_divergence(self.divergence)
+
+    @property
+    def critic(self) -> Similarity:
+        """The similarity as an object."""
+        return get_similarity(self.similarity)
+
+    def blocks(self, has_bank: bool) -> tuple[Block, ...]:
+        """The blocks of negative pairs."""
+        return negative_blocks(self.negatives, has_bank)
+
+    def coefficients(self) -> tuple[float, float, float]:
+        """(a, b, c) of z = a (x . y) + b (|x|^2 + |y|^2) + c.
+
+        On normalised features |x| = 1 is folded into c and b = 0. A zero row, which has no
+        direction, thereby counts as orthogonal to every feature.
+        """
+        a, b, c = self.critic.coefficients()
+        return (a, 0.0, c + 2.0 * b) if self.normalize else (a, b, c)
+
+    def positive(self, z: Array, ops: Ops = NUMPY) -> Array:
+        """Score of positive pairs, elementwise in z."""
+        return self.critic.positive(self.generator, z, ops)
+
+    def positive_slope(self, z: Array, ops: Ops = NUMPY) -> Array:
+        """Slope of `positive` in z."""
+        return self.critic.positive_slope(self.generator, z, ops)
+
+    def negative(self, z: Array, ops: Ops = NUMPY) -> Array:
+        """Penalty of negative pairs, elementwise in z."""
+        return self.critic.negative(self.generator, z, ops)
+
+    def negative_and_slope(self, z: Array, ops: Ops = NUMPY) -> tuple[Array, Array]:
+        """Penalty of negative pairs and its slope in z."""
+        return self.critic.negative_and_slope(self.generator, z, ops)

@@ -1,0 +1,67 @@
+"""The unary functions that divergences and kernels are written in, and their NumPy instance.
+
+Each backend supplies the same functions for its own arrays. Anything else a formula needs is
+arithmetic (`+ - * /` and `**` with a constant), which all arrays understand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+#: An array of any framework: NumPy, torch, JAX or TensorFlow.
+Array = Any
+Unary = Callable[[Array], Array]
+
+
+@dataclass(frozen=True)
+class Ops:
+    """Elementwise functions of one framework.
+
+    Args:
+        name: the framework.
+        exp: e^x.
+        expm1: e^x - 1, accurate near 0.
+        log: natural logarithm.
+        log1p: log(1 + x), accurate near 0.
+        softplus: log(1 + e^x), accurate and finite at any finite x.
+        sigmoid: 1 / (1 + e^-x), accurate and finite at any finite x.
+        relu: max(x, 0), which lets NaN through.
+    """
+
+    name: str
+    exp: Unary
+    expm1: Unary
+    log: Unary
+    log1p: Unary
+    softplus: Unary
+    sigmoid: Unary
+    relu: Unary
+
+
+def _softplus(x: Array) -> Array:
+    return np.logaddexp(x, 0.0)
+
+
+def _sigmoid(x: Array) -> Array:
+    # The exponent is never positive, so nothing overflows, and small values keep their digits.
+    return np.exp(-np.logaddexp(-np.asarray(x), 0.0))
+
+
+def _relu(x: Array) -> Array:
+    return np.maximum(x, 0.0)
+
+
+NUMPY = Ops(
+    name="numpy",
+    exp=np.exp,
+    expm1=np.expm1,
+    log=np.log,
+    log1p=np.log1p,
+    softplus=_softplus,
+    sigmoid=_sigmoid,
+    relu=_relu,
+)

@@ -1,0 +1,125 @@
+"""The dense float64 NumPy loss and its closed-form gradient: the truth of every test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fmicl_core.checks import check_features
+from fmicl_core.objective import FMICL
+
+Matrix = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Loss, its two terms and its gradient, all float64.
+
+    Args:
+        loss: -alignment + alpha * uniformity.
+        alignment: mean score of the positive pairs.
+        uniformity: mean penalty of the negative pairs.
+        grad_x: (N, D) gradient of the loss.
+        grad_y: (N, D).
+        grad_bank: (K, D), or None without a bank.
+    """
+
+    loss: float
+    alignment: float
+    uniformity: float
+    grad_x: Matrix
+    grad_y: Matrix
+    grad_bank: Matrix | None
+
+
+def fmicl_reference(x: Any, y: Any, objective: FMICL, bank: Any = None) -> Reference:
+    """f-MICL loss and gradient, written for reading.
+
+    loss = - 1/N sum_i s(x_i, y_i) + alpha * mean over negative pairs of f*(s)
+    (Lu et al. 2023, eq. 8; negative pairs by `objective.negatives`, or (x_i, bank_k)).
+
+    Args:
+        x: (N, D) features of the first view.
+        y: (N, D) features of the second view; row i belongs to the same sample as row i of x.
+        objective: the settings.
+        bank: (K, D) features that supply all negatives, or None.
+
+    Raises:
+        ValueError: shapes do not fit, or there is no negative pair.
+    """
+    raw = {k: np.asarray(v) for k, v in (("x", x), ("y", y), ("bank", bank)) if v is not None}
+    shape_bank = None if bank is None else raw["bank"].shape
+    check_features(raw["x"].shape, raw["y"].shape, shape_bank, [v.dtype.name for v in raw.values()])
+    rows = {name: value.astype(np.float64) for name, value in raw.items()}
+    if objective.normalize:
+        rows = {name: normalize_rows(value) for name, value in rows.items()}
+    grads = {name: np.zeros_like(value) for name, value in rows.items()}
+
+    alignment = _positives(rows, grads, objective)
+    uniformity = _negatives(rows, grads, objective)
+    if objective.normalize:
+        grads = {k: _through_normalize(raw[k].astype(np.float64), g) for k, g in grads.items()}
+    loss = -alignment + objective.alpha * uniformity
+    return Reference(loss, alignment, uniformity, grads["x"], grads["y"], grads.get("bank"))
+
+
+def normalize_rows(x: Matrix) -> Matrix:
+    """Rows scaled to unit length, x / |x|; (N, D) to (N, D). A zero row stays zero.
+
+    The largest entry is divided out first, so that no finite row overflows or underflows.
+    """
+    unit: Matrix = x / _norms(x)
+    return unit
+
+
+def _norms(x: Matrix) -> Matrix:
+    largest = np.abs(x).max(axis=1, keepdims=True)
+    scale = np.where(largest > 0, largest, 1.0)
+    length = scale * np.sqrt(((x / scale) ** 2).sum(axis=1, keepdims=True))
+    norms: Matrix = np.where(largest > 0, length, 1.0)
+    return norms
+
+
+def _through_normalize(x: Matrix, grad: Matrix) -> Matrix:
+    unit = normalize_rows(x)
+    tangent: Matrix = grad - unit * (unit * grad).sum(axis=1, keepdims=True)
+    return tangent / _norms(x)
+
+
+def _affine(objective: FMICL, left: Matrix, right: Matrix, products: Matrix) -> Matrix:
+    a, b, c = objective.coefficients()
+    squares = (left**2).sum(axis=1), (right**2).sum(axis=1)
+    if products.ndim == 1:
+        return a * products + b * (squares[0] + squares[1]) + c
+    return a * products + b * (squares[0][:, None] + squares[1][None, :]) + c
+
+
+def _positives(rows: dict[str, Matrix], grads: dict[str, Matrix], objective: FMICL) -> float:
+    x, y = rows["x"], rows["y"]
+    a, b, _ = objective.coefficients()
+    z = _affine(objective, x, y, (x * y).sum(axis=1))
+    weight = (-objective.positive_slope(z) / len(x))[:, None]
+    grads["x"] += weight * (a * y + 2 * b * x)
+    grads["y"] += weight * (a * x + 2 * b * y)
+    return float(objective.positive(z).mean())
+
+
+def _negatives(rows: dict[str, Matrix], grads: dict[str, Matrix], objective: FMICL) -> float:
+    a, b, _ = objective.coefficients()
+    total = 0.0
+    for block in objective.blocks("bank" in rows):
+        left, right = rows[block.left], rows[block.right]
+        z = _affine(objective, left, right, left @ right.T)
+        counts = np.ones_like(z)
+        if block.skips_diagonal:
+            np.fill_diagonal(counts, 0.0)
+        counts *= block.share / counts.sum()
+        penalty, slope = objective.negative_and_slope(z)
+        total += float((counts * penalty).sum())
+        weight = objective.alpha * counts * slope
+        grads[block.left] += a * weight @ right + 2 * b * weight.sum(axis=1)[:, None] * left
+        grads[block.right] += a * weight.T @ left + 2 * b * weight.sum(axis=0)[:, None] * right
+    return total

@@ -1,0 +1,253 @@
+"""Similarities: how a pair of features becomes the number a divergence is applied to.
+
+Every similarity starts from one affine number per pair, so that one matrix product serves all:
+
+    z = a (x . y) + b (|x|^2 + |y|^2) + c
+
+A kernel similarity turns z into L = log G(x, y) and scores s = f'(G) (the f-Gaussian of Lu et al.
+2023, section 3.3, and further kernels of the squared distance); the cosine takes z as the critic
+itself and needs the conjugate f*.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from fmicl_core.checks import check_choice, check_positive, invalid
+from fmicl_core.divergences import Divergence
+from fmicl_core.ops import Array, Ops
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """Base class: z per pair, and what a divergence makes of z on either kind of pair."""
+
+    name: ClassVar[str] = ""
+
+    def coefficients(self) -> tuple[float, float, float]:
+        """(a, b, c) of z = a (x . y) + b (|x|^2 + |y|^2) + c."""
+        raise NotImplementedError(f"{type(self).__name__} does not define coefficients")
+
+    def check(self, divergence: Divergence, normalize: bool) -> None:
+        """Raise ValueError when the divergence is undefined for scores of this similarity."""
+
+    def positive(self, divergence: Divergence, z: Array, ops: Ops) -> Array:
+        """Score s of a positive pair."""
+        raise NotImplementedError(f"{type(self).__name__} does not define positive")
+
+    def positive_slope(self, divergence: Divergence, z: Array, ops: Ops) -> Array:
+        """Slope of `positive` in z."""
+        raise NotImplementedError(f"{type(self).__name__} does not define positive_slope")
+
+    def negative(self, divergence: Divergence, z: Array, ops: Ops) -> Array:
+        """Penalty f*(s) of a negative pair."""
+        raise NotImplementedError(f"{type(self).__name__} does not define negative")
+
+    def negative_and_slope(self, divergence: Divergence, z: Array, ops: Ops) -> tuple[Array, Array]:
+        """Penalty of a negative pair and its slope in z, sharing their work."""
+        raise NotImplementedError(f"{type(self).__name__} does not define negative_and_slope")
+
+
+@dataclass(frozen=True)
+class Gaussian(Similarity):
+    """f-Gaussian: s = f'(G), G = mu exp(-|x - y|^2 / (2 sigma2)), so z = L = log G.
+
+    Args:
+        sigma2: variance sigma^2 > 0 in squared units of the features; 1/(2 sigma2) = 1 by default.
+        mu: height mu > 0; mu = m with weight alpha equals mu = 1 with the weight absorbed (eq. 9).
+
+    Raises:
+        ValueError: sigma2 or mu is not a finite number > 0.
+    """
+
+    name: ClassVar[str] = "gaussian"
+    sigma2: float = 0.5
+    mu: float = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sigma2", check_positive("sigma2", self.sigma2))
+        object.__setattr__(self, "mu", check_positive("mu", self.mu))
+
+    def coefficients(self) -> tuple[float, float, float]:
+        rate = 1.0 / self.sigma2
+        return rate, -0.5 * rate, math.log(self.mu)
+
+    def positive(self, divergence: Divergence, z: Array, ops: Ops) -> Array:
+        return divergence.score(z, ops)
+
+    def positive_slope(self, divergence: Divergence, z: Array, ops: Ops) -> Array:
+        return divergence.score_slope(z, ops)
+
+    def negative(self, divergence: Divergence, z: Array, ops: Ops) -> Array:
+        return divergence.penalty(z, ops)
+
+    def negative_and_slope(self, divergence: Divergence, z: Array, ops: Ops) -> tuple[Array, Array]:
+        return divergence.penalty_and_slope(z, ops)
+
+
+@dataclass(frozen=True)
+class DistanceKernel(Similarity):
+    """Base class for kernels of the squared distance: z = |x - y|^2, L = log_kernel(z).
+
+    A kernel of your own needs `log_kernel` and `log_kernel_slope`.
+    """
+
+    def log_kernel(self, d2: Array, ops: Ops) -> Array:
+        """L = log G as a function of the squared distance d2 >= 0, elementwise."""
+        raise NotImplementedError(f"{type(self).__name__} does not define log_kernel")
+
+    def log_kernel_slope(self, d2: Array, ops: Ops) -> Array:
+        """Slope of `log_kernel` in d2, elementwise."""
+        raise NotImplementedError(f"{type(self).__name__} does not define log_kernel_slope")
+
+    def coefficients(self) -> tuple[float, float, float]:
+        return -2.0, 1.0, 0.0
+
+    def positive(self, divergence: Divergence, z: Array, ops: Ops) -> Array:
+        return divergence.score(self.log_kernel(ops.relu(z), ops), ops)
+
+    def positive_slope(self, divergence: Divergence, z: Array, ops: Ops) -> Array:
+        d2 = ops.relu(z)  # rounding can leave a squared distance just below 0
+        slope = divergence.score_slope(self.log_kernel(d2, ops), ops)
+        return slope * self.log_kernel_slope(d2, ops)
+
+    def negative(self, divergence: Divergence, z: Array, ops: Ops) -> Array:
+        return divergence.penalty(self.log_kernel(ops.relu(z), ops), ops)
+
+    def negative_and_slope(self, divergence: Divergence, z: Array, ops: Ops) -> tuple[Array, Array]:
+        d2 = ops.relu(z)
+        penalty, slope = divergence.penalty_and_slope(self.log_kernel(d2, ops), ops)
+        return penalty, slope * self.log_kernel_slope(d2, ops)
+
+
+@dataclass(frozen=True)
+class Laplace(DistanceKernel):
+    """Laplace kernel: G = mu exp(-sqrt(|x - y|^2 + softening^2) / scale).
+
+    Args:
+        scale: length > 0 in units of the features.
+        mu: height > 0.
+        softening: length > 0 that rounds the tip at distance 0, where the gradient has a jump.
+
+    Raises:
+        ValueError: an argument is not a finite number > 0.
+    """
+
+    name: ClassVar[str] = "laplace"
+    scale: float = 1.0
+    mu: float = 1.0
+    softening: float = 0.01
+
+    def __post_init__(self) -> None:
+        for field in ("scale", "mu", "softening"):
+            object.__setattr__(self, field, check_positive(field, getattr(self, field)))
+
+    def log_kernel(self, d2: Array, ops: Ops) -> Array:
+        return math.log(self.mu) - (d2 + self.softening**2) ** 0.5 / self.scale
+
+    def log_kernel_slope(self, d2: Array, ops: Ops) -> Array:
+        return (-0.5 / self.scale) * (d2 + self.softening**2) ** -0.5
+
+
+@dataclass(frozen=True)
+class Cauchy(DistanceKernel):
+    """Cauchy (Student t, as in t-SNE) kernel: G = mu / (1 + |x - y|^2 / scale^2).
+
+    Args:
+        scale: length > 0 in units of the features.
+        mu: height > 0.
+
+    Raises:
+        ValueError: an argument is not a finite number > 0.
+    """
+
+    name: ClassVar[str] = "cauchy"
+    scale: float = 1.0
+    mu: float = 1.0
+
+    def __post_init__(self) -> None:
+        for field in ("scale", "mu"):
+            object.__setattr__(self, field, check_positive(field, getattr(self, field)))
+
+    def log_kernel(self, d2: Array, ops: Ops) -> Array:
+        return math.log(self.mu) - ops.log1p(d2 / self.scale**2)
+
+    def log_kernel_slope(self, d2: Array, ops: Ops) -> Array:
+        return -1.0 / (d2 + self.scale**2)
+
+
+@dataclass(frozen=True)
+class Cosine(Similarity):
+    """Cosine critic: s = x . y / temperature, with f*(s) on negative pairs.
+
+    On unit features s lies in [-1/temperature, 1/temperature], which must be inside the domain of
+    f*; Jensen-Shannon needs temperature > 1/log 2 = 1.4427, squared Hellinger and Vincze-Le Cam
+    need temperature > 1.
+
+    Args:
+        temperature: > 0.
+
+    Raises:
+        ValueError: temperature is not a finite number > 0.
+    """
+
+    name: ClassVar[str] = "cosine"
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "temperature", check_positive("temperature", self.temperature))
+
+    def coefficients(self) -> tuple[float, float, float]:
+        return 1.0 / self.temperature, 0.0, 0.0
+
+    def check(self, divergence: Divergence, normalize: bool) -> None:
+        low, high = divergence.conjugate_domain
+        reach = 1.0 / self.temperature if normalize else math.inf
+        if -reach > low and reach < high or (low, high) == (-math.inf, math.inf):
+            return
+        domain = f"The conjugate of {divergence!r} is finite only for scores in ({low:g}, {high:g})"
+        if not normalize:
+            expected, range_ = "'gaussian'", "without normalize=True a cosine score is unbounded"
+        elif high > 0:
+            bound = 1.0 / min(high, -low)
+            expected = f"a cosine temperature > {bound:.4f} for this divergence, or 'gaussian'"
+            range_ = f"cosine scores reach {reach:g}"
+        else:
+            expected, range_ = "'gaussian'", "cosine scores are positive for similar features"
+        raise invalid("similarity", expected, self, why=f"{domain}, and {range_}.")
+
+    def positive(self, divergence: Divergence, z: Array, ops: Ops) -> Array:
+        return z
+
+    def positive_slope(self, divergence: Divergence, z: Array, ops: Ops) -> Array:
+        return 0.0 * z + 1.0
+
+    def negative(self, divergence: Divergence, z: Array, ops: Ops) -> Array:
+        return divergence.conjugate(z, ops)
+
+    def negative_and_slope(self, divergence: Divergence, z: Array, ops: Ops) -> tuple[Array, Array]:
+        return divergence.conjugate(z, ops), divergence.conjugate_slope(z, ops)
+
+
+#: Every similarity by name.
+SIMILARITIES: dict[str, Callable[..., Similarity]] = {
+    cls.name: cls for cls in (Gaussian, Cosine, Laplace, Cauchy)
+}
+
+
+def get_similarity(similarity: str | Similarity, **options: Any) -> Similarity:
+    """Return the similarity of that name, or the similarity itself.
+
+    Args:
+        similarity: a name in `SIMILARITIES`, or an instance of `Similarity`.
+        options: fields of the named similarity, such as `sigma2` of the Gaussian.
+
+    Raises:
+        ValueError: the name is unknown (the message lists the names).
+    """
+    if isinstance(similarity, Similarity):
+        return similarity
+    return SIMILARITIES[check_choice("similarity", similarity, SIMILARITIES)](**options)
