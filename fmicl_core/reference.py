@@ -91,10 +91,11 @@ def _through_normalize(x: Matrix, grad: Matrix) -> Matrix:
 
 def _affine(objective: FMICL, left: Matrix, right: Matrix, products: Matrix) -> Matrix:
     a, b, c = objective.coefficients()
-    squares = (left**2).sum(axis=1), (right**2).sum(axis=1)
-    if products.ndim == 1:
-        return a * products + b * (squares[0] + squares[1]) + c
-    return a * products + b * (squares[0][:, None] + squares[1][None, :]) + c
+    lengths = (left**2).sum(axis=1), (right**2).sum(axis=1)
+    pairwise = products.ndim == 2
+    squares = lengths[0][:, None] + lengths[1][None, :] if pairwise else lengths[0] + lengths[1]
+    z: Matrix = a * products + b * squares + c
+    return z
 
 
 def _positives(rows: dict[str, Matrix], grads: dict[str, Matrix], objective: FMICL) -> float:

@@ -1,0 +1,40 @@
+"""The plain loss: every pair at once, differentiable to any order, O(N^2) memory."""
+
+from __future__ import annotations
+
+import torch
+
+from fmicl_core import FMICL
+from fmicl_torch.ops import TORCH, off_diagonal
+
+Rows = dict[str, torch.Tensor]
+
+
+def positive_term(rows: Rows, objective: FMICL) -> torch.Tensor:
+    """Alignment: mean score of the pairs (x_i, y_i); scalar."""
+    x, y = rows["x"], rows["y"]
+    a, b, c = objective.coefficients()
+    z = a * (x * y).sum(dim=1) + c
+    if b:
+        z = z + b * (x.square().sum(dim=1) + y.square().sum(dim=1))
+    return objective.positive(z, TORCH).mean()
+
+
+def dense_uniformity(rows: Rows, objective: FMICL) -> torch.Tensor:
+    """Uniformity: mean penalty of the negative pairs; scalar.
+
+    Args:
+        rows: features by the names "x" (N, D), "y" (N, D) and, if given, "bank" (K, D).
+        objective: the settings; its normalization has been applied.
+    """
+    a, b, c = objective.coefficients()
+    total = rows["x"].new_zeros(())
+    for block in objective.blocks("bank" in rows):
+        left, right = rows[block.left], rows[block.right]
+        z = a * (left @ right.T) + c
+        if b:
+            z = z + b * (left.square().sum(dim=1)[:, None] + right.square().sum(dim=1)[None, :])
+        if block.skips_diagonal:
+            z = off_diagonal(z)
+        total = total + block.share * objective.negative(z, TORCH).mean()
+    return total

@@ -1,0 +1,43 @@
+"""What every loss does with its features first: check, raise the precision, normalise."""
+
+from __future__ import annotations
+
+import torch
+
+from fmicl_core.checks import check_bool, check_features, invalid, non_finite
+from fmicl_torch.dense import Rows
+from fmicl_torch.ops import normalize_rows
+
+
+def prepare(x: torch.Tensor, y: torch.Tensor, bank: torch.Tensor | None, normalize: bool) -> Rows:
+    """Checked features by name, in float32 at least, of unit length where asked for.
+
+    Raises:
+        ValueError: a feature array is no tensor, or shapes, dtypes or devices do not fit.
+    """
+    check_bool("normalize", normalize)
+    given = {"x": x, "y": y} | ({} if bank is None else {"bank": bank})
+    for name, value in given.items():
+        if not isinstance(value, torch.Tensor):
+            raise invalid(name, "a torch.Tensor", type(value).__name__, what=f"type({name})")
+    check_features(
+        x.shape,
+        y.shape,
+        None if bank is None else bank.shape,
+        [str(value.dtype).removeprefix("torch.") for value in given.values()],
+        [str(value.device) for value in given.values()],
+    )
+    with torch.autocast(x.device.type, enabled=False):
+        rows = {k: v if v.dtype == torch.float64 else v.float() for k, v in given.items()}
+        return {k: normalize_rows(v) for k, v in rows.items()} if normalize else rows
+
+
+def explain_non_finite(
+    x: torch.Tensor, y: torch.Tensor, bank: torch.Tensor | None
+) -> ValueError | None:
+    """The error that names the argument and the rows with NaN or infinity, if there are any."""
+    for name, value in (("x", x), ("y", y), ("bank", bank)):
+        if value is not None and not value.isfinite().all():
+            rows = (~value.isfinite()).any(dim=1).nonzero().flatten().tolist()
+            return non_finite(name, rows)
+    return None

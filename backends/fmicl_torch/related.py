@@ -1,0 +1,130 @@
+"""InfoNCE and the other losses that f-MICL generalises, in PyTorch."""
+
+from __future__ import annotations
+
+import torch
+
+from fmicl_core.checks import check_positive
+from fmicl_core.related import RELATED_DEFAULTS, info_nce_anchors
+from fmicl_torch.dense import Rows
+from fmicl_torch.inputs import prepare
+from fmicl_torch.ops import off_diagonal
+
+
+def info_nce_loss(
+    x: torch.Tensor,
+    y: torch.Tensor,
+    /,
+    *,
+    temperature: float = RELATED_DEFAULTS.temperature,
+    negatives: str = RELATED_DEFAULTS.negatives,
+    bank: torch.Tensor | None = None,
+    normalize: bool = RELATED_DEFAULTS.normalize,
+) -> torch.Tensor:
+    """InfoNCE: mean over anchors of log(e^s+ + sum over negatives of e^s-) - s+, s = x.y/temperature.
+
+    Args:
+        x: (N, D) features of the first view, any float dtype.
+        y: (N, D) features of the second view; row i belongs to the same sample as row i of x.
+        temperature: > 0.
+        negatives: "all", the NT-Xent of SimCLR: the anchors are both views, the negatives all other
+            samples of both; "cross": anchors x, negatives y (CLIP in one direction, MoCo v3);
+            "anchor": anchors x, negatives x; "within": "anchor" averaged with its twin on y.
+        bank: (K, D) features that supply all negatives (MoCo's queue), or None.
+        normalize: scale every row to unit length first.
+
+    Returns:
+        Scalar to minimise, float32 (float64 for float64 features).
+
+    Raises:
+        ValueError: an option or a shape does not fit; the message names it.
+
+    Source: Oord et al. (2018), eq. 4; Chen et al. (2020), eq. 1; He et al. (2020), eq. 1.
+    """
+    check_positive("temperature", temperature)
+    anchors = info_nce_anchors(negatives, bank is not None)
+    rows = prepare(x, y, bank, normalize)
+    with torch.autocast(x.device.type, enabled=False):
+        positive = (rows["x"] * rows["y"]).sum(dim=1) / temperature
+        losses = []
+        for anchor, pools in anchors:
+            logits = [_negative_logits(rows, anchor, pool, temperature) for pool in pools]
+            every = torch.cat([positive[:, None], *logits], dim=1)
+            losses.append((torch.logsumexp(every, dim=1) - positive).mean())
+        return torch.stack(losses).mean()
+
+
+def _negative_logits(rows: Rows, anchor: str, pool: str, temperature: float) -> torch.Tensor:
+    s = rows[anchor] @ rows[pool].T / temperature
+    if pool == "bank":
+        return s
+    return s.masked_fill(torch.eye(len(s), dtype=torch.bool, device=s.device), -torch.inf)
+
+
+def alignment_uniformity_loss(
+    x: torch.Tensor,
+    y: torch.Tensor,
+    /,
+    *,
+    exponent: float = RELATED_DEFAULTS.exponent,
+    t: float = RELATED_DEFAULTS.t,
+    uniformity_weight: float = RELATED_DEFAULTS.uniformity_weight,
+    normalize: bool = RELATED_DEFAULTS.normalize,
+) -> torch.Tensor:
+    """Alignment and uniformity: mean |x_i - y_i|^exponent + uniformity_weight (u(x) + u(y)) / 2.
+
+    u(x) = log mean over i != j of exp(-t |x_i - x_j|^2).
+
+    Args:
+        x: (N, D) features of the first view, any float dtype.
+        y: (N, D) features of the second view; row i belongs to the same sample as row i of x.
+        exponent: of the distance, > 0.
+        t: rate of the Gaussian potential in 1 / (units of the features)^2, > 0.
+        uniformity_weight: > 0.
+        normalize: scale every row to unit length first.
+
+    Returns:
+        Scalar to minimise, float32 (float64 for float64 features).
+
+    Raises:
+        ValueError: an option or a shape does not fit; the message names it.
+
+    Source: Wang and Isola (2020), section 4.1.
+    """
+    for name, value in (("exponent", exponent), ("t", t), ("uniformity_weight", uniformity_weight)):
+        check_positive(name, value)
+    rows = prepare(x, y, None, normalize)
+    with torch.autocast(x.device.type, enabled=False):
+        square = (rows["x"] - rows["y"]).square().sum(dim=1)
+        spread = [_log_potential(rows[name], t) for name in ("x", "y")]
+        return (square ** (exponent / 2.0)).mean() + uniformity_weight * torch.stack(spread).mean()
+
+
+def _log_potential(x: torch.Tensor, t: float) -> torch.Tensor:
+    lengths = x.square().sum(dim=1)
+    d2 = off_diagonal(lengths[:, None] + lengths[None, :] - 2.0 * (x @ x.T))
+    return torch.logsumexp(-t * d2.flatten(), dim=0) - torch.log(torch.tensor(float(d2.numel())))
+
+
+def spectral_contrastive_loss(
+    x: torch.Tensor, y: torch.Tensor, /, *, normalize: bool = RELATED_DEFAULTS.normalize
+) -> torch.Tensor:
+    """Spectral contrastive loss: -2 mean_i x_i . y_i + mean over i != j of (x_i . y_j)^2.
+
+    Args:
+        x: (N, D) features of the first view, any float dtype.
+        y: (N, D) features of the second view; row i belongs to the same sample as row i of x.
+        normalize: scale every row to unit length first.
+
+    Returns:
+        Scalar to minimise, float32 (float64 for float64 features).
+
+    Raises:
+        ValueError: a shape does not fit; the message names it.
+
+    Source: HaoChen et al. (2021), eq. 6.
+    """
+    rows = prepare(x, y, None, normalize)
+    with torch.autocast(x.device.type, enabled=False):
+        s = rows["x"] @ rows["y"].T
+        return -2.0 * s.diagonal().mean() + off_diagonal(s).square().mean()

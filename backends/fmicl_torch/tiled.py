@@ -1,0 +1,166 @@
+"""The exact loss with memory linear in the batch: value and gradient in one pass over tiles.
+
+Every negative enters through a plain mean, so that a tile's penalty and its contribution to the
+gradient are both final as soon as the tile is known, and the tile can be forgotten.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from fmicl_core import FMICL
+from fmicl_torch.dense import Rows
+from fmicl_torch.ops import TORCH
+
+#: Rows and columns of a tile. On a CPU a float32 tile and its temporaries stay in the L2 cache.
+TILE = {"cpu": 512}
+TILE_ACCELERATOR = 4096
+
+_objectives: list[FMICL] = []
+
+
+def handle(objective: FMICL) -> int:
+    """Number under which the compiled graph finds the objective; equal ones share it."""
+    if objective not in _objectives:
+        _objectives.append(objective)
+    return _objectives.index(objective)
+
+
+def tiled_uniformity(rows: Rows, objective: FMICL, tile: int | None = None) -> torch.Tensor:
+    """Uniformity in one pass; equals `dense_uniformity(rows, objective)`, once differentiable.
+
+    Args:
+        rows: features by the names "x" (N, D), "y" (N, D) and, if given, "bank" (K, D).
+        objective: the settings; its normalization has been applied.
+        tile: rows and columns of a tile; None chooses by device.
+    """
+    number = handle(objective)
+    size = tile or TILE.get(rows["x"].device.type, TILE_ACCELERATOR)
+    total = rows["x"].new_zeros(())
+    for block in objective.blocks("bank" in rows):
+        left = rows[block.left]
+        right = None if block.symmetric else rows[block.right]
+        grad = left.requires_grad or (right is not None and right.requires_grad)
+        mean, _, _ = _block_mean(
+            left, right, number, block.skips_diagonal, size, grad and torch.is_grad_enabled()
+        )
+        total = total + block.share * mean
+    return total
+
+
+@torch.library.custom_op("fmicl::block_mean", mutates_args=())
+def _block_mean(
+    left: torch.Tensor,
+    right: torch.Tensor | None,
+    number: int,
+    skips_diagonal: bool,
+    tile: int,
+    grad: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Mean penalty over the pairs (left_i, right_j) and its gradients; right None means left."""
+    sweep = _Sweep(left, right, _objectives[number], grad)
+    others = left if right is None else right
+    for i in range(0, len(left), tile):
+        for j in range(i if right is None else 0, len(others), tile):
+            sweep.tile(slice(i, i + tile), slice(j, j + tile), skips_diagonal and i == j)
+    pairs = len(left) * (len(others) - skips_diagonal)
+    return sweep.finish(pairs)
+
+
+class _Sweep:
+    """Sums of one block, tile by tile."""
+
+    def __init__(
+        self, left: torch.Tensor, right: torch.Tensor | None, objective: FMICL, grad: bool
+    ) -> None:
+        self.objective, self.grad, self.symmetric = objective, grad, right is None
+        self.a, self.b, self.c = objective.coefficients()
+        self.left, self.right = left, left if right is None else right
+        self.scaled = self.a * left
+        self.bias = self.right.new_full((len(self.right),), self.c)
+        if self.b:
+            self.bias += self.b * self.right.square().sum(dim=1)
+            self.left_bias = self.b * self.left.square().sum(dim=1, keepdim=True)
+        self.sums: list[torch.Tensor] = []
+        self.grad_left = torch.zeros_like(left) if grad else left.new_empty(0)
+        self.grad_right = self.grad_left
+        self.mass_left = left.new_zeros(len(left)) if grad and self.b else None
+        self.mass_right = self.mass_left
+        if grad and right is not None:
+            self.grad_right = torch.zeros_like(right)
+            self.mass_right = right.new_zeros(len(right)) if self.b else None
+
+    def tile(self, i: slice, j: slice, on_diagonal: bool) -> None:
+        """Add the tile of rows i and columns j."""
+        z = torch.addmm(self.bias[j], self.scaled[i], self.right[j].T)
+        if self.b:
+            z += self.left_bias[i]
+        if self.grad:
+            penalty, weight = self.objective.negative_and_slope(z, TORCH)
+        else:
+            penalty, weight = self.objective.negative(z, TORCH), None
+        if on_diagonal:
+            penalty.fill_diagonal_(0.0)
+            if weight is not None:
+                weight.fill_diagonal_(0.0)
+        mirrored = self.symmetric and i != j
+        self.sums.append(penalty.sum() * (2.0 if mirrored else 1.0))
+        if weight is not None:
+            self._add_gradient(weight, i, j, mirrored or not self.symmetric)
+
+    def _add_gradient(self, weight: torch.Tensor, i: slice, j: slice, columns: bool) -> None:
+        self.grad_left[i].addmm_(weight, self.right[j])
+        if columns:
+            self.grad_right[j].addmm_(weight.T, self.left[i])
+        if self.mass_left is not None and self.mass_right is not None:
+            self.mass_left[i] += weight.sum(dim=1)
+            if columns:
+                self.mass_right[j] += weight.sum(dim=0)
+
+    def finish(self, pairs: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The mean penalty and the gradients of it."""
+        mean = torch.stack(self.sums).sum() / pairs
+        if not self.grad:
+            return mean, self.left.new_empty(0), self.left.new_empty(0)
+        # In a symmetric block (i, j) and (j, i) both count, and each tile was visited once.
+        scale = (2.0 if self.symmetric else 1.0) / pairs
+        grads = [self.grad_left] if self.symmetric else [self.grad_left, self.grad_right]
+        masses = [self.mass_left, self.mass_right]
+        for grad, mass, rows in zip(grads, masses, (self.left, self.right), strict=False):
+            grad.mul_(self.a * scale)
+            if mass is not None:
+                grad.addcmul_(mass[:, None], rows, value=2.0 * self.b * scale)
+        return mean, self.grad_left, self.left.new_empty(0) if self.symmetric else self.grad_right
+
+
+@_block_mean.register_fake
+def _(
+    left: torch.Tensor,
+    right: torch.Tensor | None,
+    number: int,
+    skips_diagonal: bool,
+    tile: int,
+    grad: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    nothing = left.new_empty(0)
+    grads = torch.empty_like(left), nothing if right is None else torch.empty_like(right)
+    return left.new_empty(()), *(grads if grad else (nothing, left.new_empty(0)))
+
+
+def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    ctx.symmetric = inputs[1] is None
+    ctx.save_for_backward(output[1], output[2])
+
+
+def _backward(ctx, grad_mean, *_):  # type: ignore[no-untyped-def]
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        raise RuntimeError(
+            "The tiled f-MICL loss can be differentiated once. For create_graph=True or second "
+            "derivatives use implementation='dense'."
+        )
+    grad_left, grad_right = ctx.saved_tensors
+    right = None if ctx.symmetric else grad_mean * grad_right
+    return grad_mean * grad_left, right, None, None, None, None
+
+
+_block_mean.register_autograd(_backward, setup_context=_save)
