@@ -1,0 +1,47 @@
+# `make demo` and `make test` work on a fresh machine with Python 3.11 or newer: each sets up what it needs.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+CHECKED := requirements/constraints.txt pyproject.toml fmicl_core/__init__.py
+TESTS ?= tests
+WORKERS ?= 2
+
+.PHONY: help demo test test-all lint bench clean
+help:  ## show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "fmicl needs Python 3.11 or newer, and $(PYTHON) is older: make PYTHON=python3.11 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(BIN)/python requirements/demo.txt $(CHECKED)
+	@echo "Installing into $(VENV); this takes some minutes the first time."
+	$(PIP) install --quiet -r requirements/demo.txt
+	$(PIP) install --quiet --no-build-isolation --no-deps -e .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.demo requirements/test.txt
+	$(PIP) install --quiet -r requirements/test.txt
+	@touch $@
+
+demo: $(VENV)/.demo  ## train InfoNCE, KL-MICL and JS-MICL on digits, print a table, draw pictures
+	$(BIN)/fmicl demo
+
+test: $(VENV)/.test  ## run the test suite, except what is marked slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow" $(TESTS)
+
+test-all: $(VENV)/.test  ## run every test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(TESTS)
+
+lint: $(VENV)/.test  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.test  ## time and memory of the loss on this machine, beside its baselines
+	$(BIN)/python -m benchmarks
+
+clean:  ## remove the virtual environment and caches
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist

@@ -1,0 +1,137 @@
+"""The wheel holds what it should, installs with NumPy alone, and dependencies point down."""
+
+import ast
+import importlib
+import json
+import subprocess
+import sys
+import types
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDERS = (ROOT, ROOT / "backends", ROOT / "integrations")
+PACKAGES = sorted(
+    p.name for folder in FOLDERS for p in folder.glob("fmicl_*") if (p / "__init__.py").exists()
+)
+FRAMEWORKS = ("torch", "jax", "tensorflow", "keras", "flax", "lightning", "kornia")
+BACKENDS = ("fmicl_torch", "fmicl_jax", "fmicl_tensorflow")
+RECIPES = ("fmicl_core", "fmicl_recipes")
+#: What each package may import of ours, and of the frameworks. The layers: cli, trainers, backends, core.
+ALLOWED = {
+    "fmicl_core": ((), ()),
+    "fmicl_torch": (("fmicl_core",), ("torch",)),
+    "fmicl_recipes": (("fmicl_core",), ()),
+    "fmicl_lightning": ((*RECIPES, "fmicl_torch"), ("torch", "lightning", "kornia")),
+    "fmicl_cli": ((*RECIPES, "fmicl_lightning"), ()),
+}
+
+
+def folder_of(package: str) -> Path:
+    return next(folder / package for folder in FOLDERS if (folder / package).is_dir())
+
+
+def imports_of(package: str) -> set[str]:
+    """Top-level names of every module imported anywhere in a package, lazily or not."""
+    names = set()
+    for path in folder_of(package).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+                names.add(node.module.split(".")[0])
+    return names
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory):
+    out = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", str(out), str(ROOT)]
+    subprocess.run(command, check=True, capture_output=True)
+    return next(out.glob("fmicl-*.whl"))
+
+
+@pytest.fixture(scope="session")
+def installed(wheel, tmp_path_factory):
+    """The wheel's packages, unpacked by pip in a folder of their own."""
+    target = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "-q"]
+    subprocess.run([*command, "--target", str(target), str(wheel)], check=True, capture_output=True)
+    return target
+
+
+@pytest.fixture(scope="session")
+def empty_environment(wheel, tmp_path_factory):
+    """A Python with NumPy and the wheel, and nothing else."""
+    home = tmp_path_factory.mktemp("empty")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(home)], check=True)
+    python = home / "bin" / "python"
+    site = Path(
+        subprocess.check_output(
+            [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True
+        ).strip()
+    )
+    command = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "-q"]
+    subprocess.run([*command, "--target", str(site), str(wheel)], check=True, capture_output=True)
+    here = Path(importlib.import_module("numpy").__file__).parents[1]
+    for name in ("numpy", "numpy.libs"):
+        if (here / name).exists():
+            (site / name).symlink_to(here / name)
+    return python
+
+
+def test_nothing_generic_lands_in_site_packages(wheel):
+    top = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
+    assert {name for name in top if not name.endswith(".dist-info")} == set(PACKAGES)
+
+
+def test_the_base_install_needs_numpy_only(wheel):
+    archive = zipfile.ZipFile(wheel)
+    metadata = next(n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
+    lines = archive.read(metadata).decode().splitlines()
+    needs = [line for line in lines if line.startswith("Requires-Dist:") and "extra ==" not in line]
+    assert needs == ["Requires-Dist: numpy>=1.26"]
+
+
+def test_core_works_in_an_empty_environment_without_any_framework(empty_environment):
+    code = (
+        "import json, sys, numpy as np, fmicl_core as f;"
+        "x = np.eye(3); print(json.dumps([f.fmicl_reference(x, x, f.FMICL()).loss,"
+        "sorted(sys.modules)]))"
+    )
+    out = subprocess.check_output([empty_environment, "-I", "-c", code], text=True)
+    loss, modules = json.loads(out)
+    assert loss == pytest.approx(-1.0 + 40.0 * 2.718281828459045**-2)
+    assert not set(FRAMEWORKS) & set(modules)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_package_imports_from_the_wheel(installed, package):
+    code = f"import sys; sys.path.insert(0, {str(installed)!r}); import {package} as p; print(p.__file__)"
+    out = subprocess.check_output([sys.executable, "-c", code], text=True, cwd=installed)
+    assert Path(out.strip().splitlines()[-1]).is_relative_to(installed)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_dependencies_point_down(package):
+    ours, frameworks = ALLOWED[package]
+    found = imports_of(package)
+    assert {n for n in found if n.startswith("fmicl_")} <= {package, *ours}
+    assert found & set(FRAMEWORKS) <= set(frameworks)
+
+
+def test_core_imports_the_standard_library_and_numpy_only():
+    assert imports_of("fmicl_core") <= set(sys.stdlib_module_names) | {"numpy", "fmicl_core"}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_all_is_exactly_the_public_names(package):
+    module = importlib.import_module(package)
+    public = {
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_") and not isinstance(value, types.ModuleType)
+    }
+    assert set(module.__all__) == public - {"annotations"}
