@@ -152,7 +152,7 @@ def non_finite(argument: str, rows: Sequence[int]) -> ValueError:
 def overflowed(objective: Any, loss: float) -> ValueError:
     """Build the error for finite features whose loss is not finite."""
     return ValueError(
-        f"Invalid value for argument `x`. Expected features whose loss is finite under {objective!r}."
+        f"Invalid value for argument `x`. Expected features with a finite loss under {objective!r}."
         " With normalize=False, or an extreme sigma2, scores can leave the range of the dtype."
         f" Received: loss={loss}"
     )

@@ -45,7 +45,7 @@ class Divergence:
         return -math.inf, math.inf
 
     def f(self, u: Array) -> Array:
-        """Generator f(u) on NumPy arrays u > 0; convex, f(1) = 0."""
+        """The generator on NumPy arrays u > 0; convex, 0 at u = 1."""
         raise NotImplementedError(f"{type(self).__name__} does not define f")
 
     def conjugate(self, t: Array, ops: Ops = NUMPY) -> Array:
@@ -75,6 +75,11 @@ class Divergence:
     def penalty_and_slope(self, L: Array, ops: Ops = NUMPY) -> tuple[Array, Array]:
         """Both at once, for the one-pass gradient; equals (penalty(L), penalty_slope(L))."""
         return self.penalty(L, ops), self.penalty_slope(L, ops)
+
+    def penalty_total_and_slope(self, L: Array, ops: Ops = NUMPY) -> tuple[Array, Array]:
+        """(sum of penalty(L), penalty_slope(L)), given e^L < SUM_LOG_BOUND / 2."""
+        penalty, slope = self.penalty_and_slope(L, ops)
+        return ops.sum(penalty), slope
 
 
 @dataclass(frozen=True)
@@ -139,6 +144,12 @@ class JensenShannon(Divergence):
 
     def penalty_slope(self, L: Array, ops: Ops = NUMPY) -> Array:
         return ops.sigmoid(L)
+
+    def penalty_total_and_slope(self, L: Array, ops: Ops = NUMPY) -> tuple[Array, Array]:
+        # One exponential serves both, and logarithms are taken of products.
+        u = ops.exp(L)
+        v = 1.0 + u
+        return ops.sum_log(v) - LOG2 * math.prod(L.shape), u / v
 
 
 @dataclass(frozen=True)
@@ -271,8 +282,9 @@ class Tsallis(Divergence):
 
 @dataclass(frozen=True)
 class VinczeLeCam(Divergence):
-    """Vincze-Le Cam: f(u) = (u - 1)^2/(u + 1), f*(t) = 4 - t - 4 sqrt(1 - t), t <= 1 (-1 at t < -3).
+    """Vincze-Le Cam: f(u) = (u - 1)^2/(u + 1), f*(t) = 4 - t - 4 sqrt(1 - t), t <= 1.
 
+    Below t = -3 the conjugate is -1.
     The paper prints f*(f'(u)) = 3 - 4/(u + 1), off by up to 1: it must vanish at u = 1. Correct is
     3 - 8/(u + 1) + 4/(u + 1)^2. As a function of d^2 it is strictly convex near 0 only for mu < 2.
     """
@@ -310,7 +322,12 @@ class VinczeLeCam(Divergence):
     def penalty_and_slope(self, L: Array, ops: Ops = NUMPY) -> tuple[Array, Array]:
         w = ops.sigmoid(L)
         square = w * w
-        return 4.0 * square - 1.0, 8.0 * (1.0 - w) * square
+        return 4.0 * square - 1.0, (8.0 - 8.0 * w) * square
+
+    def penalty_total_and_slope(self, L: Array, ops: Ops = NUMPY) -> tuple[Array, Array]:
+        w = ops.sigmoid(L)
+        square = w * w
+        return 4.0 * ops.sum(square) - math.prod(L.shape), (8.0 - 8.0 * w) * square
 
 
 @dataclass(frozen=True)

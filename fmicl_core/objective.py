@@ -153,3 +153,7 @@ class FMICL:
     def negative_and_slope(self, z: Array, ops: Ops = NUMPY) -> tuple[Array, Array]:
         """Penalty of negative pairs and its slope in z."""
         return self.critic.negative_and_slope(self.generator, z, ops)
+
+    def negative_total_and_slope(self, z: Array, ops: Ops = NUMPY) -> tuple[Array, Array]:
+        """Sum of the penalties of the negative pairs in z, and the slope per pair."""
+        return self.critic.negative_total_and_slope(self.generator, z, ops)

@@ -1,4 +1,4 @@
-"""The unary functions that divergences and kernels are written in, and their NumPy instance.
+"""The functions of one array that divergences and kernels are written in, and their NumPy instance.
 
 Each backend supplies the same functions for its own arrays. Anything else a formula needs is
 arithmetic (`+ - * /` and `**` with a constant), which all arrays understand.
@@ -16,6 +16,9 @@ import numpy as np
 Array = Any
 Unary = Callable[[Array], Array]
 
+#: What `Ops.sum_log` must accept: products of 16 such numbers stay in the range of float32.
+SUM_LOG_BOUND = 200.0
+
 
 @dataclass(frozen=True)
 class Ops:
@@ -30,6 +33,9 @@ class Ops:
         softplus: log(1 + e^x), accurate and finite at any finite x.
         sigmoid: 1 / (1 + e^-x), accurate and finite at any finite x.
         relu: max(x, 0), which lets NaN through.
+        sum: sum over all entries.
+        sum_log: sum over all entries of log x, for 1 <= x <= `SUM_LOG_BOUND`. A framework whose
+            logarithm is slow may take it of products.
     """
 
     name: str
@@ -40,6 +46,8 @@ class Ops:
     softplus: Unary
     sigmoid: Unary
     relu: Unary
+    sum: Unary
+    sum_log: Unary
 
 
 def _softplus(x: Array) -> Array:
@@ -55,6 +63,10 @@ def _relu(x: Array) -> Array:
     return np.maximum(x, 0.0)
 
 
+def _sum_log(x: Array) -> Array:
+    return np.log(x).sum()
+
+
 NUMPY = Ops(
     name="numpy",
     exp=np.exp,
@@ -64,4 +76,6 @@ NUMPY = Ops(
     softplus=_softplus,
     sigmoid=_sigmoid,
     relu=_relu,
+    sum=np.sum,
+    sum_log=_sum_log,
 )

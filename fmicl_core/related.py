@@ -78,7 +78,7 @@ def info_nce_reference(
 def donsker_varadhan_reference(
     x: Any, y: Any, temperature: float = RELATED_DEFAULTS.temperature
 ) -> float:
-    """Donsker-Varadhan bound on mutual information, -mean s+ + log mean over i != j of e^s(x_i, y_j).
+    """Donsker-Varadhan loss: -mean_i s(x_i, y_i) + log mean over i != j of e^s(x_i, y_j).
 
     The mean over all pairs stands inside the logarithm; InfoNCE has a mean of logarithms instead
     (Lu et al. 2023, section 3.2).

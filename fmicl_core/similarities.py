@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 from fmicl_core.checks import check_choice, check_positive, invalid
 from fmicl_core.divergences import Divergence
-from fmicl_core.ops import Array, Ops
+from fmicl_core.ops import SUM_LOG_BOUND, Array, Ops
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,13 @@ class Similarity:
     def negative_and_slope(self, divergence: Divergence, z: Array, ops: Ops) -> tuple[Array, Array]:
         """Penalty of a negative pair and its slope in z, sharing their work."""
         raise NotImplementedError(f"{type(self).__name__} does not define negative_and_slope")
+
+    def negative_total_and_slope(
+        self, divergence: Divergence, z: Array, ops: Ops
+    ) -> tuple[Array, Array]:
+        """Sum of the penalties of all pairs in z, and the slope per pair."""
+        penalty, slope = self.negative_and_slope(divergence, z, ops)
+        return ops.sum(penalty), slope
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,13 @@ class Gaussian(Similarity):
 
     def negative_and_slope(self, divergence: Divergence, z: Array, ops: Ops) -> tuple[Array, Array]:
         return divergence.penalty_and_slope(z, ops)
+
+    def negative_total_and_slope(
+        self, divergence: Divergence, z: Array, ops: Ops
+    ) -> tuple[Array, Array]:
+        if self.mu < SUM_LOG_BOUND / 2:
+            return divergence.penalty_total_and_slope(z, ops)
+        return super().negative_total_and_slope(divergence, z, ops)
 
 
 @dataclass(frozen=True)
@@ -206,7 +220,7 @@ class Cosine(Similarity):
     def check(self, divergence: Divergence, normalize: bool) -> None:
         low, high = divergence.conjugate_domain
         reach = 1.0 / self.temperature if normalize else math.inf
-        if -reach > low and reach < high or (low, high) == (-math.inf, math.inf):
+        if low < -reach <= reach < high or (low, high) == (-math.inf, math.inf):
             return
         domain = f"The conjugate of {divergence!r} is finite only for scores in ({low:g}, {high:g})"
         if not normalize:

@@ -1,4 +1,4 @@
-"""The unary functions of the specification in PyTorch."""
+"""The functions of the specification in PyTorch."""
 
 from __future__ import annotations
 
@@ -13,6 +13,13 @@ def _softplus(x: torch.Tensor) -> torch.Tensor:
     return F.softplus(x, threshold=50.0)
 
 
+def _sum_log(x: torch.Tensor) -> torch.Tensor:
+    # A logarithm costs a CPU twenty multiplications or more, so it is taken of products of 16 rows.
+    rows = len(x) // 16 * 16
+    products = x[:rows].view(16, -1, x.shape[1]).prod(dim=0)
+    return products.log().sum() + x[rows:].log().sum()
+
+
 TORCH = Ops(
     name="torch",
     exp=torch.exp,
@@ -22,6 +29,8 @@ TORCH = Ops(
     softplus=_softplus,
     sigmoid=torch.sigmoid,
     relu=torch.relu,
+    sum=torch.sum,
+    sum_log=_sum_log,
 )
 
 

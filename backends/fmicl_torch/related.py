@@ -21,7 +21,9 @@ def info_nce_loss(
     bank: torch.Tensor | None = None,
     normalize: bool = RELATED_DEFAULTS.normalize,
 ) -> torch.Tensor:
-    """InfoNCE: mean over anchors of log(e^s+ + sum over negatives of e^s-) - s+, s = x.y/temperature.
+    """InfoNCE: mean over anchors of log(e^s+ + sum over negatives of e^s-) - s+.
+
+    s = x . y / temperature; s+ is the score of the anchor's other view.
 
     Args:
         x: (N, D) features of the first view, any float dtype.

@@ -95,18 +95,24 @@ class _Sweep:
         z = torch.addmm(self.bias[j], self.scaled[i], self.right[j].T)
         if self.b:
             z += self.left_bias[i]
-        if self.grad:
-            penalty, weight = self.objective.negative_and_slope(z, TORCH)
-        else:
-            penalty, weight = self.objective.negative(z, TORCH), None
-        if on_diagonal:
-            penalty.fill_diagonal_(0.0)
-            if weight is not None:
-                weight.fill_diagonal_(0.0)
+        total, weight = self._evaluate(z, on_diagonal)
         mirrored = self.symmetric and i != j
-        self.sums.append(penalty.sum() * (2.0 if mirrored else 1.0))
+        self.sums.append(total * (2.0 if mirrored else 1.0))
         if weight is not None:
             self._add_gradient(weight, i, j, mirrored or not self.symmetric)
+
+    def _evaluate(
+        self, z: torch.Tensor, on_diagonal: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Sum of the tile's penalties, and their slopes if a gradient is wanted."""
+        if self.grad and not on_diagonal:
+            return self.objective.negative_total_and_slope(z, TORCH)
+        if not self.grad:
+            penalty = self.objective.negative(z, TORCH)
+            return (penalty.fill_diagonal_(0.0) if on_diagonal else penalty).sum(), None
+        penalty, weight = self.objective.negative_and_slope(z, TORCH)
+        weight = weight.fill_diagonal_(0.0)
+        return penalty.fill_diagonal_(0.0).sum(), weight
 
     def _add_gradient(self, weight: torch.Tensor, i: slice, j: slice, columns: bool) -> None:
         self.grad_left[i].addmm_(weight, self.right[j])

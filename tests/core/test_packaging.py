@@ -19,7 +19,7 @@ PACKAGES = sorted(
 FRAMEWORKS = ("torch", "jax", "tensorflow", "keras", "flax", "lightning", "kornia")
 BACKENDS = ("fmicl_torch", "fmicl_jax", "fmicl_tensorflow")
 RECIPES = ("fmicl_core", "fmicl_recipes")
-#: What each package may import of ours, and of the frameworks. The layers: cli, trainers, backends, core.
+#: What each package may import of ours, and of the frameworks: cli, trainers, backends, core.
 ALLOWED = {
     "fmicl_core": ((), ()),
     "fmicl_torch": (("fmicl_core",), ("torch",)),
@@ -48,7 +48,16 @@ def imports_of(package: str) -> set[str]:
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory):
     out = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", str(out), str(ROOT)]
+    command = [
+        sys.executable,
+        "-m",
+        "build",
+        "--wheel",
+        "--no-isolation",
+        "-o",
+        str(out),
+        str(ROOT),
+    ]
     subprocess.run(command, check=True, capture_output=True)
     return next(out.glob("fmicl-*.whl"))
 
@@ -109,7 +118,8 @@ def test_core_works_in_an_empty_environment_without_any_framework(empty_environm
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_every_package_imports_from_the_wheel(installed, package):
-    code = f"import sys; sys.path.insert(0, {str(installed)!r}); import {package} as p; print(p.__file__)"
+    code = f"import sys; sys.path.insert(0, {str(installed)!r})\n"
+    code += f"import {package} as p; print(p.__file__)"
     out = subprocess.check_output([sys.executable, "-c", code], text=True, cwd=installed)
     assert Path(out.strip().splitlines()[-1]).is_relative_to(installed)
 
