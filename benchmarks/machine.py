@@ -1,0 +1,33 @@
+"""What a measurement ran on, in columns that go with every row of every CSV file."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from importlib.metadata import PackageNotFoundError, version
+
+
+def cpu_name() -> str:
+    """Model name of the processor, or the architecture where the system does not tell."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            match = re.search(r"model name\s*:\s*(.+)", file.read())
+    except OSError:
+        match = None
+    return match.group(1) if match else platform.machine()
+
+
+def machine(packages: tuple[str, ...]) -> dict[str, str]:
+    """Processor, cores, Python and the versions of `packages`."""
+    facts = {
+        "cpu": cpu_name(),
+        "cores": str(os.cpu_count()),
+        "python": platform.python_version(),
+    }
+    for name in packages:
+        try:
+            facts[name] = version(name)
+        except PackageNotFoundError:
+            facts[name] = "missing"
+    return facts

@@ -1,0 +1,107 @@
+"""Pictures of runs: loss curves, pair distances, embedding maps, accuracies. By matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from sklearn.manifold import TSNE
+from sklearn.preprocessing import normalize
+
+from fmicl_recipes.evaluation import PAIR_ROWS, pair_distances
+
+#: Okabe and Ito's colours, which colour-blind readers can tell apart.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+Array = NDArray[np.floating]
+
+
+def _axes(count: int, width: float = 3.6, height: float = 3.4) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(max(width * count, 4.8), height), layout="constrained")
+    axes = figure.subplots(1, count, squeeze=False)[0]
+    return figure, list(axes)
+
+
+def _clean(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    figure.savefig(path, dpi=150)
+    return path
+
+
+def loss_curves(histories: Mapping[str, Sequence[float]], path: Path) -> Path:
+    """Loss against the epoch, a panel a run since losses have different scales."""
+    figure, panels = _axes(len(histories), height=2.8)
+    for axes, colour, (name, losses) in zip(panels, _cycle(), histories.items(), strict=False):
+        axes.plot(range(1, len(losses) + 1), losses, color=colour, marker="." * (len(losses) < 40))
+        axes.set(title=name, xlabel="epoch")
+        _clean(axes)
+    panels[0].set_ylabel("training loss")
+    return _save(figure, path)
+
+
+def distance_histogram(views: Mapping[str, tuple[Array, Array]], path: Path) -> Path:
+    """Distances of positive and of negative pairs on the unit sphere, a panel a run.
+
+    Args:
+        views: by run, features (N, D) of two views of the same samples.
+        path: of the PNG.
+    """
+    figure, panels = _axes(len(views), height=2.8)
+    bins = np.linspace(0.0, 2.0, 61)
+    for axes, (name, (x, y)) in zip(panels, views.items(), strict=True):
+        positive, negative = pair_distances(x, y)
+        for values, label, colour in (
+            (positive, "two views of one image", COLOURS[0]),
+            (negative, "different images", COLOURS[1]),
+        ):
+            axes.hist(values, bins, density=True, alpha=0.6, color=colour, label=label)
+        axes.set(title=name, xlabel="distance on the unit sphere", xlim=(0, 2), yticks=[])
+        _clean(axes)
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False
+    )
+    return _save(figure, path)
+
+
+def embedding_map(
+    features: Mapping[str, Array], labels: NDArray[np.int64], path: Path, rows: int = PAIR_ROWS
+) -> Path:
+    """t-SNE map of the unit features in two dimensions, coloured by class, a panel a run."""
+    figure, panels = _axes(len(features))
+    for axes, (name, x) in zip(panels, features.items(), strict=True):
+        unit = normalize(x[:rows])
+        perplexity = min(30.0, (len(unit) - 1) / 3)
+        points = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(unit)
+        drawn = axes.scatter(*points.T, c=labels[:rows], cmap="tab10", s=5, linewidths=0)
+        axes.set(title=name, xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+    if len(np.unique(labels)) <= 10:
+        figure.legend(
+            *drawn.legend_elements(), loc="outside right center", frameon=False, title="class"
+        )
+    return _save(figure, path)
+
+
+def accuracy_bars(rows: Mapping[str, Mapping[str, float]], path: Path) -> Path:
+    """KNN and linear accuracy in percent, a group of bars a row."""
+    figure, (axes,) = _axes(1, width=max(4.8, 1.5 * len(rows)))
+    measures = {"kNN": "knn_accuracy", "linear, all labels": "linear_accuracy"}
+    for offset, colour, (label, key) in zip((-0.2, 0.2), COLOURS, measures.items(), strict=False):
+        values = [100.0 * row[key] for row in rows.values()]
+        bars = axes.bar(np.arange(len(rows)) + offset, values, 0.38, color=colour, label=label)
+        axes.bar_label(bars, fmt="%.1f", fontsize=8)
+    axes.set_xticks(range(len(rows)), list(rows))
+    axes.set(ylabel="test accuracy, percent", ylim=(0, 105))
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    _clean(axes)
+    return _save(figure, path)
+
+
+def _cycle() -> Sequence[str]:
+    return COLOURS * 4

@@ -1,0 +1,143 @@
+"""A run's folder: settings, history, checkpoints, metrics and plots, written atomically."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import IO, Any
+
+from fmicl_core.checks import invalid
+from fmicl_recipes.settings import TrainSettings, difference
+
+
+class RunFolder:
+    """Paths of a run, and the only way its files are written.
+
+    Use `create` for a new run and `resume` for one that stopped.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @classmethod
+    def create(cls, path: str | Path, settings: TrainSettings) -> RunFolder:
+        """Make the folder of a new run.
+
+        Raises:
+            ValueError: the folder exists and is not empty; nothing is ever overwritten.
+        """
+        folder = cls(path)
+        if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
+            raise invalid(
+                "out",
+                "a folder that does not exist yet, or --resume to continue the run in it",
+                str(path),
+            )
+        folder.path.mkdir(parents=True, exist_ok=True)
+        folder.write_json("settings.json", settings.to_dict())
+        return folder
+
+    @classmethod
+    def resume(cls, path: str | Path, settings: TrainSettings | None = None) -> RunFolder:
+        """Open the folder of a run that stopped.
+
+        Raises:
+            ValueError: there is no run in the folder, or its settings differ (which ones is said).
+        """
+        folder = cls(path)
+        stored = folder.settings()
+        changes = {} if settings is None else difference(stored, settings)
+        if changes:
+            listed = ", ".join(f"{k}: {a!r} in the run, {b!r} now" for k, (a, b) in changes.items())
+            raise invalid("resume", "the settings the run was started with", listed, what="changes")
+        return folder
+
+    def settings(self) -> TrainSettings:
+        """The settings the run was started with.
+
+        Raises:
+            ValueError: settings.json is missing or unreadable.
+        """
+        return TrainSettings.from_dict(self.read_json("settings.json"))
+
+    @property
+    def checkpoint(self) -> Path:
+        """The last good checkpoint; its format is the trainer's."""
+        return self.path / "checkpoint.ckpt"
+
+    @property
+    def plots(self) -> Path:
+        """Folder of the pictures, made when first asked for."""
+        folder = self.path / "plots"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """A JSON file of the run.
+
+        Raises:
+            ValueError: it is missing or unreadable.
+        """
+        file = self.path / name
+        if not file.is_file():
+            raise invalid("run", f"a run folder with {name}", str(self.path))
+        try:
+            values = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise invalid("run", f"a readable {name}", str(file), why=f"{error}.") from error
+        if not isinstance(values, dict):
+            raise invalid("run", f"an object in {name}", str(file))
+        return values
+
+    def write_json(self, name: str, values: dict[str, Any]) -> Path:
+        """Write a JSON file; a reader sees the old one or the new one, whole."""
+        text = json.dumps(values, indent=2, allow_nan=False) + "\n"
+        return write_atomically(self.path / name, lambda file: file.write(text.encode()))
+
+    def write_history(self, rows: list[dict[str, float]]) -> Path:
+        """Write history.csv, a row an epoch."""
+
+        def write(file: IO[bytes]) -> None:
+            lines = [",".join(rows[0]), *(",".join(map(repr, row.values())) for row in rows)]
+            file.write(("\n".join(lines) + "\n").encode())
+
+        return write_atomically(self.path / "history.csv", write)
+
+    def read_history(self) -> list[dict[str, float]]:
+        """The rows of history.csv, none if there is no such file."""
+        file = self.path / "history.csv"
+        if not file.exists():
+            return []
+        with open(file, newline="", encoding="utf-8") as lines:
+            return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(lines)]
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> Path:
+    """Let `write` fill a temporary file beside `path`, then put it in the place of `path`."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def run_folders(paths: Iterable[str | Path]) -> list[RunFolder]:
+    """The run folders at `paths`.
+
+    Raises:
+        ValueError: a path holds no finished run.
+    """
+    folders = [RunFolder(path) for path in paths]
+    for folder in folders:
+        folder.read_json("metrics.json")
+    return folders

@@ -1,0 +1,157 @@
+"""TrainSettings: everything that determines a run, with each option's default, help and choices.
+
+The command line and the error messages are made from these fields, so that an option is written
+down once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from fmicl_core import DIVERGENCES, FMICL, SIMILARITIES, get_divergence, get_similarity
+from fmicl_core.checks import check_at_least, check_choice, check_number, check_positive, invalid
+from fmicl_core.objective import DEFAULTS, NEGATIVES
+from fmicl_core.related import RELATED_DEFAULTS
+
+METHODS = ("simclr",)
+FRAMEWORKS = ("torch",)
+LOSSES = ("fmicl", "info-nce", "alignment-uniformity", "spectral")
+OPTIMIZERS = ("sgd", "adamw")
+PRECISIONS = ("32", "bf16")
+DEVICES = ("auto", "cpu", "gpu")
+AUGMENTATIONS = ("photo", "digits")
+#: Options that decide where and how fast a run goes, but not what it computes.
+NEUTRAL = ("device",)
+
+
+def option(default: Any, help: str, group: str, choices: tuple[str, ...] = ()) -> Any:
+    """A field with what the command line says about it."""
+    return dataclasses.field(
+        default=default, metadata={"help": help, "group": group, "choices": choices}
+    )
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Settings of one training run; frozen, validated, and stored with the run.
+
+    Raises:
+        ValueError: an option is unknown or out of range; the message names it.
+    """
+
+    method: str = option("simclr", "Training method.", "Task", METHODS)
+    framework: str = option("torch", "Framework that trains.", "Task", FRAMEWORKS)
+    data: str = option(
+        "digits",
+        "digits (built in), cifar10, a hub name OWNER/NAME, a folder of parquet files, an image "
+        "folder with one sub-folder per class, or a parquet file.",
+        "Task",
+    )
+    image_size: int | None = option(None, "Resize images to this many pixels a side.", "Task")
+    limit: int | None = option(None, "Use at most this many training images.", "Task")
+
+    loss: str = option("fmicl", "Loss.", "Loss", LOSSES)
+    divergence: str = option(DEFAULTS.divergence, "f-divergence.", "Loss", tuple(DIVERGENCES))
+    order: float = option(1.5, "Order of the Tsallis divergence.", "Loss")
+    similarity: str = option(DEFAULTS.similarity, "Similarity.", "Loss", tuple(SIMILARITIES))
+    sigma2: float = option(0.5, "Variance of the Gaussian similarity; 0.5 is 1/(2s^2) = 1.", "Loss")
+    mu: float = option(1.0, "Height of the kernel.", "Loss")
+    scale: float = option(1.0, "Scale of the Laplace and Cauchy kernels.", "Loss")
+    temperature: float = option(
+        RELATED_DEFAULTS.temperature, "Temperature of InfoNCE and of the cosine.", "Loss"
+    )
+    alpha: float = option(DEFAULTS.alpha, "Weight of the negative term.", "Loss")
+    negatives: str = option("all", "Which pairs are negatives.", "Loss", tuple(NEGATIVES))
+
+    encoder: str = option(
+        "resnet18",
+        "resnet18 (small-image stem), smallconv, timm:NAME or torchvision:NAME.",
+        "Model",
+    )
+    width: int = option(64, "Channels of the encoder's first stage.", "Model")
+    projection_hidden: int = option(512, "Width of the projection head's hidden layers.", "Model")
+    projection_dim: int = option(512, "Width d of the features the loss sees.", "Model")
+    augmentation: str = option("photo", "Augmentation.", "Model", AUGMENTATIONS)
+
+    optimizer: str = option("sgd", "Optimiser.", "Training", OPTIMIZERS)
+    lr: float = option(0.1, "Peak learning rate.", "Training")
+    momentum: float = option(0.9, "Momentum of SGD.", "Training")
+    weight_decay: float = option(5e-4, "Weight decay; none on norms and biases.", "Training")
+    warmup_epochs: int = option(0, "Epochs of linear warm-up before the cosine.", "Training")
+    batch_size: int = option(512, "Samples per step, N.", "Training")
+    epochs: int = option(200, "Passes over the training images.", "Training")
+    seed: int = option(0, "Seed of weights, order and augmentation.", "Training")
+    precision: str = option("32", "Arithmetic of the encoder.", "Training", PRECISIONS)
+    device: str = option("auto", "Where to train.", "Training", DEVICES)
+    knn_k: int = option(200, "Neighbours of the kNN evaluation.", "Training")
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if field.metadata["choices"]:
+                check_choice(field.name, getattr(self, field.name), field.metadata["choices"])
+        for name in ("width", "projection_hidden", "projection_dim", "epochs", "knn_k"):
+            check_at_least(name, getattr(self, name), 1)
+        for name in ("warmup_epochs", "seed"):
+            check_at_least(name, getattr(self, name), 0)
+        check_at_least("batch_size", self.batch_size, 2)
+        for name in ("image_size", "limit"):
+            if getattr(self, name) is not None:
+                check_at_least(name, getattr(self, name), 2)
+        for name in ("lr", "temperature", "alpha"):
+            check_positive(name, getattr(self, name))
+        for name in ("momentum", "weight_decay"):
+            if check_number(name, getattr(self, name)) < 0:
+                raise invalid(name, "a finite number >= 0", getattr(self, name))
+        if self.warmup_epochs >= self.epochs:
+            raise invalid("warmup_epochs", f"fewer than epochs = {self.epochs}", self.warmup_epochs)
+        if self.loss == "fmicl":
+            self.objective()
+
+    def objective(self) -> FMICL:
+        """The f-MICL settings of this run."""
+        tsallis = {"order": self.order} if self.divergence == "tsallis" else {}
+        kernel = {
+            "gaussian": {"sigma2": self.sigma2, "mu": self.mu},
+            "cosine": {"temperature": self.temperature},
+        }.get(self.similarity, {"scale": self.scale, "mu": self.mu})
+        return FMICL(
+            get_divergence(self.divergence, **tsallis),
+            get_similarity(self.similarity, **kernel),
+            self.alpha,
+            self.negatives,
+        )
+
+    @property
+    def title(self) -> str:
+        """Short name of the loss for tables and plots."""
+        if self.loss == "fmicl":
+            return f"{self.divergence}-micl"
+        return self.loss
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values by option name."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TrainSettings:
+        """Settings from plain values.
+
+        Raises:
+            ValueError: a name is unknown (the message lists the names) or a value does not fit.
+        """
+        names = [field.name for field in dataclasses.fields(cls)]
+        for name in values:
+            check_choice("option", name, names)
+        return cls(**values)
+
+
+def difference(a: TrainSettings, b: TrainSettings) -> dict[str, tuple[Any, Any]]:
+    """Options that change the result and differ, with both values."""
+    left, right = a.to_dict(), b.to_dict()
+    return {
+        name: (left[name], right[name])
+        for name in left
+        if name not in NEUTRAL and left[name] != right[name]
+    }
