@@ -1,4 +1,4 @@
-"""What the trainers share and is no framework's business: settings, data, run folder, evaluation."""
+"""What all trainers share: settings, presets, data sets, run folder, evaluation, plots."""
 
 from fmicl_recipes.data import ImageData, load_images
 from fmicl_recipes.evaluation import (

@@ -107,9 +107,9 @@ def alignment(x: Features, y: Features) -> float:
 
 
 def uniformity(x: Features) -> float:
-    """Log mean of exp(-2 |x_i - x_j|^2) over i != j on the unit sphere, in [-8, 0]; lower is better.
+    """Log mean of exp(-2 |x_i - x_j|^2) over i != j on the unit sphere, in [-8, 0].
 
-    Over the first `PAIR_ROWS` rows. Source: Wang and Isola (2020), with t = 2.
+    Lower is more uniform. Over the first `PAIR_ROWS` rows. Source: Wang and Isola (2020), t = 2.
     """
     _check_finite(x=x)
     unit = normalize(x[:PAIR_ROWS])

@@ -23,9 +23,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper-tinyimagenet": _PAPER | {"data": "zh-plus/tiny-imagenet", "batch_size": 256,
                                     "encoder": "torchvision:resnet50", "epochs": 800, "knn_k": 200},
     # ViT-S with 6 blocks at 224 pixels in the paper's MoCo v3; here the SimCLR form of that row.
-    "paper-imagenet": _PAPER | {"data": "ILSVRC/imagenet-1k", "encoder": "timm:vit_small_patch16_224",
-                                "batch_size": 1024, "epochs": 1000, "optimizer": "adamw",
-                                "image_size": 224},
+    "paper-imagenet": _PAPER | {"data": "ILSVRC/imagenet-1k", "image_size": 224,
+                                "encoder": "timm:vit_small_patch16_224", "batch_size": 1024,
+                                "epochs": 1000, "optimizer": "adamw"},
     # The paper's text row: its data and encoder are text; the loss options serve any encoder.
     "paper-wikipedia-loss": {"sigma2": 0.025, "mu": 1.0, "alpha": 409600.0, "batch_size": 64,
                              "projection_dim": 768, "lr": 3e-5, "epochs": 1, "optimizer": "adamw"},

@@ -1,0 +1,3 @@
+"""The `fmicl` command."""
+
+__all__: list[str] = []

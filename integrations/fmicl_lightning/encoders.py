@@ -1,0 +1,119 @@
+"""Encoders for small images, and the way to those of timm and torchvision."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+import torch
+from torch import nn
+
+from fmicl_core.checks import invalid
+
+
+class BasicBlock(nn.Module):
+    """Two 3 x 3 convolutions with a shortcut (He et al. 2016, section 3.3)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Images (N, C, H, W) to (N, outputs, H / stride, W / stride)."""
+        y = torch.relu(self.norm1(self.conv1(x)))
+        return torch.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
+
+
+def resnet18(channels: int, width: int = 64) -> nn.Sequential:
+    """ResNet-18 with the stem for small images: 3 x 3, stride 1, no pooling.
+
+    Args:
+        channels: of the images.
+        width: channels of the first stage, 64 in the standard; features have 8 * width.
+
+    Source: He et al. (2016), table 1; stem as in Chen et al. (2020), appendix B.9.
+    """
+    layers: list[nn.Module] = [
+        nn.Conv2d(channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(),
+    ]  # fmt: skip
+    inputs = width
+    for stage in range(4):
+        outputs = width * 2**stage
+        layers.append(BasicBlock(inputs, outputs, 1 if stage == 0 else 2))
+        layers.append(BasicBlock(outputs, outputs, 1))
+        inputs = outputs
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def smallconv(channels: int, width: int = 32) -> nn.Sequential:
+    """Four convolutions for images of about 8 x 8 pixels; features have 8 * width."""
+
+    def layer(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
+        conv = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        return [conv, nn.BatchNorm2d(outputs), nn.ReLU()]
+
+    return nn.Sequential(
+        *layer(channels, width, 1), *layer(width, width, 1),
+        *layer(width, 2 * width, 2), *layer(2 * width, 2 * width, 1),
+        nn.AdaptiveAvgPool2d(2), nn.Flatten(),
+    )  # fmt: skip
+
+
+ENCODERS = {"resnet18": resnet18, "smallconv": smallconv}
+
+
+def build_encoder(name: str, channels: int, width: int) -> nn.Module:
+    """An encoder by name; images (N, C, H, W) to features (N, F).
+
+    Args:
+        name: "resnet18", "smallconv", "timm:NAME" or "torchvision:NAME".
+        channels: of the images.
+        width: channels of the first stage, of our own encoders.
+
+    Raises:
+        ValueError: the name is unknown, or the library that has it is not installed.
+    """
+    if name in ENCODERS:
+        return ENCODERS[name](channels, width)
+    library, _, model = name.partition(":")
+    if library == "timm" and model:
+        return _library(library).create_model(model, num_classes=0, in_chans=channels)
+    if library == "torchvision" and model:
+        network = _library("torchvision.models").get_model(model, weights=None)
+        head = "fc" if hasattr(network, "fc") else "head" if hasattr(network, "head") else "heads"
+        setattr(network, head, nn.Identity())
+        return network
+    raise invalid("encoder", f"one of {', '.join(ENCODERS)}, timm:NAME, torchvision:NAME", name)
+
+
+def _library(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except (ImportError, RuntimeError) as error:
+        package = name.partition(".")[0]
+        raise invalid("encoder", f"an encoder whose library works; {package} does not", name,
+                      why=f"It said: {error}.") from error  # fmt: skip
+
+
+@torch.no_grad()
+def feature_width(encoder: nn.Module, shape: tuple[int, int, int]) -> int:
+    """Width F of an encoder's features, found with one image of shape (C, H, W).
+
+    Raises:
+        ValueError: the encoder does not return (N, F).
+    """
+    mode = encoder.training
+    features = encoder.eval()(torch.zeros(1, *shape))
+    encoder.train(mode)
+    if features.ndim != 2:
+        raise invalid("encoder", "a module that returns (N, F)", tuple(features.shape),
+                      what="output shape")  # fmt: skip
+    return int(features.shape[1])
