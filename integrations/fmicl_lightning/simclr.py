@@ -84,7 +84,8 @@ class SimCLR(lightning.LightningModule):
         if not torch.isfinite(loss):
             raise NonFiniteLossError(
                 f"The loss is {loss.item()} at step {self.global_step}"
-                f" (epoch {self.current_epoch + 1}). The last good checkpoint is kept. Try a smaller lr, or precision='32'."
+                f" (epoch {self.current_epoch + 1}). The last good checkpoint"
+                " is kept. Try a smaller lr, or precision='32'."
             )
         self.last_views = x.detach(), y.detach()
         self.log("loss", loss, on_step=True, on_epoch=True, batch_size=len(images))

@@ -19,11 +19,12 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from tqdm.auto import tqdm
 
+from fmicl_core.checks import invalid
 from fmicl_lightning.augment import build_augmentation
 from fmicl_lightning.batches import loader
 from fmicl_lightning.encoders import build_encoder, feature_width
 from fmicl_lightning.simclr import Loss, SimCLR
-from fmicl_recipes import evaluation, plots, report
+from fmicl_recipes import compare, evaluation, report
 from fmicl_recipes.data import ImageData, Images, load_images
 from fmicl_recipes.run_folder import RunFolder, write_atomically
 from fmicl_recipes.settings import TrainSettings
@@ -61,7 +62,7 @@ def build_simclr(settings: TrainSettings, image_shape: tuple[int, int, int]) -> 
     """
     height, width, channels = image_shape
     lightning.seed_everything(settings.seed, verbose=False)
-    encoder = build_encoder(settings.encoder, channels, settings.width)
+    encoder = build_encoder(settings.encoder, channels, settings.width, settings.stem_stride)
     names = (
         "projection_hidden", "projection_dim", "optimizer", "lr", "momentum", "weight_decay",
         "warmup_epochs", "seed",
@@ -150,21 +151,30 @@ def finish(
     metrics = report.assemble_metrics(settings, module.history, scores, seconds, before)
     write_atomically(folder.path / "embeddings.npz", lambda file: np.savez(file, **features))
     folder.write_json("metrics.json", metrics)
-    draw(folder.plots, {settings.title: metrics}, {settings.title: features})
+    compare.draw(folder.plots, {settings.title: metrics}, {settings.title: features})
     return metrics
 
 
-def draw(folder: Path, metrics: dict[str, Any], features: dict[str, Any]) -> list[Path]:
-    """Loss curves, pair distances and embedding maps of one run or several."""
-    losses = {name: row["loss_history"] for name, row in metrics.items()}
-    views = {name: (f["view_x"], f["view_y"]) for name, f in features.items()}
-    maps = {name: f["test"] for name, f in features.items()}
-    labels = next(iter(features.values()))["test_labels"]
-    return [
-        plots.loss_curves(losses, folder / "loss.png"),
-        plots.distance_histogram(views, folder / "distances.png"),
-        plots.embedding_map(maps, labels, folder / "embedding.png"),
-    ]
+def evaluate_run(folder: RunFolder) -> dict[str, Any]:
+    """Evaluate the last checkpoint of a run again; rewrites metrics, embeddings and plots.
+
+    Raises:
+        ValueError: the folder holds no checkpoint.
+    """
+    settings = folder.settings()
+    if not folder.checkpoint.exists():
+        raise invalid("run", f"a run folder with {folder.checkpoint.name}", str(folder.path))
+    data = load_images(
+        settings.data, image_size=settings.image_size, limit=settings.limit, seed=settings.seed
+    )
+    module = build_simclr(settings, data.train_images.shape[1:])
+    checkpoint = torch.load(folder.checkpoint, map_location="cpu", weights_only=False)
+    module.load_state_dict(checkpoint["state_dict"])
+    module.on_load_checkpoint(checkpoint)
+    seconds = checkpoint["callbacks"]["RunClock"]["seconds"]
+    known = (folder.path / "metrics.json").exists()
+    before = folder.read_json("metrics.json")["baselines"] if known else {}
+    return finish(settings, folder, module, data, seconds, before)
 
 
 def score(

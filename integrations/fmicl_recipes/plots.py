@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sklearn.manifold import TSNE
 from sklearn.preprocessing import normalize
 
+from fmicl_core import DIVERGENCES
 from fmicl_recipes.evaluation import PAIR_ROWS, pair_distances
 
 #: Okabe and Ito's colours, which colour-blind readers can tell apart.
@@ -105,3 +106,26 @@ def accuracy_bars(rows: Mapping[str, Mapping[str, float]], path: Path) -> Path:
 
 def _cycle() -> Sequence[str]:
     return COLOURS * 4
+
+
+def divergence_curves(path: Path) -> Path:
+    """Score of a positive pair and penalty of a negative pair against the squared distance.
+
+    On the unit sphere with the default Gaussian; a panel each, a line a divergence.
+    """
+    d2 = np.linspace(0.0, 4.0, 401)
+    figure, (left, right) = _axes(2, width=4.4)
+    for index, (name, make) in enumerate(DIVERGENCES.items()):
+        divergence = make()
+        style = "-" if divergence.suitable else ":"
+        colour = COLOURS[index % len(COLOURS)]
+        shared = {"color": colour, "linestyle": "--" if index >= len(COLOURS) else style}
+        left.plot(d2, divergence.score(-d2), label=name, **shared)
+        right.plot(d2, divergence.penalty(-d2), **shared)
+    left.set(title="score of a positive pair", ylim=(-8, 2.5))
+    right.set(title="penalty of a negative pair", ylim=(-8, 3.5))
+    for axes in (left, right):
+        axes.set_xlabel("squared distance on the unit sphere")
+        _clean(axes)
+    figure.legend(loc="outside right center", frameon=False)
+    return _save(figure, path)

@@ -71,6 +71,7 @@ class TrainSettings:
         "Model",
     )
     width: int = option(64, "Channels of the encoder's first stage.", "Model")
+    stem_stride: int = option(1, "Stride of the first convolution; 2 costs a quarter.", "Model")
     projection_hidden: int = option(512, "Width of the projection head's hidden layers.", "Model")
     projection_dim: int = option(512, "Width d of the features the loss sees.", "Model")
     augmentation: str = option("photo", "Augmentation.", "Model", AUGMENTATIONS)
@@ -91,7 +92,14 @@ class TrainSettings:
         for field in dataclasses.fields(self):
             if field.metadata["choices"]:
                 check_choice(field.name, getattr(self, field.name), field.metadata["choices"])
-        for name in ("width", "projection_hidden", "projection_dim", "epochs", "knn_k"):
+        for name in (
+            "width",
+            "stem_stride",
+            "projection_hidden",
+            "projection_dim",
+            "epochs",
+            "knn_k",
+        ):
             check_at_least(name, getattr(self, name), 1)
         for name in ("warmup_epochs", "seed"):
             check_at_least(name, getattr(self, name), 0)

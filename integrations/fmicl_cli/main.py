@@ -1,0 +1,191 @@
+"""The `fmicl` command: train, evaluate, compare, divergences, demo."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from fmicl_cli.options import with_settings
+
+app = typer.Typer(
+    name="fmicl",
+    help="Contrastive learning with any f-divergence: train, evaluate and compare encoders.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+console = Console()
+errors = Console(stderr=True)
+
+Out = Annotated[Path | None, typer.Option(help="Folder to write.", rich_help_panel="Task")]
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "fmicl train simclr --data digits --divergence js --out runs/js\n\n"
+    "fmicl train simclr --data cifar10 --loss info-nce --temperature 0.5 --epochs 200\n\n"
+    "fmicl train simclr --data PATH/TO/IMAGES --image-size 64 --preset paper-cifar10\n\n"
+    "fmicl train simclr --out runs/js --resume"
+)
+@with_settings
+def train(
+    method: Annotated[str, typer.Argument(help="Training method: simclr.")],
+    overrides: dict[str, Any],
+    out: Out = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in --out.", rich_help_panel="Task")
+    ] = False,
+    preset: Annotated[
+        str | None,
+        typer.Option(help="Recipe to start from; see --list-presets.", rich_help_panel="Task"),
+    ] = None,
+    list_presets: Annotated[
+        bool,
+        typer.Option("--list-presets", help="Show the recipes and stop.", rich_help_panel="Task"),
+    ] = False,
+    baselines: Annotated[
+        bool,
+        typer.Option(
+            "--baselines", help="Score raw pixels and the random encoder, too.",
+            rich_help_panel="Task",
+        ),
+    ] = False,
+) -> None:  # fmt: skip
+    """Train an encoder without labels, then evaluate it by kNN and linear probe."""
+    from fmicl_recipes.presets import PRESETS, resolve
+    from fmicl_recipes.run_folder import RunFolder
+
+    if list_presets:
+        for name, options in PRESETS.items():
+            console.print(
+                f"[bold]{name}[/bold]  " + " ".join(f"{k}={v}" for k, v in options.items())
+            )
+        return
+    if resume and out is not None and not overrides and preset is None:
+        settings = RunFolder(out).settings()  # a bare --resume takes the run's own settings
+    else:
+        settings = resolve(preset, {"method": method, **overrides})
+    data = Path(settings.data).name
+    folder = out or Path("runs") / f"{data}-{settings.title}-seed{settings.seed}"
+    train_simclr = _trainer()
+    metrics = train_simclr(settings, folder, resume=resume, baselines=baselines)
+    show({**metrics["baselines"], metrics["title"]: metrics}, f"{data}, {settings.epochs} epochs")
+    console.print(f"written to {folder}: metrics.json, history.csv, checkpoint.ckpt, plots/")
+
+
+@app.command()
+def evaluate(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
+    """Evaluate a run's last checkpoint again and rewrite its metrics.json."""
+    from fmicl_recipes.run_folder import RunFolder
+
+    folder = RunFolder(run)
+    folder.settings()
+    _trainer()
+    from fmicl_lightning.train import evaluate_run
+
+    metrics = evaluate_run(folder)
+    show({**metrics["baselines"], metrics["title"]: metrics}, str(run))
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs.")],
+    out: Annotated[Path, typer.Option(help="Folder for table and plots.")] = Path("comparison"),
+) -> None:
+    """Put runs side by side: one table, and plots of loss, distances, embeddings, accuracies."""
+    from fmicl_recipes.compare import compare_runs
+
+    rows, files = compare_runs(runs, out)
+    show(rows, "comparison")
+    for file in files:
+        console.print(f"written: {file}")
+
+
+@app.command()
+def divergences(
+    plot: Annotated[Path | None, typer.Option(help="PNG of score and penalty.")] = None,
+) -> None:
+    """List the divergences: name, formula, and whether they keep features apart."""
+    from fmicl_core import DIVERGENCES
+
+    rows = []
+    for name, make in DIVERGENCES.items():
+        formula = (make.__doc__ or "").splitlines()[0].partition(":")
+        rows.append([name, formula[0].split(";")[0], formula[2].strip(" ."),
+                     "yes" if make().suitable else "no: features collapse"])  # fmt: skip
+    print_table(["name", "divergence", "generator and conjugate", "suitable"], rows, "divergences")
+    if plot is not None:
+        from fmicl_recipes.plots import divergence_curves
+
+        console.print(f"written: {divergence_curves(plot)}")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder; its last demo is replaced.")] = Path("demo"),
+) -> None:
+    """Train InfoNCE, KL-MICL and JS-MICL on handwritten digits and compare them; CPU, 3 minutes."""
+    _trainer()
+    from fmicl_lightning.demo import run_demo
+
+    rows, files = run_demo(out)
+    show(rows, "handwritten digits, same encoder, weights, batches and budget for every loss")
+    console.print("kNN and linear: test accuracy of the encoder's features, in percent.")
+    console.print("alignment: mean squared distance of two views, lower is closer.")
+    console.print("uniformity: Wang and Isola's, lower is more evenly spread.")
+    for file in files:
+        console.print(f"written: {file}")
+
+
+def show(rows: dict[str, dict[str, Any]], title: str) -> None:
+    """Print metrics as one table."""
+    from fmicl_recipes.report import table
+
+    print_table(*table(rows), title)
+
+
+def print_table(headings: list[str], cells: list[list[str]], title: str) -> None:
+    """Print a table."""
+    from rich.table import Table
+
+    grid = Table(title=title)
+    for index, heading in enumerate(headings):
+        number = index > 0 and cells and cells[-1][index].replace(".", "").lstrip("-").isdigit()
+        grid.add_column(heading, justify="right" if number else "left")
+    for row in cells:
+        grid.add_row(*row)
+    console.print(grid)
+
+
+def _trainer() -> Any:
+    """The PyTorch trainer, imported only when a command needs it."""
+    from fmicl_lightning import train_simclr
+
+    return train_simclr
+
+
+def main() -> None:
+    """Run the command; a mistake of the user ends in one line and exit code 2."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorBoard may import TensorFlow
+    try:
+        app()
+    except ValueError as error:
+        errors.print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        errors.print(f"[red]error:[/red] {error}. Install it with: pip install 'fmicl[demo]'")
+        sys.exit(2)
+    except RuntimeError as error:
+        if type(error).__name__ != "NonFiniteLossError":
+            raise
+        errors.print(f"[red]stopped:[/red] {error}", highlight=False, soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        errors.print("stopped; continue with the same command and --resume")
+        sys.exit(130)

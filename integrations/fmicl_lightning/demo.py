@@ -1,0 +1,44 @@
+"""The demonstration: three losses on handwritten digits, everything else equal."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from fmicl_core.checks import invalid
+from fmicl_lightning.train import train_simclr
+from fmicl_recipes.compare import compare_runs
+from fmicl_recipes.data import load_images
+from fmicl_recipes.presets import resolve
+
+#: The losses of the demonstration. Encoder, augmentation, epochs and learning rate of the preset
+#: "digits" were set once, with InfoNCE, and serve all three.
+RUNS: dict[str, dict[str, Any]] = {
+    "info-nce": {"loss": "info-nce"},
+    "kl-micl": {"divergence": "kl"},
+    "js-micl": {"divergence": "js"},
+}
+_MARK = "fmicl-demo"
+
+
+def run_demo(out: str | Path) -> tuple[dict[str, dict[str, Any]], list[Path]]:
+    """Train and compare; a demo that was in `out` before is replaced.
+
+    Returns:
+        Metrics by row of the table, and the files written.
+
+    Raises:
+        ValueError: `out` holds something that is no demo.
+    """
+    folder = Path(out)
+    if folder.exists() and any(folder.iterdir()) and not (folder / _MARK).exists():
+        raise invalid("out", "a folder that does not exist, is empty, or holds a demo", str(out))
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / _MARK).write_text("A later demo may replace this folder.\n", encoding="utf-8")
+    data = load_images("digits")
+    for number, (name, options) in enumerate(RUNS.items()):
+        settings = resolve("digits", {**options, "device": "cpu"})
+        train_simclr(settings, folder / name, baselines=number == 0, data=data)
+    return compare_runs([folder / name for name in RUNS], folder)
