@@ -1,0 +1,186 @@
+"""The reference: which pairs count, its gradient, its symmetries, and its edges."""
+
+import math
+import warnings
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+
+from fmicl_core import DIVERGENCES, FMICL, Cauchy, Cosine, Gaussian, Laplace, fmicl_reference
+from fmicl_core.objective import NEGATIVES
+
+SIMILARITIES = (Gaussian(0.4, 1.2), Cosine(1.6), Laplace(0.9), Cauchy(1.1))
+every_scheme = pytest.mark.parametrize("negatives", NEGATIVES)
+seeds = st.integers(0, 2**32 - 1)
+
+
+def make(divergence="js", similarity=SIMILARITIES[0], alpha=3.0, negatives="all", normalize=True):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return FMICL(divergence, similarity, alpha, negatives, normalize)
+
+
+def draw(seed, n=6, d=4, k=5):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(n, d)), rng.normal(size=(n, d)), rng.normal(size=(k, d))
+
+
+def plain_loss(x, y, bank, divergence, sigma2, mu, alpha, negatives):
+    """The definition, pair by pair in Python, without the library's affine form or blocks."""
+    unit = lambda rows: [r / math.sqrt(sum(v * v for v in r)) for r in rows]  # noqa: E731
+    x, y = unit(x), unit(y)
+    log_kernel = lambda p, q: math.log(mu) - sum((p - q) ** 2) / (2 * sigma2)  # noqa: E731
+    n = range(len(x))
+    off = [(i, j) for i, j in product(n, n) if i != j]
+    if bank is not None:
+        pairs = list(product(x, unit(bank)))
+    elif negatives == "anchor":
+        pairs = [(x[i], x[j]) for i, j in off]
+    elif negatives == "within":
+        pairs = [(v[i], v[j]) for v in (x, y) for i, j in off]
+    elif negatives == "cross":
+        pairs = [(x[i], y[j]) for i, j in off]
+    else:
+        pairs = [(v[i], w[j]) for v in (x, y) for w in (x, y) for i, j in off]
+    alignment = np.mean([divergence.score(log_kernel(x[i], y[i])) for i in n])
+    uniformity = np.mean([divergence.penalty(log_kernel(p, q)) for p, q in pairs])
+    return -alignment + alpha * uniformity, alignment, uniformity
+
+
+@every_scheme
+@pytest.mark.parametrize("use_bank", [False, True])
+@given(seed=seeds)
+def test_the_pairs_that_count_are_the_defined_ones(negatives, use_bank, seed):
+    x, y, bank = draw(seed)
+    bank = bank if use_bank else None
+    got = fmicl_reference(x, y, make(negatives=negatives), bank)
+    js = DIVERGENCES["js"]()
+    want = plain_loss(x, y, bank, js, 0.4, 1.2, 3.0, negatives)
+    assert (got.loss, got.alignment, got.uniformity) == pytest.approx(want, rel=1e-12, abs=1e-12)
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+@pytest.mark.parametrize("similarity", SIMILARITIES, ids=repr)
+@given(
+    seed=seeds,
+    normalize=st.booleans(),
+    use_bank=st.booleans(),
+    scheme=st.sampled_from([*NEGATIVES]),
+)
+def test_gradient_is_the_derivative(divergence, similarity, seed, normalize, use_bank, scheme):
+    try:
+        objective = make(divergence, similarity, 3.0, scheme, normalize)
+    except ValueError:
+        return  # this cosine leaves the domain of this conjugate, which test_objective covers
+    x, y, bank = (0.7 * v for v in draw(seed))
+    bank = bank if use_bank else None
+    got = fmicl_reference(x, y, objective, bank)
+    directions = draw(seed + 1)
+    step = 1e-6
+    moved = [
+        fmicl_reference(
+            x + s * directions[0], y + s * directions[1], objective,
+            None if bank is None else bank + s * directions[2],
+        ).loss
+        for s in (step, -step)
+    ]  # fmt: skip
+    slope = (got.grad_x * directions[0]).sum() + (got.grad_y * directions[1]).sum()
+    if got.grad_bank is not None:
+        slope += (got.grad_bank * directions[2]).sum()
+    size = abs(got.loss) + np.abs(got.grad_x).sum() + np.abs(got.grad_y).sum()
+    assert (moved[0] - moved[1]) / (2 * step) == pytest.approx(slope, rel=1e-5, abs=2e-6 * size)
+
+
+@every_scheme
+@given(seed=seeds)
+def test_samples_can_be_permuted_and_the_sphere_rotated(negatives, seed):
+    x, y, _ = draw(seed)
+    objective = make(negatives=negatives)
+    base = fmicl_reference(x, y, objective)
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(x))
+    turn = np.linalg.qr(rng.normal(size=(4, 4)))[0]
+    moved = fmicl_reference(x[order] @ turn, y[order] @ turn, objective)
+    assert moved.loss == pytest.approx(base.loss, rel=1e-12, abs=1e-12)
+    np.testing.assert_allclose(moved.grad_x, base.grad_x[order] @ turn, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(moved.grad_y, base.grad_y[order] @ turn, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("negatives", ["within", "cross", "all"])
+@given(seed=seeds)
+def test_views_can_be_swapped_where_the_scheme_is_symmetric(negatives, seed):
+    x, y, _ = draw(seed)
+    objective = make(negatives=negatives)
+    a, b = fmicl_reference(x, y, objective), fmicl_reference(y, x, objective)
+    assert a.loss == pytest.approx(b.loss, rel=1e-12)
+    np.testing.assert_allclose(a.grad_x, b.grad_y, rtol=1e-9, atol=1e-12)
+
+
+@given(seed=seeds, factor=st.floats(1e-3, 1e3))
+def test_normalised_loss_ignores_scale_and_its_gradient_is_tangent(seed, factor):
+    x, y, _ = draw(seed)
+    base, scaled = (fmicl_reference(f * x, y, make()) for f in (1.0, factor))
+    assert scaled.loss == pytest.approx(base.loss, rel=1e-12)
+    np.testing.assert_allclose(scaled.grad_x * factor, base.grad_x, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose((base.grad_x * x).sum(axis=1), 0.0, atol=1e-12)
+
+
+@given(seed=seeds)
+def test_within_is_the_mean_of_both_anchors(seed):
+    x, y, _ = draw(seed)
+    parts = [
+        fmicl_reference(*views, make(negatives="anchor")).uniformity for views in ((x, y), (y, x))
+    ]
+    within = fmicl_reference(x, y, make(negatives="within")).uniformity
+    assert within == pytest.approx(np.mean(parts), rel=1e-12)
+
+
+@given(seed=seeds)
+def test_a_bank_adds_up_from_its_parts(seed):
+    x, y, bank = draw(seed)
+    parts = [fmicl_reference(x, y, make(), b).uniformity for b in (bank[:2], bank[2:])]
+    whole = fmicl_reference(x, y, make(), bank).uniformity
+    assert whole == pytest.approx((2 * parts[0] + 3 * parts[1]) / 5, rel=1e-12)
+
+
+@every_scheme
+@pytest.mark.parametrize("divergence", [n for n, m in DIVERGENCES.items() if m().suitable])
+def test_edges_are_finite(divergence, negatives):
+    x = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [1e200, 1e-200], [1e-300, 0.0]])
+    got = fmicl_reference(x, -x, make(divergence, Gaussian(), 40.0, negatives))
+    assert math.isfinite(got.loss)
+    assert np.isfinite(got.grad_x[:5]).all()
+
+
+def test_a_zero_row_counts_as_orthogonal():
+    e = np.eye(3)
+    with_zero = fmicl_reference(np.vstack([e[0], 0 * e[0]]), e[:2], make(negatives="anchor"))
+    orthogonal = fmicl_reference(e[:2], np.vstack([e[0], e[2]]), make(negatives="anchor"))
+    assert with_zero.loss == pytest.approx(orthogonal.loss, rel=1e-14)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
+@pytest.mark.parametrize("divergence", [n for n, m in DIVERGENCES.items() if m().suitable])
+def test_uniformity_theorem_minimisers_are_simplices(divergence, n):
+    """N <= d + 1: descent from random starts ends with x_i . x_j = -1/(N-1)."""
+    objective = make(divergence, Gaussian(), 1.0, "anchor")
+    shape = (n, 4)
+
+    def negative_term(flat):
+        x = flat.reshape(shape)
+        got = fmicl_reference(x, x, objective)
+        # With y = x the positive term is constant under normalisation, and so is its gradient, 0.
+        return got.uniformity, (got.grad_x + got.grad_y).ravel()
+
+    start = np.random.default_rng(n).normal(size=shape)
+    options = {"ftol": 1e-15, "gtol": 1e-9, "maxiter": 2000}
+    result = minimize(negative_term, start.ravel(), jac=True, method="L-BFGS-B", options=options)
+    found = result.x.reshape(shape)
+    unit = found / np.linalg.norm(found, axis=1, keepdims=True)
+    products = (unit @ unit.T)[~np.eye(n, dtype=bool)]
+    np.testing.assert_allclose(products, -1 / (n - 1), atol=2e-4)
+    np.testing.assert_allclose(2 - 2 * products, 2 * n / (n - 1), atol=4e-4)

@@ -1,0 +1,94 @@
+"""How the other losses relate to f-MICL."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fmicl_core import FMICL, Gaussian, Pearson, fmicl_reference
+from fmicl_core.reference import normalize_rows
+from fmicl_core.related import (
+    alignment_uniformity_reference,
+    donsker_varadhan_reference,
+    info_nce_reference,
+    spectral_contrastive_reference,
+)
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+def draw(seed, n=6, d=4):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(n, d)), rng.normal(size=(n, d))
+
+
+@given(seed=seeds, temperature=st.floats(0.1, 2.0))
+def test_info_nce_objective_is_above_its_donsker_varadhan_form(seed, temperature):
+    """As losses: mean of logs <= log of mean, so the shifted InfoNCE loss is the lower one."""
+    x, y = draw(seed)
+    s = normalize_rows(x) @ normalize_rows(y).T / temperature
+    n = len(s)
+    off = ~np.eye(n, dtype=bool)
+    per_anchor = [np.log(np.exp(s[i][off[i]]).mean()) for i in range(n)]
+    info_nce_form = -np.trace(s) / n + np.mean(per_anchor)
+    assert info_nce_form <= donsker_varadhan_reference(x, y, temperature) + 1e-12
+    full = info_nce_reference(x, y, temperature, "cross")
+    assert full >= info_nce_form + math.log(n - 1) - 1e-12  # its sum has the positive, too
+
+
+@given(seed=seeds)
+def test_nt_xent_is_the_softmax_over_all_other_views(seed):
+    x, y = draw(seed)
+    z = normalize_rows(np.concatenate([x, y]))
+    s = z @ z.T / 0.5
+    n = len(x)
+    others = [sum(math.exp(s[i, k]) for k in range(2 * n) if k != i) for i in range(2 * n)]
+    losses = [-math.log(math.exp(s[i, (i + n) % (2 * n)]) / others[i]) for i in range(2 * n)]
+    assert info_nce_reference(x, y, 0.5, "all") == pytest.approx(np.mean(losses), rel=1e-12)
+
+
+@given(seed=seeds)
+def test_a_queue_equal_to_the_other_views_is_the_cross_form(seed):
+    x, y = draw(seed)
+    rolled = info_nce_reference(x, y, 0.3, bank=np.roll(y, 1, axis=0)[:1])
+    s = (normalize_rows(x) @ normalize_rows(y).T) / 0.3
+    want = np.mean(
+        [math.log(math.exp(s[i, i]) + math.exp(s[i, -1])) - s[i, i] for i in range(len(x))]
+    )
+    assert rolled == pytest.approx(want, rel=1e-12)
+
+
+@given(seed=seeds)
+def test_alignment_uniformity_is_kl_in_its_donsker_varadhan_form(seed):
+    """E+[d^2] + log E_x exp(-d^2): the KL score with 1/(2 sigma^2) = 1 is 1 - d^2."""
+    x, y = draw(seed)
+    kl = fmicl_reference(x, x, FMICL("kl", Gaussian(0.5), 1.0, "anchor"))
+    spread = math.log(kl.uniformity)  # penalty = e^L
+    aligned = 1.0 - fmicl_reference(x, y, FMICL("kl", Gaussian(0.5), 1.0, "anchor")).alignment
+    other = math.log(fmicl_reference(y, y, FMICL("kl", Gaussian(0.5), 1.0, "anchor")).uniformity)
+    got = alignment_uniformity_reference(x, y, exponent=2.0, t=1.0)
+    assert got == pytest.approx(aligned + 0.5 * (spread + other), rel=1e-10, abs=1e-12)
+
+
+@given(seed=seeds)
+def test_spectral_contrastive_is_pearson_with_the_product_in_place_of_the_kernel(seed):
+    x, y = draw(seed)
+    s = normalize_rows(x) @ normalize_rows(y).T
+    pearson = Pearson()
+    off = ~np.eye(len(s), dtype=bool)
+    score = 2.0 * (np.diag(s) - 1.0)  # f'(u) = 2 (u - 1) at u = x . y
+    penalty = s[off] ** 2 - 1.0  # f*(f'(u)) = u^2 - 1
+    u = np.abs(s[off])
+    np.testing.assert_allclose(pearson.penalty(np.log(u)), penalty, atol=1e-12)
+    want = -score.mean() + penalty.mean() - 1.0
+    assert spectral_contrastive_reference(x, y) == pytest.approx(want, rel=1e-10, abs=1e-12)
+
+
+def test_the_best_alpha_for_uniform_features_is_one_over_the_mean_kernel():
+    """KL, d = 512, 1/(2 sigma^2) = 1: 1/E[G] = 7.36."""
+    rng = np.random.default_rng(0)
+    x = normalize_rows(rng.normal(size=(1500, 512)))
+    mean = fmicl_reference(x, x, FMICL("kl", Gaussian(0.5), 1.0, "anchor")).uniformity
+    assert 1.0 / mean == pytest.approx(7.36, abs=0.01)
