@@ -1,4 +1,4 @@
-"""Every divergence obeys its definitions: convexity, duality, slopes, and what the paper misprints."""
+"""Every divergence obeys its definitions: convexity, duality, slopes; the paper's misprints."""
 
 import math
 import pickle
@@ -156,7 +156,7 @@ def test_misprint_tsallis_is_normalised(order):
 
 @given(u=u_values, alpha=st.floats(0.5, 50.0), name=st.sampled_from([d.name for d in SUITABLE]))
 def test_weight_alpha_is_a_divergence_with_taller_kernel(u, alpha, name):
-    """f_alpha(u) = alpha f(u/alpha) - alpha f(1/alpha) at height alpha: same score, alpha penalty."""
+    """f_alpha(u) = alpha f(u/alpha) - alpha f(1/alpha), height alpha: same score, alpha penalty."""
     d = get_divergence(name)
     f_alpha = lambda w: alpha * d.f(w / alpha) - alpha * d.f(1 / alpha)  # noqa: E731
     tall = alpha * u
@@ -185,7 +185,7 @@ def test_registry_names_what_it_has():
 
 @pytest.mark.parametrize("order", [0, -1.0, math.nan, math.inf, "2", True])
 def test_tsallis_refuses_a_bad_order(order):
-    with pytest.raises(ValueError, match="`order`. Expected a finite number > 0"):
+    with pytest.raises(ValueError, match=r"`order`. Expected a finite number > 0"):
         Tsallis(order)
 
 

@@ -1,0 +1,148 @@
+"""Every mistake is named: the argument, what was expected, what was received."""
+
+import inspect
+import re
+
+import numpy as np
+import pytest
+
+from fmicl_core import FMICL, checks
+from fmicl_core.objective import DEFAULTS
+
+FUNCTIONS = ("fmicl_loss", "fmicl_terms", "info_nce_loss", "alignment_uniformity_loss",
+             "spectral_contrastive_loss")  # fmt: skip
+ONES = np.ones((4, 3))
+
+#: x, y, bank and their dtypes, and the message.
+SHAPES = [
+    (ONES, np.ones((5, 3)), None, "`y`. Expected the shape of `x`, (4, 3). Received: y.shape=(5, 3)"),
+    (ONES, np.ones((4, 2)), None, "`y`. Expected the shape of `x`, (4, 3). Received: y.shape=(4, 2)"),
+    (ONES[0], ONES[0], None, "`x`. Expected a 2-D array (N, D). Received: x.shape=(3,)"),
+    (ONES[None], ONES[None], None, "`x`. Expected a 2-D array (N, D). Received: x.shape=(1, 4, 3)"),
+    (ONES, ONES[None], None, "`y`. Expected a 2-D array (N, D). Received: y.shape=(1, 4, 3)"),
+    (ONES[:1], ONES[:1], None, "`x`. Expected at least two rows, N >= 2, or a `bank`. A single "
+     "sample has no negative. Received: x.shape=(1, 3)"),
+    (ONES[:0], ONES[:0], None, "`x`. Expected at least two rows, N >= 2"),
+    (ONES[:, :0], ONES[:, :0], None, "`x`. Expected at least one feature, D >= 1"),
+    (ONES, ONES, ONES[:0], "`bank`. Expected at least one row, K >= 1. Received: bank.shape=(0, 3)"),
+    (ONES, ONES, ONES[:, :2], "`bank`. Expected the width of `x`, D = 3. Received: "
+     "bank.shape=(4, 2)"),
+    (ONES, ONES, ONES[0], "`bank`. Expected a 2-D array (K, D). Received: bank.shape=(3,)"),
+    (ONES[:0], ONES[:0], ONES, "`x`. Expected at least one row, N >= 1"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("x", "y", "bank", "message"), SHAPES, ids=lambda v: str(np.shape(v)))
+def test_shapes(backend, x, y, bank, message):
+    arrays = [None if v is None else backend.array(v) for v in (x, y, bank)]
+    with pytest.raises(ValueError, match=re.escape(f"Invalid value for argument {message}")):
+        backend.library.fmicl_loss(arrays[0], arrays[1], bank=arrays[2])
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("dtype", ["int32", "complex64", "bool"])
+def test_dtypes(backend, function, dtype):
+    x = backend.array(ONES, dtype)
+    message = f"`x`. Expected a dtype among float16, .* Received: x.dtype='{dtype}'"
+    with pytest.raises(ValueError, match=message):
+        getattr(backend.library, function)(x, x)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_mixed_dtypes(backend, function):
+    message = "`y`. Expected the dtype of `x`, float64. Received: y.dtype='float32'"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        getattr(backend.library, function)(backend.array(ONES), backend.array(ONES, "float32"))
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_mixed_devices(backend, function):
+    other = backend.elsewhere(backend.array(ONES))
+    if other is None:
+        pytest.skip("this framework moves data between devices by itself")
+    with pytest.raises(
+        ValueError, match=r"`y`. Expected the device of `x`, cpu. Received: y.device="
+    ):
+        getattr(backend.library, function)(backend.array(ONES), other)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_other_arrays(backend, function):
+    with pytest.raises(
+        ValueError, match=f"`y`. Expected a {backend.array_name}. Received: .*'list'"
+    ):
+        getattr(backend.library, function)(backend.array(ONES), ONES.tolist())
+
+
+OPTIONS = [
+    ({"alpha": 0}, "`alpha`. Expected a finite number > 0. Received: alpha=0"),
+    ({"alpha": float("nan")}, "`alpha`. Expected a finite number > 0. Received: alpha=nan"),
+    ({"divergence": "lk"}, "`divergence`. Expected one of 'kl', 'js'"),
+    ({"negatives": "none"}, "`negatives`. Expected one of 'anchor', 'within', 'cross', 'all'. "
+     "Received: negatives='none'"),
+    ({"similarity": "dot"}, "`similarity`. Expected one of 'gaussian', 'cosine'"),
+    ({"divergence": "js", "similarity": "cosine"}, "`similarity`. Expected a cosine temperature > "
+     "1.4427"),
+    ({"implementation": "fast"}, "`implementation`. Expected one of 'auto', 'dense', 'tiled'. "
+     "Received: implementation='fast'"),
+    ({"normalize": "yes"}, "`normalize`. Expected True or False. Received: normalize='yes'"),
+    ({"check_finite": 1}, "`check_finite`. Expected True or False. Received: check_finite=1"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("function", ["fmicl_loss", "fmicl_terms"])
+@pytest.mark.parametrize(("options", "message"), OPTIONS, ids=[str(o) for o, _ in OPTIONS])
+def test_options(backend, function, options, message):
+    x = backend.array(ONES)
+    with pytest.raises(ValueError, match=re.escape(f"Invalid value for argument {message}")):
+        getattr(backend.library, function)(x, x, **options)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        backend.library.FMICLLoss(**options)
+
+
+@pytest.mark.parametrize(
+    ("function", "option"),
+    [("info_nce_loss", "temperature"), ("alignment_uniformity_loss", "t"),
+     ("alignment_uniformity_loss", "exponent"), ("alignment_uniformity_loss", "uniformity_weight")],
+)  # fmt: skip
+def test_related_options(backend, function, option):
+    x = backend.array(ONES)
+    with pytest.raises(ValueError, match=f"`{option}`. Expected a finite number > 0. Received"):
+        getattr(backend.library, function)(x, x, **{option: -1.0})
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("argument", ["x", "y", "bank"])
+@pytest.mark.parametrize("implementation", ["dense", "tiled"])
+def test_non_finite_features_are_named_with_their_rows(backend, value, argument, implementation):
+    rows = {name: np.random.default_rng(0).normal(size=(6, 3)) for name in ("x", "y", "bank")}
+    rows[argument][[2, 4], 1] = value
+    x, y, bank = (backend.array(v) for v in rows.values())
+    message = f"`{argument}`. Expected finite features. Received: NaN or infinity in row 2, 4"
+    with pytest.raises(ValueError, match=message):
+        backend.library.fmicl_loss(x, y, bank=bank, implementation=implementation)
+
+
+def test_check_finite_can_be_left_out(backend):
+    x = backend.array(np.full((4, 3), np.nan))
+    assert np.isnan(float(backend.library.fmicl_loss(x, x, check_finite=False)))
+
+
+def test_overflow_is_told_from_bad_features(backend):
+    x = backend.array(1e30 * np.random.default_rng(0).normal(size=(4, 3)), "float32")
+    with pytest.raises(ValueError, match="Expected features with a finite loss under FMICL"):
+        backend.library.fmicl_loss(x, -x, normalize=False)
+
+
+@pytest.mark.parametrize("function", ["fmicl_loss", "fmicl_terms", "FMICLLoss"])
+def test_defaults_are_the_specification_s(backend, function):
+    parameters = inspect.signature(getattr(backend.library, function)).parameters
+    for name, value in DEFAULTS._asdict().items():
+        assert parameters[name].default == value
+        assert parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
+    assert FMICL() == FMICL(**DEFAULTS._asdict())
+
+
+def test_unknown_sizes_are_taken_to_fit():
+    checks.check_features((None, 3), (None, 3), None, ["float32"] * 2)
+    checks.check_features((None, None), (4, 3), (None, 3), ["float32"] * 3)

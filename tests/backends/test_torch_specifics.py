@@ -1,0 +1,184 @@
+"""What a PyTorch user relies on: autocast, compile, copies, memory, one-line use."""
+
+import copy
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+
+import fmicl_core
+from fmicl_core import FMICL, DistanceKernel, Divergence, Gaussian, fmicl_reference
+
+torch = pytest.importorskip("torch", reason="these are tests of the PyTorch backend")
+fmicl_torch = pytest.importorskip("fmicl_torch", reason="these are tests of the PyTorch backend")
+both = pytest.mark.parametrize("implementation", ["dense", "tiled"])
+
+
+def views(n=40, d=8, dtype=torch.float64, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, d, generator=generator, dtype=dtype)
+    y = x + 0.5 * torch.randn(n, d, generator=generator, dtype=dtype)
+    return x.requires_grad_(), y.requires_grad_()
+
+
+def gradients(loss, x, y):
+    return torch.autograd.grad(loss, (x, y))
+
+
+@both
+def test_autocast_computes_in_float32(implementation):
+    layer = torch.nn.Linear(8, 8)
+    x, y = views(dtype=torch.float32)
+    loss = fmicl_torch.FMICLLoss(divergence="js", implementation=implementation)
+    with torch.autocast("cpu", torch.bfloat16):
+        u, v = layer(x), layer(y)
+        got = loss(u, v)
+    assert u.dtype == torch.bfloat16
+    assert got.dtype == torch.float32
+    truth = fmicl_reference(u.detach().double().numpy(), v.detach().double().numpy(), FMICL("js"))
+    assert got.item() == pytest.approx(truth.loss, rel=1e-5)
+    got.backward()
+    assert layer.weight.grad.isfinite().all()
+
+
+@both
+@pytest.mark.parametrize("backend_name", ["aot_eager", "inductor"])
+def test_compile_equals_eager_in_one_graph(implementation, backend_name):
+    if backend_name == "inductor" and shutil.which("g++") is None:
+        pytest.skip("inductor needs a C++ compiler")
+    loss = fmicl_torch.FMICLLoss(divergence="js", negatives="all", implementation=implementation)
+    layer = torch.nn.Linear(8, 6).double()
+
+    def step(x, y):
+        return loss(layer(x), layer(y))
+
+    compiled = torch.compile(step, fullgraph=True, backend=backend_name)
+    x, y = views()
+    expected, got = step(x, y), compiled(x, y)
+    assert got.item() == pytest.approx(expected.item(), rel=1e-12)
+    for a, b in zip(gradients(got, x, y), gradients(expected, x, y), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_dense_has_any_order_of_derivatives():
+    x, y = (v.detach()[:5, :3].requires_grad_() for v in views())
+    call = lambda a, b: fmicl_torch.fmicl_loss(a, b, divergence="vlc", implementation="dense")  # noqa: E731
+    assert torch.autograd.gradcheck(call, (x, y))
+    assert torch.autograd.gradgradcheck(call, (x, y))
+
+
+def test_tiled_refuses_a_second_derivative_and_says_what_to_do():
+    x, y = views()
+    loss = fmicl_torch.fmicl_loss(x, y, implementation="tiled")
+    with pytest.raises(RuntimeError, match="use implementation='dense'"):
+        torch.autograd.grad(loss, x, create_graph=True)
+
+
+def test_gradient_scales_with_the_loss():
+    x, y = views()
+    loss = fmicl_torch.FMICLLoss(implementation="tiled")
+    one, seven = gradients(loss(x, y), x, y), gradients(7.0 * loss(x, y), x, y)
+    torch.testing.assert_close(seven[0], 7.0 * one[0])
+
+
+def test_terms_are_differentiable_one_by_one():
+    x, y = views()
+    for implementation in ("dense", "tiled"):
+        terms = fmicl_torch.fmicl_terms(x, y, implementation=implementation)
+        parts = [gradients(t, x, y)[0] for t in (terms.alignment,)]
+        (through_uniformity,) = torch.autograd.grad(terms.uniformity, x, retain_graph=True)
+        (whole,) = torch.autograd.grad(terms.loss, x)
+        torch.testing.assert_close(whole, 40.0 * through_uniformity - parts[0])
+
+
+@both
+def test_only_one_side_may_ask_for_gradients(implementation):
+    x, y = views()
+    frozen = y.detach()
+    for negatives in ("cross", "all", "within"):
+        loss = fmicl_torch.FMICLLoss(negatives=negatives, implementation=implementation)
+        (got,) = torch.autograd.grad(loss(x, frozen), x)
+        torch.testing.assert_close(got, gradients(loss(x, y), x, y)[0])
+    with torch.no_grad():
+        value = fmicl_torch.FMICLLoss(implementation=implementation)(x, y)
+    assert not value.requires_grad
+    assert value.item() == pytest.approx(fmicl_torch.fmicl_loss(x, y).item(), rel=1e-12)
+
+
+def test_the_module_copies_pickles_prints_and_has_no_state():
+    loss = fmicl_torch.FMICLLoss(divergence="tsallis", similarity=Gaussian(0.1), negatives="all")
+    scope = {name: getattr(fmicl_core, name) for name in fmicl_core.__all__}
+    pasted = eval(repr(loss), scope | {"FMICLLoss": fmicl_torch.FMICLLoss})
+    for twin in (copy.deepcopy(loss), pickle.loads(pickle.dumps(loss)), pasted):
+        assert twin.objective == loss.objective
+        assert repr(twin) == repr(loss)
+    assert list(loss.parameters()) == []
+    assert loss.state_dict() == {}
+    assert loss.load_state_dict({}, strict=True)
+
+
+def test_tiled_saves_linear_memory_for_the_backward_pass():
+    def saved(n, implementation):
+        total = 0
+
+        def count(tensor):
+            nonlocal total
+            total += tensor.numel() * tensor.element_size()
+            return tensor
+
+        x, y = views(n, 16, torch.float32)
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
+            fmicl_torch.fmicl_loss(x, y, implementation=implementation, negatives="cross")
+        return total
+
+    assert saved(2048, "tiled") < 2.2 * saved(1024, "tiled")
+    assert saved(2048, "tiled") < 20 * 2048 * 16 * 4
+    assert saved(2048, "dense") > 3.5 * saved(1024, "dense")
+
+
+class Cubic(Divergence):
+    """f(u) = (u^3 - 1)/2."""
+
+    def score(self, L, ops):
+        return 1.5 * ops.exp(2.0 * L)
+
+    def score_slope(self, L, ops):
+        return 3.0 * ops.exp(2.0 * L)
+
+    def penalty(self, L, ops):
+        return ops.exp(3.0 * L) + 0.5
+
+
+class Quartic(DistanceKernel):
+    """G = exp(-d^4)."""
+
+    def log_kernel(self, d2, ops):
+        return -d2 * d2
+
+    def log_kernel_slope(self, d2, ops):
+        return -2.0 * d2
+
+
+@both
+@pytest.mark.parametrize("negatives", ["anchor", "cross"])
+def test_a_user_s_divergence_and_kernel_work(implementation, negatives, monkeypatch):
+    from fmicl_torch import tiled
+
+    monkeypatch.setitem(tiled.TILE, "cpu", 16)
+    x, y = views()
+    options = {"divergence": Cubic(), "similarity": Quartic(), "negatives": negatives}
+    loss = fmicl_torch.fmicl_loss(x, y, alpha=2.0, implementation=implementation, **options)
+    truth = fmicl_reference(x.detach().numpy(), y.detach().numpy(), FMICL(alpha=2.0, **options))
+    assert loss.item() == pytest.approx(truth.loss, rel=1e-12)
+    np.testing.assert_allclose(
+        gradients(loss, x, y)[0].numpy(), truth.grad_x, rtol=1e-9, atol=1e-13
+    )
+
+
+def test_auto_is_dense_for_small_batches_and_tiled_for_large_ones():
+    x, y = views(600, 4)
+    with pytest.raises(RuntimeError, match="implementation='dense'"):
+        torch.autograd.grad(fmicl_torch.fmicl_loss(x, y), x, create_graph=True)
+    x, y = views(100, 4)
+    torch.autograd.grad(fmicl_torch.fmicl_loss(x, y), x, create_graph=True)
