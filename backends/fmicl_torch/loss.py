@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -11,6 +11,7 @@ from fmicl_core.checks import check_bool, check_choice, overflowed
 from fmicl_core.objective import DEFAULTS
 from fmicl_torch.dense import dense_uniformity, positive_term
 from fmicl_torch.inputs import explain_non_finite, prepare
+from fmicl_torch.registry import objective_of, register, register_options
 from fmicl_torch.tiled import tiled_uniformity
 
 IMPLEMENTATIONS = ("auto", "dense", "tiled")
@@ -70,8 +71,8 @@ def fmicl_loss(
 
     Source: Lu et al. (2023), eq. 8. `fmicl_core.fmicl_reference` is the same in float64 NumPy.
     """
-    objective = FMICL(divergence, similarity, alpha, negatives, normalize)
-    return _terms(objective, x, y, bank, implementation, check_finite).loss
+    number = register_options(divergence, similarity, alpha, negatives, normalize)
+    return _terms(number, x, y, bank, implementation, check_finite).loss
 
 
 def fmicl_terms(
@@ -96,12 +97,12 @@ def fmicl_terms(
     Returns:
         Named tuple (loss, alignment, uniformity) of scalars, each differentiable.
     """
-    objective = FMICL(divergence, similarity, alpha, negatives, normalize)
-    return _terms(objective, x, y, bank, implementation, check_finite)
+    number = register_options(divergence, similarity, alpha, negatives, normalize)
+    return _terms(number, x, y, bank, implementation, check_finite)
 
 
 def _terms(
-    objective: FMICL,
+    number: int,
     x: torch.Tensor,
     y: torch.Tensor,
     bank: torch.Tensor | None,
@@ -110,14 +111,17 @@ def _terms(
 ) -> FMICLTerms:
     check_choice("implementation", implementation, IMPLEMENTATIONS)
     check_bool("check_finite", check_finite)
+    objective = objective_of(number)
     rows = prepare(x, y, bank, objective.normalize)
     if implementation == "auto":
         others = rows.get("bank", rows["x"])
         implementation = "dense" if len(x) * len(others) <= DENSE_PAIRS else "tiled"
-    uniformity_of = dense_uniformity if implementation == "dense" else tiled_uniformity
     with torch.autocast(x.device.type, enabled=False):
         alignment = positive_term(rows, objective)
-        uniformity = uniformity_of(rows, objective)
+        if implementation == "dense":
+            uniformity = dense_uniformity(rows, objective)
+        else:
+            uniformity = tiled_uniformity(rows, number)
         loss = objective.alpha * uniformity - alignment
     if check_finite and not torch.compiler.is_compiling() and not loss.isfinite():
         raise explain_non_finite(x, y, bank) or overflowed(objective, loss.item())
@@ -148,6 +152,7 @@ class FMICLLoss(torch.nn.Module):
     ) -> None:
         super().__init__()
         self.objective = FMICL(divergence, similarity, alpha, negatives, normalize)
+        self._number = register(self.objective)
         self.implementation = check_choice("implementation", implementation, IMPLEMENTATIONS)
         self.check_finite = check_bool("check_finite", check_finite)
 
@@ -161,7 +166,11 @@ class FMICLLoss(torch.nn.Module):
         self, x: torch.Tensor, y: torch.Tensor, bank: torch.Tensor | None = None
     ) -> FMICLTerms:
         """The loss with its alignment and uniformity, as `fmicl_terms`."""
-        return _terms(self.objective, x, y, bank, self.implementation, self.check_finite)
+        return _terms(self._number, x, y, bank, self.implementation, self.check_finite)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._number = register(self.objective)  # a copy may come from another process
 
     def extra_repr(self) -> str:
         """The options, as they would be pasted."""

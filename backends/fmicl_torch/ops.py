@@ -13,6 +13,14 @@ def _softplus(x: torch.Tensor) -> torch.Tensor:
     return F.softplus(x, threshold=50.0)
 
 
+def _expm1(x: torch.Tensor) -> torch.Tensor:
+    if not x.requires_grad:
+        return torch.expm1(x)
+    # Autograd takes the slope as expm1(x) + 1, which is 0 below x = -17 in float32; this is e^x.
+    slope = torch.exp(x)
+    return torch.expm1(x.detach()) + (slope - slope.detach())
+
+
 def _sum_log(x: torch.Tensor) -> torch.Tensor:
     # A logarithm costs a CPU twenty multiplications or more, so it is taken of products of 16 rows.
     rows = len(x) // 16 * 16
@@ -23,7 +31,7 @@ def _sum_log(x: torch.Tensor) -> torch.Tensor:
 TORCH = Ops(
     name="torch",
     exp=torch.exp,
-    expm1=torch.expm1,
+    expm1=_expm1,
     log=torch.log,
     log1p=torch.log1p,
     softplus=_softplus,

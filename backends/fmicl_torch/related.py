@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from fmicl_core.checks import check_positive
@@ -105,7 +107,7 @@ def alignment_uniformity_loss(
 def _log_potential(x: torch.Tensor, t: float) -> torch.Tensor:
     lengths = x.square().sum(dim=1)
     d2 = off_diagonal(lengths[:, None] + lengths[None, :] - 2.0 * (x @ x.T))
-    return torch.logsumexp(-t * d2.flatten(), dim=0) - torch.log(torch.tensor(float(d2.numel())))
+    return torch.logsumexp(-t * d2.flatten(), dim=0) - math.log(d2.numel())
 
 
 def spectral_contrastive_loss(

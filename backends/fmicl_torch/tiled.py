@@ -11,31 +11,22 @@ import torch
 from fmicl_core import FMICL
 from fmicl_torch.dense import Rows
 from fmicl_torch.ops import TORCH
+from fmicl_torch.registry import objective_of
 
 #: Rows and columns of a tile. On a CPU a float32 tile and its temporaries stay in the L2 cache.
 TILE = {"cpu": 512}
 TILE_ACCELERATOR = 4096
 
-_objectives: list[FMICL] = []
 
-
-def handle(objective: FMICL) -> int:
-    """Number under which the compiled graph finds the objective; equal ones share it."""
-    if objective not in _objectives:
-        _objectives.append(objective)
-    return _objectives.index(objective)
-
-
-def tiled_uniformity(rows: Rows, objective: FMICL, tile: int | None = None) -> torch.Tensor:
+def tiled_uniformity(rows: Rows, number: int) -> torch.Tensor:
     """Uniformity in one pass; equals `dense_uniformity(rows, objective)`, once differentiable.
 
     Args:
         rows: features by the names "x" (N, D), "y" (N, D) and, if given, "bank" (K, D).
-        objective: the settings; its normalization has been applied.
-        tile: rows and columns of a tile; None chooses by device.
+        number: of the objective in the registry; its normalization has been applied.
     """
-    number = handle(objective)
-    size = tile or TILE.get(rows["x"].device.type, TILE_ACCELERATOR)
+    objective = objective_of(number)
+    size = TILE.get(rows["x"].device.type, TILE_ACCELERATOR)
     total = rows["x"].new_zeros(())
     for block in objective.blocks("bank" in rows):
         left = rows[block.left]
@@ -58,7 +49,7 @@ def _block_mean(
     grad: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Mean penalty over the pairs (left_i, right_j) and its gradients; right None means left."""
-    sweep = _Sweep(left, right, _objectives[number], grad)
+    sweep = _Sweep(left, right, objective_of(number), grad)
     others = left if right is None else right
     for i in range(0, len(left), tile):
         for j in range(i if right is None else 0, len(others), tile):

@@ -15,8 +15,10 @@ ONES = np.ones((4, 3))
 
 #: x, y, bank and their dtypes, and the message.
 SHAPES = [
-    (ONES, np.ones((5, 3)), None, "`y`. Expected the shape of `x`, (4, 3). Received: y.shape=(5, 3)"),
-    (ONES, np.ones((4, 2)), None, "`y`. Expected the shape of `x`, (4, 3). Received: y.shape=(4, 2)"),
+    (ONES, np.ones((5, 3)), None, "`y`. Expected the shape of `x`, (4, 3). Received: "
+     "y.shape=(5, 3)"),
+    (ONES, np.ones((4, 2)), None, "`y`. Expected the shape of `x`, (4, 3). Received: "
+     "y.shape=(4, 2)"),
     (ONES[0], ONES[0], None, "`x`. Expected a 2-D array (N, D). Received: x.shape=(3,)"),
     (ONES[None], ONES[None], None, "`x`. Expected a 2-D array (N, D). Received: x.shape=(1, 4, 3)"),
     (ONES, ONES[None], None, "`y`. Expected a 2-D array (N, D). Received: y.shape=(1, 4, 3)"),
@@ -24,7 +26,8 @@ SHAPES = [
      "sample has no negative. Received: x.shape=(1, 3)"),
     (ONES[:0], ONES[:0], None, "`x`. Expected at least two rows, N >= 2"),
     (ONES[:, :0], ONES[:, :0], None, "`x`. Expected at least one feature, D >= 1"),
-    (ONES, ONES, ONES[:0], "`bank`. Expected at least one row, K >= 1. Received: bank.shape=(0, 3)"),
+    (ONES, ONES, ONES[:0], "`bank`. Expected at least one row, K >= 1. Received: "
+     "bank.shape=(0, 3)"),
     (ONES, ONES, ONES[:, :2], "`bank`. Expected the width of `x`, D = 3. Received: "
      "bank.shape=(4, 2)"),
     (ONES, ONES, ONES[0], "`bank`. Expected a 2-D array (K, D). Received: bank.shape=(3,)"),

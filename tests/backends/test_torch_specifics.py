@@ -43,7 +43,9 @@ def test_autocast_computes_in_float32(implementation):
 
 
 @both
-@pytest.mark.parametrize("backend_name", ["aot_eager", "inductor"])
+@pytest.mark.parametrize(
+    "backend_name", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
+)
 def test_compile_equals_eager_in_one_graph(implementation, backend_name):
     if backend_name == "inductor" and shutil.which("g++") is None:
         pytest.skip("inductor needs a C++ compiler")
@@ -59,6 +61,20 @@ def test_compile_equals_eager_in_one_graph(implementation, backend_name):
     assert got.item() == pytest.approx(expected.item(), rel=1e-12)
     for a, b in zip(gradients(got, x, y), gradients(expected, x, y), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+@both
+def test_the_function_compiles_in_one_graph(implementation):
+    """Options as names and as objects, met for the first time while compiling."""
+
+    def step(x, y):
+        named = fmicl_torch.fmicl_loss(x, y, alpha=12.5, implementation=implementation)
+        js = fmicl_core.JensenShannon()
+        return named + fmicl_torch.fmicl_loss(x, y, divergence=js, implementation=implementation)
+
+    x, y = views()
+    got = torch.compile(step, fullgraph=True, backend="aot_eager")(x, y)
+    assert got.item() == pytest.approx(step(x, y).item(), rel=1e-12)
 
 
 def test_dense_has_any_order_of_derivatives():
@@ -86,10 +102,11 @@ def test_terms_are_differentiable_one_by_one():
     x, y = views()
     for implementation in ("dense", "tiled"):
         terms = fmicl_torch.fmicl_terms(x, y, implementation=implementation)
-        parts = [gradients(t, x, y)[0] for t in (terms.alignment,)]
-        (through_uniformity,) = torch.autograd.grad(terms.uniformity, x, retain_graph=True)
-        (whole,) = torch.autograd.grad(terms.loss, x)
-        torch.testing.assert_close(whole, 40.0 * through_uniformity - parts[0])
+        aligned, spread, whole = (
+            torch.autograd.grad(term, x, retain_graph=True)[0]
+            for term in (terms.alignment, terms.uniformity, terms.loss)
+        )
+        torch.testing.assert_close(whole, 40.0 * spread - aligned)
 
 
 @both
