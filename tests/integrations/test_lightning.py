@@ -1,0 +1,237 @@
+"""The Lightning trainer learns, resumes exactly, and stops cleanly."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="the Lightning trainer needs PyTorch")
+pytest.importorskip("lightning", reason="the Lightning trainer needs Lightning")
+pytest.importorskip("kornia", reason="the Lightning trainer needs kornia")
+
+from fmicl_lightning import (  # noqa: E402
+    NonFiniteLossError,
+    build_augmentation,
+    build_encoder,
+    build_loss,
+    build_simclr,
+    train_simclr,
+)
+from fmicl_lightning.batches import EpochOrder  # noqa: E402
+from fmicl_lightning.encoders import feature_width  # noqa: E402
+from fmicl_lightning.train import evaluate_run  # noqa: E402
+from fmicl_recipes import RunFolder, resolve  # noqa: E402
+from fmicl_recipes.data import load_images  # noqa: E402
+from fmicl_recipes.settings import LOSSES  # noqa: E402
+
+TINY = {
+    "limit": 256,
+    "batch_size": 64,
+    "epochs": 3,
+    "warmup_epochs": 1,
+    "width": 8,
+    "device": "cpu",
+}
+
+
+def tiny(**options):
+    return resolve("digits", {**TINY, **options})
+
+
+def weights(folder):
+    return torch.load(RunFolder(folder).checkpoint, weights_only=False)["state_dict"]
+
+
+def assert_same_weights(a, b):
+    a, b = weights(a), weights(b)
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        assert torch.equal(value, b[name]), name
+
+
+def test_training_beats_the_random_encoder(tmp_path):
+    settings = resolve("digits", {"epochs": 12, "device": "cpu", "divergence": "js"})
+    metrics = train_simclr(settings, tmp_path / "run", baselines=True, progress=False)
+    assert metrics["loss_history"][-1] < metrics["loss_history"][0]
+    random = metrics["baselines"]["random encoder"]
+    assert metrics["linear10_accuracy"] > random["linear10_accuracy"] + 0.02
+    assert metrics["knn_accuracy"] > random["knn_accuracy"]
+    stored = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert stored == metrics
+    for name in ("history.csv", "embeddings.npz", "checkpoint.ckpt", "plots/loss.png",
+                 "plots/distances.png", "plots/embedding.png"):  # fmt: skip
+        assert (tmp_path / "run" / name).stat().st_size > 0
+    again = evaluate_run(RunFolder(tmp_path / "run"))
+    for key in ("knn_accuracy", "linear_accuracy", "alignment", "loss_history", "seconds"):
+        assert again[key] == pytest.approx(metrics[key])
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_trains(tmp_path, loss):
+    metrics = train_simclr(tiny(loss=loss, epochs=2), tmp_path / "run", progress=False)
+    assert np.isfinite(metrics["loss_history"]).all()
+    assert metrics["loss"] == loss
+
+
+def test_bf16_trains(tmp_path):
+    metrics = train_simclr(tiny(epochs=2, precision="bf16"), tmp_path / "run", progress=False)
+    assert np.isfinite(metrics["loss_history"]).all()
+
+
+def test_equal_seeds_give_equal_weights(tmp_path):
+    for name in ("a", "b"):
+        train_simclr(tiny(epochs=2), tmp_path / name, progress=False)
+    assert_same_weights(tmp_path / "a", tmp_path / "b")
+
+
+KILLED = """
+import sys
+from fmicl_lightning import train_simclr
+from fmicl_recipes import TrainSettings
+import json
+train_simclr(TrainSettings.from_dict(json.loads(sys.argv[1])), sys.argv[2], progress=False)
+"""
+
+
+def test_a_killed_run_resumes_bit_for_bit(tmp_path):
+    settings = tiny(epochs=40, limit=512)
+    train_simclr(settings, tmp_path / "whole", progress=False)
+    command = [sys.executable, "-c", KILLED, json.dumps(settings.to_dict()), tmp_path / "cut"]
+    history = tmp_path / "cut" / "history.csv"
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 120
+        while not (history.exists() and history.read_text().count("\n") > 4):
+            assert process.poll() is None, "the run ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+    assert len(RunFolder(tmp_path / "cut").read_history()) < 40
+    assert not (tmp_path / "cut" / "metrics.json").exists()
+    resumed = train_simclr(settings, tmp_path / "cut", resume=True, progress=False)
+    assert_same_weights(tmp_path / "whole", tmp_path / "cut")
+    whole = json.loads((tmp_path / "whole" / "metrics.json").read_text())
+    for key in ("loss_history", "knn_accuracy", "linear_accuracy", "alignment", "uniformity"):
+        assert resumed[key] == whole[key]
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_anew(tmp_path):
+    settings = tiny(epochs=2)
+    RunFolder.create(tmp_path / "run", settings)
+    train_simclr(settings, tmp_path / "run", resume=True, progress=False)
+    train_simclr(settings, tmp_path / "other", progress=False)
+    assert_same_weights(tmp_path / "run", tmp_path / "other")
+
+
+def test_a_non_finite_loss_stops_and_keeps_the_last_checkpoint(tmp_path, monkeypatch):
+    from fmicl_lightning import train
+
+    def breaking(settings):
+        steps = iter(range(100))
+
+        def loss(x, y):
+            value = ((x - y) ** 2).mean()
+            return value * float("nan") if next(steps) == 6 else value
+
+        return loss
+
+    monkeypatch.setattr(train, "build_loss", breaking)
+    with pytest.raises(NonFiniteLossError, match=r"The loss is nan at step 6 \(epoch 2\)"):
+        train_simclr(tiny(), tmp_path / "run", progress=False)
+    kept = torch.load(RunFolder(tmp_path / "run").checkpoint, weights_only=False)
+    assert kept["global_step"] == 4
+    assert all(v.isfinite().all() for v in kept["state_dict"].values())
+
+
+def test_a_run_folder_that_exists_and_other_settings_are_refused(tmp_path):
+    train_simclr(tiny(epochs=2), tmp_path / "run", progress=False)
+    with pytest.raises(ValueError, match="`out`. Expected a folder that does not exist yet"):
+        train_simclr(tiny(epochs=2), tmp_path / "run", progress=False)
+    with pytest.raises(ValueError, match="alpha: 40.0 in the run, 3.0 now"):
+        train_simclr(tiny(epochs=2, alpha=3.0), tmp_path / "run", resume=True, progress=False)
+
+
+def test_a_batch_larger_than_the_data_is_refused_before_a_folder_is_made(tmp_path):
+    with pytest.raises(ValueError, match="`batch_size`. Expected at most the 256 training images"):
+        train_simclr(tiny(batch_size=300), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_epochs_are_permutations_that_depend_on_seed_and_epoch_alone():
+    order = EpochOrder(10, 3, seed=1)
+    first = torch.cat(list(order))
+    assert len(first) == 9
+    assert len(set(first.tolist())) == 9
+    order.set_epoch(1)
+    assert not torch.equal(first, torch.cat(list(order)))
+    order.set_epoch(0)
+    assert torch.equal(first, torch.cat(list(order)))
+
+
+@pytest.mark.parametrize(("name", "width"), [("resnet18", 8), ("smallconv", 8)])
+def test_encoders_give_features(name, width):
+    encoder = build_encoder(name, 3, width)
+    assert feature_width(encoder, (3, 32, 32)) == 8 * width
+    assert encoder(torch.randn(2, 3, 16, 16)).shape == (2, 8 * width)
+
+
+def test_resnet18_is_the_standard_one():
+    """The parameters of ResNet-18 less its classifier and with the small stem: 11.17 million."""
+    count = sum(p.numel() for p in build_encoder("resnet18", 3, 64).parameters())
+    assert count == 11_168_832
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("resnet", "Expected one of resnet18, smallconv, timm:NAME, torchvision:NAME"),
+     ("timm:", "Expected one of resnet18"), ("nolib:x", "Expected one of resnet18")],
+)  # fmt: skip
+def test_unknown_encoders_are_named(name, message):
+    with pytest.raises(ValueError, match=message):
+        build_encoder(name, 3, 8)
+
+
+def test_an_encoder_that_keeps_its_map_is_refused():
+    with pytest.raises(ValueError, match=r"Expected a module that returns \(N, F\)"):
+        feature_width(torch.nn.Conv2d(1, 2, 3), (1, 8, 8))
+
+
+@pytest.mark.parametrize("name", ["photo", "digits"])
+def test_views_are_random_per_image_and_keep_shape_and_range(name):
+    torch.manual_seed(0)
+    image = torch.from_numpy(load_images("digits").train_images[:1]).permute(0, 3, 1, 2) / 255.0
+    images = image.expand(6, 3 if name == "photo" else 1, 8, 8).contiguous()
+    views = build_augmentation(name, (8, 8))(images)
+    assert views.shape == images.shape
+    assert views.isfinite().all()
+    assert not torch.allclose(views[0], views[1])
+
+
+def test_weight_decay_leaves_norms_and_biases_out():
+    module = build_simclr(tiny(), (8, 8, 1))
+
+    class Stub:
+        estimated_stepping_batches, max_epochs = 12, 3
+
+    module._trainer = Stub()
+    module._fabric = None
+    optimizer = module.configure_optimizers()["optimizer"]
+    decayed, bare = optimizer.param_groups
+    assert bare["weight_decay"] == 0.0
+    assert all(p.ndim > 1 for p in decayed["params"])
+    assert all(p.ndim == 1 for p in bare["params"])
+
+
+def test_the_loss_is_the_one_the_settings_name():
+    x, y = torch.randn(2, 8, 4)
+    import fmicl_torch
+
+    js = build_loss(tiny(divergence="js", alpha=3.0))(x, y)
+    want = fmicl_torch.fmicl_loss(x, y, divergence="js", alpha=3.0, negatives="all")
+    assert js.item() == pytest.approx(want.item())
+    nce = build_loss(tiny(loss="info-nce", temperature=0.2))(x, y)
+    assert nce.item() == pytest.approx(fmicl_torch.info_nce_loss(x, y, temperature=0.2).item())

@@ -1,0 +1,322 @@
+"""Settings, presets, data sets, run folders, evaluation and plots."""
+
+import dataclasses
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+pytest.importorskip("sklearn", reason="the recipes need scikit-learn")
+datasets = pytest.importorskip("datasets", reason="the recipes need Hugging Face datasets")
+from PIL import Image  # noqa: E402
+
+from fmicl_core import Cosine, Gaussian, Tsallis  # noqa: E402
+from fmicl_recipes import PRESETS, RunFolder, TrainSettings, evaluation, plots, resolve  # noqa: E402
+from fmicl_recipes.data import load_images  # noqa: E402
+from fmicl_recipes.report import assemble_metrics, markdown  # noqa: E402
+from fmicl_recipes.run_folder import write_atomically  # noqa: E402
+from fmicl_recipes.settings import difference  # noqa: E402
+
+CIFAR = Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10"
+
+
+# Settings and presets
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_makes_settings(name):
+    settings = resolve(name, {})
+    assert {k: getattr(settings, k) for k in PRESETS[name]} == PRESETS[name]
+    assert TrainSettings.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
+
+
+def test_explicit_wins_over_preset_and_preset_over_default():
+    settings = resolve("digits", {"epochs": 7})
+    assert (settings.epochs, settings.width, settings.divergence) == (7, 32, "kl")
+    assert resolve(None, {"data": "digits"}) == resolve("digits", {})
+    assert resolve(None, {"data": "some/where"}).encoder == "resnet18"
+
+
+BAD_SETTINGS = [
+    ({"epochs": 0}, "`epochs`. Expected a whole number >= 1. Received: epochs=0"),
+    ({"batch_size": 1}, "`batch_size`. Expected a whole number >= 2"),
+    ({"lr": 0.0}, "`lr`. Expected a finite number > 0"),
+    ({"momentum": -0.1}, "`momentum`. Expected a finite number >= 0"),
+    ({"divergence": "foo"}, "`divergence`. Expected one of 'kl'"),
+    ({"loss": "nce"}, "`loss`. Expected one of 'fmicl', 'info-nce'"),
+    ({"sigma2": 0.0}, "`sigma2`. Expected a finite number > 0"),
+    ({"divergence": "tsallis", "order": 1.0}, "`order`. Expected a number other than 1"),
+    ({"similarity": "cosine", "divergence": "js"}, "`similarity`. Expected a cosine temperature"),
+    ({"warmup_epochs": 200}, "`warmup_epochs`. Expected fewer than epochs = 200"),
+    ({"epoch": 3}, "`option`. Expected one of 'method'"),
+]
+
+
+@pytest.mark.parametrize(("values", "message"), BAD_SETTINGS, ids=[str(v) for v, _ in BAD_SETTINGS])
+def test_bad_settings_are_named(values, message):
+    with pytest.raises(ValueError, match=message):
+        TrainSettings.from_dict(values)
+
+
+def test_unknown_presets_are_listed():
+    with pytest.raises(ValueError, match="`preset`. Expected one of 'paper-cifar10'"):
+        resolve("imagenet", {})
+
+
+def test_settings_build_the_objective_they_name():
+    settings = resolve(None, {"divergence": "tsallis", "order": 3.0, "sigma2": 0.1, "alpha": 7.0})
+    objective = settings.objective()
+    assert (objective.divergence, objective.similarity) == (Tsallis(3.0), Gaussian(0.1))
+    cosine = resolve(None, {"similarity": "cosine", "temperature": 0.2}).objective()
+    assert cosine.similarity == Cosine(0.2)
+
+
+# Data
+
+
+def save_images(folder, names, size=(5, 4), mode="RGB"):
+    rng = np.random.default_rng(0)
+    shape = (size[1], size[0], 3) if mode == "RGB" else (size[1], size[0])
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8), mode).save(path)
+
+
+def test_digits_are_built_in_and_split_the_same_every_time():
+    a, b = load_images("digits"), load_images("digits", seed=5)
+    assert a.train_images.shape == (1437, 8, 8, 1)
+    assert a.train_images.dtype == np.uint8
+    assert a.train_images.max() == 255
+    np.testing.assert_array_equal(a.test_images, b.test_images)
+    counts = np.bincount(a.test_labels)
+    assert counts.min() >= 34
+
+
+def test_an_image_folder_is_read_by_class(tmp_path):
+    save_images(tmp_path, [f"{c}/{i}.png" for c in ("cat", "dog") for i in range(10)])
+    data = load_images(str(tmp_path), progress=False)
+    assert data.train_images.shape == (16, 4, 5, 3)
+    assert sorted(np.bincount(data.test_labels)) == [2, 2]
+
+
+def test_an_image_folder_with_splits_is_taken_as_it_is(tmp_path):
+    save_images(
+        tmp_path, [f"{s}/{c}/{i}.png" for s in ("train", "test") for c in "ab" for i in "12"]
+    )
+    data = load_images(str(tmp_path), progress=False, image_size=6)
+    assert data.train_images.shape == data.test_images.shape == (4, 6, 6, 3)
+
+
+def test_parquet_with_bytes_is_read(tmp_path):
+    def encoded(value):
+        file = io.BytesIO()
+        Image.new("L", (3, 3), value).save(file, "PNG")
+        return {"bytes": file.getvalue(), "path": None}
+
+    rows = {"image": [encoded(v) for v in range(10)], "label": [0, 1] * 5}
+    datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "rows.parquet")
+    for source in (tmp_path, tmp_path / "rows.parquet"):
+        data = load_images(str(source), progress=False, limit=4)
+        assert data.train_images.shape == (4, 3, 3, 1)
+        assert data.test_images.shape == (2, 3, 3, 1)
+
+
+def test_real_photographs_are_read():
+    if not CIFAR.exists():
+        pytest.skip("the CIFAR-10 files are not beside the repository")
+    file = CIFAR / "test.parquet"
+    data = load_images(str(file), progress=False, limit=500)
+    assert data.train_images.shape == (500, 32, 32, 3)
+    assert 100 < data.train_images.mean() < 140  # photographs, not noise or black
+    assert set(np.unique(data.test_labels)) == set(range(10))
+
+
+def bad_sources(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("no image")
+    (tmp_path / "file.csv").write_text("1,2")
+    save_images(tmp_path / "corrupt", ["a/1.png", "a/2.png", "b/1.png"])
+    (tmp_path / "corrupt" / "a" / "2.png").write_bytes(b"not a picture")
+    save_images(tmp_path / "mixed", ["a/1.png"])
+    save_images(tmp_path / "mixed", ["a/2.png"], (9, 9))
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "train.parquet").write_bytes(b"not parquet")
+    datasets.Dataset.from_dict({"a": [1, 2]}).to_parquet(tmp_path / "numbers.parquet")
+    return {
+        "missing": "Expected a path that exists, a hub name OWNER/NAME, or one of digits",
+        "empty": "Expected a folder that holds images or parquet files",
+        "texts": "Expected a folder that holds images or parquet files",
+        "file.csv": "Expected a parquet file or a folder",
+        "corrupt": r"Expected images that can be decoded.*corrupt image='.*a.2.png'",
+        "mixed": r"`image_size`. Expected a size, as images differ in theirs",
+        "broken": "Expected files that Hugging Face datasets can read",
+        "numbers.parquet": "Expected a column of images",
+    }
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["missing", "empty", "texts", "file.csv", "corrupt", "mixed", "broken", "numbers.parquet"],
+)
+def test_bad_sources_are_named(tmp_path, name):
+    message = bad_sources(tmp_path)[name]
+    with pytest.raises(ValueError, match=message):
+        load_images(str(tmp_path / name), progress=False)
+
+
+def test_a_misspelt_name_lists_the_built_in_ones():
+    with pytest.raises(ValueError, match=r"one of digits, cifar10.*Received: data='digit'"):
+        load_images("digit")
+
+
+def test_labels_are_asked_for_only_when_needed(tmp_path):
+    save_images(tmp_path, [f"{i}.png" for i in range(10)])
+    data = load_images(str(tmp_path), progress=False)
+    assert data.train_labels is None
+    with pytest.raises(ValueError, match="Expected labelled images"):
+        data.require_labels()
+
+
+# Run folder
+
+
+def test_a_run_folder_is_never_overwritten(tmp_path):
+    settings = TrainSettings()
+    folder = RunFolder.create(tmp_path / "run", settings)
+    assert RunFolder.resume(folder.path, settings).settings() == settings
+    with pytest.raises(
+        ValueError, match="`out`. Expected a folder that does not exist yet, or --resume"
+    ):
+        RunFolder.create(tmp_path / "run", settings)
+
+
+def test_resume_says_which_settings_differ(tmp_path):
+    RunFolder.create(tmp_path / "run", TrainSettings(epochs=5, lr=0.1))
+    other = TrainSettings(epochs=6, lr=0.2, device="cpu")
+    assert set(difference(TrainSettings(), other)) == {"epochs", "lr"}
+    with pytest.raises(
+        ValueError, match=r"lr: 0.1 in the run, 0.2 now, epochs: 5 in the run, 6 now"
+    ):
+        RunFolder.resume(tmp_path / "run", other)
+
+
+def test_a_damaged_or_missing_run_is_named(tmp_path):
+    with pytest.raises(ValueError, match="Expected a run folder with settings.json"):
+        RunFolder.resume(tmp_path)
+    (tmp_path / "settings.json").write_text("{")
+    with pytest.raises(ValueError, match="Expected a readable settings.json"):
+        RunFolder.resume(tmp_path)
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def fail(file):
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(path, fail)
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_history_comes_back(tmp_path):
+    folder = RunFolder.create(tmp_path / "run", TrainSettings())
+    rows = [{"epoch": 1.0, "loss": 0.1}, {"epoch": 2.0, "loss": 1e-17}]
+    folder.write_history(rows)
+    assert folder.read_history() == rows
+
+
+# Evaluation
+
+
+@given(seed=st.integers(0, 1000))
+def test_separated_clusters_are_classified(seed):
+    rng = np.random.default_rng(seed)
+    centres = 10.0 * np.eye(3)
+    labels, test_labels = rng.permutation(np.arange(60) % 3), np.arange(30) % 3
+    train = centres[labels] + 0.1 * rng.normal(size=(60, 3))
+    test = centres[test_labels] + 0.1 * rng.normal(size=(30, 3))
+    scores = evaluation.evaluate_features(train, labels, test, test_labels, k=5)
+    assert scores == {"knn_accuracy": 1.0, "linear10_accuracy": 1.0, "linear_accuracy": 1.0}
+
+
+def test_knn_weighs_votes_by_similarity():
+    """One near neighbour outvotes two far ones; k beyond the data is cut."""
+    train = np.array([[1.0, 0.0], [0.0, 1.0], [-0.1, 1.0]])
+    test = np.array([[1.0, 0.05]])
+    labels = np.array([1, 0, 0])
+    assert evaluation.knn_accuracy(train, labels, test, np.array([1]), k=200) == 1.0
+
+
+@pytest.mark.parametrize("n", [3, 5, 8])
+def test_uniformity_of_a_simplex(n):
+    simplex = np.eye(n) - 1.0 / n
+    assert evaluation.uniformity(simplex) == pytest.approx(-4.0 * n / (n - 1))
+
+
+@given(seed=st.integers(0, 1000))
+def test_alignment_and_rank_have_their_bounds(seed):
+    x = np.random.default_rng(seed).normal(size=(20, 6))
+    assert evaluation.alignment(x, 3.0 * x) == pytest.approx(0.0, abs=1e-12)
+    assert evaluation.alignment(x, -x) == pytest.approx(4.0)
+    assert 1.0 <= evaluation.embedding_rank(x) <= 6.0 + 1e-9
+    assert evaluation.embedding_rank(np.eye(6)) == pytest.approx(6.0)
+    assert evaluation.embedding_rank(np.outer(x[:, 0], x[0])) == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("which", ["train", "test"])
+def test_broken_features_are_named(which):
+    arrays = {"train": np.ones((6, 2)), "test": np.ones((6, 2))}
+    arrays[which][3] = np.nan
+    labels = np.arange(6) % 2
+    with pytest.raises(ValueError, match=f"`{which}`. Expected finite features.*row 3"):
+        evaluation.knn_accuracy(arrays["train"], labels, arrays["test"], labels)
+
+
+# Report and plots
+
+
+def test_metrics_have_every_field_and_the_table_every_row():
+    history = [{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.0}]
+    scores = {"knn_accuracy": 0.5, "linear_accuracy": 0.75, "linear10_accuracy": 0.25,
+              "alignment": 0.1, "uniformity": -2.0, "embedding_rank": 3.0}  # fmt: skip
+    metrics = assemble_metrics(resolve("digits", {}), history, scores, 1.5, {})
+    needed = {"method", "framework", "data", "loss", "divergence", "epochs", "seed",
+              "knn_accuracy", "linear_accuracy", "loss_history", "alignment", "uniformity",
+              "seconds", "versions"}  # fmt: skip
+    assert needed <= set(metrics)
+    assert metrics["loss_history"] == [2.0, 1.0]
+    json.dumps(metrics, allow_nan=False)
+    text = markdown({"raw pixels": {"knn_accuracy": 0.125}, "kl-micl": metrics})
+    assert "| raw pixels | 12.5 | - |" in text
+    assert "| kl-micl | 50.0 | 25.0 | 75.0 | 0.100 | -2.000 | 3.0 | 2 |" in text
+
+
+def test_plots_are_written(tmp_path):
+    rng = np.random.default_rng(0)
+    x, labels = rng.normal(size=(40, 5)), np.arange(40) % 4
+    row = {"knn_accuracy": 0.5, "linear_accuracy": 0.75}
+    files = [
+        plots.loss_curves({"a": [3.0, 2.0], "b": [1.0, 0.5]}, tmp_path / "1.png"),
+        plots.distance_histogram({"a": (x, x + 0.1)}, tmp_path / "2.png"),
+        plots.embedding_map({"a": x}, labels, tmp_path / "3.png"),
+        plots.accuracy_bars({"a": row, "b": row}, tmp_path / "4.png"),
+        plots.divergence_curves(tmp_path / "5.png"),
+    ]
+    for file in files:
+        with Image.open(file) as picture:
+            assert len(np.unique(np.asarray(picture))) > 10
+
+
+def test_every_option_has_a_help_text():
+    for field in dataclasses.fields(TrainSettings):
+        assert field.metadata["help"].endswith(".")
