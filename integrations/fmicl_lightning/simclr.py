@@ -34,8 +34,8 @@ class SimCLR(lightning.LightningModule):
         momentum: of SGD.
         weight_decay: of weights; norms and biases have none.
         warmup_epochs: epochs of linear warm-up, followed by a cosine down to 0.
-        seed: every epoch draws its random numbers from (seed, epoch), so that a run that stopped
-            goes on exactly as if it had not.
+        seed: every step draws its random numbers from (seed, step), so that a run that stopped goes
+            on exactly as if it had not.
 
     Raises:
         NonFiniteLossError: the loss or a weight is not finite; the message says at which step.
@@ -91,9 +91,9 @@ class SimCLR(lightning.LightningModule):
         self.log("loss", loss, on_step=True, on_epoch=True, batch_size=len(images))
         return loss
 
-    def on_train_epoch_start(self) -> None:
-        """Draw this epoch's augmentation from (seed, epoch) alone."""
-        lightning.seed_everything(self.seed * 100_003 + self.current_epoch, verbose=False)
+    def on_train_batch_start(self, batch: torch.Tensor, batch_idx: int) -> None:
+        """Draw this step's augmentation from (seed, step) alone."""
+        torch.manual_seed(self.seed * 1_000_003 + self.global_step)
 
     def on_train_epoch_end(self) -> None:
         """Log how aligned, uniform and spread out the last batch is; refuse broken weights."""
