@@ -87,7 +87,7 @@ def evaluate(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> N
     folder = RunFolder(run)
     folder.settings()
     _trainer()
-    from fmicl_lightning.train import evaluate_run
+    from fmicl_lightning.evaluate import evaluate_run
 
     metrics = evaluate_run(folder)
     show({**metrics["baselines"], metrics["title"]: metrics}, str(run))
@@ -136,18 +136,16 @@ def demo(
 
     rows, files = run_demo(out)
     show(rows, "handwritten digits, same encoder, weights, batches and budget for every loss")
-    console.print("kNN and linear: test accuracy of the encoder's features, in percent.")
-    console.print("alignment: mean squared distance of two views, lower is closer.")
-    console.print("uniformity: Wang and Isola's, lower is more evenly spread.")
     for file in files:
         console.print(f"written: {file}")
 
 
 def show(rows: dict[str, dict[str, Any]], title: str) -> None:
     """Print metrics as one table."""
-    from fmicl_recipes.report import table
+    from fmicl_recipes.report import LEGEND, table
 
     print_table(*table(rows), title)
+    console.print(LEGEND, style="dim", highlight=False)
 
 
 def print_table(headings: list[str], cells: list[list[str]], title: str) -> None:

@@ -90,16 +90,21 @@ def embedding_map(
 
 
 def accuracy_bars(rows: Mapping[str, Mapping[str, float]], path: Path) -> Path:
-    """KNN and linear accuracy in percent, a group of bars a row."""
-    figure, (axes,) = _axes(1, width=max(4.8, 1.5 * len(rows)))
-    measures = {"kNN": "knn_accuracy", "linear, all labels": "linear_accuracy"}
-    for offset, colour, (label, key) in zip((-0.2, 0.2), COLOURS, measures.items(), strict=False):
+    """Accuracies of kNN and linear probe in percent, a group of bars a row."""
+    figure, (axes,) = _axes(1, width=max(4.8, 1.7 * len(rows)))
+    measures = {
+        "kNN": "knn_accuracy",
+        "linear, 10 labels a class": "linear10_accuracy",
+        "linear, all labels": "linear_accuracy",
+    }
+    for place, (colour, (label, key)) in enumerate(zip(COLOURS, measures.items(), strict=False)):
         values = [100.0 * row[key] for row in rows.values()]
-        bars = axes.bar(np.arange(len(rows)) + offset, values, 0.38, color=colour, label=label)
-        axes.bar_label(bars, fmt="%.1f", fontsize=8)
+        position = np.arange(len(rows)) + 0.28 * (place - 1)
+        bars = axes.bar(position, values, 0.26, color=colour, label=label)
+        axes.bar_label(bars, fmt="%.1f", fontsize=7)
     axes.set_xticks(range(len(rows)), list(rows))
-    axes.set(ylabel="test accuracy, percent", ylim=(0, 105))
-    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    axes.set(ylabel="test accuracy, percent", ylim=(0, 108))
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
     _clean(axes)
     return _save(figure, path)
 

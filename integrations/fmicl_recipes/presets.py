@@ -31,7 +31,7 @@ PRESETS: dict[str, dict[str, Any]] = {
                              "projection_dim": 768, "lr": 3e-5, "epochs": 1, "optimizer": "adamw"},
     # The demo: 1,437 images of 8 x 8 pixels, seconds on a laptop. The same for every loss.
     "digits": {"data": "digits", "encoder": "smallconv", "width": 32, "augmentation": "digits",
-               "projection_hidden": 128, "projection_dim": 64, "batch_size": 256, "epochs": 60,
+               "projection_hidden": 128, "projection_dim": 64, "batch_size": 128, "epochs": 60,
                "optimizer": "adamw", "lr": 3e-3, "weight_decay": 1e-4, "warmup_epochs": 3,
                "knn_k": 10},
     # A narrow ResNet-18 for about 20 minutes on two cores.

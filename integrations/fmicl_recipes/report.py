@@ -14,13 +14,21 @@ PACKAGES = ("fmicl", "numpy", "torch", "lightning", "kornia", "datasets", "sciki
 
 #: Columns of every table: key in metrics.json, heading, format.
 COLUMNS = (
-    ("knn_accuracy", "kNN %", "{:.1%}"),
-    ("linear10_accuracy", "linear, 10 labels/class %", "{:.1%}"),
-    ("linear_accuracy", "linear, all labels %", "{:.1%}"),
-    ("alignment", "alignment", "{:.3f}"),
-    ("uniformity", "uniformity", "{:.3f}"),
+    ("knn_accuracy", "kNN", "{:.1%}"),
+    ("linear10_accuracy", "linear, 10", "{:.1%}"),
+    ("linear_accuracy", "linear, all", "{:.1%}"),
+    ("alignment", "align", "{:.3f}"),
+    ("uniformity", "uniform", "{:.3f}"),
     ("embedding_rank", "rank", "{:.1f}"),
-    ("seconds", "seconds", "{:.0f}"),
+    ("seconds", "s", "{:.0f}"),
+)
+
+#: What the columns mean, to print below a table.
+LEGEND = (
+    "kNN, linear: test accuracy of the encoder's features in percent; linear probe with 10 labels "
+    "a class, and with all.\n"
+    "align, uniform: Wang and Isola's alignment and uniformity of the projections; lower is "
+    "better. rank: their effective rank. s: seconds of training."
 )
 
 

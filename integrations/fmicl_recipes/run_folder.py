@@ -124,6 +124,9 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> Path:
             write(file)
             file.flush()
             os.fsync(file.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(name, 0o666 & ~mask)  # temporary files are private, results are not
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)

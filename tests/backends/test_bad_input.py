@@ -72,7 +72,7 @@ def test_mixed_devices(backend, function):
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_other_arrays(backend, function):
     with pytest.raises(
-        ValueError, match=f"`y`. Expected a {backend.array_name}. Received: .*'list'"
+        ValueError, match=rf"`y`. Expected a {backend.array_name}. Received: .*'list'"
     ):
         getattr(backend.library, function)(backend.array(ONES), ONES.tolist())
 
@@ -110,7 +110,7 @@ def test_options(backend, function, options, message):
 )  # fmt: skip
 def test_related_options(backend, function, option):
     x = backend.array(ONES)
-    with pytest.raises(ValueError, match=f"`{option}`. Expected a finite number > 0. Received"):
+    with pytest.raises(ValueError, match=rf"`{option}`. Expected a finite number > 0. Received"):
         getattr(backend.library, function)(x, x, **{option: -1.0})
 
 
@@ -133,7 +133,7 @@ def test_check_finite_can_be_left_out(backend):
 
 def test_overflow_is_told_from_bad_features(backend):
     x = backend.array(1e30 * np.random.default_rng(0).normal(size=(4, 3)), "float32")
-    with pytest.raises(ValueError, match="Expected features with a finite loss under FMICL"):
+    with pytest.raises(ValueError, match=r"Expected features with a finite loss under FMICL"):
         backend.library.fmicl_loss(x, -x, normalize=False)
 
 

@@ -87,7 +87,7 @@ def test_dense_has_any_order_of_derivatives():
 def test_tiled_refuses_a_second_derivative_and_says_what_to_do():
     x, y = views()
     loss = fmicl_torch.fmicl_loss(x, y, implementation="tiled")
-    with pytest.raises(RuntimeError, match="use implementation='dense'"):
+    with pytest.raises(RuntimeError, match=r"use implementation='dense'"):
         torch.autograd.grad(loss, x, create_graph=True)
 
 
@@ -195,7 +195,7 @@ def test_a_user_s_divergence_and_kernel_work(implementation, negatives, monkeypa
 
 def test_auto_is_dense_for_small_batches_and_tiled_for_large_ones():
     x, y = views(600, 4)
-    with pytest.raises(RuntimeError, match="implementation='dense'"):
+    with pytest.raises(RuntimeError, match=r"implementation='dense'"):
         torch.autograd.grad(fmicl_torch.fmicl_loss(x, y), x, create_graph=True)
     x, y = views(100, 4)
     torch.autograd.grad(fmicl_torch.fmicl_loss(x, y), x, create_graph=True)

@@ -48,5 +48,5 @@ def test_a_kernel_of_ones_own_is_its_formula():
 
 
 def test_what_is_not_defined_says_so():
-    with pytest.raises(NotImplementedError, match="Cubic does not define conjugate"):
+    with pytest.raises(NotImplementedError, match=r"Cubic does not define conjugate"):
         Cubic().conjugate(0.0)

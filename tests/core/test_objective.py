@@ -47,7 +47,7 @@ def test_shares_make_a_mean(negatives):
 
 @pytest.mark.parametrize("name", ["reverse_kl", "neyman"])
 def test_unsuitable_divergences_warn(name):
-    with pytest.warns(UserWarning, match="known to collapse"):
+    with pytest.warns(UserWarning, match=r"known to collapse"):
         FMICL(name)
 
 
@@ -72,7 +72,7 @@ def test_bad_options_are_named(options, message):
 @pytest.mark.parametrize("field", ["sigma2", "mu"])
 @pytest.mark.parametrize("value", [0, -0.5, math.inf, None])
 def test_gaussian_refuses_bad_numbers(field, value):
-    with pytest.raises(ValueError, match=f"`{field}`. Expected a finite number > 0"):
+    with pytest.raises(ValueError, match=rf"`{field}`. Expected a finite number > 0"):
         get_similarity("gaussian", **{field: value})
 
 

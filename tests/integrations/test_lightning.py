@@ -24,7 +24,7 @@ from fmicl_lightning import (  # noqa: E402
 )
 from fmicl_lightning.batches import EpochOrder  # noqa: E402
 from fmicl_lightning.encoders import feature_width  # noqa: E402
-from fmicl_lightning.train import evaluate_run  # noqa: E402
+from fmicl_lightning.evaluate import evaluate_run  # noqa: E402
 from fmicl_recipes import RunFolder, resolve  # noqa: E402
 from fmicl_recipes.data import load_images  # noqa: E402
 from fmicl_recipes.settings import LOSSES  # noqa: E402
@@ -128,7 +128,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_anew(tmp_path):
 
 
 def test_a_non_finite_loss_stops_and_keeps_the_last_checkpoint(tmp_path, monkeypatch):
-    from fmicl_lightning import train
+    from fmicl_lightning import build
 
     def breaking(settings):
         steps = iter(range(100))
@@ -139,7 +139,7 @@ def test_a_non_finite_loss_stops_and_keeps_the_last_checkpoint(tmp_path, monkeyp
 
         return loss
 
-    monkeypatch.setattr(train, "build_loss", breaking)
+    monkeypatch.setattr(build, "build_loss", breaking)
     with pytest.raises(NonFiniteLossError, match=r"The loss is nan at step 6 \(epoch 2\)"):
         train_simclr(tiny(), tmp_path / "run", progress=False)
     kept = torch.load(RunFolder(tmp_path / "run").checkpoint, weights_only=False)
@@ -149,14 +149,14 @@ def test_a_non_finite_loss_stops_and_keeps_the_last_checkpoint(tmp_path, monkeyp
 
 def test_a_run_folder_that_exists_and_other_settings_are_refused(tmp_path):
     train_simclr(tiny(epochs=2), tmp_path / "run", progress=False)
-    with pytest.raises(ValueError, match="`out`. Expected a folder that does not exist yet"):
+    with pytest.raises(ValueError, match=r"`out`. Expected a folder that does not exist yet"):
         train_simclr(tiny(epochs=2), tmp_path / "run", progress=False)
-    with pytest.raises(ValueError, match="alpha: 40.0 in the run, 3.0 now"):
+    with pytest.raises(ValueError, match=r"alpha: 40.0 in the run, 3.0 now"):
         train_simclr(tiny(epochs=2, alpha=3.0), tmp_path / "run", resume=True, progress=False)
 
 
 def test_a_batch_larger_than_the_data_is_refused_before_a_folder_is_made(tmp_path):
-    with pytest.raises(ValueError, match="`batch_size`. Expected at most the 256 training images"):
+    with pytest.raises(ValueError, match=r"`batch_size`. Expected at most the 256 training images"):
         train_simclr(tiny(batch_size=300), tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
 

@@ -63,7 +63,7 @@ def test_bad_settings_are_named(values, message):
 
 
 def test_unknown_presets_are_listed():
-    with pytest.raises(ValueError, match="`preset`. Expected one of 'paper-cifar10'"):
+    with pytest.raises(ValueError, match=r"`preset`. Expected one of 'paper-cifar10'"):
         resolve("imagenet", {})
 
 
@@ -179,7 +179,7 @@ def test_labels_are_asked_for_only_when_needed(tmp_path):
     save_images(tmp_path, [f"{i}.png" for i in range(10)])
     data = load_images(str(tmp_path), progress=False)
     assert data.train_labels is None
-    with pytest.raises(ValueError, match="Expected labelled images"):
+    with pytest.raises(ValueError, match=r"Expected labelled images"):
         data.require_labels()
 
 
@@ -191,7 +191,7 @@ def test_a_run_folder_is_never_overwritten(tmp_path):
     folder = RunFolder.create(tmp_path / "run", settings)
     assert RunFolder.resume(folder.path, settings).settings() == settings
     with pytest.raises(
-        ValueError, match="`out`. Expected a folder that does not exist yet, or --resume"
+        ValueError, match=r"`out`. Expected a folder that does not exist yet, or --resume"
     ):
         RunFolder.create(tmp_path / "run", settings)
 
@@ -207,10 +207,10 @@ def test_resume_says_which_settings_differ(tmp_path):
 
 
 def test_a_damaged_or_missing_run_is_named(tmp_path):
-    with pytest.raises(ValueError, match="Expected a run folder with settings.json"):
+    with pytest.raises(ValueError, match=r"Expected a run folder with settings.json"):
         RunFolder.resume(tmp_path)
     (tmp_path / "settings.json").write_text("{")
-    with pytest.raises(ValueError, match="Expected a readable settings.json"):
+    with pytest.raises(ValueError, match=r"Expected a readable settings.json"):
         RunFolder.resume(tmp_path)
 
 
@@ -278,7 +278,7 @@ def test_broken_features_are_named(which):
     arrays = {"train": np.ones((6, 2)), "test": np.ones((6, 2))}
     arrays[which][3] = np.nan
     labels = np.arange(6) % 2
-    with pytest.raises(ValueError, match=f"`{which}`. Expected finite features.*row 3"):
+    with pytest.raises(ValueError, match=rf"`{which}`. Expected finite features.*row 3"):
         evaluation.knn_accuracy(arrays["train"], labels, arrays["test"], labels)
 
 
@@ -304,7 +304,7 @@ def test_metrics_have_every_field_and_the_table_every_row():
 def test_plots_are_written(tmp_path):
     rng = np.random.default_rng(0)
     x, labels = rng.normal(size=(40, 5)), np.arange(40) % 4
-    row = {"knn_accuracy": 0.5, "linear_accuracy": 0.75}
+    row = {"knn_accuracy": 0.5, "linear10_accuracy": 0.3, "linear_accuracy": 0.75}
     files = [
         plots.loss_curves({"a": [3.0, 2.0], "b": [1.0, 0.5]}, tmp_path / "1.png"),
         plots.distance_histogram({"a": (x, x + 0.1)}, tmp_path / "2.png"),

@@ -1,0 +1,59 @@
+"""From settings to a loss and an untrained method."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import lightning
+import torch
+
+from fmicl_lightning.augment import build_augmentation
+from fmicl_lightning.encoders import build_encoder, feature_width
+from fmicl_lightning.simclr import Loss, SimCLR
+from fmicl_recipes.settings import TrainSettings
+from fmicl_torch import (
+    FMICLLoss,
+    alignment_uniformity_loss,
+    info_nce_loss,
+    spectral_contrastive_loss,
+)
+
+
+def build_loss(settings: TrainSettings) -> Loss:
+    """The loss the settings name; the trainer itself watches for NaN."""
+    if settings.loss == "fmicl":
+        o = settings.objective()
+        return FMICLLoss(
+            divergence=o.divergence, similarity=o.similarity, alpha=o.alpha,
+            negatives=o.negatives, normalize=o.normalize, check_finite=False,
+        )  # fmt: skip
+    if settings.loss == "info-nce":
+        return partial(
+            info_nce_loss, temperature=settings.temperature, negatives=settings.negatives
+        )
+    if settings.loss == "alignment-uniformity":
+        return alignment_uniformity_loss
+    return spectral_contrastive_loss
+
+
+def build_simclr(settings: TrainSettings, image_shape: tuple[int, int, int]) -> SimCLR:
+    """The untrained method; equal settings and seed give equal weights.
+
+    Args:
+        settings: of the run.
+        image_shape: (H, W, C).
+    """
+    height, width, channels = image_shape
+    lightning.seed_everything(settings.seed, verbose=False)
+    encoder = build_encoder(settings.encoder, channels, settings.width, settings.stem_stride)
+    names = (
+        "projection_hidden", "projection_dim", "optimizer", "lr", "momentum", "weight_decay",
+        "warmup_epochs", "seed",
+    )  # fmt: skip
+    return SimCLR(
+        encoder,
+        feature_width(encoder, (channels, height, width)),
+        build_loss(settings),
+        build_augmentation(settings.augmentation, (height, width)),
+        **{name: getattr(settings, name) for name in names},
+    ).to(memory_format=torch.channels_last)

@@ -1,0 +1,106 @@
+"""What accompanies a training run: atomic checkpoints, clock and history, one progress bar."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from tqdm.auto import tqdm
+
+from fmicl_recipes.run_folder import RunFolder, write_atomically
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Checkpoints that are written whole or not at all."""
+
+    def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
+        """Write beside `path`, then replace it."""
+        write_atomically(Path(path), lambda file: torch.save(checkpoint, file))
+
+
+def checkpointing(folder: RunFolder) -> ModelCheckpoint:
+    """One checkpoint, replaced after every epoch."""
+    return ModelCheckpoint(
+        dirpath=folder.path,
+        filename=folder.checkpoint.stem,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+
+
+class RunClock(Callback):
+    """Seconds of training, over all the sittings of a run, and history.csv after every epoch."""
+
+    def __init__(self, folder: RunFolder, images_per_epoch: int) -> None:
+        self.folder, self.images = folder, images_per_epoch
+        self.seconds = 0.0
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """Start the epoch's clock."""
+        self.start = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Add the epoch."""
+        elapsed = time.perf_counter() - self.start
+        self.seconds += elapsed
+        pl_module.log("images_per_second", self.images / elapsed)
+
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: Any) -> None:
+        """The history file follows the checkpoint."""
+        self.folder.write_history(pl_module.history)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Seconds so far, for the checkpoint."""
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Seconds so far, from the checkpoint."""
+        self.seconds = state_dict["seconds"]
+
+
+class Progress(Callback):
+    """One bar for the whole run."""
+
+    def __init__(self, title: str, epochs: int) -> None:
+        self.title, self.epochs = title, epochs
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Open the bar, at the resumed step if there is one."""
+        total = int(trainer.estimated_stepping_batches)
+        self.bar = tqdm(total=total, initial=trainer.global_step, desc=self.title, unit="step")
+
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Advance by one step."""
+        self.bar.set_postfix(
+            epoch=f"{trainer.current_epoch + 1}/{self.epochs}",
+            loss=f"{outputs['loss'].item():.4f}",
+            refresh=False,
+        )
+        self.bar.update()
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Close the bar."""
+        if hasattr(self, "bar"):
+            self.bar.close()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Leave Lightning's advice out: workers, tips, devices."""
+    names = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
+    for name in names:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"lightning\..*")
+        warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
+        yield
