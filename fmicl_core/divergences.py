@@ -6,7 +6,7 @@ space, L = log u, where u is the value of the similarity kernel:
     score(L)   = f'(e^L)           what positive pairs gain
     penalty(L) = f*(f'(e^L))       what negative pairs cost
 
-and their slopes in L, tied by penalty'(L) = e^L score'(L). Formulas: Lu et al. (2023), table 1,
+and their slopes in L, tied by penalty'(L) = e^L score'(L). Formulas: Lu et al. (2023),
 rewritten in log space; where the printed table is wrong the docstring says so.
 """
 

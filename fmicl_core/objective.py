@@ -74,7 +74,7 @@ def negative_blocks(negatives: str, has_bank: bool) -> tuple[Block, ...]:
 
 @dataclass(frozen=True)
 class FMICL:
-    """Settings of the f-MICL loss (Lu et al. 2023, eq. 8, as a loss to minimise).
+    """Settings of the f-MICL loss (the objective of Lu et al. 2023, to minimise).
 
     loss = - mean_i s(x_i, y_i) + alpha * mean over negative pairs of f*(s)
 

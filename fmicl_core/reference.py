@@ -39,7 +39,7 @@ def fmicl_reference(x: Any, y: Any, objective: FMICL, bank: Any = None) -> Refer
     """f-MICL loss and gradient, written for reading.
 
     loss = - 1/N sum_i s(x_i, y_i) + alpha * mean over negative pairs of f*(s)
-    (Lu et al. 2023, eq. 8; negative pairs by `objective.negatives`, or (x_i, bank_k)).
+    (the objective of Lu et al. 2023; negative pairs by `objective.negatives`, or (x_i, bank_k)).
 
     Args:
         x: (N, D) features of the first view.

@@ -81,7 +81,7 @@ def donsker_varadhan_reference(
     """Donsker-Varadhan loss: -mean_i s(x_i, y_i) + log mean over i != j of e^s(x_i, y_j).
 
     The mean over all pairs stands inside the logarithm; InfoNCE has a mean of logarithms instead
-    (Lu et al. 2023, section 3.2).
+    (Lu et al. 2023).
     """
     rows = _rows(x, y, None, True)
     s = rows["x"] @ rows["y"].T / temperature
@@ -113,7 +113,7 @@ def spectral_contrastive_reference(
 ) -> float:
     """Spectral contrastive loss: -2 mean_i x_i . y_i + mean over i != j of (x_i . y_j)^2.
 
-    HaoChen et al. (2021, eq. 6); Pearson f-MICL with x . y in place of the kernel, less 1.
+    HaoChen et al. (2021); Pearson f-MICL with x . y in place of the kernel, less 1.
     """
     rows = _rows(x, y, None, normalize)
     s = rows["x"] @ rows["y"].T

@@ -5,7 +5,7 @@ Every similarity starts from one affine number per pair, so that one matrix prod
     z = a (x . y) + b (|x|^2 + |y|^2) + c
 
 A kernel similarity turns z into L = log G(x, y) and scores s = f'(G) (the f-Gaussian of Lu et al.
-2023, section 3.3, and further kernels of the squared distance); the cosine takes z as the critic
+2023, and further kernels of the squared distance); the cosine takes z as the critic
 itself and needs the conjugate f*.
 """
 
@@ -64,7 +64,8 @@ class Gaussian(Similarity):
 
     Args:
         sigma2: variance sigma^2 > 0 in squared units of the features; 1/(2 sigma2) = 1 by default.
-        mu: height mu > 0; mu = m with weight alpha equals mu = 1 with the weight absorbed (eq. 9).
+        mu: height > 0. Weight alpha at mu = 1 is another divergence, alpha f(u/alpha) - alpha
+            f(1/alpha), at mu = alpha.
 
     Raises:
         ValueError: sigma2 or mu is not a finite number > 0.

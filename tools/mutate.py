@@ -3,8 +3,8 @@
     python tools/mutate.py            # all mutations; prints the survivors
     python tools/mutate.py divergences tiled
 
-Each mutation replaces the first occurrence of a text in a file. The tests that should fail are named
-with the file; the run stops at the first failure.
+Each mutation replaces the first occurrence of a text in a file. The tests that should fail are
+named with the file; the run stops at the first failure.
 """
 
 import os

@@ -126,7 +126,7 @@ def spectral_contrastive_loss(
     Raises:
         ValueError: a shape does not fit; the message names it.
 
-    Source: HaoChen et al. (2021), eq. 6.
+    Source: HaoChen et al. (2021).
     """
     rows = prepare(x, y, None, normalize)
     with torch.autocast(x.device.type, enabled=False):

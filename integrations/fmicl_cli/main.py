@@ -184,6 +184,8 @@ def main() -> None:
             raise
         errors.print(f"[red]stopped:[/red] {error}", highlight=False, soft_wrap=True)
         sys.exit(1)
-    except KeyboardInterrupt:
+    except SystemExit as leaving:
+        if not isinstance(leaving.__context__, KeyboardInterrupt):
+            raise
         errors.print("stopped; continue with the same command and --resume")
         sys.exit(130)

@@ -145,7 +145,7 @@ class SimCLR(lightning.LightningModule):
 
 
 def projection_head(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    """Three layers, F to d, batch norm after each but the last (Lu et al. 2023, section 5)."""
+    """Three layers, F to d, batch norm after each but the last (Lu et al. 2023)."""
     return nn.Sequential(
         nn.Linear(inputs, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(),
         nn.Linear(hidden, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(),
