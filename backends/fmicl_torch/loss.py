@@ -69,7 +69,7 @@ def fmicl_loss(
         ValueError: an option, a shape, a dtype or a device does not fit, or features are not
             finite; the message names the argument.
 
-    Source: the objective of Lu et al. (2023). `fmicl_core.fmicl_reference` is the same in float64 NumPy.
+    Source: the objective of Lu et al. (2023); `fmicl_core.fmicl_reference` is it in float64 NumPy.
     """
     number = register_options(divergence, similarity, alpha, negatives, normalize)
     return _terms(number, x, y, bank, implementation, check_finite).loss
