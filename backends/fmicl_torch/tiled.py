@@ -72,7 +72,9 @@ class _Sweep:
         if self.b:
             self.bias += self.b * self.right.square().sum(dim=1)
             self.left_bias = self.b * self.left.square().sum(dim=1, keepdim=True)
-        self.sums: list[torch.Tensor] = []
+        # One accumulator, updated in place: small tensors kept between tiles would split the heap.
+        wide = left.dtype if left.device.type == "mps" else torch.float64
+        self.total = left.new_zeros((), dtype=wide)
         self.grad_left = torch.zeros_like(left) if grad else left.new_empty(0)
         self.grad_right = self.grad_left
         self.mass_left = left.new_zeros(len(left)) if grad and self.b else None
@@ -88,7 +90,7 @@ class _Sweep:
             z += self.left_bias[i]
         total, weight = self._evaluate(z, on_diagonal)
         mirrored = self.symmetric and i != j
-        self.sums.append(total * (2.0 if mirrored else 1.0))
+        self.total.add_(total, alpha=2 if mirrored else 1)
         if weight is not None:
             self._add_gradient(weight, i, j, mirrored or not self.symmetric)
 
@@ -116,7 +118,7 @@ class _Sweep:
 
     def finish(self, pairs: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The mean penalty and the gradients of it."""
-        mean = torch.stack(self.sums).sum() / pairs
+        mean = (self.total / pairs).to(self.left.dtype)
         if not self.grad:
             return mean, self.left.new_empty(0), self.left.new_empty(0)
         # In a symmetric block (i, j) and (j, i) both count, and each tile was visited once.

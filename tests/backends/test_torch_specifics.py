@@ -3,6 +3,9 @@
 import copy
 import pickle
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -152,6 +155,16 @@ def test_tiled_saves_linear_memory_for_the_backward_pass():
     assert saved(2048, "tiled") < 2.2 * saved(1024, "tiled")
     assert saved(2048, "tiled") < 20 * 2048 * 16 * 4
     assert saved(2048, "dense") > 3.5 * saved(1024, "dense")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is read from /proc")
+@pytest.mark.parametrize("negatives", ["anchor", "cross"])
+@pytest.mark.parametrize(("n", "limit"), [(4096, 64), (8192, 96)])
+def test_tiled_peak_memory(negatives, n, limit):
+    """Beyond inputs and gradients, in MiB; all pairs at once would take 64 and 256 for one matrix."""
+    command = [sys.executable, "-m", "benchmarks.memory", str(n), "128", negatives, "tiled"]
+    output = subprocess.check_output(command, cwd=Path(__file__).parents[2], text=True)
+    assert int(output) / 2**20 <= limit
 
 
 class Cubic(Divergence):
