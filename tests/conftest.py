@@ -7,6 +7,8 @@ from types import ModuleType
 import pytest
 from hypothesis import HealthCheck, settings
 
+from fmicl_core import DistanceKernel, Divergence
+
 IN_CI = os.environ.get("CI", "") not in ("", "0", "false")
 
 settings.register_profile(
@@ -34,3 +36,38 @@ def _require(module: str) -> ModuleType:
 def require():
     """Import a module, or skip with the reason; in CI a missing module fails."""
     return _require
+
+
+class Cubic(Divergence):
+    """f(u) = (u^3 - 1)/2, which is Tsallis of order 3."""
+
+    def score(self, L, ops):
+        return 1.5 * ops.exp(2.0 * L)
+
+    def score_slope(self, L, ops):
+        return 3.0 * ops.exp(2.0 * L)
+
+    def penalty(self, L, ops):
+        return ops.exp(3.0 * L) + 0.5
+
+
+class Quartic(DistanceKernel):
+    """G = exp(-d^4)."""
+
+    def log_kernel(self, d2, ops):
+        return -d2 * d2
+
+    def log_kernel_slope(self, d2, ops):
+        return -2.0 * d2
+
+
+@pytest.fixture
+def cubic():
+    """A divergence as a user would write it, unknown to the library."""
+    return Cubic()
+
+
+@pytest.fixture
+def quartic():
+    """A kernel of the squared distance as a user would write it."""
+    return Quartic()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import fmicl_core
-from fmicl_core import FMICL, DistanceKernel, Divergence, Gaussian, fmicl_reference
+from fmicl_core import FMICL, Gaussian, fmicl_reference
 
 torch = pytest.importorskip("torch", reason="these are tests of the PyTorch backend")
 fmicl_torch = pytest.importorskip("fmicl_torch", reason="these are tests of the PyTorch backend")
@@ -161,43 +161,22 @@ def test_tiled_saves_linear_memory_for_the_backward_pass():
 @pytest.mark.parametrize("negatives", ["anchor", "cross"])
 @pytest.mark.parametrize(("n", "limit"), [(4096, 64), (8192, 96)])
 def test_tiled_peak_memory(negatives, n, limit):
-    """Beyond inputs and gradients, in MiB; all pairs at once would take 64 and 256 for one matrix."""
+    """Beyond inputs and gradients, in MiB; one matrix of all pairs would take 64 and 256."""
     command = [sys.executable, "-m", "benchmarks.memory", str(n), "128", negatives, "tiled"]
     output = subprocess.check_output(command, cwd=Path(__file__).parents[2], text=True)
     assert int(output) / 2**20 <= limit
 
 
-class Cubic(Divergence):
-    """f(u) = (u^3 - 1)/2."""
-
-    def score(self, L, ops):
-        return 1.5 * ops.exp(2.0 * L)
-
-    def score_slope(self, L, ops):
-        return 3.0 * ops.exp(2.0 * L)
-
-    def penalty(self, L, ops):
-        return ops.exp(3.0 * L) + 0.5
-
-
-class Quartic(DistanceKernel):
-    """G = exp(-d^4)."""
-
-    def log_kernel(self, d2, ops):
-        return -d2 * d2
-
-    def log_kernel_slope(self, d2, ops):
-        return -2.0 * d2
-
-
 @both
 @pytest.mark.parametrize("negatives", ["anchor", "cross"])
-def test_a_user_s_divergence_and_kernel_work(implementation, negatives, monkeypatch):
+def test_a_user_s_divergence_and_kernel_work(
+    implementation, negatives, monkeypatch, cubic, quartic
+):
     from fmicl_torch import tiled
 
     monkeypatch.setitem(tiled.TILE, "cpu", 16)
     x, y = views()
-    options = {"divergence": Cubic(), "similarity": Quartic(), "negatives": negatives}
+    options = {"divergence": cubic, "similarity": quartic, "negatives": negatives}
     loss = fmicl_torch.fmicl_loss(x, y, alpha=2.0, implementation=implementation, **options)
     truth = fmicl_reference(x.detach().numpy(), y.detach().numpy(), FMICL(alpha=2.0, **options))
     assert loss.item() == pytest.approx(truth.loss, rel=1e-12)
