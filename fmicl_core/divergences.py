@@ -77,7 +77,11 @@ class Divergence:
         return self.penalty(L, ops), self.penalty_slope(L, ops)
 
     def penalty_total_and_slope(self, L: Array, ops: Ops = NUMPY) -> tuple[Array, Array]:
-        """(sum of penalty(L), penalty_slope(L)), given e^L < SUM_LOG_BOUND / 2."""
+        """(sum of penalty(L), penalty_slope(L)), given e^L < SUM_LOG_BOUND / 2.
+
+        Called without automatic differentiation, so arrays it made itself, not L, may be updated
+        by `-=` and `*=`: in place where arrays are mutable, which spares a pass through the cache.
+        """
         penalty, slope = self.penalty_and_slope(L, ops)
         return ops.sum(penalty), slope
 
@@ -327,7 +331,11 @@ class VinczeLeCam(Divergence):
     def penalty_total_and_slope(self, L: Array, ops: Ops = NUMPY) -> tuple[Array, Array]:
         w = ops.sigmoid(L)
         square = w * w
-        return 4.0 * ops.sum(square) - math.prod(L.shape), (8.0 - 8.0 * w) * square
+        total = 4.0 * ops.sum(square) - math.prod(L.shape)
+        w -= 1.0
+        w *= -8.0
+        w *= square
+        return total, w
 
 
 @dataclass(frozen=True)
