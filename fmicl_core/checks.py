@@ -156,3 +156,11 @@ def overflowed(objective: Any, loss: float) -> ValueError:
         " With normalize=False, or an extreme sigma2, scores can leave the range of the dtype."
         f" Received: loss={loss}"
     )
+
+
+def once_differentiable() -> RuntimeError:
+    """Build the error for a second derivative of the tiled form."""
+    return RuntimeError(
+        "The tiled f-MICL loss can be differentiated once. For second derivatives"
+        " (create_graph=True, jax.hessian, nested tapes) use implementation='dense'."
+    )

@@ -24,6 +24,23 @@ class Defaults(NamedTuple):
 
 DEFAULTS = Defaults()
 
+#: How a backend may compute the loss; "auto" chooses by the number of pairs.
+IMPLEMENTATIONS = ("auto", "dense", "tiled")
+#: Up to this many pairs in a block the dense form is as fast and its memory does not matter.
+DENSE_PAIRS = 512 * 512
+
+
+def choose_implementation(implementation: str, n: int | None, k: int | None) -> str:
+    """The form, "dense" or "tiled", for blocks of at most n x k pairs; sizes unknown while tracing are None.
+
+    Raises:
+        ValueError: `implementation` is unknown (the message lists the names).
+    """
+    check_choice("implementation", implementation, IMPLEMENTATIONS)
+    if implementation != "auto":
+        return implementation
+    return "tiled" if n is None or k is None or n * k > DENSE_PAIRS else "dense"
+
 
 @dataclass(frozen=True)
 class Block:

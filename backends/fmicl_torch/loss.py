@@ -8,15 +8,11 @@ import torch
 
 from fmicl_core import FMICL, Divergence, Similarity
 from fmicl_core.checks import check_bool, check_choice, overflowed
-from fmicl_core.objective import DEFAULTS
+from fmicl_core.objective import DEFAULTS, IMPLEMENTATIONS, choose_implementation
 from fmicl_torch.dense import dense_uniformity, positive_term
 from fmicl_torch.inputs import explain_non_finite, prepare
 from fmicl_torch.registry import objective_of, register, register_options
 from fmicl_torch.tiled import tiled_uniformity
-
-IMPLEMENTATIONS = ("auto", "dense", "tiled")
-#: Up to this many pairs in a block the dense form is as fast and its memory does not matter.
-DENSE_PAIRS = 512 * 512
 
 
 class FMICLTerms(NamedTuple):
@@ -109,16 +105,13 @@ def _terms(
     implementation: str,
     check_finite: bool,
 ) -> FMICLTerms:
-    check_choice("implementation", implementation, IMPLEMENTATIONS)
     check_bool("check_finite", check_finite)
     objective = objective_of(number)
     rows = prepare(x, y, bank, objective.normalize)
-    if implementation == "auto":
-        others = rows.get("bank", rows["x"])
-        implementation = "dense" if len(x) * len(others) <= DENSE_PAIRS else "tiled"
+    chosen = choose_implementation(implementation, len(x), len(rows.get("bank", x)))
     with torch.autocast(x.device.type, enabled=False):
         alignment = positive_term(rows, objective)
-        if implementation == "dense":
+        if chosen == "dense":
             uniformity = dense_uniformity(rows, objective)
         else:
             uniformity = tiled_uniformity(rows, number)

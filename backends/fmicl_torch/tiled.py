@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 
 from fmicl_core import FMICL
+from fmicl_core.checks import once_differentiable
 from fmicl_torch.dense import Rows
 from fmicl_torch.ops import TORCH
 from fmicl_torch.registry import objective_of
@@ -153,10 +154,7 @@ def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
 
 def _backward(ctx, grad_mean, *_):  # type: ignore[no-untyped-def]
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        raise RuntimeError(
-            "The tiled f-MICL loss can be differentiated once. For create_graph=True or second "
-            "derivatives use implementation='dense'."
-        )
+        raise once_differentiable()
     grad_left, grad_right = ctx.saved_tensors
     right = None if ctx.symmetric else grad_mean * grad_right
     return grad_mean * grad_left, right, None, None, None, None

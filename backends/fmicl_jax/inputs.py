@@ -1,0 +1,42 @@
+"""What every loss does with its features first: check, raise the precision, normalise."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fmicl_core.checks import check_bool, check_features, invalid, non_finite
+from fmicl_jax.dense import Rows
+from fmicl_jax.ops import normalize_rows
+
+
+def prepare(x: jax.Array, y: jax.Array, bank: jax.Array | None, normalize: bool) -> Rows:
+    """Checked features by name, in float32 at least, of unit length where asked for.
+
+    Raises:
+        ValueError: a feature array is no array, or shapes or dtypes do not fit.
+    """
+    check_bool("normalize", normalize)
+    given = {"x": x, "y": y} | ({} if bank is None else {"bank": bank})
+    for name, value in given.items():
+        if not isinstance(value, jax.Array | np.ndarray):
+            raise invalid(name, "a jax.Array", type(value).__name__, what=f"type({name})")
+    arrays = {name: jnp.asarray(value) for name, value in given.items()}
+    check_features(
+        x.shape,
+        y.shape,
+        None if bank is None else bank.shape,
+        [value.dtype.name for value in arrays.values()],
+    )
+    wide = {k: v if v.dtype == jnp.float64 else v.astype(jnp.float32) for k, v in arrays.items()}
+    return {k: normalize_rows(v) for k, v in wide.items()} if normalize else wide
+
+
+def explain_non_finite(x: jax.Array, y: jax.Array, bank: jax.Array | None) -> ValueError | None:
+    """The error that names the argument and the rows with NaN or infinity, if there are any."""
+    for name, value in (("x", x), ("y", y), ("bank", bank)):
+        if value is not None and not jnp.isfinite(value).all():
+            rows = np.flatnonzero(np.asarray(~jnp.isfinite(value).all(axis=1)))
+            return non_finite(name, rows.tolist())
+    return None

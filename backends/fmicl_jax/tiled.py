@@ -1,0 +1,191 @@
+"""The exact loss with memory linear in the batch: value and gradient in one pass over tiles.
+
+Every negative enters through a plain mean, so that a tile's penalty and its contribution to the
+gradient are both final as soon as the tile is known, and the tile can be forgotten. The tiles are
+a `lax.scan`, so that compile time does not grow with the batch.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.custom_derivatives import SymbolicZero
+
+from fmicl_core import FMICL, Divergence, Similarity
+from fmicl_core.checks import once_differentiable
+from fmicl_jax.dense import Rows
+from fmicl_jax.ops import JAX, product, square_lengths
+
+#: Rows and columns of a tile, at most. On a CPU a float32 tile stays in the L2 cache.
+TILE = {"cpu": 512}
+TILE_ACCELERATOR = 4096
+
+
+class Pairwise(NamedTuple):
+    """All that the penalty of one pair depends on: the static argument of the compiled sweep."""
+
+    divergence: Divergence
+    similarity: Similarity
+    coefficients: tuple[float, float, float]
+    skips_diagonal: bool
+    tile: int
+
+
+def tiled_uniformity(rows: Rows, objective: FMICL) -> jax.Array:
+    """Uniformity in one pass; equals `dense_uniformity(rows, objective)`, once differentiable.
+
+    Args:
+        rows: features by the names "x" (N, D), "y" (N, D) and, if given, "bank" (K, D).
+        objective: the settings; its normalization has been applied.
+    """
+    tile = TILE.get(jax.default_backend(), TILE_ACCELERATOR)
+    total = jnp.zeros((), rows["x"].dtype)
+    for block in objective.blocks("bank" in rows):
+        right = None if block.symmetric else rows[block.right]
+        pairwise = Pairwise(
+            objective.generator, objective.critic, objective.coefficients(),
+            block.skips_diagonal, tile,
+        )  # fmt: skip
+        total = total + block.share * _block_mean(rows[block.left], right, pairwise)
+    return total
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _block_mean(left: jax.Array, right: jax.Array | None, pairwise: Pairwise) -> jax.Array:
+    """Mean penalty over the pairs (left_i, right_j); right None means left."""
+    mean, _ = _sweep(left, right, pairwise, (False, False))
+    return mean
+
+
+def _block_mean_jvp(pairwise: Pairwise, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    # The derivative is <gradient, tangent>: forward mode as it stands, reverse mode by transposing.
+    left, right = primals
+    wanted = tuple(t is not None and not isinstance(t, SymbolicZero) for t in tangents)
+    mean, gradients = _once(left, right, pairwise, wanted)
+    slope = jnp.zeros((), left.dtype)
+    for gradient, tangent in zip(gradients, tangents, strict=True):
+        if gradient is not None:
+            slope = slope + (gradient * tangent).sum()
+    return mean, slope
+
+
+_block_mean.defjvp(_block_mean_jvp, symbolic_zeros=True)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def _once(left: jax.Array, right: jax.Array | None, pairwise: Pairwise, wanted: Any) -> Any:
+    return _sweep(left, right, pairwise, wanted)
+
+
+@_once.defjvp
+def _(pairwise, wanted, primals, tangents):  # type: ignore[no-untyped-def]
+    raise once_differentiable()
+
+
+@partial(jax.jit, static_argnums=(2, 3))
+def _sweep(
+    left: jax.Array, right: jax.Array | None, pairwise: Pairwise, wanted: tuple[bool, bool]
+) -> tuple[jax.Array, tuple[jax.Array | None, jax.Array | None]]:
+    """The mean penalty and, of those wanted, its gradients in left and right.
+
+    A symmetric block (right None) visits each pair once, i < j, and has one gradient, in left.
+    """
+    generator, critic, (a, b, c), skips_diagonal, tile = pairwise
+    symmetric = right is None
+    others = left if symmetric else right
+    n, k = len(left), len(others)
+    rows, columns = _tiles(left, tile), _tiles(others, tile)
+    want_left, want_right = (wanted[0], wanted[0]) if symmetric else wanted
+    grad_rows = _Gradient.zeros(rows, want_left, bool(b))
+    grad_columns = None if symmetric else _Gradient.zeros(columns, want_right, bool(b))
+
+    def at_edge(z: jax.Array, i: jax.Array, j: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Total and slopes without the diagonal and what was appended to fill the tile."""
+        row = i * z.shape[0] + jax.lax.broadcasted_iota(jnp.int32, z.shape, 0)
+        column = j * z.shape[1] + jax.lax.broadcasted_iota(jnp.int32, z.shape, 1)
+        keep = (row < n) & (column < k)
+        if skips_diagonal:
+            keep &= (row < column) if symmetric else (row != column)
+        penalty, slope = critic.negative_and_slope(generator, z, JAX)
+        return JAX.sum(jnp.where(keep, penalty, 0.0)), jnp.where(keep, slope, 0.0)
+
+    def inside(z: jax.Array, i: jax.Array, j: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return critic.negative_total_and_slope(generator, z, JAX)
+
+    def step(carry: Any, place: Any) -> tuple[Any, jax.Array]:
+        grad_rows, grad_columns = carry
+        i, j, edge = place
+        x, y = rows[i], columns[j]
+        z = product(a * x, y.T) + c
+        if b:
+            z = z + b * (square_lengths(x)[:, None] + square_lengths(y)[None, :])
+        total, weight = jax.lax.cond(edge, at_edge, inside, z, i, j)
+        grad_rows = grad_rows.add(i, weight, y)
+        if symmetric:
+            grad_rows = grad_rows.add(j, weight.T, x)
+        else:
+            grad_columns = grad_columns.add(j, weight.T, x)
+        return (grad_rows, grad_columns), total
+
+    places = _places(rows.shape, columns.shape, n, k, symmetric, skips_diagonal)
+    (grad_rows, grad_columns), totals = jax.lax.scan(step, (grad_rows, grad_columns), places)
+    pairs = n * (k - 1 if skips_diagonal else k)
+    scale = (2.0 if symmetric else 1.0) / pairs
+    grad_left = grad_rows.finish(a, b, scale, left)
+    grad_right = None if symmetric else grad_columns.finish(a, b, scale, others)
+    return totals.sum() * scale, (grad_left, grad_right)
+
+
+class _Gradient(NamedTuple):
+    """Sums over the tiles of one side: W y, and the row sums of W if z has squared lengths."""
+
+    products: jax.Array | None
+    masses: jax.Array | None
+
+    @classmethod
+    def zeros(cls, tiles: jax.Array, wanted: bool, has_lengths: bool) -> _Gradient:
+        products = jnp.zeros_like(tiles) if wanted else None
+        return cls(products, jnp.zeros_like(tiles[..., 0]) if wanted and has_lengths else None)
+
+    def add(self, place: jax.Array, weight: jax.Array, others: jax.Array) -> _Gradient:
+        """Add the weights of one tile times the features on its other side."""
+        products, masses = self
+        if products is not None:
+            products = products.at[place].add(product(weight, others))
+        if masses is not None:
+            masses = masses.at[place].add(weight.sum(axis=1))
+        return _Gradient(products, masses)
+
+    def finish(self, a: float, b: float, scale: float, rows: jax.Array) -> jax.Array | None:
+        """d/drows of scale times the sum of penalties: a W y + 2 b (sum of W) rows."""
+        if self.products is None:
+            return None
+        gradient = a * self.products.reshape(-1, rows.shape[1])[: len(rows)]
+        if self.masses is not None:
+            gradient += 2.0 * b * self.masses.reshape(-1)[: len(rows), None] * rows
+        return scale * gradient
+
+
+def _tiles(x: jax.Array, tile: int) -> jax.Array:
+    """(N, D) as (tiles, rows, D) of equally many rows, at most `tile`; zeros fill the last one."""
+    count = -(-len(x) // tile)
+    size = -(-len(x) // count)
+    return jnp.pad(x, ((0, count * size - len(x)), (0, 0))).reshape(count, size, x.shape[1])
+
+
+def _places(
+    rows: tuple[int, ...], columns: tuple[int, ...], n: int, k: int, symmetric: bool, skips: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Tile row, tile column, and whether some pairs of the tile do not count, of every tile."""
+    i, j = np.indices((rows[0], columns[0]), dtype=np.int32).reshape(2, -1)
+    if symmetric:
+        i, j = i[i <= j], j[i <= j]
+    bottom, last = (i + 1) * rows[1], (j + 1) * columns[1]
+    edge = (bottom > n) | (last > k)
+    if skips:
+        edge |= (i * rows[1] < last) & (j * columns[1] < bottom)  # ranges of rows and columns meet
+    return i, j, edge
