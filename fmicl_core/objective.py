@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 from fmicl_core.checks import check_bool, check_choice, check_positive
@@ -141,6 +141,11 @@ class FMICL:
     def critic(self) -> Similarity:
         """The similarity as an object."""
         return get_similarity(self.similarity)
+
+    def listed(self, **more: object) -> str:
+        """The options, and some more, as they would be pasted between brackets."""
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        return ", ".join(f"{name}={value!r}" for name, value in (own | more).items())
 
     def blocks(self, has_bank: bool) -> tuple[Block, ...]:
         """The blocks of negative pairs."""

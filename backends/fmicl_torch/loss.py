@@ -167,9 +167,5 @@ class FMICLLoss(torch.nn.Module):
 
     def extra_repr(self) -> str:
         """The options, as they would be pasted."""
-        o = self.objective
-        return (
-            f"divergence={o.divergence!r}, similarity={o.similarity!r}, alpha={o.alpha}, "
-            f"negatives={o.negatives!r}, normalize={o.normalize}, "
-            f"implementation={self.implementation!r}, check_finite={self.check_finite}"
-        )
+        more = {"implementation": self.implementation, "check_finite": self.check_finite}
+        return self.objective.listed(**more)

@@ -1,0 +1,18 @@
+"""f-MICL and the losses it generalises, for TensorFlow."""
+
+from fmicl_tensorflow.loss import FMICLLoss, FMICLTerms, fmicl_loss, fmicl_terms
+from fmicl_tensorflow.related import (
+    alignment_uniformity_loss,
+    info_nce_loss,
+    spectral_contrastive_loss,
+)
+
+__all__ = [
+    "FMICLLoss",
+    "FMICLTerms",
+    "alignment_uniformity_loss",
+    "fmicl_loss",
+    "fmicl_terms",
+    "info_nce_loss",
+    "spectral_contrastive_loss",
+]

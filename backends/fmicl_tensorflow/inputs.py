@@ -1,0 +1,69 @@
+"""What every loss does with its features first: check, raise the precision, normalise."""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from fmicl_core.checks import check_bool, check_features, invalid, non_finite
+from fmicl_tensorflow.dense import Rows
+from fmicl_tensorflow.ops import normalize_rows
+
+
+def prepare(x: tf.Tensor, y: tf.Tensor, bank: tf.Tensor | None, normalize: bool) -> Rows:
+    """Checked features by name, in float32 at least, of unit length where asked for.
+
+    Sizes unknown while a graph is traced are checked when it runs, unless XLA compiles it.
+
+    Raises:
+        ValueError: a feature array is no tensor, or shapes or dtypes do not fit.
+    """
+    check_bool("normalize", normalize)
+    given = {"x": x, "y": y} | ({} if bank is None else {"bank": bank})
+    for name, value in given.items():
+        if not isinstance(value, tf.Tensor | tf.Variable | np.ndarray):
+            raise invalid(name, "a tf.Tensor", type(value).__name__, what=f"type({name})")
+    tensors = {name: tf.convert_to_tensor(value) for name, value in given.items()}
+    tensors = {
+        k: tf.ensure_shape(v, [None, None]) if v.shape.rank is None else v
+        for k, v in tensors.items()
+    }
+    check_features(
+        tensors["x"].shape,
+        tensors["y"].shape,
+        None if bank is None else tensors["bank"].shape,
+        [value.dtype.name for value in tensors.values()],
+    )
+    if not tf.executing_eagerly():
+        tensors = _checked_when_run(tensors)
+    wide = {k: v if v.dtype == tf.float64 else tf.cast(v, tf.float32) for k, v in tensors.items()}
+    return {k: normalize_rows(v) for k, v in wide.items()} if normalize else wide
+
+
+def _checked_when_run(tensors: Rows) -> Rows:
+    """The tensors, tied to assertions about the sizes that are not known yet."""
+    x, y, bank = tensors["x"], tensors["y"], tensors.get("bank")
+    checks = []
+    if not x.shape.is_fully_defined() or not y.shape.is_fully_defined():
+        message = "Invalid value for argument `y`. Expected the shape of `x`."
+        checks.append(tf.debugging.assert_equal(tf.shape(y), tf.shape(x), message=message))
+    if x.shape[0] is None and bank is None:
+        message = "Invalid value for argument `x`. Expected at least two rows, N >= 2, or a `bank`."
+        checks.append(tf.debugging.assert_greater_equal(tf.shape(x)[0], 2, message=message))
+    if bank is not None and (bank.shape[1] is None or x.shape[1] is None):
+        message = "Invalid value for argument `bank`. Expected the width of `x`."
+        checks.append(
+            tf.debugging.assert_equal(tf.shape(bank)[1], tf.shape(x)[1], message=message)
+        )
+    with tf.control_dependencies([check for check in checks if check is not None]):
+        return {name: tf.identity(value) for name, value in tensors.items()}
+
+
+def explain_non_finite(x: tf.Tensor, y: tf.Tensor, bank: tf.Tensor | None) -> ValueError | None:
+    """The error that names the argument and the rows with NaN or infinity, if there are any."""
+    for name, value in (("x", x), ("y", y), ("bank", bank)):
+        if value is not None:
+            rows = np.flatnonzero(~tf.reduce_all(tf.math.is_finite(value), axis=1).numpy())
+            if len(rows):
+                return non_finite(name, rows.tolist())
+    return None

@@ -1,0 +1,158 @@
+"""The f-MICL loss in TensorFlow: two functions and a module, all of one specification."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from fmicl_core import FMICL, Divergence, Similarity
+from fmicl_core.checks import check_bool, check_choice, overflowed
+from fmicl_core.objective import DEFAULTS, IMPLEMENTATIONS, choose_implementation
+from fmicl_tensorflow.dense import dense_uniformity, positive_term
+from fmicl_tensorflow.inputs import explain_non_finite, prepare
+from fmicl_tensorflow.tiled import tiled_uniformity
+
+
+class FMICLTerms(NamedTuple):
+    """loss = -alignment + alpha * uniformity, three scalars."""
+
+    loss: tf.Tensor
+    alignment: tf.Tensor
+    uniformity: tf.Tensor
+
+
+def fmicl_loss(
+    x: tf.Tensor,
+    y: tf.Tensor,
+    /,
+    *,
+    divergence: Divergence | str = DEFAULTS.divergence,
+    similarity: Similarity | str = DEFAULTS.similarity,
+    alpha: float = DEFAULTS.alpha,
+    negatives: str = DEFAULTS.negatives,
+    bank: tf.Tensor | None = None,
+    normalize: bool = DEFAULTS.normalize,
+    implementation: str = "auto",
+    check_finite: bool = True,
+) -> tf.Tensor:
+    """f-MICL loss: - mean_i s(x_i, y_i) + alpha * mean over negative pairs of f*(s).
+
+    s = f'(G(|x - y|^2)) is the f-Gaussian similarity, f* the convex conjugate of f.
+
+    Args:
+        x: (N, D) features of the first view; float16, bfloat16, float32 or float64.
+        y: (N, D) features of the second view; row i belongs to the same sample as row i of x.
+        divergence: name or `fmicl_core.Divergence`: "kl", "js", "pearson", "squared_hellinger",
+            "tsallis", "vlc", "jeffreys" (and "reverse_kl", "neyman", which collapse).
+        similarity: name or `fmicl_core.Similarity`: "gaussian", "cosine", "laplace", "cauchy".
+        alpha: weight of the negative term, > 0.
+        negatives: "anchor" {(x_i, x_j), i != j}, the paper's; "within", "anchor" averaged with its
+            twin on y; "cross" {(x_i, y_j), i != j}; "all" pairs of different samples of both views.
+        bank: (K, D) features that supply all negatives, {(x_i, bank_k)}, or None.
+        normalize: scale every row to unit length first; a zero row stays zero and counts as
+            orthogonal to every other.
+        implementation: "dense" (any-order derivatives, O(N^2) memory), "tiled" (one pass, O(N D)
+            memory, differentiable once), or "auto", by size.
+        check_finite: raise when the loss is not finite, which costs one read of a scalar. Skipped
+            while tracing, where NaN shows in the loss.
+
+    Returns:
+        Scalar to minimise, float32 (float64 for float64 features).
+
+    Raises:
+        ValueError: an option, a shape or a dtype does not fit, or features are not
+            finite; the message names the argument.
+
+    Source: the objective of Lu et al. (2023); `fmicl_core.fmicl_reference` is it in float64 NumPy.
+    """
+    objective = FMICL(divergence, similarity, alpha, negatives, normalize)
+    return _terms(objective, x, y, bank, implementation, check_finite).loss
+
+
+def fmicl_terms(
+    x: tf.Tensor,
+    y: tf.Tensor,
+    /,
+    *,
+    divergence: Divergence | str = DEFAULTS.divergence,
+    similarity: Similarity | str = DEFAULTS.similarity,
+    alpha: float = DEFAULTS.alpha,
+    negatives: str = DEFAULTS.negatives,
+    bank: tf.Tensor | None = None,
+    normalize: bool = DEFAULTS.normalize,
+    implementation: str = "auto",
+    check_finite: bool = True,
+) -> FMICLTerms:
+    """The loss of `fmicl_loss` with its two terms, for logging.
+
+    loss = -alignment + alpha * uniformity, where alignment = mean_i s(x_i, y_i) and uniformity =
+    mean over negative pairs of f*(s). Arguments, errors and source as for `fmicl_loss`.
+
+    Returns:
+        Named tuple (loss, alignment, uniformity) of scalars, each differentiable.
+    """
+    objective = FMICL(divergence, similarity, alpha, negatives, normalize)
+    return _terms(objective, x, y, bank, implementation, check_finite)
+
+
+def _terms(
+    objective: FMICL,
+    x: tf.Tensor,
+    y: tf.Tensor,
+    bank: tf.Tensor | None,
+    implementation: str,
+    check_finite: bool,
+) -> FMICLTerms:
+    check_bool("check_finite", check_finite)
+    check_choice("implementation", implementation, IMPLEMENTATIONS)
+    rows = prepare(x, y, bank, objective.normalize)
+    others = rows.get("bank", rows["x"])
+    chosen = choose_implementation(implementation, rows["x"].shape[0], others.shape[0])
+    uniformity_of = dense_uniformity if chosen == "dense" else tiled_uniformity
+    alignment, uniformity = positive_term(rows, objective), uniformity_of(rows, objective)
+    loss = objective.alpha * uniformity - alignment
+    if check_finite and tf.executing_eagerly() and not tf.math.is_finite(loss):
+        raise explain_non_finite(x, y, bank) or overflowed(objective, float(loss))
+    return FMICLTerms(loss, alignment, uniformity)
+
+
+class FMICLLoss(tf.Module):
+    """`fmicl_loss` as a module: the same options, no variables and no state.
+
+    Args:
+        divergence, similarity, alpha, negatives, normalize, implementation, check_finite: as for
+            `fmicl_loss`.
+
+    Raises:
+        ValueError: an option is unknown or out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        divergence: Divergence | str = DEFAULTS.divergence,
+        similarity: Similarity | str = DEFAULTS.similarity,
+        alpha: float = DEFAULTS.alpha,
+        negatives: str = DEFAULTS.negatives,
+        normalize: bool = DEFAULTS.normalize,
+        implementation: str = "auto",
+        check_finite: bool = True,
+    ) -> None:
+        super().__init__()
+        self.objective = FMICL(divergence, similarity, alpha, negatives, normalize)
+        self.implementation = check_choice("implementation", implementation, IMPLEMENTATIONS)
+        self.check_finite = check_bool("check_finite", check_finite)
+
+    def __call__(self, x: tf.Tensor, y: tf.Tensor, bank: tf.Tensor | None = None) -> tf.Tensor:
+        """The loss of x (N, D), y (N, D) and, if given, bank (K, D); scalar."""
+        return self.terms(x, y, bank).loss
+
+    def terms(self, x: tf.Tensor, y: tf.Tensor, bank: tf.Tensor | None = None) -> FMICLTerms:
+        """The loss with its alignment and uniformity, as `fmicl_terms`."""
+        return _terms(self.objective, x, y, bank, self.implementation, self.check_finite)
+
+    def __repr__(self) -> str:
+        """The options, as they would be pasted."""
+        more = {"implementation": self.implementation, "check_finite": self.check_finite}
+        return f"FMICLLoss({self.objective.listed(**more)})"

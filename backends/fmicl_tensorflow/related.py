@@ -1,0 +1,133 @@
+"""InfoNCE and the other losses that f-MICL generalises, in TensorFlow."""
+
+from __future__ import annotations
+
+import math
+
+import tensorflow as tf
+
+from fmicl_core.checks import check_positive
+from fmicl_core.related import RELATED_DEFAULTS, info_nce_anchors
+from fmicl_tensorflow.dense import Rows
+from fmicl_tensorflow.inputs import prepare
+from fmicl_tensorflow.ops import off_diagonal, square_lengths
+
+
+def info_nce_loss(
+    x: tf.Tensor,
+    y: tf.Tensor,
+    /,
+    *,
+    temperature: float = RELATED_DEFAULTS.temperature,
+    negatives: str = RELATED_DEFAULTS.negatives,
+    bank: tf.Tensor | None = None,
+    normalize: bool = RELATED_DEFAULTS.normalize,
+) -> tf.Tensor:
+    """InfoNCE: mean over anchors of log(e^s+ + sum over negatives of e^s-) - s+.
+
+    s = x . y / temperature; s+ is the score of the anchor's other view.
+
+    Args:
+        x: (N, D) features of the first view, any float dtype.
+        y: (N, D) features of the second view; row i belongs to the same sample as row i of x.
+        temperature: > 0.
+        negatives: "all", the NT-Xent of SimCLR: the anchors are both views, the negatives all other
+            samples of both; "cross": anchors x, negatives y (CLIP in one direction, MoCo v3);
+            "anchor": anchors x, negatives x; "within": "anchor" averaged with its twin on y.
+        bank: (K, D) features that supply all negatives (MoCo's queue), or None.
+        normalize: scale every row to unit length first.
+
+    Returns:
+        Scalar to minimise, float32 (float64 for float64 features).
+
+    Raises:
+        ValueError: an option or a shape does not fit; the message names it.
+
+    Source: Oord et al. (2018), eq. 4; Chen et al. (2020), eq. 1; He et al. (2020), eq. 1.
+    """
+    check_positive("temperature", temperature)
+    anchors = info_nce_anchors(negatives, bank is not None)
+    rows = prepare(x, y, bank, normalize)
+    positive = tf.reduce_sum(rows["x"] * rows["y"], axis=1) / temperature
+    losses = []
+    for anchor, pools in anchors:
+        logits = [_negative_logits(rows, anchor, pool, temperature) for pool in pools]
+        every = tf.concat([positive[:, None], *logits], axis=1)
+        losses.append(tf.reduce_mean(tf.reduce_logsumexp(every, axis=1) - positive))
+    return tf.reduce_mean(tf.stack(losses))
+
+
+def _negative_logits(rows: Rows, anchor: str, pool: str, temperature: float) -> tf.Tensor:
+    s = tf.matmul(rows[anchor], rows[pool], transpose_b=True) / temperature
+    if pool == "bank":
+        return s
+    return tf.linalg.set_diag(s, tf.fill(tf.shape(s)[:1], tf.constant(-math.inf, s.dtype)))
+
+
+def alignment_uniformity_loss(
+    x: tf.Tensor,
+    y: tf.Tensor,
+    /,
+    *,
+    exponent: float = RELATED_DEFAULTS.exponent,
+    t: float = RELATED_DEFAULTS.t,
+    uniformity_weight: float = RELATED_DEFAULTS.uniformity_weight,
+    normalize: bool = RELATED_DEFAULTS.normalize,
+) -> tf.Tensor:
+    """Alignment and uniformity: mean |x_i - y_i|^exponent + uniformity_weight (u(x) + u(y)) / 2.
+
+    u(x) = log mean over i != j of exp(-t |x_i - x_j|^2).
+
+    Args:
+        x: (N, D) features of the first view, any float dtype.
+        y: (N, D) features of the second view; row i belongs to the same sample as row i of x.
+        exponent: of the distance, > 0.
+        t: rate of the Gaussian potential in 1 / (units of the features)^2, > 0.
+        uniformity_weight: > 0.
+        normalize: scale every row to unit length first.
+
+    Returns:
+        Scalar to minimise, float32 (float64 for float64 features).
+
+    Raises:
+        ValueError: an option or a shape does not fit; the message names it.
+
+    Source: Wang and Isola (2020), section 4.1.
+    """
+    for name, value in (("exponent", exponent), ("t", t), ("uniformity_weight", uniformity_weight)):
+        check_positive(name, value)
+    rows = prepare(x, y, None, normalize)
+    square = square_lengths(rows["x"] - rows["y"])
+    spread = [_log_potential(rows[name], t) for name in ("x", "y")]
+    aligned = tf.reduce_mean(square ** (exponent / 2.0))
+    return aligned + uniformity_weight * tf.reduce_mean(tf.stack(spread))
+
+
+def _log_potential(x: tf.Tensor, t: float) -> tf.Tensor:
+    lengths = square_lengths(x)
+    d2 = off_diagonal(lengths[:, None] + lengths[None, :] - 2.0 * tf.matmul(x, x, transpose_b=True))
+    return tf.reduce_logsumexp(-t * d2) - tf.math.log(tf.cast(tf.size(d2), d2.dtype))
+
+
+def spectral_contrastive_loss(
+    x: tf.Tensor, y: tf.Tensor, /, *, normalize: bool = RELATED_DEFAULTS.normalize
+) -> tf.Tensor:
+    """Spectral contrastive loss: -2 mean_i x_i . y_i + mean over i != j of (x_i . y_j)^2.
+
+    Args:
+        x: (N, D) features of the first view, any float dtype.
+        y: (N, D) features of the second view; row i belongs to the same sample as row i of x.
+        normalize: scale every row to unit length first.
+
+    Returns:
+        Scalar to minimise, float32 (float64 for float64 features).
+
+    Raises:
+        ValueError: a shape does not fit; the message names it.
+
+    Source: HaoChen et al. (2021).
+    """
+    rows = prepare(x, y, None, normalize)
+    s = tf.matmul(rows["x"], rows["y"], transpose_b=True)
+    aligned = tf.reduce_mean(tf.linalg.diag_part(s))
+    return tf.reduce_mean(tf.square(off_diagonal(s))) - 2.0 * aligned

@@ -1,0 +1,194 @@
+"""The exact loss with memory linear in the batch: value and gradient in one pass over tiles.
+
+Every negative enters through a plain mean, so that a tile's penalty and its contribution to the
+gradient are both final as soon as the tile is known, and the tile can be forgotten. The sweep is a
+`tf.while_loop` that XLA compiles, whether or not the surrounding code is compiled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from fmicl_core import FMICL, Divergence, Similarity
+from fmicl_core.checks import once_differentiable
+from fmicl_tensorflow.dense import Rows
+from fmicl_tensorflow.ops import TENSORFLOW, square_lengths
+
+#: Rows and columns of a tile, at most. On a CPU a float32 tile stays in the L2 cache.
+TILE = {"cpu": 512}
+TILE_ACCELERATOR = 4096
+
+
+class Pairwise(NamedTuple):
+    """All that the penalty of one pair depends on: what a compiled sweep is kept by."""
+
+    divergence: Divergence
+    similarity: Similarity
+    coefficients: tuple[float, float, float]
+    skips_diagonal: bool
+    tile: int
+
+
+def tiled_uniformity(rows: Rows, objective: FMICL) -> tf.Tensor:
+    """Uniformity in one pass; equals `dense_uniformity(rows, objective)`, once differentiable.
+
+    Args:
+        rows: features by the names "x" (N, D), "y" (N, D) and, if given, "bank" (K, D).
+        objective: the settings; its normalization has been applied.
+    """
+    tile = TILE_ACCELERATOR if tf.config.list_logical_devices("GPU") else TILE["cpu"]
+    total = tf.zeros((), rows["x"].dtype)
+    for block in objective.blocks("bank" in rows):
+        names = [block.left] if block.symmetric else [block.left, block.right]
+        pairwise = Pairwise(
+            objective.generator, objective.critic, objective.coefficients(),
+            block.skips_diagonal, tile,
+        )  # fmt: skip
+        total = total + block.share * _block_mean(pairwise, *(rows[name] for name in names))
+    return total
+
+
+def _block_mean(pairwise: Pairwise, *sides: tf.Tensor) -> tf.Tensor:
+    """Mean penalty over the pairs (left_i, right_j); one side is both."""
+    sweep = _compiled_sweep(pairwise)
+
+    @tf.custom_gradient
+    def mean_of(*sides: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], list[tf.Tensor]]]:
+        # Else an enclosing tape would ask TensorFlow for the derivative of the sweep itself.
+        mean, *gradients = sweep(*(tf.stop_gradient(side) for side in sides))
+
+        def backward(upstream: tf.Tensor) -> list[tf.Tensor]:
+            pairs = zip(gradients, sides, strict=True)
+            return [_once(upstream, gradient, side) for gradient, side in pairs]
+
+        return mean, backward
+
+    return mean_of(*sides)
+
+
+@tf.custom_gradient
+def _once(
+    upstream: tf.Tensor, gradient: tf.Tensor, side: tf.Tensor
+) -> tuple[tf.Tensor, Callable[..., None]]:
+    """upstream * gradient; `side` ties it to the features, so that an outer tape gets here."""
+
+    def backward(*_: tf.Tensor) -> None:
+        raise once_differentiable()
+
+    return upstream * gradient, backward
+
+
+@lru_cache(maxsize=1024)
+def _compiled_sweep(pairwise: Pairwise) -> Callable[..., list[tf.Tensor]]:
+    """The sweep of these settings, compiled anew for every shape."""
+
+    @tf.function(jit_compile=True, autograph=False)
+    def sweep(*sides: tf.Tensor) -> list[tf.Tensor]:
+        return _sweep(pairwise, *sides)
+
+    return sweep
+
+
+def _sweep(pairwise: Pairwise, *sides: tf.Tensor) -> list[tf.Tensor]:
+    """The mean penalty and its gradients in the sides.
+
+    A symmetric block (one side) visits each pair once, i < j.
+    """
+    generator, critic, (a, b, c), skips_diagonal, tile = pairwise
+    left, right, symmetric = sides[0], sides[-1], len(sides) == 1
+    n, k = tf.shape(left)[0], tf.shape(right)[0]
+    rows, columns = _tiles(left, tile), _tiles(right, tile)
+    size = rows.shape[1], columns.shape[1]
+    row = tf.range(size[0])[:, None]
+    column = tf.range(size[1])[None, :]
+
+    def inside(z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return critic.negative_total_and_slope(generator, z, TENSORFLOW)
+
+    def at_edge(z: tf.Tensor, i: tf.Tensor, j: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Total and slopes without the diagonal and what was appended to fill the tile."""
+        at, beside = i * size[0] + row, j * size[1] + column
+        keep = (at < n) & (beside < k)
+        if skips_diagonal:
+            keep &= (at < beside) if symmetric else (at != beside)
+        penalty, slope = critic.negative_and_slope(generator, z, TENSORFLOW)
+        zero = tf.zeros_like(z)
+        return TENSORFLOW.sum(tf.where(keep, penalty, zero)), tf.where(keep, slope, zero)
+
+    def is_edge(i: tf.Tensor, j: tf.Tensor) -> tf.Tensor:
+        bottom, last = (i + 1) * size[0], (j + 1) * size[1]
+        edge = (bottom > n) | (last > k)
+        if skips_diagonal:  # where the ranges of rows and columns meet
+            edge |= (i * size[0] < last) & (j * size[1] < bottom)
+        return edge
+
+    def step(i: tf.Tensor, j: tf.Tensor, total: tf.Tensor, sums: list[_Sums]) -> list:
+        x, y = rows[i], columns[j]
+        z = tf.matmul(a * x, y, transpose_b=True) + c
+        if b:
+            z += b * (square_lengths(x)[:, None] + square_lengths(y)[None, :])
+        part, weight = tf.cond(is_edge(i, j), lambda: at_edge(z, i, j), lambda: inside(z))
+        sums = [sums[0].add(i, weight, y), *sums[1:]]
+        sums[-1] = sums[-1].add(j, tf.transpose(weight), x)
+        return [i, j + 1, total + part, sums]
+
+    def line(i: tf.Tensor, total: tf.Tensor, sums: list[_Sums]) -> list:
+        start = i if symmetric else tf.zeros_like(i)
+        _, _, total, sums = tf.while_loop(
+            lambda i, j, *_: j < tf.shape(columns)[0], step, [i, start, total, sums]
+        )
+        return [i + 1, total, sums]
+
+    sums = [_Sums.zeros(tiles, bool(b)) for tiles in ([rows] if symmetric else [rows, columns])]
+    zero = tf.zeros((), left.dtype)
+    _, total, sums = tf.while_loop(
+        lambda i, *_: i < tf.shape(rows)[0], line, [tf.constant(0), zero, sums]
+    )
+    pairs = tf.cast(n, left.dtype) * tf.cast(k - 1 if skips_diagonal else k, left.dtype)
+    scale = (2.0 if symmetric else 1.0) / pairs
+    gradients = [s.finish(a, b, scale, side) for s, side in zip(sums, sides, strict=True)]
+    return [scale * total, *gradients]
+
+
+class _Sums(NamedTuple):
+    """Sums over the tiles of one side: W y, and the row sums of W if z has squared lengths."""
+
+    products: tf.Tensor
+    masses: tf.Tensor | tuple[()]
+
+    @classmethod
+    def zeros(cls, tiles: tf.Tensor, has_lengths: bool) -> _Sums:
+        return cls(tf.zeros_like(tiles), tf.zeros_like(tiles[..., 0]) if has_lengths else ())
+
+    def add(self, place: tf.Tensor, weight: tf.Tensor, others: tf.Tensor) -> _Sums:
+        """Add the weights of one tile times the features on its other side."""
+        at = place[None, None]
+        products = tf.tensor_scatter_nd_add(self.products, at, tf.matmul(weight, others)[None])
+        masses = self.masses
+        if isinstance(masses, tf.Tensor):
+            masses = tf.tensor_scatter_nd_add(masses, at, tf.reduce_sum(weight, axis=1)[None])
+        return _Sums(products, masses)
+
+    def finish(self, a: float, b: float, scale: tf.Tensor, side: tf.Tensor) -> tf.Tensor:
+        """d/dside of scale times the sum of penalties: a W y + 2 b (sum of W) side."""
+        n = tf.shape(side)[0]
+        gradient = a * tf.reshape(self.products, [-1, tf.shape(side)[1]])[:n]
+        if isinstance(self.masses, tf.Tensor):
+            gradient += 2.0 * b * tf.reshape(self.masses, [-1])[:n, None] * side
+        return scale * gradient
+
+
+def _tiles(x: tf.Tensor, tile: int) -> tf.Tensor:
+    """(N, D) as (tiles, rows, D) of equally many rows, at most `tile`; zeros fill the last one.
+
+    While N is unknown every tile has `tile` rows.
+    """
+    n = x.shape[0]
+    size = tile if n is None else -(-n // -(-n // tile))
+    count = -(-tf.shape(x)[0] // size) if n is None else -(-n // size)
+    padded = tf.pad(x, [[0, count * size - tf.shape(x)[0]], [0, 0]])
+    return tf.reshape(padded, [count, size, x.shape[1] or tf.shape(x)[1]])
