@@ -113,7 +113,7 @@ def _terms(
     uniformity_of = dense_uniformity if chosen == "dense" else tiled_uniformity
     alignment, uniformity = positive_term(rows, objective), uniformity_of(rows, objective)
     loss = objective.alpha * uniformity - alignment
-    if check_finite and jax.core.is_concrete(loss) and not jnp.isfinite(loss):
+    if check_finite and not isinstance(loss, jax.core.Tracer) and not jnp.isfinite(loss):
         raise explain_non_finite(x, y, bank) or overflowed(objective, float(loss))
     return FMICLTerms(loss, alignment, uniformity)
 

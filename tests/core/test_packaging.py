@@ -23,9 +23,12 @@ RECIPES = ("fmicl_core", "fmicl_recipes")
 ALLOWED = {
     "fmicl_core": ((), ()),
     "fmicl_torch": (("fmicl_core",), ("torch",)),
+    "fmicl_jax": (("fmicl_core",), ("jax",)),
+    "fmicl_tensorflow": (("fmicl_core",), ("tensorflow",)),
     "fmicl_recipes": (("fmicl_core",), ()),
+    "fmicl_check": (("fmicl_core", *BACKENDS), ("torch", "jax", "tensorflow")),
     "fmicl_lightning": ((*RECIPES, "fmicl_torch"), ("torch", "lightning", "kornia")),
-    "fmicl_cli": ((*RECIPES, "fmicl_lightning"), ()),
+    "fmicl_cli": ((*RECIPES, "fmicl_lightning", "fmicl_check"), ()),
 }
 
 
