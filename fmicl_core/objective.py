@@ -31,7 +31,7 @@ DENSE_PAIRS = 512 * 512
 
 
 def choose_implementation(implementation: str, n: int | None, k: int | None) -> str:
-    """The form, "dense" or "tiled", for blocks of at most n x k pairs; sizes unknown while tracing are None.
+    """The form, "dense" or "tiled", for blocks of at most n x k pairs; None is a size unknown yet.
 
     Raises:
         ValueError: `implementation` is unknown (the message lists the names).

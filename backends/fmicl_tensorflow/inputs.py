@@ -52,9 +52,7 @@ def _checked_when_run(tensors: Rows) -> Rows:
         checks.append(tf.debugging.assert_greater_equal(tf.shape(x)[0], 2, message=message))
     if bank is not None and (bank.shape[1] is None or x.shape[1] is None):
         message = "Invalid value for argument `bank`. Expected the width of `x`."
-        checks.append(
-            tf.debugging.assert_equal(tf.shape(bank)[1], tf.shape(x)[1], message=message)
-        )
+        checks.append(tf.debugging.assert_equal(tf.shape(bank)[1], tf.shape(x)[1], message=message))
     with tf.control_dependencies([check for check in checks if check is not None]):
         return {name: tf.identity(value) for name, value in tensors.items()}
 

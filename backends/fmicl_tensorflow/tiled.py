@@ -74,7 +74,7 @@ def _block_mean(pairwise: Pairwise, *sides: tf.Tensor) -> tf.Tensor:
 def _once(
     upstream: tf.Tensor, gradient: tf.Tensor, side: tf.Tensor
 ) -> tuple[tf.Tensor, Callable[..., None]]:
-    """upstream * gradient; `side` ties it to the features, so that an outer tape gets here."""
+    """Gradient times upstream; `side` ties it to the features, so that an outer tape gets here."""
 
     def backward(*_: tf.Tensor) -> None:
         raise once_differentiable()

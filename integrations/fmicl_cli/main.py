@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from fmicl_cli.options import with_settings
+from fmicl_recipes.settings import METHODS, TrainSettings
+
+if TYPE_CHECKING:
+    from fmicl_recipes.runs import Trainer
+
+#: The package that trains in each framework.
+TRAINERS = {"torch": "fmicl_lightning", "jax": "fmicl_flax", "tensorflow": "fmicl_keras"}
 
 app = typer.Typer(
     name="fmicl",
@@ -35,7 +43,7 @@ Out = Annotated[Path | None, typer.Option(help="Folder to write.", rich_help_pan
 )
 @with_settings
 def train(
-    method: Annotated[str, typer.Argument(help="Training method: simclr.")],
+    method: Annotated[str, typer.Argument(help=f"Training method: {', '.join(METHODS)}.")],
     overrides: dict[str, Any],
     out: Out = None,
     resume: Annotated[
@@ -73,10 +81,12 @@ def train(
         settings = resolve(preset, {"method": method, **overrides})
     data = Path(settings.data).name
     folder = out or Path("runs") / f"{data}-{settings.title}-seed{settings.seed}"
-    train_simclr = _trainer()
-    metrics = train_simclr(settings, folder, resume=resume, baselines=baselines)
+    trainer = trainer_of(settings)
+    from fmicl_recipes.runs import train_run
+
+    metrics = train_run(trainer, settings, folder, resume=resume, baselines=baselines)
     show({**metrics["baselines"], metrics["title"]: metrics}, f"{data}, {settings.epochs} epochs")
-    console.print(f"written to {folder}: metrics.json, history.csv, checkpoint.ckpt, plots/")
+    console.print(f"written to {folder}: metrics.json, history.csv, checkpoint, plots/")
 
 
 @app.command()
@@ -85,11 +95,10 @@ def evaluate(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> N
     from fmicl_recipes.run_folder import RunFolder
 
     folder = RunFolder(run)
-    folder.settings()
-    _trainer()
-    from fmicl_lightning.evaluate import evaluate_run
+    trainer = trainer_of(folder.settings())
+    from fmicl_recipes.runs import evaluate_run
 
-    metrics = evaluate_run(folder)
+    metrics = evaluate_run(trainer, folder)
     show({**metrics["baselines"], metrics["title"]: metrics}, str(run))
 
 
@@ -131,7 +140,6 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder; its last demo is replaced.")] = Path("demo"),
 ) -> None:
     """Train InfoNCE, KL-MICL and JS-MICL on handwritten digits and compare them; CPU, 3 minutes."""
-    _trainer()
     from fmicl_lightning.demo import run_demo
 
     rows, files = run_demo(out)
@@ -161,11 +169,12 @@ def print_table(headings: list[str], cells: list[list[str]], title: str) -> None
     console.print(grid)
 
 
-def _trainer() -> Any:
-    """The PyTorch trainer, imported only when a command needs it."""
-    from fmicl_lightning import train_simclr
-
-    return train_simclr
+def trainer_of(settings: TrainSettings) -> type[Trainer]:
+    """The trainer of the settings' framework, imported only when a command needs it."""
+    if settings.framework == "tensorflow":
+        os.environ["KERAS_BACKEND"] = settings.keras_backend  # read when Keras is imported
+    trainer: type[Trainer] = import_module(TRAINERS[settings.framework]).MethodTrainer
+    return trainer
 
 
 def main() -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from fmicl_core.checks import invalid
 from fmicl_recipes.data import Images
+from fmicl_recipes.runs import epoch_batches
 
 
 class ImageBatches(Dataset[torch.Tensor]):
@@ -29,8 +28,6 @@ class EpochOrder(Sampler[torch.Tensor]):
     """Indices of whole batches, shuffled by (seed, epoch); a last partial batch is left out."""
 
     def __init__(self, count: int, batch_size: int, seed: int) -> None:
-        if batch_size > count:
-            raise invalid("batch_size", f"at most the {count} training images", batch_size)
         self.count, self.batch_size, self.seed, self.epoch = count, batch_size, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -41,16 +38,11 @@ class EpochOrder(Sampler[torch.Tensor]):
         return self.count // self.batch_size
 
     def __iter__(self) -> Iterator[torch.Tensor]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
-        for i in range(len(self)):
-            yield torch.from_numpy(order[i * self.batch_size : (i + 1) * self.batch_size])
+        for batch in epoch_batches(self.count, self.batch_size, self.seed, self.epoch):
+            yield torch.from_numpy(batch)
 
 
 def loader(images: Images, batch_size: int, seed: int) -> DataLoader[torch.Tensor]:
-    """Batches of uint8 images for training.
-
-    Raises:
-        ValueError: a batch is larger than the data.
-    """
+    """Batches of uint8 images for training."""
     sampler = EpochOrder(len(images), batch_size, seed)
     return DataLoader(ImageBatches(images), batch_size=None, sampler=sampler)

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from fmicl_core.checks import invalid
-from fmicl_lightning.train import train_simclr
+from fmicl_lightning.train import MethodTrainer
 from fmicl_recipes.compare import compare_runs
 from fmicl_recipes.data import load_images
 from fmicl_recipes.presets import resolve
+from fmicl_recipes.runs import train_run
 
 #: The losses of the demonstration. Encoder, augmentation, epochs and learning rate of the preset
 #: "digits" were set once, with InfoNCE, and serve all three.
@@ -40,5 +41,5 @@ def run_demo(out: str | Path) -> tuple[dict[str, dict[str, Any]], list[Path]]:
     data = load_images("digits")
     for number, (name, options) in enumerate(RUNS.items()):
         settings = resolve("digits", {**options, "device": "cpu"})
-        train_simclr(settings, folder / name, baselines=number == 0, data=data)
+        train_run(MethodTrainer, settings, folder / name, baselines=number == 0, data=data)
     return compare_runs([folder / name for name in RUNS], folder)

@@ -10,13 +10,10 @@ import torch
 from torch import nn
 
 from fmicl_lightning.augment import as_float, standardise
-from fmicl_recipes.evaluation import alignment, embedding_rank, uniformity
+from fmicl_recipes.evaluation import spread
+from fmicl_recipes.runs import NonFiniteLossError
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-
-
-class NonFiniteLossError(RuntimeError):
-    """Training met a loss or a weight that is NaN or infinite."""
 
 
 class SimCLR(lightning.LightningModule):
@@ -82,11 +79,7 @@ class SimCLR(lightning.LightningModule):
         x, y = self.two_views(images)
         loss = self.loss(x.float(), y.float())
         if not torch.isfinite(loss):
-            raise NonFiniteLossError(
-                f"The loss is {loss.item()} at step {self.global_step}"
-                f" (epoch {self.current_epoch + 1}). The last good checkpoint"
-                " is kept. Try a smaller lr, or precision='32'."
-            )
+            raise NonFiniteLossError.at(loss.item(), self.global_step, self.current_epoch + 1)
         self.last_views = x.detach(), y.detach()
         self.log("loss", loss, on_step=True, on_epoch=True, batch_size=len(images))
         return loss
@@ -98,14 +91,10 @@ class SimCLR(lightning.LightningModule):
     def on_train_epoch_end(self) -> None:
         """Log how aligned, uniform and spread out the last batch is; refuse broken weights."""
         if not all(p.isfinite().all() for p in self.parameters()):
-            raise NonFiniteLossError(f"A weight is not finite after step {self.global_step}.")
+            raise NonFiniteLossError.weights(self.global_step)
         assert self.last_views is not None
         x, y = (view.float().cpu().numpy() for view in self.last_views)
-        row = {
-            "alignment": alignment(x, y),
-            "uniformity": uniformity(x),
-            "embedding_rank": embedding_rank(x),
-        }
+        row = spread(x, y)
         self.log_dict(row)
         loss = float(self.trainer.callback_metrics["loss_epoch"])
         epoch = self.current_epoch + 1

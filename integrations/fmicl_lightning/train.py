@@ -1,80 +1,98 @@
-"""From settings to a trained, evaluated run folder."""
+"""The trainer of `fmicl train --framework torch`, by Lightning."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import lightning
+import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from fmicl_lightning.batches import loader
 from fmicl_lightning.build import build_simclr
 from fmicl_lightning.callbacks import AtomicCheckpoints, Progress, RunClock, checkpointing, quiet
-from fmicl_lightning.evaluate import baseline_scores, finish
-from fmicl_recipes.data import ImageData, load_images
+from fmicl_recipes.data import ImageData, Images
 from fmicl_recipes.run_folder import RunFolder
+from fmicl_recipes.runs import Features, Trainer
 from fmicl_recipes.settings import TrainSettings
 
+#: Images that are encoded at once for evaluation.
+CHUNK = 500
 
-def train_simclr(
-    settings: TrainSettings,
-    out: str | Path,
-    *,
-    resume: bool = False,
-    baselines: bool = False,
-    progress: bool = True,
-    data: ImageData | None = None,
-) -> dict[str, Any]:
-    """Train and evaluate; everything lands in the folder `out`.
 
-    Args:
-        settings: of the run.
-        out: folder of the run, which must not exist unless `resume`.
-        resume: continue the run in `out` after its last complete epoch; on a CPU the final weights
-            are bit for bit those of a run that was never interrupted.
-        baselines: score raw pixels and the untrained encoder, too.
-        progress: show progress bars.
-        data: images loaded before; None loads `settings.data`.
+class MethodTrainer(Trainer):
+    """A method in PyTorch; `module` is the LightningModule."""
 
-    Returns:
-        What metrics.json holds.
+    framework = "torch"
 
-    Raises:
-        ValueError: settings, data or folder do not fit; the message says what.
-        NonFiniteLossError: training diverged.
-    """
-    folder = RunFolder.resume(out, settings) if resume else None
-    if data is None:
-        data = load_images(
-            settings.data, image_size=settings.image_size, limit=settings.limit,
-            seed=settings.seed, progress=progress,
-        )  # fmt: skip
-    batches = loader(data.train_images, settings.batch_size, settings.seed)
-    module = build_simclr(settings, data.train_images.shape[1:])
-    folder = folder or RunFolder.create(out, settings)
-    before = baseline_scores(settings, module, data) if baselines else {}
+    def __init__(self, settings: TrainSettings, data: ImageData) -> None:
+        super().__init__(settings, data)
+        self.module = build_simclr(settings, data.train_images.shape[1:])
 
-    clock = RunClock(folder, len(batches) * settings.batch_size)
-    callbacks: list[Callback] = [clock]
-    if progress:
-        callbacks.append(Progress(settings.title, settings.epochs))
-    callbacks.append(checkpointing(folder))
-    with quiet():
-        trainer = lightning.Trainer(
-            max_epochs=settings.epochs,
-            accelerator=settings.device,
-            devices=1,
-            precision="bf16-mixed" if settings.precision == "bf16" else "32-true",
-            plugins=[AtomicCheckpoints()],
-            logger=TensorBoardLogger(folder.path, name="", version="tensorboard"),
-            callbacks=callbacks,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            log_every_n_steps=1,
-        )
-        ready = resume and folder.checkpoint.exists()
-        trainer.fit(module, batches, ckpt_path=str(folder.checkpoint) if ready else None,
-                    weights_only=False)  # fmt: skip
-    return finish(settings, folder, module, data, clock.seconds, before)
+    def fit(self, folder: RunFolder, *, resume: bool, progress: bool) -> None:
+        """Train to the end; `Trainer.fit`."""
+        settings = self.settings
+        batches = loader(self.data.train_images, settings.batch_size, settings.seed)
+        clock = RunClock(folder, len(batches) * settings.batch_size)
+        callbacks: list[Callback] = [clock]
+        if progress:
+            callbacks.append(Progress(settings.title, settings.epochs))
+        callbacks.append(checkpointing(folder))
+        with quiet():
+            trainer = lightning.Trainer(
+                max_epochs=settings.epochs,
+                accelerator=settings.device,
+                devices=1,
+                precision="bf16-mixed" if settings.precision == "bf16" else "32-true",
+                plugins=[AtomicCheckpoints()],
+                logger=TensorBoardLogger(folder.path, name="", version="tensorboard"),
+                callbacks=callbacks,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                log_every_n_steps=1,
+            )
+            ready = resume and folder.checkpoint.exists()
+            trainer.fit(self.module, batches, weights_only=False,
+                        ckpt_path=str(folder.checkpoint) if ready else None)  # fmt: skip
+        self.history, self.seconds = self.module.history, clock.seconds
+
+    def load(self, folder: RunFolder) -> None:
+        """Take weights, history and seconds from the folder's checkpoint."""
+        checkpoint = torch.load(folder.checkpoint, map_location="cpu", weights_only=False)
+        self.module.load_state_dict(checkpoint["state_dict"])
+        self.history = list(checkpoint["history"])
+        self.seconds = checkpoint["callbacks"]["RunClock"]["seconds"]
+
+    @torch.inference_mode()
+    def encode(self, images: Images) -> Features:
+        """Encoder features (N, F) float32 of uint8 images (N, H, W, C), without augmentation."""
+        with _evaluating(self.module):
+            rows = [self.module(chunk).float().cpu() for chunk in self._chunks(images)]
+        features: Features = torch.cat(rows).numpy()
+        return features
+
+    @torch.inference_mode()
+    def project(self, images: Images) -> tuple[Features, Features]:
+        """Projections (N, d) of two random views of uint8 images, drawn by `settings.seed`."""
+        torch.manual_seed(self.settings.seed)
+        with _evaluating(self.module):
+            pairs = [self.module.two_views(chunk) for chunk in self._chunks(images)]
+        x, y = (torch.cat(side).float().cpu().numpy() for side in zip(*pairs, strict=True))
+        return x, y
+
+    def _chunks(self, images: Images) -> list[torch.Tensor]:
+        chunks = torch.from_numpy(images).split(CHUNK)
+        return [chunk.to(self.module.device) for chunk in chunks]
+
+
+@contextmanager
+def _evaluating(module: torch.nn.Module) -> Iterator[None]:
+    """Norms by their running statistics meanwhile."""
+    mode = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(mode)

@@ -129,6 +129,15 @@ def embedding_rank(x: Features) -> float:
     return float(np.exp(-(share * np.log(share)).sum()))
 
 
+def spread(x: Features, y: Features) -> dict[str, float]:
+    """Alignment, uniformity and effective rank of two views (N, d), by their names in tables."""
+    return {
+        "alignment": alignment(x, y),
+        "uniformity": uniformity(x),
+        "embedding_rank": embedding_rank(x),
+    }
+
+
 def pair_distances(x: Features, y: Features) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Distances of positive pairs (x_i, y_i), and of negative pairs (x_i, x_j), i < j."""
     x, y = normalize(x[:PAIR_ROWS]), normalize(y[:PAIR_ROWS])

@@ -15,13 +15,20 @@ from fmicl_core.checks import check_at_least, check_choice, check_number, check_
 from fmicl_core.objective import DEFAULTS, NEGATIVES
 from fmicl_core.related import RELATED_DEFAULTS
 
-METHODS = ("simclr",)
-FRAMEWORKS = ("torch",)
+#: Training methods, and the negatives each takes by default. MoCo's come from its queue, whatever
+#: the scheme; MoCo v3 contrasts a prediction with the keys of the batch.
+METHODS = {"simclr": "all", "moco": "cross", "moco-v3": "cross"}
+#: Frameworks that train, and by what: Lightning, Flax, Keras.
+FRAMEWORKS = ("torch", "jax", "tensorflow")
+KERAS_BACKENDS = ("tensorflow", "jax", "torch")
 LOSSES = ("fmicl", "info-nce", "alignment-uniformity", "spectral")
-OPTIMIZERS = ("sgd", "adamw")
+#: Losses that can take all negatives from a queue.
+QUEUE_LOSSES = ("fmicl", "info-nce")
+OPTIMIZERS = ("sgd", "adamw", "lars")
 PRECISIONS = ("32", "bf16")
 DEVICES = ("auto", "cpu", "gpu")
 AUGMENTATIONS = ("photo", "digits")
+PATCH_PROJECTIONS = ("frozen", "learned")
 #: Options that decide where and how fast a run goes, but not what it computes.
 NEUTRAL = ("device",)
 
@@ -41,8 +48,19 @@ class TrainSettings:
         ValueError: an option is unknown or out of range; the message names it.
     """
 
-    method: str = option("simclr", "Training method.", "Task", METHODS)
-    framework: str = option("torch", "Framework that trains.", "Task", FRAMEWORKS)
+    method: str = option("simclr", "Training method.", "Task", tuple(METHODS))
+    framework: str = option(
+        "torch",
+        "Framework that trains: PyTorch by Lightning, JAX by Flax, TensorFlow by Keras.",
+        "Task",
+        FRAMEWORKS,
+    )
+    keras_backend: str = option(
+        "tensorflow",
+        "Backend of the Keras trainer, which --framework tensorflow chooses.",
+        "Task",
+        KERAS_BACKENDS,
+    )
     data: str = option(
         "digits",
         "digits (built in), cifar10, a hub name OWNER/NAME, a folder of parquet files, an image "
@@ -63,18 +81,43 @@ class TrainSettings:
         RELATED_DEFAULTS.temperature, "Temperature of InfoNCE and of the cosine.", "Loss"
     )
     alpha: float = option(DEFAULTS.alpha, "Weight of the negative term.", "Loss")
-    negatives: str = option("all", "Which pairs are negatives.", "Loss", tuple(NEGATIVES))
+    negatives: str | None = option(
+        None,
+        "Which pairs are negatives; the method's own by default: "
+        + ", ".join(f"{scheme} for {method}" for method, scheme in METHODS.items())
+        + ".",
+        "Loss",
+        tuple(NEGATIVES),
+    )
 
     encoder: str = option(
         "resnet18",
-        "resnet18 (small-image stem), smallconv, timm:NAME or torchvision:NAME.",
+        "resnet18 (small-image stem), smallconv, vit-s6 or vit-s12 (ViT-S of 6 or 12 blocks); with "
+        "PyTorch also timm:NAME or torchvision:NAME.",
         "Model",
     )
-    width: int = option(64, "Channels of the encoder's first stage.", "Model")
+    width: int = option(
+        64,
+        "Channels of the encoder's first stage; of a ViT, per head (6 heads).",
+        "Model",
+    )
+    patch_size: int = option(4, "Pixels a side of a ViT's patches.", "Model")
+    patch_projection: str = option(
+        "frozen", "Whether MoCo v3 trains a ViT's patch projection.", "Model", PATCH_PROJECTIONS
+    )
     stem_stride: int = option(1, "Stride of the first convolution; 2 costs a quarter.", "Model")
     projection_hidden: int = option(512, "Width of the projection head's hidden layers.", "Model")
     projection_dim: int = option(512, "Width d of the features the loss sees.", "Model")
     augmentation: str = option("photo", "Augmentation.", "Model", AUGMENTATIONS)
+    queue_size: int = option(4096, "Keys in MoCo's queue.", "Model")
+    ema: float = option(
+        0.99, "Momentum of the key encoder in [0, 1); MoCo v3 raises it to 1 by a cosine.", "Model"
+    )
+    bn_splits: int = option(
+        4,
+        "Parts of a batch with statistics of their own in MoCo; keys are shuffled.",
+        "Model",
+    )
 
     optimizer: str = option("sgd", "Optimiser.", "Training", OPTIMIZERS)
     lr: float = option(0.1, "Peak learning rate.", "Training")
@@ -86,9 +129,16 @@ class TrainSettings:
     seed: int = option(0, "Seed of weights, order and augmentation.", "Training")
     precision: str = option("32", "Arithmetic of the encoder.", "Training", PRECISIONS)
     device: str = option("auto", "Where to train.", "Training", DEVICES)
+    devices: int = option(1, "Devices to train on, by the framework's own engine.", "Training")
     knn_k: int = option(200, "Neighbours of the kNN evaluation.", "Training")
+    knn_every: int = option(
+        0, "Epochs between kNN scores while training; 0: none.", "Training"
+    )
 
     def __post_init__(self) -> None:
+        if self.negatives is None:
+            scheme = METHODS[check_choice("method", self.method, METHODS)]
+            object.__setattr__(self, "negatives", scheme)
         for field in dataclasses.fields(self):
             if field.metadata["choices"]:
                 check_choice(field.name, getattr(self, field.name), field.metadata["choices"])
@@ -97,11 +147,15 @@ class TrainSettings:
             "stem_stride",
             "projection_hidden",
             "projection_dim",
+            "patch_size",
+            "queue_size",
+            "bn_splits",
             "epochs",
+            "devices",
             "knn_k",
         ):
             check_at_least(name, getattr(self, name), 1)
-        for name in ("warmup_epochs", "seed"):
+        for name in ("warmup_epochs", "seed", "knn_every"):
             check_at_least(name, getattr(self, name), 0)
         check_at_least("batch_size", self.batch_size, 2)
         for name in ("image_size", "limit"):
@@ -112,10 +166,24 @@ class TrainSettings:
         for name in ("momentum", "weight_decay"):
             if check_number(name, getattr(self, name)) < 0:
                 raise invalid(name, "a finite number >= 0", getattr(self, name))
+        if not 0.0 <= check_number("ema", self.ema) < 1.0:
+            raise invalid("ema", "a number in [0, 1)", self.ema)
+        if self.method == "moco":
+            self._check_moco()
+        if self.framework != "tensorflow" and self.keras_backend != "tensorflow":
+            raise invalid("keras_backend", "framework = 'tensorflow' beside it", self.keras_backend)
         if self.warmup_epochs >= self.epochs:
             raise invalid("warmup_epochs", f"fewer than epochs = {self.epochs}", self.warmup_epochs)
         if self.loss == "fmicl":
             self.objective()
+
+    def _check_moco(self) -> None:
+        if self.loss not in QUEUE_LOSSES:
+            names = " or ".join(repr(name) for name in QUEUE_LOSSES)
+            raise invalid("loss", f"{names} for MoCo", self.loss, why="Others know no queue.")
+        if self.batch_size // self.bn_splits < 2:
+            raise invalid("bn_splits", "at least two samples in every part", self.bn_splits,
+                          why=f"batch_size = {self.batch_size}.")  # fmt: skip
 
     def objective(self) -> FMICL:
         """The f-MICL settings of this run."""

@@ -36,8 +36,13 @@ def test_train_resume_evaluate_and_compare(tmp_path):
 
 MISTAKES = [
     (["train", "simclr", "--divergence", "lk"], "`divergence`. Expected one of 'kl', 'js'"),
-    (["train", "moco"], "`method`. Expected one of 'simclr'. Received: method='moco'"),
-    (["train", "simclr", "--framework", "jax"], "`framework`. Expected one of 'torch'"),
+    (
+        ["train", "byol"],
+        "`method`. Expected one of 'simclr', 'moco', 'moco-v3'. Received: method='byol'",
+    ),
+    (["train", "simclr", "--framework", "mxnet"], "`framework`. Expected one of 'torch', 'jax'"),
+    (["train", "moco", "--loss", "spectral"], "`loss`. Expected 'fmicl' or 'info-nce' for MoCo"),
+    (["train", "simclr", "--keras-backend", "jax"], "`keras_backend`. Expected framework"),
     (["train", "simclr", "--data", "nowhere"], "`data`. Expected a path that exists"),
     (["train", "simclr", "--preset", "x"], "`preset`. Expected one of 'paper-cifar10'"),
     (

@@ -15,18 +15,17 @@ pytest.importorskip("lightning", reason="the Lightning trainer needs Lightning")
 pytest.importorskip("kornia", reason="the Lightning trainer needs kornia")
 
 from fmicl_lightning import (  # noqa: E402
-    NonFiniteLossError,
+    MethodTrainer,
     build_augmentation,
     build_encoder,
     build_loss,
     build_simclr,
-    train_simclr,
 )
 from fmicl_lightning.batches import EpochOrder  # noqa: E402
 from fmicl_lightning.encoders import feature_width  # noqa: E402
-from fmicl_lightning.evaluate import evaluate_run  # noqa: E402
 from fmicl_recipes import RunFolder, resolve  # noqa: E402
 from fmicl_recipes.data import load_images  # noqa: E402
+from fmicl_recipes.runs import NonFiniteLossError, evaluate_run, train_run  # noqa: E402
 from fmicl_recipes.settings import LOSSES  # noqa: E402
 
 TINY = {
@@ -37,6 +36,10 @@ TINY = {
     "width": 8,
     "device": "cpu",
 }
+
+
+def train(settings, out, progress=False, **options):
+    return train_run(MethodTrainer, settings, out, progress=progress, **options)
 
 
 def tiny(**options):
@@ -56,7 +59,7 @@ def assert_same_weights(a, b):
 
 def test_training_beats_the_random_encoder(tmp_path):
     settings = resolve("digits", {"epochs": 12, "device": "cpu", "divergence": "js"})
-    metrics = train_simclr(settings, tmp_path / "run", baselines=True, progress=False)
+    metrics = train(settings, tmp_path / "run", baselines=True)
     assert metrics["loss_history"][-1] < metrics["loss_history"][0]
     random = metrics["baselines"]["random encoder"]
     assert metrics["linear10_accuracy"] > random["linear10_accuracy"] + 0.02
@@ -66,41 +69,43 @@ def test_training_beats_the_random_encoder(tmp_path):
     for name in ("history.csv", "embeddings.npz", "checkpoint.ckpt", "plots/loss.png",
                  "plots/distances.png", "plots/embedding.png"):  # fmt: skip
         assert (tmp_path / "run" / name).stat().st_size > 0
-    again = evaluate_run(RunFolder(tmp_path / "run"))
+    again = evaluate_run(MethodTrainer, RunFolder(tmp_path / "run"))
     for key in ("knn_accuracy", "linear_accuracy", "alignment", "loss_history", "seconds"):
         assert again[key] == pytest.approx(metrics[key])
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_loss_trains(tmp_path, loss):
-    metrics = train_simclr(tiny(loss=loss, epochs=2), tmp_path / "run", progress=False)
+    metrics = train(tiny(loss=loss, epochs=2), tmp_path / "run")
     assert np.isfinite(metrics["loss_history"]).all()
     assert metrics["loss"] == loss
 
 
 def test_bf16_trains(tmp_path):
-    metrics = train_simclr(tiny(epochs=2, precision="bf16"), tmp_path / "run", progress=False)
+    metrics = train(tiny(epochs=2, precision="bf16"), tmp_path / "run")
     assert np.isfinite(metrics["loss_history"]).all()
 
 
 def test_equal_seeds_give_equal_weights(tmp_path):
     for name in ("a", "b"):
-        train_simclr(tiny(epochs=2), tmp_path / name, progress=False)
+        train(tiny(epochs=2), tmp_path / name)
     assert_same_weights(tmp_path / "a", tmp_path / "b")
 
 
 KILLED = """
 import sys
-from fmicl_lightning import train_simclr
+from fmicl_lightning import MethodTrainer
 from fmicl_recipes import TrainSettings
+from fmicl_recipes.runs import train_run
 import json
-train_simclr(TrainSettings.from_dict(json.loads(sys.argv[1])), sys.argv[2], progress=False)
+settings = TrainSettings.from_dict(json.loads(sys.argv[1]))
+train_run(MethodTrainer, settings, sys.argv[2], progress=False)
 """
 
 
 def test_a_killed_run_resumes_bit_for_bit(tmp_path):
     settings = tiny(epochs=40, limit=512)
-    train_simclr(settings, tmp_path / "whole", progress=False)
+    train(settings, tmp_path / "whole")
     command = [sys.executable, "-c", KILLED, json.dumps(settings.to_dict()), tmp_path / "cut"]
     history = tmp_path / "cut" / "history.csv"
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
@@ -112,7 +117,7 @@ def test_a_killed_run_resumes_bit_for_bit(tmp_path):
         os.kill(process.pid, signal.SIGKILL)
     assert len(RunFolder(tmp_path / "cut").read_history()) < 40
     assert not (tmp_path / "cut" / "metrics.json").exists()
-    resumed = train_simclr(settings, tmp_path / "cut", resume=True, progress=False)
+    resumed = train(settings, tmp_path / "cut", resume=True)
     assert_same_weights(tmp_path / "whole", tmp_path / "cut")
     whole = json.loads((tmp_path / "whole" / "metrics.json").read_text())
     for key in ("loss_history", "knn_accuracy", "linear_accuracy", "alignment", "uniformity"):
@@ -122,8 +127,8 @@ def test_a_killed_run_resumes_bit_for_bit(tmp_path):
 def test_a_run_killed_before_its_first_checkpoint_starts_anew(tmp_path):
     settings = tiny(epochs=2)
     RunFolder.create(tmp_path / "run", settings)
-    train_simclr(settings, tmp_path / "run", resume=True, progress=False)
-    train_simclr(settings, tmp_path / "other", progress=False)
+    train(settings, tmp_path / "run", resume=True)
+    train(settings, tmp_path / "other")
     assert_same_weights(tmp_path / "run", tmp_path / "other")
 
 
@@ -141,23 +146,23 @@ def test_a_non_finite_loss_stops_and_keeps_the_last_checkpoint(tmp_path, monkeyp
 
     monkeypatch.setattr(build, "build_loss", breaking)
     with pytest.raises(NonFiniteLossError, match=r"The loss is nan at step 6 \(epoch 2\)"):
-        train_simclr(tiny(), tmp_path / "run", progress=False)
+        train(tiny(), tmp_path / "run")
     kept = torch.load(RunFolder(tmp_path / "run").checkpoint, weights_only=False)
     assert kept["global_step"] == 4
     assert all(v.isfinite().all() for v in kept["state_dict"].values())
 
 
 def test_a_run_folder_that_exists_and_other_settings_are_refused(tmp_path):
-    train_simclr(tiny(epochs=2), tmp_path / "run", progress=False)
+    train(tiny(epochs=2), tmp_path / "run")
     with pytest.raises(ValueError, match=r"`out`. Expected a folder that does not exist yet"):
-        train_simclr(tiny(epochs=2), tmp_path / "run", progress=False)
+        train(tiny(epochs=2), tmp_path / "run")
     with pytest.raises(ValueError, match=r"alpha: 40.0 in the run, 3.0 now"):
-        train_simclr(tiny(epochs=2, alpha=3.0), tmp_path / "run", resume=True, progress=False)
+        train(tiny(epochs=2, alpha=3.0), tmp_path / "run", resume=True)
 
 
 def test_a_batch_larger_than_the_data_is_refused_before_a_folder_is_made(tmp_path):
     with pytest.raises(ValueError, match=r"`batch_size`. Expected at most the 256 training images"):
-        train_simclr(tiny(batch_size=300), tmp_path / "run", progress=False)
+        train(tiny(batch_size=300), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -1,0 +1,212 @@
+"""From settings to a trained, evaluated run folder, whatever framework trains."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fmicl_core.checks import invalid
+from fmicl_recipes import compare, evaluation, report
+from fmicl_recipes.data import ImageData, Images, load_images
+from fmicl_recipes.run_folder import RunFolder, write_atomically
+from fmicl_recipes.settings import TrainSettings
+
+Features = NDArray[np.floating]
+
+
+class NonFiniteLossError(RuntimeError):
+    """Training met a loss or a weight that is NaN or infinite."""
+
+    @classmethod
+    def at(cls, loss: float, step: int, epoch: int) -> NonFiniteLossError:
+        """The error of a loss that is not finite at a step (from 0) of an epoch (from 1)."""
+        return cls(
+            f"The loss is {loss} at step {step} (epoch {epoch}). The last good checkpoint"
+            " is kept. Try a smaller lr, or precision='32'."
+        )
+
+    @classmethod
+    def weights(cls, step: int) -> NonFiniteLossError:
+        """The error of a weight that is not finite after a step."""
+        return cls(f"A weight is not finite after step {step}. The last good checkpoint is kept.")
+
+
+class Trainer(ABC):
+    """One method in one framework, untrained until `fit` or `load`.
+
+    Args:
+        settings: of the run; equal settings give equal weights.
+        data: the images.
+
+    Raises:
+        ValueError: settings and data do not fit; raised before a run folder is made.
+    """
+
+    #: Package of the framework, for messages.
+    framework: ClassVar[str]
+
+    def __init__(self, settings: TrainSettings, data: ImageData) -> None:
+        self.settings, self.data = settings, data
+        #: A row an epoch: "epoch", "step", "loss" and what `spread` says of the last batch.
+        self.history: list[dict[str, float]] = []
+        #: Of training, over all the sittings of the run.
+        self.seconds = 0.0
+
+    @abstractmethod
+    def fit(self, folder: RunFolder, *, resume: bool, progress: bool) -> None:
+        """Train to the end; after every epoch write `folder.checkpoint` and the history.
+
+        Args:
+            folder: of the run.
+            resume: go on from the checkpoint in the folder, if there is one, exactly as if the run
+                had not stopped.
+            progress: show a progress bar.
+
+        Raises:
+            NonFiniteLossError: training diverged.
+        """
+
+    @abstractmethod
+    def load(self, folder: RunFolder) -> None:
+        """Take weights, history and seconds from the folder's checkpoint."""
+
+    @abstractmethod
+    def encode(self, images: Images) -> Features:
+        """Encoder features (N, F) float32 of uint8 images (N, H, W, C), without augmentation."""
+
+    @abstractmethod
+    def project(self, images: Images) -> tuple[Features, Features]:
+        """Projections (N, d) of two random views of uint8 images, drawn by `settings.seed`."""
+
+
+def train_run(
+    trainer_class: type[Trainer],
+    settings: TrainSettings,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    baselines: bool = False,
+    progress: bool = True,
+    data: ImageData | None = None,
+) -> dict[str, Any]:
+    """Train and evaluate; everything lands in the folder `out`.
+
+    Args:
+        trainer_class: of the framework.
+        settings: of the run.
+        out: folder of the run, which must not exist unless `resume`.
+        resume: continue the run in `out` after its last complete epoch; on a CPU the final weights
+            are bit for bit those of a run that was never interrupted.
+        baselines: score raw pixels and the untrained encoder, too.
+        progress: show progress bars.
+        data: images loaded before; None loads `settings.data`.
+
+    Returns:
+        What metrics.json holds.
+
+    Raises:
+        ValueError: settings, data or folder do not fit; the message says what.
+        NonFiniteLossError: training diverged.
+    """
+    folder = RunFolder.resume(out, settings) if resume else None
+    data = data or _load_data(settings, progress)
+    check_batch_size(settings.batch_size, len(data.train_images))
+    trainer = trainer_class(settings, data)
+    folder = folder or RunFolder.create(out, settings)
+    before = baseline_scores(trainer) if baselines else {}
+    trainer.fit(folder, resume=resume, progress=progress)
+    return finish(trainer, folder, before)
+
+
+def evaluate_run(trainer_class: type[Trainer], folder: RunFolder) -> dict[str, Any]:
+    """Evaluate the last checkpoint of a run again; rewrites metrics, embeddings and plots.
+
+    Raises:
+        ValueError: the folder holds no checkpoint.
+    """
+    settings = folder.settings()
+    if not folder.checkpoint.exists():
+        raise invalid("run", f"a run folder with {folder.checkpoint.name}", str(folder.path))
+    trainer = trainer_class(settings, _load_data(settings, progress=True))
+    trainer.load(folder)
+    known = (folder.path / "metrics.json").exists()
+    before = folder.read_json("metrics.json")["baselines"] if known else {}
+    return finish(trainer, folder, before)
+
+
+def _load_data(settings: TrainSettings, progress: bool) -> ImageData:
+    return load_images(
+        settings.data, image_size=settings.image_size, limit=settings.limit,
+        seed=settings.seed, progress=progress,
+    )  # fmt: skip
+
+
+def finish(
+    trainer: Trainer, folder: RunFolder, before: dict[str, dict[str, float]]
+) -> dict[str, Any]:
+    """Evaluate a trained method and write metrics, embeddings and plots of the run."""
+    features, scores = score(trainer)
+    settings = trainer.settings
+    metrics = report.assemble_metrics(settings, trainer.history, scores, trainer.seconds, before)
+    write_atomically(folder.path / "embeddings.npz", lambda file: np.savez(file, **features))
+    folder.write_json("metrics.json", metrics)
+    compare.draw(folder.plots, {settings.title: metrics}, {settings.title: features})
+    return metrics
+
+
+def score(trainer: Trainer) -> tuple[dict[str, Any], dict[str, float]]:
+    """Features and scores of a trainer: accuracies on the encoder's features; alignment, uniformity
+    and rank on the projections of two random views of test images.
+    """
+    settings, data = trainer.settings, trainer.data
+    labels, test_labels = data.require_labels()
+    train, test = trainer.encode(data.train_images), trainer.encode(data.test_images)
+    scores = evaluation.evaluate_features(
+        train, labels, test, test_labels, k=settings.knn_k, seed=settings.seed
+    )
+    x, y = trainer.project(data.test_images[: evaluation.PAIR_ROWS])
+    scores |= evaluation.spread(x, y)
+    return {"test": test, "test_labels": test_labels, "view_x": x, "view_y": y}, scores
+
+
+def knn(trainer: Trainer) -> float:
+    """Accuracy in [0, 1] by kNN of the encoder as it is now, for watching a run."""
+    data = trainer.data
+    labels, test_labels = data.require_labels()
+    train, test = trainer.encode(data.train_images), trainer.encode(data.test_images)
+    return evaluation.knn_accuracy(train, labels, test, test_labels, k=trainer.settings.knn_k)
+
+
+def baseline_scores(trainer: Trainer) -> dict[str, dict[str, float]]:
+    """Scores of raw pixels and of the untrained encoder."""
+    settings, data = trainer.settings, trainer.data
+    labels, test_labels = data.require_labels()
+    pixels, test_pixels = (
+        images.reshape(len(images), -1).astype(np.float32) / 255.0
+        for images in (data.train_images, data.test_images)
+    )
+    raw = evaluation.evaluate_features(
+        pixels, labels, test_pixels, test_labels, k=settings.knn_k, seed=settings.seed
+    )
+    _, untrained = score(trainer)
+    return {"raw pixels": raw, "random encoder": untrained}
+
+
+def check_batch_size(batch_size: int, count: int) -> None:
+    """Raise ValueError when there are fewer than `batch_size` training images."""
+    if batch_size > count:
+        raise invalid("batch_size", f"at most the {count} training images", batch_size)
+
+
+def epoch_batches(count: int, batch_size: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """Indices of an epoch's batches, (steps, batch_size), in an order drawn from (seed, epoch).
+
+    A last partial batch is left out.
+    """
+    steps = count // batch_size
+    order = np.random.default_rng((seed, epoch)).permutation(count)
+    return order[: steps * batch_size].reshape(steps, batch_size)
