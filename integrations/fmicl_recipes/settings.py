@@ -131,9 +131,7 @@ class TrainSettings:
     device: str = option("auto", "Where to train.", "Training", DEVICES)
     devices: int = option(1, "Devices to train on, by the framework's own engine.", "Training")
     knn_k: int = option(200, "Neighbours of the kNN evaluation.", "Training")
-    knn_every: int = option(
-        0, "Epochs between kNN scores while training; 0: none.", "Training"
-    )
+    knn_every: int = option(0, "Epochs between kNN scores while training; 0: none.", "Training")
 
     def __post_init__(self) -> None:
         if self.negatives is None:
