@@ -24,6 +24,7 @@ class Progress:
     def __init__(self, title: str, epochs: int, total: int, done: int, shown: bool) -> None:
         self.epochs = epochs
         self.bar = tqdm(total=total, initial=done, desc=title, unit="step", disable=not shown)
+        self.bar.set_postfix_str("compiling")  # until the first step is through
 
     def advance(self, epoch: int, loss: float) -> None:
         """One step of an epoch (from 1)."""
