@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from fmicl_flax.augment import Augment
@@ -48,7 +49,9 @@ class MoCoV3(MomentumMethod):
         frozen_patches: bool = True,
         rngs: nnx.Rngs,
     ) -> None:
-        projector = mlp(feature_dim, projection_hidden, projection_hidden, projection_dim, rngs=rngs)
+        projector = mlp(
+            feature_dim, projection_hidden, projection_hidden, projection_dim, rngs=rngs
+        )
         super().__init__(encoder, projector, loss, augment)
         self.predictor = mlp(projection_dim, projection_hidden, projection_dim, rngs=rngs)
         self.ema = ema
@@ -57,7 +60,7 @@ class MoCoV3(MomentumMethod):
 
     def plan(self, step: int, steps: int, count: int) -> dict[str, Any]:
         """The momentum of the key encoder, which a cosine raises to 1."""
-        return {"momentum": jnp.float32(ema_schedule(self.ema, step, steps))}
+        return {"momentum": np.float32(ema_schedule(self.ema, step, steps))}
 
     def contrast(self, v1: jax.Array, v2: jax.Array, momentum: jax.Array | float) -> Contrast:
         """loss(q1, k2) + loss(q2, k1)."""
@@ -73,7 +76,6 @@ def mlp(*widths: int, rngs: nnx.Rngs) -> nnx.Sequential:
     The last norm has no scale and shift. Source: Chen et al. (2021), section 4.2, and its code.
     """
     layers: list[Any] = []
-    for inputs, outputs in zip(widths[:-2], widths[1:-1], strict=True):
+    for inputs, outputs in pairwise(widths):
         layers += [linear(inputs, outputs, rngs, bias=False), batch_norm(outputs, rngs), nnx.relu]
-    last = linear(widths[-2], widths[-1], rngs, bias=False)
-    return nnx.Sequential(*layers, last, batch_norm(widths[-1], rngs, affine=False))
+    return nnx.Sequential(*layers[:-2], batch_norm(widths[-1], rngs, affine=False))

@@ -21,8 +21,8 @@ from fmicl_flax.steps import (
     encode,
     everywhere,
     find_devices,
+    place,
     project,
-    spread_out,
     train_step,
 )
 from fmicl_recipes.data import ImageData, Images
@@ -53,14 +53,16 @@ class MethodTrainer(Trainer):
         self.mesh = find_devices(settings)
         self.per_epoch = len(data.train_images) // settings.batch_size
         self.steps = self.per_epoch * settings.epochs
-        method = build_method(settings, data.train_images.shape[1:])
+        with jax.default_device(self.mesh.devices.flat[0]):
+            method = build_method(settings, data.train_images.shape[1:])
         optimizer = build_optimizer(
             settings.optimizer, settings.lr, settings.momentum, settings.weight_decay,
             self.steps, self.per_epoch * settings.warmup_epochs,
         )  # fmt: skip
         both = method, nnx.Optimizer(method, optimizer, wrt=method.trained)
-        self.plan = method.plan
         self.graph, state = nnx.split(both)
+        # Of a method without arrays, as the first step takes the arrays of this one.
+        self.plan = nnx.merge(self.graph, jax.eval_shape(lambda: state))[0].plan
         self.state = jax.device_put(state, everywhere(self.mesh))
         self.key = jax.random.key(settings.seed)
 
@@ -86,15 +88,18 @@ class MethodTrainer(Trainer):
                 self._save(folder, step=epoch * self.per_epoch)
                 warn_of_collapse(self.history)
 
-    def _epoch(self, epoch: int, images: jax.Array, board: Board, bar: Progress) -> dict[str, float]:
+    def _epoch(
+        self, epoch: int, images: jax.Array, board: Board, bar: Progress
+    ) -> dict[str, float]:
         """Train for one epoch (from 1); its row of the history."""
         step, losses, start = (epoch - 1) * self.per_epoch, [], time.perf_counter()
-        for loss, x, y in _one_behind(self._steps(epoch, images)):
-            losses.append(float(loss))
-            if not np.isfinite(losses[-1]):
-                raise NonFiniteLossError.at(losses[-1], step, epoch)
-            board.write({"loss_step": losses[-1]}, step)
-            bar.advance(epoch, losses[-1])
+        for last in _one_behind(self._steps(epoch, images)):
+            loss = float(last[0])
+            if not np.isfinite(loss):
+                raise NonFiniteLossError.at(loss, step, epoch)
+            board.write({"loss_step": loss}, step)
+            bar.advance(epoch, loss)
+            losses.append(loss)
             step += 1
         elapsed = time.perf_counter() - start
         self.seconds += elapsed
@@ -103,8 +108,10 @@ class MethodTrainer(Trainer):
         measured = {"images_per_second": len(losses) * self.settings.batch_size / elapsed}
         if self.settings.knn_every and epoch % self.settings.knn_every == 0:
             measured["knn_accuracy"] = knn(self)
-        row = epoch_row(epoch, step, float(np.mean(losses)), *map(np.asarray, (x, y)), **measured)
-        board.write({"loss_epoch": row["loss"]} | dict(list(row.items())[3:]), step)
+        x, y = map(np.asarray, last[1:])
+        row = epoch_row(epoch, step, float(np.mean(losses)), x, y, **measured)
+        logged = {name: row[name] for name in row if name not in ("epoch", "step", "loss")}
+        board.write({"loss_epoch": row["loss"], **logged}, step)
         return row
 
     def _steps(self, epoch: int, images: jax.Array) -> Iterator[Contrast]:
@@ -112,10 +119,9 @@ class MethodTrainer(Trainer):
         settings, first = self.settings, (epoch - 1) * self.per_epoch
         order = epoch_batches(len(images), settings.batch_size, settings.seed, epoch - 1)
         for step, batch in enumerate(order.astype(np.int32), start=first):
-            rows = jax.device_put(batch, spread_out(self.mesh))
             plan = self.plan(step, self.steps, settings.batch_size)
             self.state, contrast = train_step(
-                self.graph, self.mesh, self.state, images, rows, self.key, plan
+                self.graph, self.mesh, self.state, images, *place(self.mesh, batch, plan), self.key
             )
             yield contrast
 
