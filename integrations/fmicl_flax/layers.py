@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.nn.initializers import variance_scaling
@@ -21,8 +22,36 @@ def conv(inputs: int, outputs: int, size: int, stride: int, dtype: Any, rngs: nn
     """A square convolution without bias, padded by half its size on either side."""
     return nnx.Conv(
         inputs, outputs, (size, size), strides=stride, padding=size // 2, use_bias=False,
-        dtype=dtype, kernel_init=KERNEL, rngs=rngs,
+        dtype=dtype, kernel_init=KERNEL, conv_general_dilated=convolve, rngs=rngs,
     )  # fmt: skip
+
+
+def convolve(
+    x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **options: Any
+) -> jax.Array:
+    """`jax.lax.conv_general_dilated`, of maps smaller than the kernel by one matrix product.
+
+    There XLA for CPUs leaves its fast convolutions for a plain loop: 3 x 3 on 2 x 2 pixels, 128
+    channels and images took 20 ms on one core, the product 0.7 ms.
+
+    Args:
+        x: (N, H, W, C).
+        kernel: (h, w, C, outputs).
+        strides: (vertical, horizontal).
+        padding: ((top, bottom), (left, right)).
+        options: what else `nnx.Conv` says; the product takes no dilation and no groups.
+    """
+    sides = zip(x.shape[1:3], kernel.shape[:2], strides, padding, strict=True)
+    sizes = [(have + sum(pad) - size) // step + 1 for have, size, step, pad in sides]
+    if min(sizes) >= max(kernel.shape[:2]) or kernel.shape[:2] == (1, 1):
+        return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
+    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    places = [
+        [slice(first, first + (count - 1) * step + 1, step) for first in range(size)]
+        for count, step, size in zip(sizes, strides, kernel.shape[:2], strict=True)
+    ]
+    patches = [padded[:, rows, columns] for rows in places[0] for columns in places[1]]
+    return jnp.concatenate(patches, axis=3) @ kernel.reshape(-1, kernel.shape[3])
 
 
 def batch_norm(

@@ -30,6 +30,7 @@ from fmicl_flax import (  # noqa: E402
     checkpoints,
 )
 from fmicl_flax.encoders import feature_width  # noqa: E402
+from fmicl_flax.layers import convolve  # noqa: E402
 from fmicl_flax.moco import Queue  # noqa: E402
 from fmicl_flax.optimizers import build_optimizer, is_weight, warmup_cosine  # noqa: E402
 from fmicl_flax.parts import in_parts  # noqa: E402
@@ -340,6 +341,15 @@ def test_resnet18_and_vit_s_are_the_standard_ones():
     assert count(abstract("resnet18", 3, 64)) == 11_168_832
     rest = 384 * 1000 + 1000 + 197 * 384
     assert count(abstract("vit-s12", 3, 64, patch_size=16)) == 22_050_664 - rest
+
+
+@pytest.mark.parametrize(("side", "size", "stride"), [(2, 3, 1), (4, 3, 2), (1, 3, 1), (6, 3, 1)])
+def test_small_maps_are_convolved_all_the_same(side, size, stride):
+    x, kernel = draw((2, side, side, 3)), draw((size, size, 3, 4), 1)
+    where = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+    given = (x, kernel, (stride, stride), ((1, 1), (1, 1)))
+    want = jax.lax.conv_general_dilated(*given, **where)
+    np.testing.assert_allclose(convolve(*given, **where), want, rtol=1e-5, atol=1e-5)
 
 
 def test_positions_tell_patches_apart_and_their_products_know_offsets_only():
