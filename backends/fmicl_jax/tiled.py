@@ -107,8 +107,8 @@ def _sweep(
     n, k = len(left), len(others)
     rows, columns = _tiles(left, tile), _tiles(others, tile)
     want_left, want_right = (wanted[0], wanted[0]) if symmetric else wanted
-    # Made of the features, so that inside jax.shard_map the carry of the scan varies over their mesh
-    # axes, as it must; features that are not finite have no gradient anyway.
+    # Made of the features, so that inside jax.shard_map the carry of the scan varies over the same
+    # mesh axes, as it must; features that are not finite have no gradient anyway.
     zero = 0.0 * (left[0, 0] + others[0, 0])
     grad_rows = _Gradient.zeros(rows, want_left, bool(b), zero)
     grad_columns = None if symmetric else _Gradient.zeros(columns, want_right, bool(b), zero)
