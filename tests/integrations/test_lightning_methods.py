@@ -74,7 +74,7 @@ def fit(settings, out, **resume):
 
 @pytest.mark.parametrize("method", MOMENTUM)
 def test_the_key_network_follows_exactly_before_the_keys_are_made(method):
-    module, v1, v2 = build(method, encoder="vit-s6", patch_size=4)
+    module, v1, v2 = build(method, bn_splits=1)
     move_queries(module)
     before = copy.deepcopy(module)
     _, _, k = at_step(module, 3, 10).contrast(v1, v2)
@@ -319,7 +319,7 @@ def test_the_rate_warms_up_and_falls_by_a_cosine(warmup):
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "lars"])
 def test_every_optimizer_lowers_a_loss(optimizer):
-    rate = {"sgd": 0.01, "adamw": 5e-3, "lars": 10.0}[optimizer]
+    rate = {"sgd": 0.01, "adamw": 5e-3, "lars": 0.02}[optimizer]
     module, v1, v2 = build("simclr", optimizer=optimizer, lr=rate)
     steps = build_optimizer(module, module.settings)
     losses = []
