@@ -29,6 +29,8 @@ PRECISIONS = ("32", "bf16")
 DEVICES = ("auto", "cpu", "gpu")
 AUGMENTATIONS = ("photo", "digits")
 PATCH_PROJECTIONS = ("frozen", "learned")
+#: How MoCo's head ends; "batch" is a batch norm without scale and shift.
+HEAD_NORMS = ("batch", "none")
 #: Options that decide where and how fast a run goes, but not what it computes.
 NEUTRAL = ("device",)
 
@@ -119,12 +121,20 @@ class TrainSettings:
         "Model",
     )
 
+    head_norm: str = option(
+        "batch",
+        "End of MoCo's head: a batch norm, without which f-MICL and a queue run away from each "
+        "other, or none, as in MoCo v2 with InfoNCE.",
+        "Model",
+        HEAD_NORMS,
+    )
+
     optimizer: str = option("sgd", "Optimiser.", "Training", OPTIMIZERS)
     lr: float = option(0.1, "Peak learning rate.", "Training")
     momentum: float = option(0.9, "Momentum of SGD.", "Training")
     weight_decay: float = option(5e-4, "Weight decay; none on norms and biases.", "Training")
     warmup_epochs: int = option(0, "Epochs of linear warm-up before the cosine.", "Training")
-    batch_size: int = option(512, "Samples per step, N.", "Training")
+    batch_size: int = option(512, "Samples per step on all devices together, N.", "Training")
     epochs: int = option(200, "Passes over the training images.", "Training")
     seed: int = option(0, "Seed of weights, order and augmentation.", "Training")
     precision: str = option("32", "Arithmetic of the encoder.", "Training", PRECISIONS)
@@ -166,6 +176,8 @@ class TrainSettings:
                 raise invalid(name, "a finite number >= 0", getattr(self, name))
         if not 0.0 <= check_number("ema", self.ema) < 1.0:
             raise invalid("ema", "a number in [0, 1)", self.ema)
+        if self.batch_size % self.devices:
+            raise invalid("batch_size", f"a multiple of devices = {self.devices}", self.batch_size)
         if self.method == "moco":
             self._check_moco()
         if self.framework != "tensorflow" and self.keras_backend != "tensorflow":
