@@ -121,7 +121,7 @@ def sweep_curve(scores: Mapping[str, Mapping[float, float]], label: str, path: P
                       textcoords="offset points", fontsize=8, color=colour)  # fmt: skip
     axes.set_xscale("log")
     axes.margins(y=0.18)
-    axes.set(xlabel="alpha", ylabel=f"{label}, percent")
+    axes.set(title=label, xlabel="alpha", ylabel="percent")
     figure.legend(loc="outside lower center", ncols=4, frameon=False)
     _clean(axes)
     return _save(figure, path)
