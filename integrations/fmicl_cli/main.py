@@ -196,7 +196,10 @@ def main() -> None:
         errors.print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
         sys.exit(2)
     except ModuleNotFoundError as error:
-        errors.print(f"[red]error:[/red] {error}. Install it with: pip install 'fmicl[demo]'")
+        errors.print(
+            f"[red]error:[/red] {error}. Install it with: pip install 'fmicl[demo]', "
+            "for texts 'fmicl[text,cli]'"
+        )
         sys.exit(2)
     except RuntimeError as error:
         if type(error).__name__ != "NonFiniteLossError":

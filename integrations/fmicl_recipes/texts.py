@@ -65,7 +65,7 @@ def _sentences(table: Table, settings: TextSettings) -> dict[str, list[str]]:
     paired = next((list(names) for names in PAIRED if set(names) <= set(table)), None)
     names = single or paired
     if names is None:
-        raise _no_columns(settings, f"a column {' or '.join(SENTENCES)}")
+        raise _no_columns(settings, f"a column {' or '.join(SENTENCES)}, or two such as sentence1")
     every = [text for name in names for text in table[name] if text and text.strip()]
     distinct = list(dict.fromkeys(every))
     return {"anchor": distinct, "positive": distinct}

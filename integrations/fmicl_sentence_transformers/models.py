@@ -30,7 +30,9 @@ def load_model(settings: TextSettings, path: str | Path | None = None) -> Senten
     except Exception as error:  # the libraries raise many kinds, and all mean the same to the user
         if local:
             what = "a folder saved by sentence-transformers or transformers"
-            raise invalid("model", what, source, why=f"They said: {error}.") from error
+            raise invalid(
+                "model", what, source, why=f"They said: {str(error).rstrip('.')}."
+            ) from error
         raise invalid(
             "model", "a model that can be reached", source,
             why=f"The hub could not be read ({type(error).__name__}). Where there is access to it "

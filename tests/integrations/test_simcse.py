@@ -201,7 +201,7 @@ def bad_source(name, tmp_path):
     ("name", "message"),
     [
         ("missing", r"`data`. Expected a file that exists \(.txt, .parquet.*or one of wiki1m, nli"),
-        ("columns", r"`data`. Expected a column text or sentence, with pairs='dropout'"),
+        ("columns", r"`data`. Expected a column text or sentence, or two such as sentence1, with"),
         ("few", r"`batch_size`. Expected at most the 1 training rows"),
         ("broken", r"`data`. Expected a file that Hugging Face datasets can read"),
     ],
