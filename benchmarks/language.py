@@ -46,7 +46,7 @@ COMMON: dict[str, Any] = {"batch_size": 64, "max_length": 20, "device": "cpu", "
 DIVERGENCES = ("kl", "js", "pearson")
 TEMPERATURES = (0.025, 0.05, 0.1)
 #: The search for alpha, in coarse steps to spare runs. The whole encoder spreads sentences far more
-#: widely than the damaged one, 1/mean e^L of its batches is about 1e8, so that its search starts there.
+#: widely than the damaged one, 1/mean e^L of its batches is about 1e8, and its search starts there.
 SEARCH: dict[str, dict[str, Any]] = {
     "supervised": {"start": 6400.0 * 8**5, "factor": 64.0, "patience": 1},
     "unsupervised": {"start": 6400.0, "factor": 8.0, "patience": 1},
