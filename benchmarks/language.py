@@ -187,8 +187,7 @@ def row(name: str, value: float, seed: int, metrics: dict[str, Any]) -> dict[str
     rest = {k: round(metrics[k], 4) for k in ("alignment", "uniformity")}
     return {"loss": name, "number": value, "seed": seed, **scores,
             "mean": round(100.0 * metrics["sts_mean"], 3),
-            "stsb_dev": round(100.0 * metrics["stsb_dev"], 3), **rest,
-            "seconds": metrics.get("seconds", 0)}  # fmt: skip
+            "stsb_dev": round(100.0 * metrics["stsb_dev"], 3), **rest}  # fmt: skip
 
 
 def summary(title: str, results: list[dict[str, Any]]) -> str:
