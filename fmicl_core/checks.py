@@ -145,6 +145,14 @@ def _check_negatives_exist(shapes: dict[str, tuple[int | None, ...]], least: int
         raise invalid("x", "at least one row, N >= 1", x, what="x.shape")
 
 
+def no_negatives(n: int) -> ValueError:
+    """Build the error for a batch of n rows that are all of one sample."""
+    return invalid(
+        "samples", "at least two different samples", f"{n} rows of one sample",
+        why="Equal samples are not negatives of each other.",
+    )  # fmt: skip
+
+
 def _equal(a: Sequence[int | None], b: Sequence[int | None]) -> bool:
     return all(m is None or n is None or m == n for m, n in zip(a, b, strict=True))
 

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import torch
 
 from fmicl_core import FMICL, Divergence, Similarity
-from fmicl_core.checks import check_bool, check_choice, overflowed
-from fmicl_core.objective import DEFAULTS, IMPLEMENTATIONS, choose_implementation
+from fmicl_core.checks import check_bool, check_choice, invalid, overflowed
+from fmicl_core.objective import DEFAULTS, IMPLEMENTATIONS, NO_SAMPLE, choose_implementation
 from fmicl_torch.dense import Rows, dense_uniformity, positive_scores
 from fmicl_torch.distributed import Distributed, Ranks, ranks_of, ring_uniformity
 from fmicl_torch.inputs import explain_non_finite, prepare
@@ -112,6 +112,7 @@ def _terms(
     implementation: str,
     check_finite: bool,
     distributed: Distributed,
+    samples: Rows | None = None,
 ) -> FMICLTerms:
     check_bool("check_finite", check_finite)
     check_choice("implementation", implementation, IMPLEMENTATIONS)
@@ -122,7 +123,7 @@ def _terms(
     with torch.autocast(x.device.type, enabled=False):
         if ranks is None:
             alignment = positive_scores(rows, objective).mean()
-            uniformity = _uniformity(rows, number, implementation)
+            uniformity = _uniformity(rows, number, implementation, samples)
         else:
             alignment = ranks.mean(positive_scores(rows, objective))
             uniformity = _shared_uniformity(rows, number, implementation, ranks)
@@ -132,8 +133,14 @@ def _terms(
     return FMICLTerms(loss, alignment, uniformity)
 
 
-def _uniformity(rows: Rows, number: int, implementation: str) -> torch.Tensor:
+def _uniformity(
+    rows: Rows, number: int, implementation: str, samples: Rows | None = None
+) -> torch.Tensor:
     x = rows["x"]
+    if samples is not None:
+        if implementation == "tiled":
+            raise invalid("implementation", "'auto' or 'dense' with `samples`", implementation)
+        return dense_uniformity(rows, objective_of(number), samples)
     if choose_implementation(implementation, len(x), len(rows.get("bank", x))) == "dense":
         return dense_uniformity(rows, objective_of(number))
     return tiled_uniformity(rows, number)
@@ -186,11 +193,36 @@ class FMICLLoss(torch.nn.Module):
         return self.terms(x, y, bank).loss
 
     def terms(
-        self, x: torch.Tensor, y: torch.Tensor, bank: torch.Tensor | None = None
+        self,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        bank: torch.Tensor | None = None,
+        samples: torch.Tensor | None = None,
+        bank_samples: torch.Tensor | None = None,
     ) -> FMICLTerms:
-        """The loss with its alignment and uniformity, as `fmicl_terms`."""
+        """The loss with its alignment and uniformity, as `fmicl_terms`.
+
+        Args:
+            x: (N, D).
+            y: (N, D).
+            bank: (K, D), or None.
+            samples: (N,) whole numbers; rows with equal numbers are one sample (the same text twice
+                in a batch) and not negatives of each other. Takes the dense form.
+            bank_samples: (K,) likewise for the bank; None: of no sample in the batch.
+
+        Raises:
+            ValueError: as `fmicl_loss`, and when all rows are of one sample.
+        """
         options = self.implementation, self.check_finite, self.distributed
-        return _terms(self._number, x, y, bank, *options)
+        if samples is None:
+            return _terms(self._number, x, y, bank, *options)
+        if self.distributed is not False:
+            raise invalid("samples", "None with `distributed`", "numbers", what="samples")
+        numbers = {"x": samples, "y": samples}
+        if bank is not None:
+            none = samples.new_full((len(bank),), NO_SAMPLE)
+            numbers["bank"] = none if bank_samples is None else bank_samples
+        return _terms(self._number, x, y, bank, *options, numbers)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from fmicl_cli import simcse, sweep
 from fmicl_cli.options import with_settings
 from fmicl_recipes.settings import METHODS, TrainSettings
+from fmicl_recipes.text import METHODS as TEXT_METHODS
 
 if TYPE_CHECKING:
     from fmicl_recipes.runs import Trainer
@@ -28,6 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+app.add_typer(sweep.app, name="sweep")
 console = Console()
 errors = Console(stderr=True)
 
@@ -35,15 +38,19 @@ Out = Annotated[Path | None, typer.Option(help="Folder to write.", rich_help_pan
 
 
 @app.command(
+    cls=simcse.by_method(simcse.app),
     epilog="Examples:\n\n"
     "fmicl train simclr --data digits --divergence js --out runs/js\n\n"
     "fmicl train simclr --data cifar10 --loss info-nce --temperature 0.5 --epochs 200\n\n"
     "fmicl train simclr --data PATH/TO/IMAGES --image-size 64 --preset paper-cifar10\n\n"
-    "fmicl train simclr --out runs/js --resume"
+    "fmicl train simclr --out runs/js --resume\n\n"
+    "fmicl train simcse --help   # sentence embeddings, with options of their own",
 )
 @with_settings
 def train(
-    method: Annotated[str, typer.Argument(help=f"Training method: {', '.join(METHODS)}.")],
+    method: Annotated[
+        str, typer.Argument(help=f"Training method: {', '.join((*METHODS, *TEXT_METHODS))}.")
+    ],
     overrides: dict[str, Any],
     out: Out = None,
     resume: Annotated[
@@ -97,6 +104,9 @@ def evaluate(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> N
     from fmicl_recipes.run_folder import RunFolder
 
     folder = RunFolder(run)
+    if folder.read_json("settings.json").get("method") in TEXT_METHODS:
+        simcse.evaluate(run)
+        return
     trainer = trainer_of(folder.settings())
     from fmicl_recipes.runs import evaluate_run
 
@@ -113,7 +123,7 @@ def compare(
     from fmicl_recipes.compare import compare_runs
 
     rows, files = compare_runs(runs, out)
-    show(rows, "comparison")
+    (simcse.show_rows if any("sts" in row for row in rows.values()) else show)(rows, "comparison")
     for file in files:
         console.print(f"written: {file}")
 
@@ -188,7 +198,10 @@ def main() -> None:
         errors.print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
         sys.exit(2)
     except ModuleNotFoundError as error:
-        errors.print(f"[red]error:[/red] {error}. Install it with: pip install 'fmicl[demo]'")
+        errors.print(
+            f"[red]error:[/red] {error}. Install it with: pip install 'fmicl[demo]', "
+            "for texts 'fmicl[text,cli]'"
+        )
         sys.exit(2)
     except RuntimeError as error:
         if type(error).__name__ != "NonFiniteLossError":
