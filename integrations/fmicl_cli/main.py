@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from fmicl_cli.check import EPILOG, check
 from fmicl_cli.options import with_settings
 from fmicl_recipes.settings import METHODS, TrainSettings
 
@@ -146,6 +147,9 @@ def demo(
     show(rows, "handwritten digits, same encoder, weights, batches and budget for every loss")
     for file in files:
         console.print(f"written: {file}")
+
+
+app.command(epilog=EPILOG)(check)
 
 
 def show(rows: dict[str, dict[str, Any]], title: str) -> None:
