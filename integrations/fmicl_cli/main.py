@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from fmicl_cli import simcse, sweep
+from fmicl_cli.check import EPILOG, check
 from fmicl_cli.options import with_settings
 from fmicl_recipes.settings import METHODS, TrainSettings
 from fmicl_recipes.text import METHODS as TEXT_METHODS
@@ -158,6 +159,9 @@ def demo(
     show(rows, "handwritten digits, same encoder, weights, batches and budget for every loss")
     for file in files:
         console.print(f"written: {file}")
+
+
+app.command(epilog=EPILOG)(check)
 
 
 def show(rows: dict[str, dict[str, Any]], title: str) -> None:

@@ -1,6 +1,6 @@
 """The backends, each in turn."""
 
-import sys
+from contextlib import ExitStack
 
 import pytest
 
@@ -17,11 +17,7 @@ def backend(request, require):
 
 
 @pytest.fixture
-def set_tile(backend, monkeypatch):
+def set_tile(backend):
     """Let the backend's tiles have at most so many rows and columns."""
-
-    def set_to(size):
-        tiled = sys.modules[f"fmicl_{backend.name}.tiled"]
-        monkeypatch.setitem(tiled.TILE, "cpu", size)
-
-    return set_to
+    with ExitStack() as stack:
+        yield lambda size: stack.enter_context(backend.tiles(size))

@@ -27,7 +27,7 @@ ALLOWED = {
     "fmicl_jax": (("fmicl_core",), ("jax",)),
     "fmicl_tensorflow": (("fmicl_core",), ("tensorflow",)),
     "fmicl_recipes": (("fmicl_core",), ()),
-    "fmicl_check": (("fmicl_core", *BACKENDS), ("torch", "jax", "tensorflow")),
+    "fmicl_check": ((*RECIPES, *BACKENDS), ("torch", "jax", "tensorflow")),
     "fmicl_lightning": ((*RECIPES, "fmicl_torch"), ("torch", "lightning", "kornia")),
     "fmicl_sentence_transformers": (
         (*RECIPES, "fmicl_torch"),
