@@ -22,6 +22,10 @@ def prepare(x: jax.Array, y: jax.Array, bank: jax.Array | None, normalize: bool)
     for name, value in given.items():
         if not isinstance(value, jax.Array | np.ndarray):
             raise invalid(name, "a jax.Array", type(value).__name__, what=f"type({name})")
+        if not all(isinstance(size, int) for size in value.shape):  # as in jax.export
+            raise invalid(
+                name, "sizes that are known while tracing", value.shape, what=f"{name}.shape"
+            )
     arrays = {name: jnp.asarray(value) for name, value in given.items()}
     check_features(
         x.shape,
