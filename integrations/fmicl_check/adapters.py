@@ -162,7 +162,10 @@ class Torch(Adapter):
         return array.detach().cpu().to(wide).numpy()
 
     def gradients(self, function: Any, leaves: Any, compiled: bool) -> Any:
-        run = self.framework.compile(function, backend="aot_eager") if compiled else function
+        run = function
+        if compiled:  # without a reset, the ninth version of a function would run eagerly
+            self.framework.compiler.reset()
+            run = self.framework.compile(function, fullgraph=True, backend="aot_eager")
         leaves = {k: v.requires_grad_() for k, v in leaves.items()}
         scalars = run(leaves)
         scalars[0].backward()
