@@ -15,6 +15,13 @@ FLOAT_DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 Shape = Sequence[int | None]
 
+# What is expected of sizes, for `check_features` and for graphs that check sizes when they run.
+SOME_FEATURE = "at least one feature, D >= 1"
+SHAPE_OF_X = "the shape of `x`"
+TWO_ROWS = "at least two rows, N >= 2, or a `bank`"
+SOME_ROW = "at least one row, {rows} >= 1"
+WIDTH_OF_X = "the width of `x`"
+
 
 def invalid(
     argument: str, expected: str, received: Any, *, what: str | None = None, why: str | None = None
@@ -30,9 +37,13 @@ def invalid(
     """
     reason = f" {why}" if why else ""
     return ValueError(
-        f"Invalid value for argument `{argument}`. Expected {expected}.{reason} "
-        f"Received: {what or argument}={received!r}"
+        f"{expectation(argument, expected)}{reason} Received: {what or argument}={received!r}"
     )
+
+
+def expectation(argument: str, expected: str) -> str:
+    """How every error of this library begins; the rest says what was received."""
+    return f"Invalid value for argument `{argument}`. Expected {expected}."
 
 
 def check_choice(argument: str, value: Any, choices: Iterable[str]) -> str:
@@ -101,7 +112,7 @@ def check_features(
     for (name, shape), dtype in zip(shapes.items(), dtypes, strict=True):
         _check_array(name, shape, dtype)
     if not _equal(shapes["x"], shapes["y"]):
-        raise invalid("y", f"the shape of `x`, {shapes['x']}", shapes["y"], what="y.shape")
+        raise invalid("y", f"{SHAPE_OF_X}, {shapes['x']}", shapes["y"], what="y.shape")
     for name, dtype in list(zip(shapes, dtypes, strict=True))[1:]:
         if dtype != dtypes[0]:
             raise invalid(name, f"the dtype of `x`, {dtypes[0]}", dtype, what=f"{name}.dtype")
@@ -116,7 +127,7 @@ def _check_array(name: str, shape: tuple[int | None, ...], dtype: str) -> None:
     if len(shape) != 2:
         raise invalid(name, f"a 2-D array ({rows}, D)", shape, what=f"{name}.shape")
     if shape[1] == 0:
-        raise invalid(name, "at least one feature, D >= 1", shape, what=f"{name}.shape")
+        raise invalid(name, SOME_FEATURE, shape, what=f"{name}.shape")
     if dtype not in FLOAT_DTYPES:
         raise invalid(name, f"a dtype among {', '.join(FLOAT_DTYPES)}", dtype, what=f"{name}.dtype")
 
@@ -133,16 +144,16 @@ def _check_negatives_exist(shapes: dict[str, tuple[int | None, ...]], least: int
     if bank is None:
         if x[0] is not None and x[0] < least:
             raise invalid(
-                "x", "at least two rows, N >= 2, or a `bank`", x, what="x.shape",
+                "x", TWO_ROWS, x, what="x.shape",
                 why="A single sample has no negative.",
             )  # fmt: skip
         return
     if not _equal(x[1:], bank[1:]):
-        raise invalid("bank", f"the width of `x`, D = {x[1]}", bank, what="bank.shape")
+        raise invalid("bank", f"{WIDTH_OF_X}, D = {x[1]}", bank, what="bank.shape")
     if bank[0] == 0:
-        raise invalid("bank", "at least one row, K >= 1", bank, what="bank.shape")
+        raise invalid("bank", SOME_ROW.format(rows="K"), bank, what="bank.shape")
     if x[0] == 0:
-        raise invalid("x", "at least one row, N >= 1", x, what="x.shape")
+        raise invalid("x", SOME_ROW.format(rows="N"), x, what="x.shape")
 
 
 def no_negatives(n: int) -> ValueError:
@@ -161,18 +172,16 @@ def non_finite(argument: str, rows: Sequence[int]) -> ValueError:
     """Build the error for features that hold NaN or infinity in `rows`."""
     shown = ", ".join(str(int(r)) for r in rows[:5]) + (", ..." if len(rows) > 5 else "")
     return ValueError(
-        f"Invalid value for argument `{argument}`. Expected finite features. "
-        f"Received: NaN or infinity in row {shown}"
+        f"{expectation(argument, 'finite features')} Received: NaN or infinity in row {shown}"
     )
 
 
 def overflowed(objective: Any, loss: float) -> ValueError:
     """Build the error for finite features whose loss is not finite."""
-    return ValueError(
-        f"Invalid value for argument `x`. Expected features with a finite loss under {objective!r}."
-        " With normalize=False, or an extreme sigma2, scores can leave the range of the dtype."
-        f" Received: loss={loss}"
-    )
+    return invalid(
+        "x", f"features with a finite loss under {objective!r}", loss, what="loss",
+        why="With normalize=False, or an extreme sigma2, scores can leave the range of the dtype.",
+    )  # fmt: skip
 
 
 def once_differentiable() -> RuntimeError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from dataclasses import dataclass, fields
 from typing import NamedTuple
@@ -103,6 +104,14 @@ def negative_blocks(negatives: str, has_bank: bool) -> tuple[Block, ...]:
     return BANK if has_bank else NEGATIVES[negatives]
 
 
+def _callers_level() -> int:
+    """`stacklevel` at which a warning of the caller shows the first line outside of fmicl."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith("fmicl_"):
+        frame, level = frame.f_back, level + 1
+    return level
+
+
 @dataclass(frozen=True)
 class FMICL:
     """Settings of the f-MICL loss (the objective of Lu et al. 2023, to minimise).
@@ -143,7 +152,7 @@ class FMICL:
                 f"{self.generator!r} does not keep features apart: they are known to collapse."
                 " It is offered for study.",
                 UserWarning,
-                stacklevel=4,
+                stacklevel=_callers_level(),
             )
 
     @property

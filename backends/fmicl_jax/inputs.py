@@ -31,6 +31,10 @@ def prepare(
     for name, value in given.items():
         if not isinstance(value, jax.Array | np.ndarray):
             raise invalid(name, "a jax.Array", type(value).__name__, what=f"type({name})")
+        if not all(isinstance(size, int) for size in value.shape):  # as in jax.export
+            raise invalid(
+                name, "sizes that are known while tracing", value.shape, what=f"{name}.shape"
+            )
     arrays = {name: jnp.asarray(value) for name, value in given.items()}
     check_features(
         x.shape,
