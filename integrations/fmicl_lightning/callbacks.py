@@ -50,6 +50,11 @@ class RunClock(Callback):
         self.run, self.folder, self.images = run, folder, images
         self.seconds = 0.0
 
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Be quiet in a process of one's own, too, which knows nothing of its parent's filters."""
+        if trainer.world_size > 1:
+            _hush()
+
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Start the epoch's clock."""
         self.start = time.perf_counter()
@@ -111,10 +116,13 @@ class Progress(Callback):
 @contextmanager
 def quiet() -> Iterator[None]:
     """Leave Lightning's advice out: workers, tips, devices."""
-    names = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
-    for name in names:
-        logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"lightning\..*")
-        warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
+        _hush()
         yield
+
+
+def _hush() -> None:
+    for name in ("pytorch", "fabric", "pytorch.utilities.rank_zero"):
+        logging.getLogger(f"lightning.{name}").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"lightning\..*")
+    warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")

@@ -9,13 +9,14 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch.multiprocessing.spawn import ProcessRaisedException
 
 from fmicl_lightning.batches import loader
 from fmicl_lightning.build import build_method
 from fmicl_lightning.callbacks import AtomicCheckpoints, Progress, RunClock, checkpointing, quiet
 from fmicl_recipes.data import ImageData, Images
 from fmicl_recipes.run_folder import RunFolder
-from fmicl_recipes.runs import Features, Trainer
+from fmicl_recipes.runs import Features, NonFiniteLossError, Trainer
 from fmicl_recipes.settings import TrainSettings
 
 #: Images that are encoded at once for evaluation.
@@ -42,7 +43,7 @@ class MethodTrainer(Trainer):
         callbacks.append(checkpointing(folder))
         several = settings.devices > 1
         on_gpu = settings.device != "cpu" and torch.cuda.is_available()
-        with quiet():
+        with quiet(), _errors_of_processes():
             trainer = lightning.Trainer(
                 max_epochs=settings.epochs,
                 accelerator=settings.device,
@@ -94,6 +95,18 @@ class MethodTrainer(Trainer):
     def _chunks(self, images: Images) -> list[torch.Tensor]:
         chunks = torch.from_numpy(images).split(CHUNK)
         return [chunk.to(self.module.device) for chunk in chunks]
+
+
+@contextmanager
+def _errors_of_processes() -> Iterator[None]:
+    """Our own error in place of the traceback that a process sends of it."""
+    try:
+        yield
+    except ProcessRaisedException as error:
+        kind, _, message = str(error).strip().splitlines()[-1].partition(": ")
+        if kind.endswith(NonFiniteLossError.__name__):
+            raise NonFiniteLossError(message) from error
+        raise
 
 
 @contextmanager
