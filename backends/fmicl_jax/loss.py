@@ -142,8 +142,9 @@ class FMICLLoss:
     pytree it has no leaves.
 
     Args:
-        divergence, similarity, alpha, negatives, normalize, implementation, check_finite,
-            axis_name: as for `fmicl_loss`.
+        divergence, similarity, alpha, negatives, normalize, implementation, check_finite: as for
+            `fmicl_loss`.
+        axis_name: as for `fmicl_loss`.
 
     Raises:
         ValueError: an option is unknown or out of range.

@@ -160,8 +160,9 @@ class FMICLLoss(torch.nn.Module):
     """`fmicl_loss` as a module: the same options, no parameters and no state.
 
     Args:
-        divergence, similarity, alpha, negatives, normalize, implementation, check_finite,
-            distributed: as for `fmicl_loss`.
+        divergence, similarity, alpha, negatives, normalize, implementation, check_finite: as for
+            `fmicl_loss`.
+        distributed: as for `fmicl_loss`.
 
     Raises:
         ValueError: an option is unknown or out of range.

@@ -179,7 +179,7 @@ def print_table(headings: list[str], cells: list[list[str]], title: str) -> None
     grid = Table(title=title)
     for index, heading in enumerate(headings):
         number = index > 0 and cells and cells[-1][index].replace(".", "").lstrip("-").isdigit()
-        grid.add_column(heading, justify="right" if number else "left")
+        grid.add_column(heading, justify="right" if number else "left", no_wrap=index == 0)
     for row in cells:
         grid.add_row(*row)
     console.print(grid)
