@@ -6,16 +6,16 @@ python examples/tensorflow_digits.py
 from functools import partial
 
 import tensorflow as tf
-from digits import knn_accuracy, pairs_of_views
+from digits import PIXELS, compare, knn_accuracy, pairs_of_views
 
 from fmicl_tensorflow import FMICLLoss, info_nce_loss
 
 
-def train(criterion, epochs=30):
+def train(criterion, epochs=100):
     """Train an encoder with the criterion; its kNN accuracy before and after."""
     tf.keras.utils.set_random_seed(0)
     dense = tf.keras.layers.Dense
-    encoder = tf.keras.Sequential([tf.keras.Input([64]), dense(256, "relu"), dense(64)])
+    encoder = tf.keras.Sequential([tf.keras.Input([PIXELS]), dense(512, "relu"), dense(64)])
     head = tf.keras.Sequential([tf.keras.Input([64]), tf.keras.layers.ReLU(), dense(32)])
     optimizer = tf.keras.optimizers.Adam(2e-3)
     weights = encoder.trainable_variables + head.trainable_variables
@@ -38,9 +38,6 @@ def train(criterion, epochs=30):
 if __name__ == "__main__":
     losses = {
         "InfoNCE": partial(info_nce_loss, temperature=0.5),
-        "KL-MICL": FMICLLoss(divergence="kl", negatives="all"),
-        "JS-MICL": FMICLLoss(divergence="js", negatives="all"),
+        "JS-MICL": FMICLLoss(divergence="js", alpha=5.0, negatives="all"),
     }
-    print(f"raw pixels: kNN {knn_accuracy(lambda images: images):.3f}")
-    for name, criterion in losses.items():
-        print("{}: kNN {:.3f} before, {:.3f} after".format(name, *train(criterion)))
+    compare(losses, train)
