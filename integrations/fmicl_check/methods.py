@@ -37,23 +37,24 @@ class Model:
 
     def embed(self, weights: Weights, images: Any) -> Any:
         """Projections (N, DIM) of images (N, 64)."""
-        features = self._silu(self._layers(weights, "encoder", images))
+        features = self.activation(self._layers(weights, "encoder", images))
         return self._layers(weights, "head", features)
 
     def predict(self, weights: Weights, projections: Any) -> Any:
         """What the predictor makes of projections, (N, DIM)."""
         return self._layers(weights, "predictor", projections)
 
+    def activation(self, x: Any) -> Any:
+        """SiLU, which is smooth: at the kink of ReLU rounding would choose between two slopes."""
+        return x * self.adapter.ops.sigmoid(x)
+
     def stop_gradient(self, x: Any) -> Any:
         """x, through which no gradient flows."""
         return self.adapter.stop_gradient(x)
 
-    def _silu(self, x: Any) -> Any:
-        return x * self.adapter.ops.sigmoid(x)
-
     def _layers(self, weights: Weights, part: str, x: Any) -> Any:
         for layer in range(len(PARTS[part]) - 1):
-            x = self._silu(x) if layer else x
+            x = self.activation(x) if layer else x
             x = x @ weights[f"{part}.{layer}.weight"] + weights[f"{part}.{layer}.bias"]
         return x
 

@@ -128,8 +128,8 @@ class Group:
 
 def train_everywhere(
     adapters: Sequence[Adapter],
-    methods: Iterable[str] = tuple(METHODS),
-    steps: int = 100,
+    methods: Iterable[str],
+    steps: int,
     dtypes: Iterable[str] = DTYPES,
 ) -> Iterator[Group]:
     """Train each method with each loss in each dtype, one group after the other.

@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich import box
@@ -35,6 +35,7 @@ EPILOG = (
 )
 Names = list[str] | None
 TRAINING = "With --train"
+STEPS, OUT = 100, Path("check")
 LEGEND = (
     "loss: worst error relative to |alignment| + alpha |uniformity|. gradient: worst error of an\n"
     "entry, relative to the largest entry. tolerance: of loss, of gradient."
@@ -43,7 +44,8 @@ TRAINING_LEGEND = (
     "difference: largest |a - b| / |b| of a step's loss; b is by {reference}. rounding: the same\n"
     "when a is by {reference}, too, from initial weights one unit in the last place away."
 )
-PASS = "[green]pass[/green]"
+PASS, FAIL = "[green]pass[/]", "[red]FAIL[/]"
+STYLE: dict[str, Any] = {"box": box.SIMPLE_HEAD, "padding": 0, "show_edge": False}
 
 
 def check(
@@ -55,7 +57,7 @@ def check(
         Names, typer.Option(help="float64, float32 or bfloat16; may be repeated; all unless given.")
     ] = None,
     full: Annotated[
-        bool, typer.Option("--full", help="All 2,109 combinations of options; for a long break.")
+        bool, typer.Option("--full", help="All combinations of options; takes far longer.")
     ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON, and nothing else, to standard output.")
@@ -75,11 +77,11 @@ def check(
         ),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(help="Steps of training; 100.", rich_help_panel=TRAINING)
+        int | None, typer.Option(help=f"Steps of training; {STEPS}.", rich_help_panel=TRAINING)
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for train.png and train.json; check.", rich_help_panel=TRAINING),
+        typer.Option(help=f"Folder for train.png, train.json; {OUT}.", rich_help_panel=TRAINING),
     ] = None,
 ) -> None:  # fmt: skip
     """Compare the losses of every framework installed here with the float64 reference.
@@ -135,21 +137,17 @@ def _compute(names: list[str], device: str, dtypes: Names, full: bool, as_json: 
 
 
 def _losses_table(rows: Sequence[Row], absent: Sequence[Absent]) -> Table:
-    table = _table(
-        "losses and gradients against the float64 reference",
-        ["framework", "version", "device", "dtype"],
-        ["cases", "loss", "gradient", "tolerance"],
-    )
-    for row in rows:
-        verdict = PASS if row.passed else f"[red]FAIL {row.failed}[/red]"
-        table.add_row(
+    cells = [
+        (
             row.framework, row.version, row.device, row.dtype, str(row.cases),
             f"{row.loss_error:.1e}", f"{row.gradient_error:.1e}",
-            "{:.0e} {:.0e}".format(*row.tolerance), verdict,
-        )  # fmt: skip
-    for entry in absent:
-        table.add_row(entry.framework, *["-"] * 7, _state(entry))
-    return table
+            "{:.0e} {:.0e}".format(*row.tolerance), PASS if row.passed else f"{FAIL} {row.failed}",
+        )
+        for row in rows
+    ]  # fmt: skip
+    title = "losses and gradients against the float64 reference"
+    words, numbers = ("version", "device", "dtype"), ("cases", "loss", "gradient", "tolerance")
+    return _table(title, words, numbers, cells, absent)
 
 
 def _name_worst(rows: Sequence[Row]) -> None:
@@ -173,15 +171,14 @@ def _train(
     from fmicl_check.plot import plot_training
     from fmicl_check.report import as_text, training_report
 
-    folder = out or Path("check")
+    folder, length = out or OUT, STEPS if steps is None else steps
     if folder.exists() and not folder.is_dir():
         raise invalid("out", "a folder", str(folder))
     methods, dtypes = methods or list(METHODS), dtypes or list(DTYPES)
     adapters, absent, failed = _open(names, device)
     if len(adapters) < 2:
         _explain(absent, errors)
-    length = {} if steps is None else {"steps": steps}
-    trained = train_everywhere(adapters, methods, dtypes=dtypes, **length)
+    trained = train_everywhere(adapters, methods, length, dtypes)
     groups = _progress(trained, count_groups(methods, dtypes), "training")
     passed = not failed and all(c.passed for g in groups for c in g.comparisons)
     report = training_report(groups, adapters, absent, passed)
@@ -201,34 +198,33 @@ def _train(
 
 
 def _training_table(groups: Sequence[Group], absent: Sequence[Absent]) -> Table:
-    table = _table(
-        "loss curves of the same training",
-        ["method", "loss", "dtype", "framework"],
-        ["difference", "step", "rounding", "tolerance"],
-    )
-    for c in (c for g in groups for c in g.comparisons):
-        table.add_row(
-            c.method, c.loss, c.dtype, c.framework, f"{c.difference:.1e}", str(c.step),
-            f"{c.rounding:.1e}", f"{c.tolerance:.0e}", PASS if c.passed else "[red]FAIL[/red]",
-        )  # fmt: skip
-    for entry in absent:
-        table.add_row("-", "-", "-", entry.framework, *["-"] * 4, _state(entry))
-    return table
+    cells = [
+        (
+            c.framework, c.method, c.loss, c.dtype, f"{c.difference:.1e}", str(c.step),
+            f"{c.rounding:.1e}", f"{c.tolerance:.0e}", PASS if c.passed else FAIL,
+        )
+        for group in groups for c in group.comparisons
+    ]  # fmt: skip
+    title = "loss curves of the same training"
+    words, numbers = ("method", "loss", "dtype"), ("difference", "step", "rounding", "tolerance")
+    return _table(title, words, numbers, cells, absent)
 
 
-def _table(title: str, words: Sequence[str], numbers: Sequence[str]) -> Table:
-    """A table that fits 80 columns, with a verdict at the end."""
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=0, show_edge=False)
-    for heading in words:
-        table.add_column(heading)
+def _table(
+    title: str, words: Sequence[str], numbers: Sequence[str],
+    cells: Sequence[Sequence[str]], absent: Sequence[Absent],
+) -> Table:  # fmt: skip
+    """A row of cells a framework, in 80 columns; frameworks that are absent have a verdict only."""
+    table = Table("framework", *words, title=title, **STYLE)
     for heading in numbers:
         table.add_column(heading, justify="right")
     table.add_column("verdict")
+    for row in cells:
+        table.add_row(*row)
+    for entry in absent:
+        verdict = f"[{'red' if entry.state == 'broken' else 'yellow'}]{entry.state}[/]"
+        table.add_row(entry.framework, *["-"] * len([*words, *numbers]), verdict)
     return table
-
-
-def _state(entry: Absent) -> str:
-    return f"[{'red' if entry.state == 'broken' else 'yellow'}]{entry.state}[/]"
 
 
 def _explain(absent: Sequence[Absent], to: Console = console) -> None:

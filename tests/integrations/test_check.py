@@ -142,19 +142,9 @@ def test_what_is_not_finite_or_of_another_dtype_fails(require, monkeypatch, chan
 
 def test_json_stands_alone_on_standard_output(require):
     require("torch")
-    command = [
-        "-m",
-        "fmicl_cli",
-        "check",
-        "--framework",
-        "torch",
-        "--dtype",
-        "float32",
-        "--dtype",
-        "bfloat16",
-        "--json",
-    ]
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
+    options = "--framework torch --dtype float32 --dtype bfloat16 --json"
+    command = [sys.executable, "-m", "fmicl_cli", "check", *options.split()]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["passed"]
@@ -215,7 +205,7 @@ def test_a_check_of_nothing_fails(few, remove):
 BROKEN = [
     ("raise OSError('libcudart.so.12:\\n no such file')", "OSError: libcudart.so.12: no such file"),
     ("import a_dependency", "ModuleNotFoundError: No module named 'a_dependency'"),
-    ("", "AttributeError: module 'jax' has no attribute"),
+    ("", "ModuleNotFoundError: No module named 'jax."),
 ]
 
 
