@@ -1,0 +1,117 @@
+"""The trainer of `fmicl train --framework tensorflow`, by Keras on any of its backends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from fmicl_keras import checkpoint
+from fmicl_keras.build import build_method, state
+from fmicl_keras.callbacks import EpochBatches, Progress, Run
+from fmicl_keras.devices import Devices
+from fmicl_keras.method import LastViews, Method
+from fmicl_keras.optimizers import build_optimizer
+from fmicl_recipes.data import ImageData, Images
+from fmicl_recipes.run_folder import RunFolder
+from fmicl_recipes.runs import Features, Trainer
+from fmicl_recipes.settings import TrainSettings
+
+#: Images that are encoded at once for evaluation; full chunks, so that one program serves all.
+CHUNK = 512
+
+
+class MethodTrainer(Trainer):
+    """A method in Keras; `model` is the keras.Model."""
+
+    framework = "tensorflow"
+
+    def __init__(self, settings: TrainSettings, data: ImageData) -> None:
+        super().__init__(settings, data)
+        self.steps = len(data.train_images) // settings.batch_size
+        self.devices = Devices(settings)
+        with self.devices.scope():
+            total = self.steps * settings.epochs
+            self.model = build_method(settings, data.train_images.shape[1:], total)
+            self.first_seeds = [keras.ops.convert_to_numpy(v) for v in self._seeds()]
+            self.encoding, self.projecting = Applied(self.model, "features"), Applied(
+                self.model, "project"
+            )
+
+    def fit(self, folder: RunFolder, *, resume: bool, progress: bool) -> None:
+        """Train to the end; `Trainer.fit`."""
+        settings = self.settings
+        batches = EpochBatches(self.data.train_images, settings.batch_size, settings.seed)
+        with self.devices.scope():
+            weights = self.model.trainable_weights
+            optimizer = build_optimizer(settings, weights, self.steps * settings.epochs)
+            optimizer.build(weights)
+            self.model.last = LastViews(settings.batch_size, settings.projection_dim)
+            self.model.compile(optimizer)
+            groups = {"model": state(self.model), "optimizer": optimizer.variables}
+            if resume and folder.checkpoint.exists():
+                self._restore(folder, groups)
+
+            def save() -> None:
+                facts = {"history": self.history, "seconds": self.seconds}
+                checkpoint.save(folder.checkpoint, groups, facts)
+                folder.write_history(self.history)
+
+            done = len(self.history)
+            bar = Progress(settings.title, settings.epochs, self.steps, done)
+            callbacks = [Run(self, batches, save), *([bar] if progress else [])]
+            try:
+                self.model.fit(
+                    batches, epochs=settings.epochs, initial_epoch=done, callbacks=callbacks,
+                    shuffle=False, verbose=0,
+                )  # fmt: skip
+            finally:
+                bar.close()
+
+    def load(self, folder: RunFolder) -> None:
+        """Take weights, history and seconds from the folder's checkpoint."""
+        self._restore(folder, {"model": state(self.model)})
+
+    def _restore(self, folder: RunFolder, groups: dict[str, Any]) -> None:
+        facts = checkpoint.load(folder.checkpoint, groups)
+        self.history, self.seconds = facts["history"], facts["seconds"]
+
+    def encode(self, images: Images) -> Features:
+        """Encoder features (N, F) float32 of uint8 images (N, H, W, C), without augmentation."""
+        return self._apply(self.encoding, images)
+
+    def project(self, images: Images) -> tuple[Features, Features]:
+        """Projections (N, d) of two random views of uint8 images, drawn by `settings.seed`."""
+        now = [keras.ops.convert_to_numpy(v) for v in self._seeds()]
+        self._set_seeds(self.first_seeds)
+        views = self._apply(self.projecting, images)
+        self._set_seeds(now)
+        return views[:, 0], views[:, 1]
+
+    def _apply(self, model: keras.Model, images: Images) -> Features:
+        size = self.devices.multiple(min(CHUNK, len(images)))
+        missing = -len(images) % size
+        filled = np.concatenate([images, np.resize(images, (missing, *images.shape[1:]))])
+        with self.devices.scope():
+            return model.predict(filled, batch_size=size, verbose=0)[: len(images)]
+
+    def _seeds(self) -> list[Any]:
+        return self.model.augment.non_trainable_variables
+
+    def _set_seeds(self, values: list[Any]) -> None:
+        for variable, value in zip(self._seeds(), values, strict=True):
+            variable.assign(value)
+
+
+class Applied(keras.Model):
+    """A function of a method as a model, for `predict`."""
+
+    def __init__(self, method: Method, name: str) -> None:
+        super().__init__(dtype="float32")
+        self.method, self.function = method, name
+        self.built = True
+
+    def call(self, images: Any) -> Any:
+        """Whatever the function gives for uint8 images (N, H, W, C)."""
+        return getattr(self.method, self.function)(images)
