@@ -80,7 +80,9 @@ def train(
     else:
         settings = resolve(preset, {"method": method, **overrides})
     data = Path(settings.data).name
-    folder = out or Path("runs") / f"{data}-{settings.title}-seed{settings.seed}"
+    folder = out or Path("runs") / (
+        f"{data}-{settings.method}-{settings.framework}-{settings.title}-seed{settings.seed}"
+    )
     trainer = trainer_of(settings)
     from fmicl_recipes.runs import train_run
 

@@ -10,7 +10,10 @@ from typing import Any
 
 from fmicl_recipes.settings import TrainSettings
 
-PACKAGES = ("fmicl", "numpy", "torch", "lightning", "kornia", "datasets", "scikit-learn")
+PACKAGES = (
+    "fmicl", "numpy", "torch", "lightning", "kornia", "jax", "flax", "optax", "orbax-checkpoint",
+    "keras", "tensorflow", "tensorflow-cpu", "datasets", "scikit-learn",
+)  # fmt: skip
 
 #: Columns of every table: key in metrics.json, heading, format.
 COLUMNS = (

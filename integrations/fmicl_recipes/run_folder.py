@@ -99,11 +99,12 @@ class RunFolder:
         return write_atomically(self.path / name, lambda file: file.write(text.encode()))
 
     def write_history(self, rows: list[dict[str, float]]) -> Path:
-        """Write history.csv, a row an epoch."""
+        """Write history.csv, a row an epoch; a cell is empty where a row lacks the column."""
+        columns = list(dict.fromkeys(name for row in rows for name in row))
 
         def write(file: IO[bytes]) -> None:
-            lines = [",".join(rows[0]), *(",".join(map(repr, row.values())) for row in rows)]
-            file.write(("\n".join(lines) + "\n").encode())
+            cells = [[repr(row[name]) if name in row else "" for name in columns] for row in rows]
+            file.write("".join(",".join(line) + "\n" for line in [columns, *cells]).encode())
 
         return write_atomically(self.path / "history.csv", write)
 
@@ -113,7 +114,8 @@ class RunFolder:
         if not file.exists():
             return []
         with open(file, newline="", encoding="utf-8") as lines:
-            return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(lines)]
+            rows = csv.DictReader(lines)
+            return [{k: float(v) for k, v in row.items() if v} for row in rows]
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> Path:

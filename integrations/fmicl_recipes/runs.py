@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -51,7 +53,7 @@ class Trainer(ABC):
 
     def __init__(self, settings: TrainSettings, data: ImageData) -> None:
         self.settings, self.data = settings, data
-        #: A row an epoch: "epoch", "step", "loss" and what `spread` says of the last batch.
+        #: A row an epoch, made by `epoch_row`.
         self.history: list[dict[str, float]] = []
         #: Of training, over all the sittings of the run.
         self.seconds = 0.0
@@ -150,6 +152,7 @@ def finish(
 ) -> dict[str, Any]:
     """Evaluate a trained method and write metrics, embeddings and plots of the run."""
     features, scores = score(trainer)
+    scores["collapsed"] = evaluation.collapsed(scores)
     settings = trainer.settings
     metrics = report.assemble_metrics(settings, trainer.history, scores, trainer.seconds, before)
     write_atomically(folder.path / "embeddings.npz", lambda file: np.savez(file, **features))
@@ -179,6 +182,37 @@ def knn(trainer: Trainer) -> float:
     labels, test_labels = data.require_labels()
     train, test = trainer.encode(data.train_images), trainer.encode(data.test_images)
     return evaluation.knn_accuracy(train, labels, test, test_labels, k=trainer.settings.knn_k)
+
+
+def epoch_row(
+    epoch: int, step: int, loss: float, x: Features, y: Features, **measured: float
+) -> dict[str, float]:
+    """A row of the history.
+
+    Args:
+        epoch: just finished, from 1.
+        step: steps so far.
+        loss: mean over the epoch.
+        x: (N, d) what the loss saw of the epoch's last batch: first view, or queries.
+        y: (N, d) second view, or keys.
+        measured: "images_per_second", and "knn_accuracy" where it was measured.
+    """
+    spread = evaluation.spread(x, y)
+    return {"epoch": epoch, "step": step, "loss": loss, **spread, **measured}
+
+
+def warn_of_collapse(history: Sequence[Mapping[str, float]]) -> None:
+    """Warn when the last row is the first one whose features have collapsed."""
+    *before, last = history
+    if evaluation.collapsed(last) and not any(map(evaluation.collapsed, before)):
+        warnings.warn(
+            f"The features have collapsed at epoch {last['epoch']:.0f}: embedding rank"
+            f" {last['embedding_rank']:.1f}, uniformity {last['uniformity']:.2f}. They no longer"
+            " tell samples apart. reverse_kl and neyman do that by themselves; otherwise try a"
+            " larger alpha or a smaller lr.",
+            UserWarning,
+            stacklevel=2,
+        )
 
 
 def baseline_scores(trainer: Trainer) -> dict[str, dict[str, float]]:

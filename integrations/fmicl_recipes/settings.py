@@ -124,7 +124,7 @@ class TrainSettings:
     momentum: float = option(0.9, "Momentum of SGD.", "Training")
     weight_decay: float = option(5e-4, "Weight decay; none on norms and biases.", "Training")
     warmup_epochs: int = option(0, "Epochs of linear warm-up before the cosine.", "Training")
-    batch_size: int = option(512, "Samples per step, N.", "Training")
+    batch_size: int = option(512, "Samples per step on all devices together, N.", "Training")
     epochs: int = option(200, "Passes over the training images.", "Training")
     seed: int = option(0, "Seed of weights, order and augmentation.", "Training")
     precision: str = option("32", "Arithmetic of the encoder.", "Training", PRECISIONS)
@@ -166,6 +166,8 @@ class TrainSettings:
                 raise invalid(name, "a finite number >= 0", getattr(self, name))
         if not 0.0 <= check_number("ema", self.ema) < 1.0:
             raise invalid("ema", "a number in [0, 1)", self.ema)
+        if self.batch_size % self.devices:
+            raise invalid("batch_size", f"a multiple of devices = {self.devices}", self.batch_size)
         if self.method == "moco":
             self._check_moco()
         if self.framework != "tensorflow" and self.keras_backend != "tensorflow":
