@@ -16,7 +16,7 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 class MoCo(MomentumMethod):
     """Queries of one view against keys of the other; all negatives are keys of earlier steps.
 
-    Where the encoder has batch norms, a batch is encoded in `settings.bn_splits` parts with
+    Where encoder or head have batch norms, a batch is encoded in `settings.bn_splits` parts with
     statistics of their own, the keys in a random order: otherwise the statistics which a query
     shares with its key would give the key away (He et al. 2020, section 3.3).
 
@@ -40,13 +40,14 @@ class MoCo(MomentumMethod):
         augment: nn.Module,
         settings: TrainSettings,
     ) -> None:
-        head = mlp_head(feature_dim, settings.projection_hidden, settings.projection_dim)
+        hidden, dim = settings.projection_hidden, settings.projection_dim
+        head = mlp_head(feature_dim, hidden, dim, norm=settings.head_norm == "batch")
         super().__init__(encoder, head, loss, augment, settings)
         queue = initial_queue(settings.queue_size, settings.projection_dim, settings.seed)
         self.register_buffer("queue", torch.from_numpy(queue))
         #: Slot of the oldest key, the next to be overwritten.
         self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
-        self.has_batch_norm = any(isinstance(m, BATCH_NORMS) for m in encoder.modules())
+        self.has_batch_norm = any(isinstance(m, BATCH_NORMS) for m in self.modules())
 
     def contrast(self, v1: torch.Tensor, v2: torch.Tensor) -> Contrast:
         """loss(q, k, bank=queue), then the keys enter the queue."""
@@ -81,6 +82,12 @@ class MoCo(MomentumMethod):
         self.pointer.add_(len(keys)).remainder_(size)
 
 
-def mlp_head(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    """Two layers, F to d, without norms (Chen et al. 2020b)."""
-    return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
+def mlp_head(inputs: int, hidden: int, outputs: int, *, norm: bool) -> nn.Sequential:
+    """Two layers, F to d (Chen et al. 2020b), and a batch norm without scale and shift.
+
+    The norm is ours. f-MICL takes a plain mean over the queue, whose keys stand still, and would
+    push all queries away from it together, on to one point; InfoNCE does not see a common shift.
+    With the norm there is none.
+    """
+    layers = [nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs)]
+    return nn.Sequential(*layers, *[nn.BatchNorm1d(outputs, affine=False)] * norm)

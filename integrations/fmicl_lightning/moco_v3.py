@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import nn
 
@@ -59,7 +61,6 @@ def mlp(*widths: int) -> nn.Sequential:
     The last norm has no scale and shift. Source: Chen et al. (2021), section 4.2, and its code.
     """
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(widths[:-2], widths[1:-1], strict=True):
+    for inputs, outputs in pairwise(widths):
         layers += [nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs), nn.ReLU()]
-    last = nn.Linear(widths[-2], widths[-1], bias=False)
-    return nn.Sequential(*layers, last, nn.BatchNorm1d(widths[-1], affine=False))
+    return nn.Sequential(*layers[:-2], nn.BatchNorm1d(widths[-1], affine=False))
