@@ -15,6 +15,7 @@ from fmicl_keras.method import Loss, Method
 from fmicl_keras.moco import MoCo
 from fmicl_keras.moco_v3 import MoCoV3
 from fmicl_keras.native import library
+from fmicl_keras.replicas import replica_count
 from fmicl_keras.simclr import SimCLR
 from fmicl_recipes.settings import TrainSettings
 
@@ -62,7 +63,7 @@ def build_method(
             method: Method = MoCoV3(*parts, steps)
         else:
             method = {"simclr": SimCLR, "moco": MoCo}[settings.method](*parts)
-    if settings.devices > 1 and settings.method != "moco":
+    if replica_count() > 1 and settings.method != "moco":
         synchronise(method)  # MoCo keeps the statistics of its parts apart on purpose
     method.built = True
     return method

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from tqdm.auto import tqdm
 
+from fmicl_keras.checkpoint import to_numpy
 from fmicl_recipes.data import Images
 from fmicl_recipes.runs import (
     NonFiniteLossError,
@@ -80,14 +81,14 @@ class Run(keras.callbacks.Callback):
         trainer, steps = self.trainer, (epoch + 1) * self.batches.num_batches
         trainer.seconds += elapsed
         for weight in self.model.trainable_weights:
-            if not np.isfinite(keras.ops.convert_to_numpy(weight)).all():
+            if not np.isfinite(to_numpy(weight)).all():
                 raise NonFiniteLossError.weights(steps)
         images = self.batches.num_batches * self.batches.batch_size
         measured = {"images_per_second": images / elapsed}
         every = trainer.settings.knn_every
         if every and (epoch + 1) % every == 0:
             measured["knn_accuracy"] = knn(trainer)
-        x, y = np.moveaxis(keras.ops.convert_to_numpy(self.model.last.views), 1, 0)
+        x, y = np.moveaxis(to_numpy(self.model.last.views), 1, 0)
         trainer.history.append(epoch_row(epoch + 1, steps, logs["loss"], x, y, **measured))
         self.save()
         warn_of_collapse(trainer.history)

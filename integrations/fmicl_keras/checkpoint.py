@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from numpy.typing import NDArray
 
 from fmicl_core.checks import invalid
 from fmicl_recipes.run_folder import write_atomically
@@ -20,7 +21,7 @@ _FACTS = "facts"
 def save(path: Path, groups: dict[str, Sequence[Any]], facts: dict[str, Any]) -> None:
     """Write groups of variables, in their order, and facts that JSON can hold."""
     arrays = {
-        f"{group}/{index}": keras.ops.convert_to_numpy(variable)
+        f"{group}/{index}": to_numpy(variable)
         for group, variables in groups.items()
         for index, variable in enumerate(variables)
     }
@@ -45,3 +46,10 @@ def load(path: Path, groups: dict[str, Sequence[Any]]) -> dict[str, Any]:
                 variable.assign(stored[f"{group}/{index}"])
         facts: dict[str, Any] = json.loads(str(stored[_FACTS]))
     return facts
+
+
+def to_numpy(variable: Any) -> NDArray[Any]:
+    """The value of a variable; Keras' own way makes TensorFlow's warn."""
+    if keras.config.backend() == "tensorflow":
+        return variable.value.numpy()
+    return keras.ops.convert_to_numpy(variable.value)

@@ -13,11 +13,19 @@ def dense(width: int, use_bias: bool = True) -> layers.Dense:
     return layers.Dense(width, use_bias=use_bias, kernel_initializer=fan_in_uniform())
 
 
-def mlp(inputs: int, hidden: int, outputs: int) -> keras.Model:
-    """MoCo: two layers without norms (Chen et al. 2020b)."""
+def mlp(inputs: int, hidden: int, outputs: int, *, norm: bool) -> keras.Model:
+    """MoCo: two layers (Chen et al. 2020b), and a batch norm without scale and shift.
+
+    The norm is ours. f-MICL takes a plain mean over the queue, whose keys stand still, and would
+    push all queries away from it together, on to one point; InfoNCE does not see a common shift.
+    With the norm there is none.
+    """
     features = keras.Input((inputs,))
     x = layers.ReLU()(dense(hidden)(features))
-    return keras.Model(features, dense(outputs)(x), name="head")
+    x = dense(outputs)(x)
+    if norm:
+        x = batch_norm(x, center=False, scale=False)
+    return keras.Model(features, x, name="head")
 
 
 def normed_mlp(inputs: int, *widths: int) -> keras.Model:

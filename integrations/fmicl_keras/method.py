@@ -14,7 +14,7 @@ import keras
 from keras import ops
 
 from fmicl_keras.augment import as_float, standardise
-from fmicl_keras.native import gather, replica_count
+from fmicl_keras.replicas import gather, replica_count
 from fmicl_recipes.settings import TrainSettings
 
 #: From features x, y (N, d), and a bank of negatives (K, d) if there is one, to a scalar.

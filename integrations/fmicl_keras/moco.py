@@ -11,6 +11,7 @@ from fmicl_keras.encoders import has_batch_norm
 from fmicl_keras.heads import mlp
 from fmicl_keras.method import Loss, MomentumMethod
 from fmicl_keras.native import library
+from fmicl_keras.replicas import replica_count
 from fmicl_recipes.momentum import initial_queue
 from fmicl_recipes.settings import TrainSettings
 
@@ -18,7 +19,7 @@ from fmicl_recipes.settings import TrainSettings
 class MoCo(MomentumMethod):
     """Queries of one view against keys of the other; all negatives are keys of earlier steps.
 
-    Where the encoder has batch norms, a batch is encoded in `settings.bn_splits` parts with
+    Where encoder or head have batch norms, a batch is encoded in `settings.bn_splits` parts with
     statistics of their own, the keys in a random order: otherwise the statistics which a query
     shares with its key would give the key away (He et al. 2020, section 3.3).
 
@@ -34,7 +35,7 @@ class MoCo(MomentumMethod):
         self, encoder: keras.Model, loss: Loss, augment: keras.Model, settings: TrainSettings
     ) -> None:
         hidden, dim = settings.projection_hidden, settings.projection_dim
-        head = mlp(encoder.output_shape[-1], hidden, dim)
+        head = mlp(encoder.output_shape[-1], hidden, dim, norm=settings.head_norm == "batch")
         super().__init__(encoder, head, loss, augment, settings)
         self.queue = self.add_weight(
             (settings.queue_size, dim), trainable=False, aggregation="only_first_replica",
@@ -47,7 +48,7 @@ class MoCo(MomentumMethod):
             (), "zeros", "int32", trainable=False, aggregation="only_first_replica"
         )
         self.order = keras.random.SeedGenerator(settings.seed)
-        self.splits = settings.bn_splits if has_batch_norm(encoder) else 1
+        self.splits = settings.bn_splits if has_batch_norm(self) else 1
 
     def compare(self, v1: Any, v2: Any, training: bool) -> Any:
         """Queries of the first view and keys of the second, (N, 2, d)."""
@@ -59,15 +60,18 @@ class MoCo(MomentumMethod):
     def contrast(self, features: Any, training: bool) -> Any:
         """loss(q, k, bank=queue), then the keys enter the queue."""
         q, k = features[:, 0], ops.stop_gradient(features[:, 1])
-        loss = self.loss_of(q, k, bank=ops.copy(self.queue))  # which changes before the gradient
+        # A copy, since the queue changes before the gradient is taken.
+        loss = self.loss_of(q, k, bank=ops.stop_gradient(ops.copy(self.queue)))
         if training:
             self.enqueue(k)
         return loss
 
     def parts(self, view: Any) -> list[Any]:
-        """The batch in the parts that share statistics."""
-        n = ops.shape(view)[0]
-        edges = [n * i // self.splits for i in range(self.splits + 1)]
+        """The batch, or a replica's share of it, in the parts that share statistics."""
+        n, splits = ops.shape(view)[0], self.splits
+        if splits > 1:  # the keys of a replica are shuffled among themselves, so two are needed
+            splits = max(2, splits // replica_count())
+        edges = [n * i // splits for i in range(splits + 1)]
         return [view[a:b] for a, b in zip(edges[:-1], edges[1:], strict=True)]
 
     def shuffled_keys(self, view: Any, training: bool) -> Any:

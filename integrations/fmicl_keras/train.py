@@ -18,8 +18,8 @@ from fmicl_recipes.run_folder import RunFolder
 from fmicl_recipes.runs import Features, Trainer
 from fmicl_recipes.settings import TrainSettings
 
-#: Images that are encoded at once for evaluation; full chunks, so that one program serves all.
-CHUNK = 512
+#: Images that are encoded at once for evaluation, filled up so that one program serves all.
+CHUNK = 500
 
 
 class MethodTrainer(Trainer):
@@ -34,7 +34,7 @@ class MethodTrainer(Trainer):
         with self.devices.scope():
             total = self.steps * settings.epochs
             self.model = build_method(settings, data.train_images.shape[1:], total)
-            self.first_seeds = [keras.ops.convert_to_numpy(v) for v in self._seeds()]
+            self.first_seeds = [checkpoint.to_numpy(v) for v in self._seeds()]
             self.encoding, self.projecting = Applied(self.model, "features"), Applied(
                 self.model, "project"
             )
@@ -83,14 +83,14 @@ class MethodTrainer(Trainer):
 
     def project(self, images: Images) -> tuple[Features, Features]:
         """Projections (N, d) of two random views of uint8 images, drawn by `settings.seed`."""
-        now = [keras.ops.convert_to_numpy(v) for v in self._seeds()]
+        now = [checkpoint.to_numpy(v) for v in self._seeds()]
         self._set_seeds(self.first_seeds)
         views = self._apply(self.projecting, images)
         self._set_seeds(now)
         return views[:, 0], views[:, 1]
 
     def _apply(self, model: keras.Model, images: Images) -> Features:
-        size = self.devices.multiple(min(CHUNK, len(images)))
+        size = self.devices.multiple(CHUNK)
         missing = -len(images) % size
         filled = np.concatenate([images, np.resize(images, (missing, *images.shape[1:]))])
         with self.devices.scope():
