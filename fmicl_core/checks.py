@@ -80,6 +80,7 @@ def check_features(
     bank: Shape | None,
     dtypes: Sequence[str],
     devices: Sequence[str] = (),
+    least: int = 2,
 ) -> None:
     """Check the shapes, dtypes and devices of the features a loss is given.
 
@@ -91,6 +92,7 @@ def check_features(
         bank: shape of the negatives' bank, (K, D), or None.
         dtypes: dtype names of x, y and, if given, bank.
         devices: device names in the same order; empty when the framework moves data by itself.
+        least: rows that x needs without a bank; 1 for a shard of a distributed batch.
 
     Raises:
         ValueError: naming the argument at fault, the expectation and what was received.
@@ -106,7 +108,7 @@ def check_features(
     for name, device in list(zip(shapes, devices, strict=False))[1:]:
         if device != devices[0]:
             raise invalid(name, f"the device of `x`, {devices[0]}", device, what=f"{name}.device")
-    _check_negatives_exist(shapes)
+    _check_negatives_exist(shapes, least)
 
 
 def _check_array(name: str, shape: tuple[int | None, ...], dtype: str) -> None:
@@ -119,10 +121,17 @@ def _check_array(name: str, shape: tuple[int | None, ...], dtype: str) -> None:
         raise invalid(name, f"a dtype among {', '.join(FLOAT_DTYPES)}", dtype, what=f"{name}.dtype")
 
 
-def _check_negatives_exist(shapes: dict[str, tuple[int | None, ...]]) -> None:
+def check_union(sizes: Sequence[int]) -> None:
+    """Check that a batch shared by ranks, `sizes` rows each, has rows on each and a negative."""
+    if min(sizes) < 1 or sum(sizes) < 2:
+        raise invalid("x", "at least one row on every rank, and two in all", list(sizes),
+                      what="rows by rank")  # fmt: skip
+
+
+def _check_negatives_exist(shapes: dict[str, tuple[int | None, ...]], least: int) -> None:
     x, bank = shapes["x"], shapes.get("bank")
     if bank is None:
-        if x[0] is not None and x[0] < 2:
+        if x[0] is not None and x[0] < least:
             raise invalid(
                 "x", "at least two rows, N >= 2, or a `bank`", x, what="x.shape",
                 why="A single sample has no negative.",

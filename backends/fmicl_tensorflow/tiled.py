@@ -40,21 +40,24 @@ def tiled_uniformity(rows: Rows, objective: FMICL) -> tf.Tensor:
         rows: features by the names "x" (N, D), "y" (N, D) and, if given, "bank" (K, D).
         objective: the settings; its normalization has been applied.
     """
-    tile = TILE_ACCELERATOR if tf.config.list_logical_devices("GPU") else TILE["cpu"]
     total = tf.zeros((), rows["x"].dtype)
     for block in objective.blocks("bank" in rows):
-        names = [block.left] if block.symmetric else [block.left, block.right]
-        pairwise = Pairwise(
-            objective.generator, objective.critic, objective.coefficients(),
-            block.skips_diagonal, tile,
-        )  # fmt: skip
-        total = total + block.share * _block_mean(pairwise, *(rows[name] for name in names))
+        right = None if block.symmetric else rows[block.right]
+        mean = tiled_block_mean(rows[block.left], right, objective, block.skips_diagonal)
+        total = total + block.share * mean
     return total
 
 
-def _block_mean(pairwise: Pairwise, *sides: tf.Tensor) -> tf.Tensor:
-    """Mean penalty over the pairs (left_i, right_j); one side is both."""
+def tiled_block_mean(
+    left: tf.Tensor, right: tf.Tensor | None, objective: FMICL, skips_diagonal: bool
+) -> tf.Tensor:
+    """Mean penalty over the pairs (left_i, right_j), i != j if so asked; right None means left."""
+    tile = TILE_ACCELERATOR if tf.config.list_logical_devices("GPU") else TILE["cpu"]
+    pairwise = Pairwise(
+        objective.generator, objective.critic, objective.coefficients(), skips_diagonal, tile
+    )
     sweep = _compiled_sweep(pairwise)
+    sides = [left] if right is None else [left, right]
 
     @tf.custom_gradient
     def mean_of(*sides: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], list[tf.Tensor]]]:

@@ -10,14 +10,14 @@ from fmicl_torch.ops import TORCH, off_diagonal
 Rows = dict[str, torch.Tensor]
 
 
-def positive_term(rows: Rows, objective: FMICL) -> torch.Tensor:
-    """Alignment: mean score of the pairs (x_i, y_i); scalar."""
+def positive_scores(rows: Rows, objective: FMICL) -> torch.Tensor:
+    """Scores of the pairs (x_i, y_i), whose mean is the alignment; (N,)."""
     x, y = rows["x"], rows["y"]
     a, b, c = objective.coefficients()
     z = a * (x * y).sum(dim=1) + c
     if b:
         z = z + b * (x.square().sum(dim=1) + y.square().sum(dim=1))
-    return objective.positive(z, TORCH).mean()
+    return objective.positive(z, TORCH)
 
 
 def dense_uniformity(rows: Rows, objective: FMICL) -> torch.Tensor:
