@@ -105,12 +105,15 @@ def _sweep(pairwise: Pairwise, *sides: tf.Tensor) -> list[tf.Tensor]:
     left, right, symmetric = sides[0], sides[-1], len(sides) == 1
     n, k = tf.shape(left)[0], tf.shape(right)[0]
     rows, columns = _tiles(left, tile), _tiles(right, tile)
-    size = rows.shape[1], columns.shape[1]
+    size = tf.shape(rows)[1], tf.shape(columns)[1]
     row = tf.range(size[0])[:, None]
     column = tf.range(size[1])[None, :]
 
     def inside(z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return critic.negative_total_and_slope(generator, z, TENSORFLOW)
+        if z.shape.is_fully_defined():
+            return critic.negative_total_and_slope(generator, z, TENSORFLOW)
+        penalty, slope = critic.negative_and_slope(generator, z, TENSORFLOW)
+        return TENSORFLOW.sum(penalty), slope
 
     def at_edge(z: tf.Tensor, i: tf.Tensor, j: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Total and slopes without the diagonal and what was appended to fill the tile."""
@@ -186,12 +189,9 @@ class _Sums(NamedTuple):
 
 
 def _tiles(x: tf.Tensor, tile: int) -> tf.Tensor:
-    """(N, D) as (tiles, rows, D) of equally many rows, at most `tile`; zeros fill the last one.
-
-    While N is unknown every tile has `tile` rows.
-    """
-    n = x.shape[0]
-    size = tile if n is None else -(-n // -(-n // tile))
-    count = -(-tf.shape(x)[0] // size) if n is None else -(-n // size)
-    padded = tf.pad(x, [[0, count * size - tf.shape(x)[0]], [0, 0]])
+    """(N, D) as (tiles, rows, D) of equally many rows, at most `tile`; zeros fill the last one."""
+    n = x.shape[0] or tf.shape(x)[0]  # XLA knows it, even where the graph does not
+    count = -(-n // tile)
+    size = -(-n // count)
+    padded = tf.pad(x, [[0, count * size - n], [0, 0]])
     return tf.reshape(padded, [count, size, x.shape[1] or tf.shape(x)[1]])

@@ -87,8 +87,8 @@ class RandomResizedCrop(keras.layers.Layer):
         ratio: bounds of width / height, drawn evenly in the logarithm.
         seed: of the layer's generator.
 
-    Source: Szegedy et al. (2015), section 6, as in torchvision; a side that would leave the image is
-    cut to it instead of drawn again.
+    Source: Szegedy et al. (2015), section 6, as in torchvision; a side longer than that of the
+    image is cut to it instead of drawn again.
     """
 
     def __init__(

@@ -15,7 +15,7 @@ from fmicl_keras.method import Loss, Method
 from fmicl_keras.moco import MoCo
 from fmicl_keras.moco_v3 import MoCoV3
 from fmicl_keras.native import library
-from fmicl_keras.replicas import replica_count
+from fmicl_keras.replicas import gather, replica_count
 from fmicl_keras.simclr import SimCLR
 from fmicl_recipes.settings import TrainSettings
 
@@ -30,17 +30,24 @@ def build_loss(settings: TrainSettings) -> Loss:
             negatives=o.negatives, normalize=o.normalize, check_finite=False,
         )  # fmt: skip
     if settings.loss == "info-nce":
-        return partial(
+        return over_replicas(
             backend.info_nce_loss, temperature=settings.temperature, negatives=settings.negatives
         )
     if settings.loss == "alignment-uniformity":
-        return backend.alignment_uniformity_loss
-    return backend.spectral_contrastive_loss
+        return over_replicas(backend.alignment_uniformity_loss)
+    return over_replicas(backend.spectral_contrastive_loss)
 
 
-def build_method(
-    settings: TrainSettings, image_shape: tuple[int, int, int], steps: int
-) -> Method:
+def over_replicas(loss: Loss, **options: Any) -> Loss:
+    """The loss of all replicas together, as f-MICL's own is already."""
+
+    def of_union(x: Any, y: Any, **bank: Any) -> Any:
+        return loss(gather(x), gather(y), **options, **bank)
+
+    return of_union
+
+
+def build_method(settings: TrainSettings, image_shape: tuple[int, int, int], steps: int) -> Method:
     """The untrained method; equal settings and seed give equal weights.
 
     Args:
@@ -65,7 +72,6 @@ def build_method(
             method = {"simclr": SimCLR, "moco": MoCo}[settings.method](*parts)
     if replica_count() > 1 and settings.method != "moco":
         synchronise(method)  # MoCo keeps the statistics of its parts apart on purpose
-    method.built = True
     return method
 
 

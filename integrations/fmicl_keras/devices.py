@@ -14,8 +14,9 @@ from fmicl_recipes.settings import TrainSettings
 class Devices:
     """The devices that settings name.
 
-    Several are a `tf.distribute.MirroredStrategy` with TensorFlow and a
-    `keras.distribution.DataParallel` with JAX. Not yet run on a GPU.
+    Several are a `tf.distribute.MirroredStrategy` with TensorFlow, whose replicas draw the same
+    random numbers for their different images, and a `keras.distribution.DataParallel` with JAX. Not
+    yet run on a GPU.
 
     Args:
         settings: of the run.

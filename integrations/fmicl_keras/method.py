@@ -46,13 +46,14 @@ class Method(keras.Model):
         self.loss_of, self.settings = loss, settings
         #: Keeps what the loss compared last, where somebody wants to know.
         self.last: LastViews | None = None
+        self.built = True  # as all its parts are
 
     def compare(self, v1: Any, v2: Any, training: bool) -> Any:
         """What the loss compares of two views (N, H, W, C): features (N, 2 or 4, d)."""
         raise NotImplementedError
 
     def contrast(self, features: Any, training: bool) -> Any:
-        """The loss, a scalar, of what `compare` returned for the whole batch."""
+        """The loss of what `compare` returned, a scalar; on every replica that of all."""
         raise NotImplementedError
 
     def call(self, images: Any, training: bool = False) -> Any:
@@ -67,10 +68,10 @@ class Method(keras.Model):
         sample_weight: Any = None,
         training: bool = True,
     ) -> Any:
-        """The loss of the whole batch, a share of it on each of several replicas."""
-        features = gather(ops.cast(y_pred, "float32"))
+        """The loss of the whole batch; each of several replicas has a share of it."""
+        features = ops.cast(y_pred, "float32")
         if self.last is not None:
-            self.last.update_state(features)
+            self.last.update_state(gather(features[:, :2]))
         return self.contrast(features, training) / replica_count()  # Keras adds up the gradients
 
     def query(self, view: Any, training: bool) -> Any:
@@ -158,8 +159,8 @@ class LastViews(keras.metrics.Metric):
         )
 
     def update_state(self, features: Any) -> None:
-        """Keep the first two of features (N, 2 or more, d)."""
-        self.views.assign(ops.stop_gradient(features[:, :2]))
+        """Keep features (N, 2, d)."""
+        self.views.assign(ops.stop_gradient(features))
 
     def result(self) -> Any:
         """Mean squared distance of the two."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import keras
@@ -11,7 +12,7 @@ from fmicl_keras.encoders import has_batch_norm
 from fmicl_keras.heads import mlp
 from fmicl_keras.method import Loss, MomentumMethod
 from fmicl_keras.native import library
-from fmicl_keras.replicas import replica_count
+from fmicl_keras.replicas import gather, replica_count
 from fmicl_recipes.momentum import initial_queue
 from fmicl_recipes.settings import TrainSettings
 
@@ -47,7 +48,7 @@ class MoCo(MomentumMethod):
         self.pointer = self.add_weight(
             (), "zeros", "int32", trainable=False, aggregation="only_first_replica"
         )
-        self.order = keras.random.SeedGenerator(settings.seed)
+        self.order = keras.random.SeedGenerator(1000 * settings.seed + 999)  # not augmentation's
         self.splits = settings.bn_splits if has_batch_norm(self) else 1
 
     def compare(self, v1: Any, v2: Any, training: bool) -> Any:
@@ -63,7 +64,7 @@ class MoCo(MomentumMethod):
         # A copy, since the queue changes before the gradient is taken.
         loss = self.loss_of(q, k, bank=ops.stop_gradient(ops.copy(self.queue)))
         if training:
-            self.enqueue(k)
+            self.enqueue(gather(k))
         return loss
 
     def parts(self, view: Any) -> list[Any]:
@@ -72,7 +73,7 @@ class MoCo(MomentumMethod):
         if splits > 1:  # the keys of a replica are shuffled among themselves, so two are needed
             splits = max(2, splits // replica_count())
         edges = [n * i // splits for i in range(splits + 1)]
-        return [view[a:b] for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        return [view[a:b] for a, b in pairwise(edges)]
 
     def shuffled_keys(self, view: Any, training: bool) -> Any:
         """Keys (N, d), encoded in a random order and put back in place."""

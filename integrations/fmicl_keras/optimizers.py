@@ -15,8 +15,8 @@ class SGD(keras.optimizers.SGD):
 
     g <- g + decay w;  v <- momentum v - lr g;  w <- w + v
 
-    Keras' own weight decay stands beside the momentum, not in it, and at equal settings is weaker by
-    1 - momentum. Weights of at most one dimension, norms and biases, have no decay.
+    Keras' own weight decay stands beside the momentum, not in it, and at equal settings is weaker
+    by 1 - momentum. Weights of at most one dimension, norms and biases, have no decay.
 
     Args:
         learning_rate: number or schedule.

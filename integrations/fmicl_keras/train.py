@@ -34,48 +34,52 @@ class MethodTrainer(Trainer):
         with self.devices.scope():
             total = self.steps * settings.epochs
             self.model = build_method(settings, data.train_images.shape[1:], total)
-            self.first_seeds = [checkpoint.to_numpy(v) for v in self._seeds()]
-            self.encoding, self.projecting = Applied(self.model, "features"), Applied(
-                self.model, "project"
-            )
+            self.encoding = Applied(self.model, "features")
+            self.projecting = Applied(self.model, "project")
+        self.first_seeds = [checkpoint.to_numpy(v) for v in self._seeds()]
 
     def fit(self, folder: RunFolder, *, resume: bool, progress: bool) -> None:
         """Train to the end; `Trainer.fit`."""
         settings = self.settings
-        batches = EpochBatches(self.data.train_images, settings.batch_size, settings.seed)
         with self.devices.scope():
-            weights = self.model.trainable_weights
-            optimizer = build_optimizer(settings, weights, self.steps * settings.epochs)
-            optimizer.build(weights)
-            self.model.last = LastViews(settings.batch_size, settings.projection_dim)
-            self.model.compile(optimizer)
-            groups = {"model": state(self.model), "optimizer": optimizer.variables}
+            self._compile()
             if resume and folder.checkpoint.exists():
-                self._restore(folder, groups)
-
-            def save() -> None:
-                facts = {"history": self.history, "seconds": self.seconds}
-                checkpoint.save(folder.checkpoint, groups, facts)
-                folder.write_history(self.history)
-
+                self._restore(folder, with_optimizer=True)
+            batches = EpochBatches(self.data.train_images, settings.batch_size, settings.seed)
             done = len(self.history)
             bar = Progress(settings.title, settings.epochs, self.steps, done)
-            callbacks = [Run(self, batches, save), *([bar] if progress else [])]
+            run = Run(self, batches, lambda: self._save(folder))
             try:
                 self.model.fit(
-                    batches, epochs=settings.epochs, initial_epoch=done, callbacks=callbacks,
-                    shuffle=False, verbose=0,
+                    batches, epochs=settings.epochs, initial_epoch=done, shuffle=False, verbose=0,
+                    callbacks=[run, bar] if progress else [run],
                 )  # fmt: skip
             finally:
                 bar.close()
 
     def load(self, folder: RunFolder) -> None:
         """Take weights, history and seconds from the folder's checkpoint."""
-        self._restore(folder, {"model": state(self.model)})
+        self._restore(folder, with_optimizer=False)
 
-    def _restore(self, folder: RunFolder, groups: dict[str, Any]) -> None:
-        facts = checkpoint.load(folder.checkpoint, groups)
+    def _compile(self) -> None:
+        settings, weights = self.settings, self.model.trainable_weights
+        optimizer = build_optimizer(settings, weights, self.steps * settings.epochs)
+        optimizer.build(weights)
+        self.model.last = LastViews(settings.batch_size, settings.projection_dim)
+        self.model.compile(optimizer)
+
+    def _save(self, folder: RunFolder) -> None:
+        facts = {"history": self.history, "seconds": self.seconds}
+        checkpoint.save(folder.checkpoint, self._variables(with_optimizer=True), facts)
+        folder.write_history(self.history)
+
+    def _restore(self, folder: RunFolder, *, with_optimizer: bool) -> None:
+        facts = checkpoint.load(folder.checkpoint, self._variables(with_optimizer=with_optimizer))
         self.history, self.seconds = facts["history"], facts["seconds"]
+
+    def _variables(self, *, with_optimizer: bool) -> dict[str, list[Any]]:
+        groups = {"model": state(self.model)}
+        return groups | {"optimizer": self.model.optimizer.variables} if with_optimizer else groups
 
     def encode(self, images: Images) -> Features:
         """Encoder features (N, F) float32 of uint8 images (N, H, W, C), without augmentation."""

@@ -61,7 +61,7 @@ def block(x: Any, dim: int) -> Any:
 
 
 class Tokens(layers.Layer):
-    """A map of patches (N, h, w, dim) to tokens (N, 1 + h w, dim): the class token, then patches."""
+    """Patches (N, h, w, dim) to tokens (N, 1 + h w, dim): the class token, then the patches."""
 
     def build(self, shape: tuple[int | None, ...]) -> None:
         """Make the class token; it starts at almost zero."""
