@@ -1,7 +1,10 @@
-"""f-MICL for Keras: a loss for `model.compile`, metrics, and a two-view model; on every backend."""
+"""f-MICL for Keras: loss, metrics, a two-view model and trainers; on every backend."""
 
+from fmicl_keras.build import build_method
+from fmicl_keras.encoders import build_encoder
 from fmicl_keras.loss import FMICLLoss, InfoNCELoss
 from fmicl_keras.metrics import Alignment, FMICLAlignment, FMICLUniformity, Uniformity
+from fmicl_keras.train import MethodTrainer
 from fmicl_keras.views import TwoViews, projection_head
 
 __all__ = [
@@ -10,7 +13,10 @@ __all__ = [
     "FMICLLoss",
     "FMICLUniformity",
     "InfoNCELoss",
+    "MethodTrainer",
     "TwoViews",
     "Uniformity",
+    "build_encoder",
+    "build_method",
     "projection_head",
 ]
