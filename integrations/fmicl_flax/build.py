@@ -25,7 +25,7 @@ from fmicl_recipes.settings import TrainSettings
 #: By the names of `fmicl_recipes.settings.METHODS`: the class, and the settings it takes.
 METHODS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "simclr": (SimCLR, ()),
-    "moco": (MoCo, ("queue_size", "ema", "bn_splits", "seed")),
+    "moco": (MoCo, ("queue_size", "ema", "bn_splits", "head_norm", "seed")),
     "moco-v3": (MoCoV3, ("ema",)),
 }
 DTYPES = {"32": jnp.float32, "bf16": jnp.bfloat16}

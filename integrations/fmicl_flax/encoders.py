@@ -33,9 +33,7 @@ class ConvNorm(nnx.Module):
 class BasicBlock(nnx.Module):
     """Two 3 x 3 convolutions with a shortcut (He et al. 2016, section 3.3)."""
 
-    def __init__(
-        self, inputs: int, outputs: int, stride: int, dtype: Any, rngs: nnx.Rngs
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, dtype: Any, rngs: nnx.Rngs) -> None:
         self.first = ConvNorm(inputs, outputs, 3, stride, dtype, rngs)
         self.second = ConvNorm(outputs, outputs, 3, 1, dtype, rngs)
         same = stride == 1 and inputs == outputs

@@ -17,9 +17,7 @@ def linear(inputs: int, outputs: int, rngs: nnx.Rngs, *, bias: bool = True) -> n
     return nnx.Linear(inputs, outputs, use_bias=bias, kernel_init=KERNEL, rngs=rngs)
 
 
-def conv(
-    inputs: int, outputs: int, size: int, stride: int, dtype: Any, rngs: nnx.Rngs
-) -> nnx.Conv:
+def conv(inputs: int, outputs: int, size: int, stride: int, dtype: Any, rngs: nnx.Rngs) -> nnx.Conv:
     """A square convolution without bias, padded by half its size on either side."""
     return nnx.Conv(
         inputs, outputs, (size, size), strides=stride, padding=size // 2, use_bias=False,

@@ -33,9 +33,7 @@ class Method(nnx.Module):
     #: What has a gradient and an optimiser.
     trained: Any = nnx.Param
 
-    def __init__(
-        self, encoder: nnx.Module, head: nnx.Module, loss: Loss, augment: Augment
-    ) -> None:
+    def __init__(self, encoder: nnx.Module, head: nnx.Module, loss: Loss, augment: Augment) -> None:
         self.encoder, self.head, self.loss, self.augment = encoder, head, loss, augment
 
     def plan(self, step: int, steps: int, count: int) -> dict[str, Any]:
@@ -87,9 +85,7 @@ class MomentumMethod(Method):
     COPIES: ClassVar[tuple[str, ...]] = ("key_encoder", "key_head")
     trained = nnx.All(nnx.Param, *(nnx.Not(nnx.PathContains(name)) for name in COPIES))
 
-    def __init__(
-        self, encoder: nnx.Module, head: nnx.Module, loss: Loss, augment: Augment
-    ) -> None:
+    def __init__(self, encoder: nnx.Module, head: nnx.Module, loss: Loss, augment: Augment) -> None:
         super().__init__(encoder, head, loss, augment)
         self.key_encoder = nnx.clone(encoder, arrays=True)
         self.key_head = nnx.clone(head, arrays=True)

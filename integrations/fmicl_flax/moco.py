@@ -8,12 +8,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from fmicl_core.checks import check_choice
 from fmicl_flax.augment import Augment
-from fmicl_flax.layers import linear
+from fmicl_flax.layers import batch_norm, linear
 from fmicl_flax.method import Contrast, Loss, MomentumMethod
 from fmicl_flax.parts import has_batch_norm, in_parts
 from fmicl_jax.ops import normalize_rows
 from fmicl_recipes.momentum import initial_queue, key_order
+from fmicl_recipes.settings import HEAD_NORMS
 
 
 class Queue(nnx.Variable):
@@ -23,9 +25,9 @@ class Queue(nnx.Variable):
 class MoCo(MomentumMethod):
     """Queries of one view against keys of the other; all negatives are keys of earlier steps.
 
-    Where the encoder has batch norms, a batch is encoded in `bn_splits` parts with statistics of
-    their own, the keys in a random order: otherwise the statistics which a query shares with its
-    key would give the key away (He et al. 2020, section 3.3).
+    Where encoder or head have batch norms, a batch is encoded in `bn_splits` parts with statistics
+    of their own, the keys in a random order: otherwise the statistics which a query shares with
+    its key would give the key away (He et al. 2020, section 3.3).
 
     Args:
         encoder: any module from images (N, H, W, C) to features (N, F).
@@ -38,6 +40,7 @@ class MoCo(MomentumMethod):
         queue_size: K.
         ema: momentum of the key encoder in [0, 1).
         bn_splits: parts of a batch.
+        head_norm: "batch" or "none", see `mlp_head`.
         seed: of the queue's first rows and of the keys' order.
         rngs: of the head's weights.
     """
@@ -54,15 +57,17 @@ class MoCo(MomentumMethod):
         queue_size: int = 4096,
         ema: float = 0.99,
         bn_splits: int = 4,
+        head_norm: str = "batch",
         seed: int = 0,
         rngs: nnx.Rngs,
     ) -> None:
-        head = mlp_head(feature_dim, projection_hidden, projection_dim, rngs)
+        norm = check_choice("head_norm", head_norm, HEAD_NORMS) == "batch"
+        head = mlp_head(feature_dim, projection_hidden, projection_dim, rngs, norm=norm)
         super().__init__(encoder, head, loss, augment)
         self.queue = Queue(jnp.asarray(initial_queue(queue_size, projection_dim, seed)))
         self.oldest = Queue(jnp.zeros((), jnp.int32))
         self.ema, self.seed = ema, seed
-        self.parts = bn_splits if has_batch_norm(encoder) else 1
+        self.parts = bn_splits if has_batch_norm(self) else 1
 
     def plan(self, step: int, steps: int, count: int) -> dict[str, Any]:
         """The order in which the keys are encoded."""
@@ -70,7 +75,7 @@ class MoCo(MomentumMethod):
 
     def contrast(self, v1: jax.Array, v2: jax.Array, order: jax.Array | None = None) -> Contrast:
         """loss(q, k, bank=queue), then the keys enter the queue."""
-        q = self.head(in_parts(self.encoder, v1, self.parts))
+        q = in_parts(self.encoder, self.head, v1, self.parts)
         self.follow(self.ema)
         k = jax.lax.stop_gradient(self.keys(v2, order))
         loss = self.loss(q, k, bank=self.queue[...])
@@ -80,8 +85,8 @@ class MoCo(MomentumMethod):
     def keys(self, view: jax.Array, order: jax.Array | None) -> jax.Array:
         """Keys (N, d), encoded in the order given and put back in place."""
         if order is None:
-            return self.key_head(in_parts(self.key_encoder, view, self.parts))
-        shuffled = self.key_head(in_parts(self.key_encoder, view[order], self.parts))
+            return in_parts(self.key_encoder, self.key_head, view, self.parts)
+        shuffled = in_parts(self.key_encoder, self.key_head, view[order], self.parts)
         return shuffled[jnp.argsort(order)]
 
     def enqueue(self, keys: jax.Array) -> None:
@@ -92,6 +97,14 @@ class MoCo(MomentumMethod):
         self.oldest[...] = (self.oldest[...] + len(keys)) % size
 
 
-def mlp_head(inputs: int, hidden: int, outputs: int, rngs: nnx.Rngs) -> nnx.Sequential:
-    """Two layers, F to d, without norms (Chen et al. 2020b)."""
-    return nnx.Sequential(linear(inputs, hidden, rngs), nnx.relu, linear(hidden, outputs, rngs))
+def mlp_head(
+    inputs: int, hidden: int, outputs: int, rngs: nnx.Rngs, *, norm: bool = True
+) -> nnx.Sequential:
+    """Two layers, F to d (Chen et al. 2020b), and a batch norm without scale and shift.
+
+    The norm is ours. f-MICL takes a plain mean over the queue, whose keys stand still, and would
+    push all queries away from it together, on to one point; InfoNCE does not see a common shift.
+    With the norm there is none.
+    """
+    layers = [linear(inputs, hidden, rngs), nnx.relu, linear(hidden, outputs, rngs)]
+    return nnx.Sequential(*layers, *[batch_norm(outputs, rngs, affine=False)] * norm)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -48,7 +49,9 @@ class MoCoV3(MomentumMethod):
         frozen_patches: bool = True,
         rngs: nnx.Rngs,
     ) -> None:
-        projector = mlp(feature_dim, projection_hidden, projection_hidden, projection_dim, rngs=rngs)
+        projector = mlp(
+            feature_dim, projection_hidden, projection_hidden, projection_dim, rngs=rngs
+        )
         super().__init__(encoder, projector, loss, augment)
         self.predictor = mlp(projection_dim, projection_hidden, projection_dim, rngs=rngs)
         self.ema = ema
@@ -73,7 +76,6 @@ def mlp(*widths: int, rngs: nnx.Rngs) -> nnx.Sequential:
     The last norm has no scale and shift. Source: Chen et al. (2021), section 4.2, and its code.
     """
     layers: list[Any] = []
-    for inputs, outputs in zip(widths[:-2], widths[1:-1], strict=True):
+    for inputs, outputs in pairwise(widths):
         layers += [linear(inputs, outputs, rngs, bias=False), batch_norm(outputs, rngs), nnx.relu]
-    last = linear(widths[-2], widths[-1], rngs, bias=False)
-    return nnx.Sequential(*layers, last, batch_norm(widths[-1], rngs, affine=False))
+    return nnx.Sequential(*layers[:-2], batch_norm(widths[-1], rngs, affine=False))

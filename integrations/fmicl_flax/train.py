@@ -86,15 +86,18 @@ class MethodTrainer(Trainer):
                 self._save(folder, step=epoch * self.per_epoch)
                 warn_of_collapse(self.history)
 
-    def _epoch(self, epoch: int, images: jax.Array, board: Board, bar: Progress) -> dict[str, float]:
+    def _epoch(
+        self, epoch: int, images: jax.Array, board: Board, bar: Progress
+    ) -> dict[str, float]:
         """Train for one epoch (from 1); its row of the history."""
         step, losses, start = (epoch - 1) * self.per_epoch, [], time.perf_counter()
-        for loss, x, y in _one_behind(self._steps(epoch, images)):
-            losses.append(float(loss))
-            if not np.isfinite(losses[-1]):
-                raise NonFiniteLossError.at(losses[-1], step, epoch)
-            board.write({"loss_step": losses[-1]}, step)
-            bar.advance(epoch, losses[-1])
+        for last in _one_behind(self._steps(epoch, images)):
+            loss = float(last[0])
+            if not np.isfinite(loss):
+                raise NonFiniteLossError.at(loss, step, epoch)
+            board.write({"loss_step": loss}, step)
+            bar.advance(epoch, loss)
+            losses.append(loss)
             step += 1
         elapsed = time.perf_counter() - start
         self.seconds += elapsed
@@ -103,8 +106,10 @@ class MethodTrainer(Trainer):
         measured = {"images_per_second": len(losses) * self.settings.batch_size / elapsed}
         if self.settings.knn_every and epoch % self.settings.knn_every == 0:
             measured["knn_accuracy"] = knn(self)
-        row = epoch_row(epoch, step, float(np.mean(losses)), *map(np.asarray, (x, y)), **measured)
-        board.write({"loss_epoch": row["loss"]} | dict(list(row.items())[3:]), step)
+        x, y = map(np.asarray, last[1:])
+        row = epoch_row(epoch, step, float(np.mean(losses)), x, y, **measured)
+        logged = {name: row[name] for name in row if name not in ("epoch", "step", "loss")}
+        board.write({"loss_epoch": row["loss"], **logged}, step)
         return row
 
     def _steps(self, epoch: int, images: jax.Array) -> Iterator[Contrast]:

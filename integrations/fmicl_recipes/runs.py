@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +19,9 @@ from fmicl_recipes.run_folder import RunFolder, write_atomically
 from fmicl_recipes.settings import TrainSettings
 
 Features = NDArray[np.floating]
+
+#: Epochs in a row with collapsed features that make a warning.
+COLLAPSE_PATIENCE = 3
 
 
 class NonFiniteLossError(RuntimeError):
@@ -202,17 +206,22 @@ def epoch_row(
 
 
 def warn_of_collapse(history: Sequence[Mapping[str, float]]) -> None:
-    """Warn when the last row is the first one whose features have collapsed."""
-    *before, last = history
-    if evaluation.collapsed(last) and not any(map(evaluation.collapsed, before)):
-        warnings.warn(
-            f"The features have collapsed at epoch {last['epoch']:.0f}: embedding rank"
-            f" {last['embedding_rank']:.1f}, uniformity {last['uniformity']:.2f}. They no longer"
-            " tell samples apart. reverse_kl and neyman do that by themselves; otherwise try a"
-            " larger alpha or a smaller lr.",
-            UserWarning,
-            stacklevel=2,
-        )
+    """Warn at the epoch that makes `COLLAPSE_PATIENCE` collapsed ones in a row; once per collapse.
+
+    Not at the first one: features of an untrained encoder can lie close together, too.
+    """
+    collapsed = [evaluation.collapsed(row) for row in reversed(history)]
+    if sum(1 for _ in takewhile(bool, collapsed)) != COLLAPSE_PATIENCE:
+        return
+    last = history[-1]
+    warnings.warn(
+        f"The features have collapsed by epoch {last['epoch']:.0f}: embedding rank"
+        f" {last['embedding_rank']:.1f}, uniformity {last['uniformity']:.2f}. They hardly tell"
+        " samples apart. reverse_kl and neyman do that by themselves; otherwise try another alpha"
+        " or a smaller lr.",
+        UserWarning,
+        stacklevel=2,
+    )
 
 
 def baseline_scores(trainer: Trainer) -> dict[str, dict[str, float]]:

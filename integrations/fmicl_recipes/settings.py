@@ -29,6 +29,8 @@ PRECISIONS = ("32", "bf16")
 DEVICES = ("auto", "cpu", "gpu")
 AUGMENTATIONS = ("photo", "digits")
 PATCH_PROJECTIONS = ("frozen", "learned")
+#: How MoCo's head ends; "batch" is a batch norm without scale and shift.
+HEAD_NORMS = ("batch", "none")
 #: Options that decide where and how fast a run goes, but not what it computes.
 NEUTRAL = ("device",)
 
@@ -117,6 +119,14 @@ class TrainSettings:
         4,
         "Parts of a batch with statistics of their own in MoCo; keys are shuffled.",
         "Model",
+    )
+
+    head_norm: str = option(
+        "batch",
+        "End of MoCo's head: a batch norm, without which f-MICL and a queue run away from each "
+        "other, or none, as in MoCo v2 with InfoNCE.",
+        "Model",
+        HEAD_NORMS,
     )
 
     optimizer: str = option("sgd", "Optimiser.", "Training", OPTIMIZERS)

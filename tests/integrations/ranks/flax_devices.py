@@ -6,6 +6,7 @@ import sys
 import tempfile
 
 import jax
+
 from fmicl_flax import MethodTrainer
 from fmicl_recipes import RunFolder, TrainSettings
 from fmicl_recipes.data import load_images
