@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from fmicl_core.checks import check_choice
@@ -71,7 +72,9 @@ class MoCo(MomentumMethod):
 
     def plan(self, step: int, steps: int, count: int) -> dict[str, Any]:
         """The order in which the keys are encoded."""
-        return {"order": key_order(count, self.seed, step)} if self.parts > 1 else {}
+        return (
+            {"order": key_order(count, self.seed, step).astype(np.int32)} if self.parts > 1 else {}
+        )
 
     def contrast(self, v1: jax.Array, v2: jax.Array, order: jax.Array | None = None) -> Contrast:
         """loss(q, k, bank=queue), then the keys enter the queue."""

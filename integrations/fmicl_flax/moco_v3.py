@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from fmicl_flax.augment import Augment
@@ -60,7 +60,7 @@ class MoCoV3(MomentumMethod):
 
     def plan(self, step: int, steps: int, count: int) -> dict[str, Any]:
         """The momentum of the key encoder, which a cosine raises to 1."""
-        return {"momentum": jnp.float32(ema_schedule(self.ema, step, steps))}
+        return {"momentum": np.float32(ema_schedule(self.ema, step, steps))}
 
     def contrast(self, v1: jax.Array, v2: jax.Array, momentum: jax.Array | float) -> Contrast:
         """loss(q1, k2) + loss(q2, k1)."""

@@ -41,9 +41,11 @@ def everywhere(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def spread_out(mesh: Mesh) -> NamedSharding:
-    """An equal share of the rows on each device."""
-    return NamedSharding(mesh, PartitionSpec("batch"))
+def place(mesh: Mesh, batch: np.ndarray, plan: dict[str, Any]) -> tuple[jax.Array, dict[str, Any]]:
+    """Batch and plan of a step on the devices: of what has a row for every sample, each a share."""
+    shares = NamedSharding(mesh, PartitionSpec("batch"))
+    where = jax.tree.map(lambda x: shares if np.ndim(x) else everywhere(mesh), (batch, plan))
+    return jax.device_put((batch, plan), where)
 
 
 @partial(jax.jit, static_argnames=("graph", "mesh"), donate_argnames=("state",))
@@ -53,8 +55,8 @@ def train_step(
     state: nnx.State,
     images: jax.Array,
     batch: jax.Array,
-    key: jax.Array,
     plan: dict[str, Any],
+    key: jax.Array,
 ) -> tuple[nnx.State, Contrast]:
     """One step of training.
 
@@ -64,9 +66,9 @@ def train_step(
         state: of (method, optimiser); its memory is reused.
         images: all training images, uint8 (M, H, W, C).
         batch: (N,) which of them.
+        plan: what `Method.plan` gave for this step.
         key: of the run; the step's own is drawn from it by the number of the step, so that a run
             that stopped goes on exactly as if it had not.
-        plan: what `Method.plan` gave for this step.
 
     Returns:
         The new state, and loss and features of `Method.contrast`.

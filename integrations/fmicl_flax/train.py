@@ -21,8 +21,8 @@ from fmicl_flax.steps import (
     encode,
     everywhere,
     find_devices,
+    place,
     project,
-    spread_out,
     train_step,
 )
 from fmicl_recipes.data import ImageData, Images
@@ -53,14 +53,16 @@ class MethodTrainer(Trainer):
         self.mesh = find_devices(settings)
         self.per_epoch = len(data.train_images) // settings.batch_size
         self.steps = self.per_epoch * settings.epochs
-        method = build_method(settings, data.train_images.shape[1:])
+        with jax.default_device(self.mesh.devices.flat[0]):
+            method = build_method(settings, data.train_images.shape[1:])
         optimizer = build_optimizer(
             settings.optimizer, settings.lr, settings.momentum, settings.weight_decay,
             self.steps, self.per_epoch * settings.warmup_epochs,
         )  # fmt: skip
         both = method, nnx.Optimizer(method, optimizer, wrt=method.trained)
-        self.plan = method.plan
         self.graph, state = nnx.split(both)
+        # Of a method without arrays, as the first step takes the arrays of this one.
+        self.plan = nnx.merge(self.graph, jax.eval_shape(lambda: state))[0].plan
         self.state = jax.device_put(state, everywhere(self.mesh))
         self.key = jax.random.key(settings.seed)
 
@@ -117,10 +119,9 @@ class MethodTrainer(Trainer):
         settings, first = self.settings, (epoch - 1) * self.per_epoch
         order = epoch_batches(len(images), settings.batch_size, settings.seed, epoch - 1)
         for step, batch in enumerate(order.astype(np.int32), start=first):
-            rows = jax.device_put(batch, spread_out(self.mesh))
             plan = self.plan(step, self.steps, settings.batch_size)
             self.state, contrast = train_step(
-                self.graph, self.mesh, self.state, images, rows, self.key, plan
+                self.graph, self.mesh, self.state, images, *place(self.mesh, batch, plan), self.key
             )
             yield contrast
 
