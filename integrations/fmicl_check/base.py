@@ -184,5 +184,7 @@ def _dtype_name(array: Any) -> str:
 
 
 def describe(error: Exception) -> str:
-    """An exception in one line of at most 200 characters or so."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    """An exception in one line; of a long one the beginning and, where TensorFlow says it, the end."""
+    text = " ".join(str(error).split())
+    short = text if len(text) <= 240 else f"{text[:80]} ... {text[-150:]}"
+    return f"{type(error).__name__}: {short}"

@@ -18,6 +18,7 @@ pytest.importorskip("sklearn", reason="the training is on scikit-learn's digits"
 from typer.testing import CliRunner
 
 from fmicl_check import ADAPTERS, Case, battery, cases, run_case
+from fmicl_check.base import describe
 from fmicl_check.frameworks import Absent, is_failure
 from fmicl_check.methods import LOSSES, METHODS
 from fmicl_check.optimizers import SGD, make_sgd
@@ -176,6 +177,13 @@ def test_an_exception_is_an_outcome(require, few, monkeypatch):
     done = check("--framework", "torch")
     assert done.exit_code == 1
     assert "the worst: AttributeError: module 'fmicl_torch' has no attribute" in done.stdout
+
+
+def test_a_long_message_keeps_its_end():
+    told = describe(TypeError("in user code:\n" + "File x, line 1\n" * 99 + "the reason"))
+    assert told.startswith("TypeError: in user code: File x")
+    assert told.endswith("the reason")
+    assert len(told) < 260
 
 
 def test_a_missing_framework_is_named(require, few, remove):
