@@ -184,7 +184,7 @@ def _dtype_name(array: Any) -> str:
 
 
 def describe(error: Exception) -> str:
-    """An exception in one line; of a long one the beginning and, where TensorFlow says it, the end."""
+    """An exception in one line; of a long one both ends: TensorFlow gives the reason last."""
     text = " ".join(str(error).split())
     short = text if len(text) <= 240 else f"{text[:80]} ... {text[-150:]}"
     return f"{type(error).__name__}: {short}"
