@@ -1,16 +1,23 @@
-"""`python -m benchmarks`: time and memory of the losses on this machine."""
+"""`python -m benchmarks`: time and memory of the losses on this machine.
+
+Each framework has its own results, so that one can be measured again without the others:
+
+    python -m benchmarks                        # all that are installed
+    python -m benchmarks jax tensorflow
+"""
 
 from __future__ import annotations
 
 import argparse
 import csv
+import importlib.util
+import os
 from pathlib import Path
-
-import torch
 
 from benchmarks.machine import machine
 from benchmarks.memory import extra_mib
-from benchmarks.torch_cpu import Row, speed
+from benchmarks.steps import STEPS
+from benchmarks.timing import Row
 from fmicl_core import DIVERGENCES, get_divergence
 
 RESULTS = Path(__file__).parent / "results"
@@ -18,41 +25,69 @@ RESULTS = Path(__file__).parent / "results"
 
 def main() -> None:
     """Measure, print, and write benchmarks/results/*.csv."""
+    installed = [name for name in STEPS if importlib.util.find_spec(name)]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--n", type=int, default=8192, help="batch size of the timing")
+    parser.add_argument("frameworks", nargs="*", help=f"default: {' '.join(installed)}")
+    parser.add_argument("--n", type=int, help="batch size of the timing; default 8192, 4096")
     parser.add_argument("--d", type=int, default=128, help="width of the features")
     parser.add_argument("--repeats", type=int, default=7, help="repetitions, timed in turn")
     parser.add_argument("--divergences", nargs="+", help="names; default: all suitable ones")
-    parser.add_argument("--no-dense", action="store_true", help="leave the slow dense form out")
+    parser.add_argument("--no-dense", action="store_true", help="PyTorch: leave the slow form out")
     options = parser.parse_args()
-    names = options.divergences or [n for n in DIVERGENCES if get_divergence(n).suitable]
+    if unknown := set(options.frameworks) - set(STEPS):
+        parser.error(f"no framework {sorted(unknown)}; there are {' '.join(STEPS)}")
+    options.divergences = options.divergences or [
+        name for name in DIVERGENCES if get_divergence(name).suitable
+    ]
+    for framework in options.frameworks or installed:
+        print(f"{framework}: float32, forward and backward, medians")
+        write(f"{framework}_cpu_speed.csv", speeds(framework, options), framework)
+        write(f"{framework}_cpu_memory.csv", memories(framework, options.d), framework)
 
-    print(f"{torch.get_num_threads()} threads, float32, forward and backward, medians")
-    rows = []
-    for name in names:
-        rows.append(speed(options.n, options.d, name, options.repeats, not options.no_dense))
-        print("  ".join(f"{k}={v}" for k, v in rows[-1].items()), flush=True)
-    write("torch_cpu_speed.csv", rows)
 
-    rows = []
-    for n in (1024, 2048, 4096, 8192):
+def speeds(framework: str, options: argparse.Namespace) -> list[Row]:
+    """A row for each divergence; the compiled frameworks have one for each kind of block."""
+    if framework == "torch":
+        from benchmarks import torch_cpu
+
+        dense = not options.no_dense
+        return [
+            show(torch_cpu.speed(options.n or 8192, options.d, name, options.repeats, dense))
+            for name in options.divergences
+        ]
+    from benchmarks import compiled_cpu
+
+    size = options.n or 4096, options.d
+    return [
+        show(compiled_cpu.speed(framework, *size, name, negatives, options.repeats))
+        for name in options.divergences
+        for negatives in ("cross", "anchor")
+    ]
+
+
+def memories(framework: str, d: int) -> list[Row]:
+    """Extra memory of both forms at growing batch sizes."""
+    return [
+        show({
+            "n": n, "d": d, "negatives": negatives, "implementation": implementation,
+            "extra_mib": extra_mib(framework, n, d, negatives, implementation),
+        })
+        for n in (1024, 2048, 4096, 8192)
         for negatives, implementation in (
-            ("anchor", "tiled"),
-            ("cross", "tiled"),
-            ("cross", "dense"),
-        ):
-            extra = extra_mib(n, options.d, negatives, implementation)
-            rows.append({
-                "n": n, "d": options.d, "negatives": negatives,
-                "implementation": implementation, "extra_mib": extra,
-            })  # fmt: skip
-            print("  ".join(f"{k}={v}" for k, v in rows[-1].items()), flush=True)
-    write("torch_cpu_memory.csv", rows)
+            ("anchor", "tiled"), ("cross", "tiled"), ("cross", "dense"),
+        )
+    ]  # fmt: skip
 
 
-def write(name: str, rows: list[Row]) -> None:
+def show(row: Row) -> Row:
+    """Print a row as soon as it is known."""
+    print("  ".join(f"{k}={v}" for k, v in row.items()), flush=True)
+    return row
+
+
+def write(name: str, rows: list[Row], framework: str = "torch") -> None:
     """Write rows and what they were measured on as CSV."""
-    facts = machine(("torch", "numpy")) | {"threads": str(torch.get_num_threads())}
+    facts = machine((framework, "numpy")) | {"threads": os.environ.get("OMP_NUM_THREADS", "all")}
     RESULTS.mkdir(exist_ok=True)
     with open(RESULTS / name, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=[*rows[0], *facts])

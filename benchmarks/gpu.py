@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.__main__ import write
-from benchmarks.torch_cpu import Row
+from benchmarks.timing import Row
 from fmicl_core import DIVERGENCES, FMICL, fmicl_reference, get_divergence
 from fmicl_core.objective import NEGATIVES
 from fmicl_torch import fmicl_loss

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 
 
 def cpu_name() -> str:
@@ -25,9 +25,10 @@ def machine(packages: tuple[str, ...]) -> dict[str, str]:
         "cores": str(os.cpu_count()),
         "python": platform.python_version(),
     }
+    distributions = packages_distributions()  # tensorflow may come from tensorflow-cpu
     for name in packages:
         try:
-            facts[name] = version(name)
+            facts[name] = version(distributions.get(name, [name])[0])
         except PackageNotFoundError:
             facts[name] = "missing"
     return facts

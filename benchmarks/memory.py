@@ -1,20 +1,19 @@
 """Peak memory of one loss with its gradient, in a process of its own.
 
-Run as `python -m benchmarks.memory N D NEGATIVES IMPLEMENTATION`; prints the bytes that the peak of
-the resident set rises beyond inputs and gradients.
+Run as `python -m benchmarks.memory FRAMEWORK N D NEGATIVES IMPLEMENTATION`; prints the bytes that
+the peak of the resident set rises beyond inputs and gradients.
 """
 
 from __future__ import annotations
 
+import ctypes
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
-import torch
-
-from benchmarks.torch_cpu import features, step
-from fmicl_torch import fmicl_loss
+from benchmarks.steps import STEPS
 
 
 def status(field: str) -> int:
@@ -25,25 +24,27 @@ def status(field: str) -> int:
     return int(match.group(1)) * 1024
 
 
-def measure(n: int, d: int, negatives: str, implementation: str) -> int:
-    """Bytes beyond inputs and gradients at the peak."""
-    small = features(600, d)
-    for kind in ("dense", "tiled"):  # libraries and thread pools come up before the measurement
-        step(*small, negatives=negatives, implementation=kind)
-    x, y = features(n, d)
-    x.grad, y.grad = torch.zeros_like(x), torch.zeros_like(y)
+def measure(framework: str, n: int, d: int, negatives: str, implementation: str) -> int:
+    """Bytes beyond inputs and gradients at the peak of the second run; the first one compiles."""
+    step = STEPS[framework](n, d, negatives=negatives, implementation=implementation)
+    step()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what the first run freed goes back to the system
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     start = status("VmRSS")
-    fmicl_loss(x, y, negatives=negatives, implementation=implementation).backward()
-    return status("VmHWM") - start
+    gradients = step()
+    return status("VmHWM") - start - len(gradients) * n * d * 4
 
 
-def extra_mib(n: int, d: int, negatives: str, implementation: str) -> float:
+def extra_mib(framework: str, n: int, d: int, negatives: str, implementation: str) -> float:
     """The same measured in a fresh process, in MiB."""
-    command = [sys.executable, "-m", "benchmarks.memory", str(n), str(d), negatives, implementation]
+    options = framework, str(n), str(d), negatives, implementation
+    command = [sys.executable, "-m", "benchmarks.memory", *options]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return round(int(output) / 2**20, 1)
 
 
 if __name__ == "__main__":
-    print(measure(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]))
+    # The allocator of oneDNN keeps what was freed, so that a second run would seem to need nothing.
+    os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"
+    name, rows, width, scheme, kind = sys.argv[1:]
+    print(measure(name, int(rows), int(width), scheme, kind))

@@ -15,6 +15,13 @@ FLOAT_DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 Shape = Sequence[int | None]
 
+# What is expected of sizes, for `check_features` and for graphs that check sizes when they run.
+SOME_FEATURE = "at least one feature, D >= 1"
+SHAPE_OF_X = "the shape of `x`"
+TWO_ROWS = "at least two rows, N >= 2, or a `bank`"
+SOME_ROW = "at least one row, {rows} >= 1"
+WIDTH_OF_X = "the width of `x`"
+
 
 def invalid(
     argument: str, expected: str, received: Any, *, what: str | None = None, why: str | None = None
@@ -30,9 +37,13 @@ def invalid(
     """
     reason = f" {why}" if why else ""
     return ValueError(
-        f"Invalid value for argument `{argument}`. Expected {expected}.{reason} "
-        f"Received: {what or argument}={received!r}"
+        f"{expectation(argument, expected)}{reason} Received: {what or argument}={received!r}"
     )
+
+
+def expectation(argument: str, expected: str) -> str:
+    """How every error of this library begins; the rest says what was received."""
+    return f"Invalid value for argument `{argument}`. Expected {expected}."
 
 
 def check_choice(argument: str, value: Any, choices: Iterable[str]) -> str:
@@ -80,6 +91,7 @@ def check_features(
     bank: Shape | None,
     dtypes: Sequence[str],
     devices: Sequence[str] = (),
+    least: int = 2,
 ) -> None:
     """Check the shapes, dtypes and devices of the features a loss is given.
 
@@ -91,6 +103,7 @@ def check_features(
         bank: shape of the negatives' bank, (K, D), or None.
         dtypes: dtype names of x, y and, if given, bank.
         devices: device names in the same order; empty when the framework moves data by itself.
+        least: rows that x needs without a bank; 1 for a shard of a distributed batch.
 
     Raises:
         ValueError: naming the argument at fault, the expectation and what was received.
@@ -99,14 +112,38 @@ def check_features(
     for (name, shape), dtype in zip(shapes.items(), dtypes, strict=True):
         _check_array(name, shape, dtype)
     if not _equal(shapes["x"], shapes["y"]):
-        raise invalid("y", f"the shape of `x`, {shapes['x']}", shapes["y"], what="y.shape")
+        raise invalid("y", f"{SHAPE_OF_X}, {shapes['x']}", shapes["y"], what="y.shape")
     for name, dtype in list(zip(shapes, dtypes, strict=True))[1:]:
         if dtype != dtypes[0]:
             raise invalid(name, f"the dtype of `x`, {dtypes[0]}", dtype, what=f"{name}.dtype")
     for name, device in list(zip(shapes, devices, strict=False))[1:]:
         if device != devices[0]:
             raise invalid(name, f"the device of `x`, {devices[0]}", device, what=f"{name}.device")
-    _check_negatives_exist(shapes)
+    _check_negatives_exist(shapes, least)
+
+
+#: What an array of two views needs beside its shape; also for checks inside a graph.
+TWO_SAMPLES = (
+    "Invalid value for argument `y_pred`. Expected at least two samples, batch >= 2. A single"
+    " sample has no negative: drop a last batch of one, or choose another batch_size."
+)
+
+
+def check_views(shape: Shape) -> None:
+    """Check the shape of predictions that hold the two views of every sample, (batch, 2, dim).
+
+    Raises:
+        ValueError: another shape, or a batch of fewer than two samples.
+    """
+    shape = tuple(shape)
+    if len(shape) != 3 or not _equal(shape[1:2], (2,)):
+        raise invalid(
+            "y_pred", "the two views of every sample, (batch, 2, dim)", shape, what="y_pred.shape"
+        )
+    if shape[2] == 0:
+        raise invalid("y_pred", "at least one feature, dim >= 1", shape, what="y_pred.shape")
+    if shape[0] is not None and shape[0] < 2:
+        raise ValueError(f"{TWO_SAMPLES} Received: y_pred.shape={shape!r}")
 
 
 def _check_array(name: str, shape: tuple[int | None, ...], dtype: str) -> None:
@@ -114,26 +151,41 @@ def _check_array(name: str, shape: tuple[int | None, ...], dtype: str) -> None:
     if len(shape) != 2:
         raise invalid(name, f"a 2-D array ({rows}, D)", shape, what=f"{name}.shape")
     if shape[1] == 0:
-        raise invalid(name, "at least one feature, D >= 1", shape, what=f"{name}.shape")
+        raise invalid(name, SOME_FEATURE, shape, what=f"{name}.shape")
     if dtype not in FLOAT_DTYPES:
         raise invalid(name, f"a dtype among {', '.join(FLOAT_DTYPES)}", dtype, what=f"{name}.dtype")
 
 
-def _check_negatives_exist(shapes: dict[str, tuple[int | None, ...]]) -> None:
+def check_union(sizes: Sequence[int]) -> None:
+    """Check that a batch shared by ranks, `sizes` rows each, has rows on each and a negative."""
+    if min(sizes) < 1 or sum(sizes) < 2:
+        raise invalid("x", "at least one row on every rank, and two in all", list(sizes),
+                      what="rows by rank")  # fmt: skip
+
+
+def _check_negatives_exist(shapes: dict[str, tuple[int | None, ...]], least: int) -> None:
     x, bank = shapes["x"], shapes.get("bank")
     if bank is None:
-        if x[0] is not None and x[0] < 2:
+        if x[0] is not None and x[0] < least:
             raise invalid(
-                "x", "at least two rows, N >= 2, or a `bank`", x, what="x.shape",
+                "x", TWO_ROWS, x, what="x.shape",
                 why="A single sample has no negative.",
             )  # fmt: skip
         return
     if not _equal(x[1:], bank[1:]):
-        raise invalid("bank", f"the width of `x`, D = {x[1]}", bank, what="bank.shape")
+        raise invalid("bank", f"{WIDTH_OF_X}, D = {x[1]}", bank, what="bank.shape")
     if bank[0] == 0:
-        raise invalid("bank", "at least one row, K >= 1", bank, what="bank.shape")
+        raise invalid("bank", SOME_ROW.format(rows="K"), bank, what="bank.shape")
     if x[0] == 0:
-        raise invalid("x", "at least one row, N >= 1", x, what="x.shape")
+        raise invalid("x", SOME_ROW.format(rows="N"), x, what="x.shape")
+
+
+def no_negatives(n: int) -> ValueError:
+    """Build the error for a batch of n rows that are all of one sample."""
+    return invalid(
+        "samples", "at least two different samples", f"{n} rows of one sample",
+        why="Equal samples are not negatives of each other.",
+    )  # fmt: skip
 
 
 def _equal(a: Sequence[int | None], b: Sequence[int | None]) -> bool:
@@ -144,18 +196,16 @@ def non_finite(argument: str, rows: Sequence[int]) -> ValueError:
     """Build the error for features that hold NaN or infinity in `rows`."""
     shown = ", ".join(str(int(r)) for r in rows[:5]) + (", ..." if len(rows) > 5 else "")
     return ValueError(
-        f"Invalid value for argument `{argument}`. Expected finite features. "
-        f"Received: NaN or infinity in row {shown}"
+        f"{expectation(argument, 'finite features')} Received: NaN or infinity in row {shown}"
     )
 
 
 def overflowed(objective: Any, loss: float) -> ValueError:
     """Build the error for finite features whose loss is not finite."""
-    return ValueError(
-        f"Invalid value for argument `x`. Expected features with a finite loss under {objective!r}."
-        " With normalize=False, or an extreme sigma2, scores can leave the range of the dtype."
-        f" Received: loss={loss}"
-    )
+    return invalid(
+        "x", f"features with a finite loss under {objective!r}", loss, what="loss",
+        why="With normalize=False, or an extreme sigma2, scores can leave the range of the dtype.",
+    )  # fmt: skip
 
 
 def once_differentiable() -> RuntimeError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from dataclasses import dataclass, fields
 from typing import NamedTuple
@@ -77,6 +78,20 @@ NEGATIVES: dict[str, tuple[Block, ...]] = {
     "all": (Block("x", "x", 0.25), Block("y", "y", 0.25), Block("x", "y", 0.5)),
 }
 BANK = (Block("x", "bank", 1.0),)
+#: Number of the sample of a bank's row: none of the batch.
+NO_SAMPLE = -1
+
+
+def negative_pairs(left: Array, right: Array) -> Array:
+    """Which pairs are negatives: those of different samples; (N,), (K,) to (N, K) of booleans.
+
+    Args:
+        left: the number of each left row's sample. Row i of x and row i of y are of sample i; where
+            samples are equal (the same text twice in a batch) they share a number.
+        right: the number of each right row's sample; rows of a bank have `NO_SAMPLE` unless one
+            is known to belong to the batch.
+    """
+    return left[:, None] != right[None, :]
 
 
 def negative_blocks(negatives: str, has_bank: bool) -> tuple[Block, ...]:
@@ -87,6 +102,14 @@ def negative_blocks(negatives: str, has_bank: bool) -> tuple[Block, ...]:
     """
     check_choice("negatives", negatives, NEGATIVES)
     return BANK if has_bank else NEGATIVES[negatives]
+
+
+def _callers_level() -> int:
+    """`stacklevel` at which a warning of the caller shows the first line outside of fmicl."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith("fmicl_"):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 @dataclass(frozen=True)
@@ -129,7 +152,7 @@ class FMICL:
                 f"{self.generator!r} does not keep features apart: they are known to collapse."
                 " It is offered for study.",
                 UserWarning,
-                stacklevel=4,
+                stacklevel=_callers_level(),
             )
 
     @property

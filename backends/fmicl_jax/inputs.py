@@ -11,8 +11,17 @@ from fmicl_jax.dense import Rows
 from fmicl_jax.ops import normalize_rows
 
 
-def prepare(x: jax.Array, y: jax.Array, bank: jax.Array | None, normalize: bool) -> Rows:
+def prepare(
+    x: jax.Array, y: jax.Array, bank: jax.Array | None, normalize: bool, *, least: int = 2
+) -> Rows:
     """Checked features by name, in float32 at least, of unit length where asked for.
+
+    Args:
+        x: first view.
+        y: second view.
+        bank: negatives, or None.
+        normalize: scale rows to unit length.
+        least: rows that x needs without a bank; 1 for a shard of a distributed batch.
 
     Raises:
         ValueError: a feature array is no array, or shapes or dtypes do not fit.
@@ -22,12 +31,17 @@ def prepare(x: jax.Array, y: jax.Array, bank: jax.Array | None, normalize: bool)
     for name, value in given.items():
         if not isinstance(value, jax.Array | np.ndarray):
             raise invalid(name, "a jax.Array", type(value).__name__, what=f"type({name})")
+        if not all(isinstance(size, int) for size in value.shape):  # as in jax.export
+            raise invalid(
+                name, "sizes that are known while tracing", value.shape, what=f"{name}.shape"
+            )
     arrays = {name: jnp.asarray(value) for name, value in given.items()}
     check_features(
         x.shape,
         y.shape,
         None if bank is None else bank.shape,
         [value.dtype.name for value in arrays.values()],
+        least=least,
     )
     wide = {k: v if v.dtype == jnp.float64 else v.astype(jnp.float32) for k, v in arrays.items()}
     return {k: normalize_rows(v) for k, v in wide.items()} if normalize else wide

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
+from fmicl_core import checks
 from fmicl_core.checks import check_bool, check_features, invalid, non_finite
 from fmicl_tensorflow.dense import Rows
 from fmicl_tensorflow.ops import normalize_rows
@@ -34,7 +35,7 @@ def prepare(x: tf.Tensor, y: tf.Tensor, bank: tf.Tensor | None, normalize: bool)
         None if bank is None else tensors["bank"].shape,
         [value.dtype.name for value in tensors.values()],
     )
-    if not tf.executing_eagerly():
+    if not all(tensor.shape.is_fully_defined() for tensor in tensors.values()):
         tensors = _checked_when_run(tensors)
     wide = {k: v if v.dtype == tf.float64 else tf.cast(v, tf.float32) for k, v in tensors.items()}
     return {k: normalize_rows(v) for k, v in wide.items()} if normalize else wide
@@ -43,18 +44,27 @@ def prepare(x: tf.Tensor, y: tf.Tensor, bank: tf.Tensor | None, normalize: bool)
 def _checked_when_run(tensors: Rows) -> Rows:
     """The tensors, tied to assertions about the sizes that are not known yet."""
     x, y, bank = tensors["x"], tensors["y"], tensors.get("bank")
-    checks = []
-    if not x.shape.is_fully_defined() or not y.shape.is_fully_defined():
-        message = "Invalid value for argument `y`. Expected the shape of `x`."
-        checks.append(tf.debugging.assert_equal(tf.shape(y), tf.shape(x), message=message))
-    if x.shape[0] is None and bank is None:
-        message = "Invalid value for argument `x`. Expected at least two rows, N >= 2, or a `bank`."
-        checks.append(tf.debugging.assert_greater_equal(tf.shape(x)[0], 2, message=message))
-    if bank is not None and (bank.shape[1] is None or x.shape[1] is None):
-        message = "Invalid value for argument `bank`. Expected the width of `x`."
-        checks.append(tf.debugging.assert_equal(tf.shape(bank)[1], tf.shape(x)[1], message=message))
-    with tf.control_dependencies([check for check in checks if check is not None]):
+    rows, width = tf.shape(x)[0], tf.shape(x)[1]
+    rules = [
+        (width >= 1, "x", checks.SOME_FEATURE),
+        (tf.reduce_all(tf.shape(y) == tf.shape(x)), "y", checks.SHAPE_OF_X),
+    ]
+    if bank is None:
+        rules.append((rows >= 2, "x", checks.TWO_ROWS))
+    else:
+        rules += [
+            (tf.shape(bank)[1] == width, "bank", checks.WIDTH_OF_X),
+            (tf.shape(bank)[0] >= 1, "bank", checks.SOME_ROW.format(rows="K")),
+            (rows >= 1, "x", checks.SOME_ROW.format(rows="N")),
+        ]
+    asserted = [_assert(holds, name, rule, tensors[name]) for holds, name, rule in rules]
+    with tf.control_dependencies(asserted):
         return {name: tf.identity(value) for name, value in tensors.items()}
+
+
+def _assert(holds: tf.Tensor, name: str, expected: str, value: tf.Tensor) -> tf.Operation:
+    message = f"{checks.expectation(name, expected)} Received: {name}.shape="
+    return tf.debugging.Assert(holds, [message, tf.shape(value)])
 
 
 def explain_non_finite(x: tf.Tensor, y: tf.Tensor, bank: tf.Tensor | None) -> ValueError | None:

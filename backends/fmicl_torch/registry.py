@@ -7,13 +7,15 @@ import torch
 from fmicl_core import FMICL, Divergence, Similarity
 
 _objectives: list[FMICL] = []
+_numbers: dict[FMICL, int] = {}
 
 
 def register(objective: FMICL) -> int:
     """The number of an objective; equal ones share it."""
-    if objective not in _objectives:
+    if objective not in _numbers:
+        _numbers[objective] = len(_objectives)
         _objectives.append(objective)
-    return _objectives.index(objective)
+    return _numbers[objective]
 
 
 @torch.compiler.assume_constant_result

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from fmicl_core import DIVERGENCES, FMICL, SIMILARITIES, get_divergence, get_similarity
 from fmicl_core.checks import check_at_least, check_choice, check_number, check_positive, invalid
@@ -42,8 +42,55 @@ def option(default: Any, help: str, group: str, choices: tuple[str, ...] = ()) -
     )
 
 
+class Settings:
+    """What every kind of settings can do; subclasses are frozen dataclasses of `option` fields."""
+
+    def check_choices(self) -> None:
+        """Check every option that has a list of choices."""
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            if field.metadata["choices"]:
+                check_choice(field.name, getattr(self, field.name), field.metadata["choices"])
+
+    def objective(self) -> FMICL:
+        """The f-MICL settings of this run."""
+        tsallis = {"order": self.order} if self.divergence == "tsallis" else {}
+        kernel = {
+            "gaussian": {"sigma2": self.sigma2, "mu": self.mu},
+            "cosine": {"temperature": self.temperature},
+        }.get(self.similarity, {"scale": self.scale, "mu": self.mu})
+        return FMICL(
+            get_divergence(self.divergence, **tsallis),
+            get_similarity(self.similarity, **kernel),
+            self.alpha,
+            self.negatives,
+        )
+
+    @property
+    def title(self) -> str:
+        """Short name of the loss for tables and plots."""
+        if self.loss == "fmicl":
+            return f"{self.divergence}-micl"
+        return self.loss
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values by option name."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Settings from plain values.
+
+        Raises:
+            ValueError: a name is unknown (the message lists the names) or a value does not fit.
+        """
+        names = [field.name for field in dataclasses.fields(cls)]
+        for name in values:
+            check_choice("option", name, names)
+        return cls(**values)
+
+
 @dataclass(frozen=True)
-class TrainSettings:
+class TrainSettings(Settings):
     """Settings of one training run; frozen, validated, and stored with the run.
 
     Raises:
@@ -147,9 +194,7 @@ class TrainSettings:
         if self.negatives is None:
             scheme = METHODS[check_choice("method", self.method, METHODS)]
             object.__setattr__(self, "negatives", scheme)
-        for field in dataclasses.fields(self):
-            if field.metadata["choices"]:
-                check_choice(field.name, getattr(self, field.name), field.metadata["choices"])
+        self.check_choices()
         for name in (
             "width",
             "stem_stride",
@@ -195,45 +240,8 @@ class TrainSettings:
             raise invalid("bn_splits", "at least two samples in every part", self.bn_splits,
                           why=f"batch_size = {self.batch_size}.")  # fmt: skip
 
-    def objective(self) -> FMICL:
-        """The f-MICL settings of this run."""
-        tsallis = {"order": self.order} if self.divergence == "tsallis" else {}
-        kernel = {
-            "gaussian": {"sigma2": self.sigma2, "mu": self.mu},
-            "cosine": {"temperature": self.temperature},
-        }.get(self.similarity, {"scale": self.scale, "mu": self.mu})
-        return FMICL(
-            get_divergence(self.divergence, **tsallis),
-            get_similarity(self.similarity, **kernel),
-            self.alpha,
-            self.negatives,
-        )
 
-    @property
-    def title(self) -> str:
-        """Short name of the loss for tables and plots."""
-        if self.loss == "fmicl":
-            return f"{self.divergence}-micl"
-        return self.loss
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values by option name."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> TrainSettings:
-        """Settings from plain values.
-
-        Raises:
-            ValueError: a name is unknown (the message lists the names) or a value does not fit.
-        """
-        names = [field.name for field in dataclasses.fields(cls)]
-        for name in values:
-            check_choice("option", name, names)
-        return cls(**values)
-
-
-def difference(a: TrainSettings, b: TrainSettings) -> dict[str, tuple[Any, Any]]:
+def difference(a: Settings, b: Settings) -> dict[str, tuple[Any, Any]]:
     """Options that change the result and differ, with both values."""
     left, right = a.to_dict(), b.to_dict()
     return {

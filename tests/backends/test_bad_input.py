@@ -1,13 +1,12 @@
 """Every mistake is named: the argument, what was expected, what was received."""
 
-import inspect
 import re
 
 import numpy as np
 import pytest
 
-from fmicl_core import FMICL, checks
-from fmicl_core.objective import DEFAULTS
+from fmicl_check import ADAPTERS
+from fmicl_core import checks
 
 FUNCTIONS = ("fmicl_loss", "fmicl_terms", "info_nce_loss", "alignment_uniformity_loss",
              "spectral_contrastive_loss")  # fmt: skip
@@ -114,6 +113,38 @@ def test_related_options(backend, function, option):
         getattr(backend.library, function)(x, x, **{option: -1.0})
 
 
+#: Every mistake above once, as a function of the backend that makes it.
+MISTAKES = (
+    [lambda b, a=arrays: b.library.fmicl_loss(
+        b.array(a[0]), b.array(a[1]), bank=None if a[2] is None else b.array(a[2]))
+     for *arrays, _ in SHAPES]
+    + [lambda b, o=options: b.library.fmicl_loss(b.array(ONES), b.array(ONES), **o)
+       for options, _ in OPTIONS]
+    + [lambda b, o=options: b.library.FMICLLoss(**o) for options, _ in OPTIONS]
+    + [lambda b, f=f: getattr(b.library, f)(b.array(ONES, "int32"), b.array(ONES, "int32"))
+       for f in FUNCTIONS]
+    + [lambda b, f=f: getattr(b.library, f)(b.array(ONES), b.array(ONES, "float32"))
+       for f in FUNCTIONS]
+    + [lambda b, f=f: getattr(b.library, f)(b.array(ONES), ONES.tolist()) for f in FUNCTIONS]
+    + [lambda b: b.library.info_nce_loss(b.array(ONES), b.array(ONES), temperature=-1),
+       lambda b: b.library.info_nce_loss(b.array(ONES), b.array(ONES), negatives="none"),
+       lambda b: b.library.fmicl_loss(b.array(ONES * np.nan), b.array(ONES)),
+       lambda b: b.library.fmicl_loss(b.array(ONES * 1e30, "float32"),
+                                      b.array(ONES * -1e30, "float32"), normalize=False)]
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("other", [name for name in ADAPTERS if name != "torch"])
+@pytest.mark.parametrize("mistake", MISTAKES, ids=range(len(MISTAKES)))
+def test_messages_are_equal_in_all_backends(backend_named, other, mistake):
+    messages = []
+    for backend in (backend_named("torch"), backend_named(other)):
+        with pytest.raises(ValueError) as caught:
+            mistake(backend)
+        messages.append(str(caught.value).replace(backend.array_name, "array"))
+    assert messages[0] == messages[1]
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("argument", ["x", "y", "bank"])
 @pytest.mark.parametrize("implementation", ["dense", "tiled"])
@@ -135,15 +166,6 @@ def test_overflow_is_told_from_bad_features(backend):
     x = backend.array(1e30 * np.random.default_rng(0).normal(size=(4, 3)), "float32")
     with pytest.raises(ValueError, match=r"Expected features with a finite loss under FMICL"):
         backend.library.fmicl_loss(x, -x, normalize=False)
-
-
-@pytest.mark.parametrize("function", ["fmicl_loss", "fmicl_terms", "FMICLLoss"])
-def test_defaults_are_the_specification_s(backend, function):
-    parameters = inspect.signature(getattr(backend.library, function)).parameters
-    for name, value in DEFAULTS._asdict().items():
-        assert parameters[name].default == value
-        assert parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
-    assert FMICL() == FMICL(**DEFAULTS._asdict())
 
 
 def test_unknown_sizes_are_taken_to_fit():

@@ -18,6 +18,7 @@ PACKAGES = sorted(
 )
 FRAMEWORKS = (
     "torch", "jax", "tensorflow", "keras", "flax", "optax", "orbax", "lightning", "kornia",
+    "sentence_transformers", "transformers",
 )  # fmt: skip
 BACKENDS = ("fmicl_torch", "fmicl_jax", "fmicl_tensorflow")
 RECIPES = ("fmicl_core", "fmicl_recipes")
@@ -28,10 +29,18 @@ ALLOWED = {
     "fmicl_jax": (("fmicl_core",), ("jax",)),
     "fmicl_tensorflow": (("fmicl_core",), ("tensorflow",)),
     "fmicl_recipes": (("fmicl_core",), ()),
-    "fmicl_check": (("fmicl_core", *BACKENDS), ("torch", "jax", "tensorflow")),
+    "fmicl_check": ((*RECIPES, *BACKENDS), ("torch", "jax", "tensorflow")),
     "fmicl_lightning": ((*RECIPES, "fmicl_torch"), ("torch", "lightning", "kornia")),
     "fmicl_flax": ((*RECIPES, "fmicl_jax"), ("jax", "flax", "optax", "orbax")),
-    "fmicl_cli": ((*RECIPES, "fmicl_lightning", "fmicl_check"), ()),
+    "fmicl_keras": ((*RECIPES, *BACKENDS), ("keras", "tensorflow", "jax", "torch")),
+    "fmicl_sentence_transformers": (
+        (*RECIPES, "fmicl_torch"),
+        ("torch", "sentence_transformers", "transformers"),
+    ),
+    "fmicl_cli": (
+        (*RECIPES, "fmicl_lightning", "fmicl_check", "fmicl_sentence_transformers"),
+        (),
+    ),
 }
 
 

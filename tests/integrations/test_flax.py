@@ -43,6 +43,9 @@ from fmicl_recipes.momentum import ema_schedule, initial_queue, key_order  # noq
 from fmicl_recipes.runs import NonFiniteLossError, evaluate_run, knn  # noqa: E402
 from fmicl_recipes.settings import METHODS  # noqa: E402
 
+#: Out of `make test` until its time is known on a machine that does nothing else.
+pytestmark = pytest.mark.slow
+
 MOMENTUM = ("moco", "moco-v3")
 DEVICES = Path(__file__).parent / "ranks" / "flax_devices.py"
 #: One shape of everything, so that XLA compiles little.

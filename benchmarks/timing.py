@@ -1,0 +1,38 @@
+"""Timing that is fair on a shared machine: everything in turn, medians, ratios within a turn."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+Row = dict[str, str | float | int]
+
+
+def seconds(call: Callable[[], None]) -> float:
+    """Wall-clock time of one call."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def interleaved(calls: dict[str, Callable[[], None]], repeats: int) -> dict[str, list[float]]:
+    """Times of each call, taken in turn so that all see the same machine; one warm-up each."""
+    for call in calls.values():
+        call()
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name, call in calls.items():
+            times[name].append(seconds(call))
+    return times
+
+
+def medians(times: dict[str, list[float]]) -> Row:
+    """Median of each call in columns `name_s`."""
+    return {f"{name}_s": round(statistics.median(t), 4) for name, t in times.items()}
+
+
+def median_ratio(times: dict[str, list[float]], above: str, below: str) -> float:
+    """Median over the repetitions of time[above] / time[below]."""
+    pairs = zip(times[above], times[below], strict=True)
+    return round(statistics.median(a / b for a, b in pairs), 2)

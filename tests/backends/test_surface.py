@@ -1,0 +1,157 @@
+"""One public surface: names, arguments, defaults and docstrings are those of every backend."""
+
+import copy
+import inspect
+import pickle
+import re
+import warnings
+
+import pytest
+
+import fmicl_core
+from fmicl_check import ADAPTERS
+from fmicl_core import FMICL, Gaussian
+from fmicl_core.objective import DEFAULTS
+from fmicl_core.related import RELATED_DEFAULTS
+
+FUNCTIONS = ("fmicl_loss", "fmicl_terms", "info_nce_loss", "alignment_uniformity_loss",
+             "spectral_contrastive_loss")  # fmt: skip
+PUBLIC = (*FUNCTIONS, "FMICLLoss", "FMICLTerms")
+#: Arguments that are a framework's own: how it names ranks, and PyTorch's mask of equal samples.
+OWN = {"distributed", "axis_name", "samples", "bank_samples"}
+ARRAYS = "|".join(re.escape(adapter.array_name) for adapter in ADAPTERS.values())
+
+
+@pytest.fixture(params=[name for name in ADAPTERS if name != "torch"])
+def other(request, backend_named):
+    """The backends that must look like fmicl_torch."""
+    return backend_named(request.param).library
+
+
+@pytest.fixture
+def torch_library(backend_named):
+    return backend_named("torch").library
+
+
+def arguments(function):
+    """Name, kind, default and annotation of every argument, and what comes back."""
+    signature = inspect.signature(function)
+    listed = [
+        (p.name, p.kind, p.default, re.sub(ARRAYS, "Array", str(p.annotation)))
+        for p in signature.parameters.values()
+        if p.name not in OWN
+    ]
+    return listed, re.sub(ARRAYS, "Array", str(signature.return_annotation))
+
+
+def outline(documented):
+    """First line, section names in order, and the names listed under Args."""
+    summary, text = inspect.getdoc(documented).split("\n", 1)
+    sections = re.split(r"^(\w+):", text, flags=re.MULTILINE)[1:]
+    contents = dict(zip(sections[::2], sections[1::2], strict=True))
+    listed = re.findall(r"^    ([\w, ]+):", contents.get("Args", ""), flags=re.MULTILINE)
+    return summary, list(contents), [name for name in listed if name not in OWN]
+
+
+def test_public_names(torch_library, other):
+    assert other.__all__ == torch_library.__all__
+    assert set(PUBLIC) == set(torch_library.__all__)
+
+
+@pytest.mark.parametrize("name", [*FUNCTIONS, "FMICLLoss"])
+def test_arguments(torch_library, other, name):
+    mine, theirs = (arguments(getattr(library, name)) for library in (other, torch_library))
+    assert mine == theirs
+
+
+@pytest.mark.parametrize("method", ["__call__", "terms"])
+def test_arguments_of_the_object(torch_library, other, method):
+    theirs = "forward" if method == "__call__" else method
+    assert arguments(getattr(other.FMICLLoss, method)) == arguments(
+        getattr(torch_library.FMICLLoss, theirs)
+    )
+
+
+def test_fields_of_the_terms(torch_library, other):
+    assert other.FMICLTerms._fields == torch_library.FMICLTerms._fields
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_docstrings(torch_library, other, name):
+    mine, theirs = (outline(getattr(library, name)) for library in (other, torch_library))
+    assert mine == theirs
+
+
+def test_docstring_of_the_object(torch_library, other):
+    mine, theirs = (outline(library.FMICLLoss) for library in (other, torch_library))
+    assert mine[1:] == theirs[1:]
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_docstrings_list_every_argument_and_what_it_raises(torch_library, name):
+    function = getattr(torch_library, name)
+    _, sections, listed = outline(function)
+    if name == "fmicl_terms":
+        assert "as for `fmicl_loss`" in function.__doc__
+        return
+    assert listed == [name for name in inspect.signature(function).parameters if name not in OWN]
+    assert sections == ["Args", "Returns", "Raises", "Source"]
+
+
+@pytest.mark.parametrize("name", [*FUNCTIONS, "FMICLLoss"])
+def test_defaults_are_the_specification_s(backend, name):
+    defaults = DEFAULTS if "fmicl" in name.lower() else RELATED_DEFAULTS
+    for parameter in inspect.signature(getattr(backend.library, name)).parameters.values():
+        if parameter.name in defaults._fields:
+            assert parameter.default == getattr(defaults, parameter.name)
+            assert parameter.kind is inspect.Parameter.KEYWORD_ONLY
+
+
+def test_the_specification_s_own_defaults():
+    assert FMICL() == FMICL(**DEFAULTS._asdict())
+
+
+TWINS = {
+    "pasted": lambda loss, scope: eval(repr(loss), scope),
+    "deep copy": lambda loss, scope: copy.deepcopy(loss),
+    "pickle": lambda loss, scope: pickle.loads(pickle.dumps(loss)),
+}
+
+
+@pytest.mark.parametrize("twin", TWINS)
+def test_the_object_prints_copies_and_pickles(backend, draw, twin):
+    loss = backend.library.FMICLLoss(
+        divergence="tsallis", similarity=Gaussian(0.1), negatives="all", implementation="tiled"
+    )
+    scope = {name: getattr(fmicl_core, name) for name in fmicl_core.__all__}
+    made = TWINS[twin](loss, scope | {"FMICLLoss": backend.library.FMICLLoss})
+    assert made.objective == loss.objective
+    assert repr(made) == repr(loss)
+    x, y = (backend.array(v) for v in draw(0)[:2])
+    assert float(made(x, y)) == float(loss(x, y))
+
+
+def test_the_object_is_the_function(backend, draw):
+    x, y, bank = (backend.array(v) for v in draw(0, k=9))
+    loss = backend.library.FMICLLoss(divergence="js")
+    assert float(loss(x, y)) == float(backend.library.fmicl_loss(x, y, divergence="js"))
+    terms = backend.library.fmicl_terms(x, y, bank=bank, divergence="js")
+    assert [float(v) for v in loss.terms(x, y, bank)] == [float(v) for v in terms]
+
+
+@pytest.mark.parametrize("name", ["jax", "tensorflow"])
+def test_numpy_arrays_are_taken_where_the_framework_takes_them(backend_named, draw, name):
+    backend, (x, y, _) = backend_named(name), draw(0)
+    want = backend.library.fmicl_loss(backend.array(x), backend.array(y))
+    assert float(backend.library.fmicl_loss(x, y)) == float(want)
+
+
+@pytest.mark.parametrize("name", ["fmicl_loss", "fmicl_terms", "FMICLLoss"])
+def test_what_collapses_warns_where_it_is_asked_for(backend, draw, name):
+    x, y = (backend.array(v) for v in draw(0)[:2])
+    given = () if name == "FMICLLoss" else (x, y)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        getattr(backend.library, name)(*given, divergence="neyman")
+    warned = [w for w in caught if "known to collapse" in str(w.message)]
+    assert [w.filename for w in warned] == [__file__]
