@@ -7,6 +7,7 @@ down once.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -18,6 +19,11 @@ from fmicl_core.related import RELATED_DEFAULTS
 #: Training methods, and the negatives each takes by default. MoCo's come from its queue, whatever
 #: the scheme; MoCo v3 contrasts a prediction with the keys of the batch.
 METHODS = {"simclr": "all", "moco": "cross", "moco-v3": "cross"}
+#: Weight of the negative term by default. Where keys come from another network, all queries can move
+#: opposite all keys. One score f'(1/alpha) for every pair then has a lower loss than features that
+#: tell samples apart, if alpha is large: above 33 for KL. For any divergence the latter lead most at
+#: alpha = 1/E[G], which is e^2 = 7.4 for uniform features and the default kernel.
+ALPHAS = {"simclr": DEFAULTS.alpha, "moco": 8.0, "moco-v3": 8.0}
 #: Frameworks that train, and by what: Lightning, Flax, Keras.
 FRAMEWORKS = ("torch", "jax", "tensorflow")
 KERAS_BACKENDS = ("tensorflow", "jax", "torch")
@@ -40,6 +46,10 @@ def option(default: Any, help: str, group: str, choices: tuple[str, ...] = ()) -
     return dataclasses.field(
         default=default, metadata={"help": help, "group": group, "choices": choices}
     )
+
+
+def _listed(by_method: Mapping[str, object]) -> str:
+    return ", ".join(f"{value} for {method}" for method, value in by_method.items())
 
 
 class Settings:
@@ -129,12 +139,14 @@ class TrainSettings(Settings):
     temperature: float = option(
         RELATED_DEFAULTS.temperature, "Temperature of InfoNCE and of the cosine.", "Loss"
     )
-    alpha: float = option(DEFAULTS.alpha, "Weight of the negative term.", "Loss")
+    alpha: float | None = option(
+        None,
+        "Weight of the negative term; the method's own by default: " + _listed(ALPHAS) + ".",
+        "Loss",
+    )
     negatives: str | None = option(
         None,
-        "Which pairs are negatives; the method's own by default: "
-        + ", ".join(f"{scheme} for {method}" for method, scheme in METHODS.items())
-        + ".",
+        "Which pairs are negatives; the method's own by default: " + _listed(METHODS) + ".",
         "Loss",
         tuple(NEGATIVES),
     )
@@ -191,9 +203,10 @@ class TrainSettings(Settings):
     knn_every: int = option(0, "Epochs between kNN scores while training; 0: none.", "Training")
 
     def __post_init__(self) -> None:
-        if self.negatives is None:
-            scheme = METHODS[check_choice("method", self.method, METHODS)]
-            object.__setattr__(self, "negatives", scheme)
+        check_choice("method", self.method, METHODS)
+        for name, by_method in (("negatives", METHODS), ("alpha", ALPHAS)):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, by_method[self.method])
         self.check_choices()
         for name in (
             "width",

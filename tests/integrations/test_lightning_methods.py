@@ -151,7 +151,8 @@ def test_moco_takes_its_negatives_from_the_queue_and_enters_the_keys_after(loss)
     queue = module.queue.clone()
     value, q, k = module.contrast(v1, v2)
     of = fmicl_loss if loss == "fmicl" else info_nce_loss
-    torch.testing.assert_close(value, of(q, k, bank=queue))
+    options = {"alpha": module.settings.alpha} if loss == "fmicl" else {}
+    torch.testing.assert_close(value, of(q, k, bank=queue, **options))
     value.backward()  # the queue that the gradient needs has not changed
     torch.testing.assert_close(module.queue[:64], torch.nn.functional.normalize(k))
     torch.testing.assert_close(module.queue[64:], queue[64:])
@@ -224,7 +225,8 @@ def test_moco_v3_predicts_the_keys_of_the_other_view(loss):
     of = fmicl_loss if loss == "fmicl" else info_nce_loss
     torch.testing.assert_close(q1, module.predictor(module.query(v1)))
     torch.testing.assert_close(k2, module.key(v2))
-    want = of(q1, k2, negatives="cross") + of(q2, k1, negatives="cross")
+    options = {"alpha": module.settings.alpha} if loss == "fmicl" else {}
+    want = sum(of(q, k, negatives="cross", **options) for q, k in ((q1, k2), (q2, k1)))
     torch.testing.assert_close(value, want)
 
 
@@ -421,7 +423,7 @@ def test_training_beats_the_random_encoder(tmp_path, method):
 @pytest.mark.parametrize(
     ("method", "options"),
     [("simclr", {"divergence": "neyman"}),
-     ("moco", {"divergence": "reverse_kl", "head_norm": "none"})],
+     ("moco", {"divergence": "reverse_kl", "head_norm": "none", "alpha": 40.0})],
 )  # fmt: skip
 def test_collapse_is_reported_once(tmp_path, method, options):
     settings = tiny(method, **options, epochs=14, lr=0.01)

@@ -14,13 +14,13 @@ pytest.importorskip("sklearn", reason="the recipes need scikit-learn")
 datasets = pytest.importorskip("datasets", reason="the recipes need Hugging Face datasets")
 from PIL import Image  # noqa: E402
 
-from fmicl_core import Cosine, Gaussian, Tsallis  # noqa: E402
+from fmicl_core import DIVERGENCES, Cosine, Gaussian, Tsallis  # noqa: E402
 from fmicl_recipes import PRESETS, RunFolder, TrainSettings, evaluation, plots, resolve  # noqa: E402
 from fmicl_recipes.data import load_images  # noqa: E402
 from fmicl_recipes.report import assemble_metrics, markdown  # noqa: E402
 from fmicl_recipes.run_folder import write_atomically  # noqa: E402
 from fmicl_recipes.runs import warn_of_collapse  # noqa: E402
-from fmicl_recipes.settings import difference  # noqa: E402
+from fmicl_recipes.settings import ALPHAS, difference  # noqa: E402
 
 CIFAR = Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10"
 
@@ -74,6 +74,27 @@ def test_settings_build_the_objective_they_name():
     assert (objective.divergence, objective.similarity) == (Tsallis(3.0), Gaussian(0.1))
     cosine = resolve(None, {"similarity": "cosine", "temperature": 0.2}).objective()
     assert cosine.similarity == Cosine(0.2)
+
+
+@pytest.mark.parametrize("name", [n for n, make in DIVERGENCES.items() if make().suitable])
+@given(alpha=st.floats(1.1, 50.0))
+def test_the_default_alpha_of_momentum_methods_keeps_queries_with_their_keys(name, alpha):
+    """Loss of one score for all pairs, at best f'(1/alpha), less that of spread, aligned features.
+
+    The lead of the spread features is largest at alpha = e^2, for every divergence.
+    """
+    divergence, d2 = DIVERGENCES[name](), np.linspace(0.0, 4.0, 4001)
+
+    def lead(weight):
+        opposite = (weight * divergence.penalty(-d2) - divergence.score(-d2)).min()
+        zero, two = np.zeros(()), np.full((), -2.0)
+        return opposite - (weight * divergence.penalty(two) - divergence.score(zero))
+
+    best = lead(np.exp(2.0))
+    assert best >= lead(alpha) - 1e-6
+    for method in ("moco", "moco-v3"):
+        assert ALPHAS[method] == TrainSettings(method=method).alpha
+        assert lead(ALPHAS[method]) > 0.95 * best
 
 
 # Data
