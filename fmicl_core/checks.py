@@ -91,6 +91,7 @@ def check_features(
     bank: Shape | None,
     dtypes: Sequence[str],
     devices: Sequence[str] = (),
+    least: int = 2,
 ) -> None:
     """Check the shapes, dtypes and devices of the features a loss is given.
 
@@ -102,6 +103,7 @@ def check_features(
         bank: shape of the negatives' bank, (K, D), or None.
         dtypes: dtype names of x, y and, if given, bank.
         devices: device names in the same order; empty when the framework moves data by itself.
+        least: rows that x needs without a bank; 1 for a shard of a distributed batch.
 
     Raises:
         ValueError: naming the argument at fault, the expectation and what was received.
@@ -117,7 +119,31 @@ def check_features(
     for name, device in list(zip(shapes, devices, strict=False))[1:]:
         if device != devices[0]:
             raise invalid(name, f"the device of `x`, {devices[0]}", device, what=f"{name}.device")
-    _check_negatives_exist(shapes)
+    _check_negatives_exist(shapes, least)
+
+
+#: What an array of two views needs beside its shape; also for checks inside a graph.
+TWO_SAMPLES = (
+    "Invalid value for argument `y_pred`. Expected at least two samples, batch >= 2. A single"
+    " sample has no negative: drop a last batch of one, or choose another batch_size."
+)
+
+
+def check_views(shape: Shape) -> None:
+    """Check the shape of predictions that hold the two views of every sample, (batch, 2, dim).
+
+    Raises:
+        ValueError: another shape, or a batch of fewer than two samples.
+    """
+    shape = tuple(shape)
+    if len(shape) != 3 or not _equal(shape[1:2], (2,)):
+        raise invalid(
+            "y_pred", "the two views of every sample, (batch, 2, dim)", shape, what="y_pred.shape"
+        )
+    if shape[2] == 0:
+        raise invalid("y_pred", "at least one feature, dim >= 1", shape, what="y_pred.shape")
+    if shape[0] is not None and shape[0] < 2:
+        raise ValueError(f"{TWO_SAMPLES} Received: y_pred.shape={shape!r}")
 
 
 def _check_array(name: str, shape: tuple[int | None, ...], dtype: str) -> None:
@@ -130,10 +156,17 @@ def _check_array(name: str, shape: tuple[int | None, ...], dtype: str) -> None:
         raise invalid(name, f"a dtype among {', '.join(FLOAT_DTYPES)}", dtype, what=f"{name}.dtype")
 
 
-def _check_negatives_exist(shapes: dict[str, tuple[int | None, ...]]) -> None:
+def check_union(sizes: Sequence[int]) -> None:
+    """Check that a batch shared by ranks, `sizes` rows each, has rows on each and a negative."""
+    if min(sizes) < 1 or sum(sizes) < 2:
+        raise invalid("x", "at least one row on every rank, and two in all", list(sizes),
+                      what="rows by rank")  # fmt: skip
+
+
+def _check_negatives_exist(shapes: dict[str, tuple[int | None, ...]], least: int) -> None:
     x, bank = shapes["x"], shapes.get("bank")
     if bank is None:
-        if x[0] is not None and x[0] < 2:
+        if x[0] is not None and x[0] < least:
             raise invalid(
                 "x", TWO_ROWS, x, what="x.shape",
                 why="A single sample has no negative.",
@@ -145,6 +178,14 @@ def _check_negatives_exist(shapes: dict[str, tuple[int | None, ...]]) -> None:
         raise invalid("bank", SOME_ROW.format(rows="K"), bank, what="bank.shape")
     if x[0] == 0:
         raise invalid("x", SOME_ROW.format(rows="N"), x, what="x.shape")
+
+
+def no_negatives(n: int) -> ValueError:
+    """Build the error for a batch of n rows that are all of one sample."""
+    return invalid(
+        "samples", "at least two different samples", f"{n} rows of one sample",
+        why="Equal samples are not negatives of each other.",
+    )  # fmt: skip
 
 
 def _equal(a: Sequence[int | None], b: Sequence[int | None]) -> bool:

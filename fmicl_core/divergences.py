@@ -317,8 +317,8 @@ class VinczeLeCam(Divergence):
         return 8.0 * ops.sigmoid(-L) ** 2 * ops.sigmoid(L)
 
     def penalty(self, L: Array, ops: Ops = NUMPY) -> Array:
-        w = ops.sigmoid(L)
-        return (2.0 * w - 1.0) * (1.0 + 2.0 * w)
+        # As a square, so that automatic differentiation has nothing to cancel far below L = 0.
+        return 4.0 * ops.sigmoid(L) ** 2 - 1.0
 
     def penalty_slope(self, L: Array, ops: Ops = NUMPY) -> Array:
         return 8.0 * ops.sigmoid(-L) * ops.sigmoid(L) ** 2

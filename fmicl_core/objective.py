@@ -78,6 +78,20 @@ NEGATIVES: dict[str, tuple[Block, ...]] = {
     "all": (Block("x", "x", 0.25), Block("y", "y", 0.25), Block("x", "y", 0.5)),
 }
 BANK = (Block("x", "bank", 1.0),)
+#: Number of the sample of a bank's row: none of the batch.
+NO_SAMPLE = -1
+
+
+def negative_pairs(left: Array, right: Array) -> Array:
+    """Which pairs are negatives: those of different samples; (N,), (K,) to (N, K) of booleans.
+
+    Args:
+        left: the number of each left row's sample. Row i of x and row i of y are of sample i; where
+            samples are equal (the same text twice in a batch) they share a number.
+        right: the number of each right row's sample; rows of a bank have `NO_SAMPLE` unless one
+            is known to belong to the batch.
+    """
+    return left[:, None] != right[None, :]
 
 
 def negative_blocks(negatives: str, has_bank: bool) -> tuple[Block, ...]:

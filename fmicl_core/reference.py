@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fmicl_core.checks import check_features
-from fmicl_core.objective import FMICL
+from fmicl_core.checks import check_features, no_negatives
+from fmicl_core.objective import FMICL, NO_SAMPLE, negative_pairs
 
 Matrix = NDArray[np.float64]
 
@@ -35,7 +35,14 @@ class Reference:
     grad_bank: Matrix | None
 
 
-def fmicl_reference(x: Any, y: Any, objective: FMICL, bank: Any = None) -> Reference:
+def fmicl_reference(
+    x: Any,
+    y: Any,
+    objective: FMICL,
+    bank: Any = None,
+    samples: Any = None,
+    bank_samples: Any = None,
+) -> Reference:
     """f-MICL loss and gradient, written for reading.
 
     loss = - 1/N sum_i s(x_i, y_i) + alpha * mean over negative pairs of f*(s)
@@ -46,6 +53,9 @@ def fmicl_reference(x: Any, y: Any, objective: FMICL, bank: Any = None) -> Refer
         y: (N, D) features of the second view; row i belongs to the same sample as row i of x.
         objective: the settings.
         bank: (K, D) features that supply all negatives, or None.
+        samples: (N,) whole numbers; rows with equal numbers are one sample and not negatives of
+            each other. None: every row is a sample of its own.
+        bank_samples: (K,) likewise for the bank, on the same count. None: of no sample here.
 
     Raises:
         ValueError: shapes do not fit, or there is no negative pair.
@@ -59,7 +69,12 @@ def fmicl_reference(x: Any, y: Any, objective: FMICL, bank: Any = None) -> Refer
     grads = {name: np.zeros_like(value) for name, value in rows.items()}
 
     alignment = _positives(rows, grads, objective)
-    uniformity = _negatives(rows, grads, objective)
+    own = np.arange(len(rows["x"])) if samples is None else np.asarray(samples)
+    numbers = {"x": own, "y": own}
+    if bank is not None:
+        none = np.full(len(rows["bank"]), NO_SAMPLE)
+        numbers["bank"] = none if bank_samples is None else np.asarray(bank_samples)
+    uniformity = _negatives(rows, grads, objective, numbers)
     if objective.normalize:
         grads = {k: _through_normalize(raw[k].astype(np.float64), g) for k, g in grads.items()}
     loss = -alignment + objective.alpha * uniformity
@@ -108,15 +123,20 @@ def _positives(rows: dict[str, Matrix], grads: dict[str, Matrix], objective: FMI
     return float(objective.positive(z).mean())
 
 
-def _negatives(rows: dict[str, Matrix], grads: dict[str, Matrix], objective: FMICL) -> float:
+def _negatives(
+    rows: dict[str, Matrix],
+    grads: dict[str, Matrix],
+    objective: FMICL,
+    numbers: dict[str, NDArray[np.int64]],
+) -> float:
     a, b, _ = objective.coefficients()
     total = 0.0
     for block in objective.blocks("bank" in rows):
         left, right = rows[block.left], rows[block.right]
         z = _affine(objective, left, right, left @ right.T)
-        counts = np.ones_like(z)
-        if block.skips_diagonal:
-            np.fill_diagonal(counts, 0.0)
+        counts = negative_pairs(numbers[block.left], numbers[block.right]).astype(np.float64)
+        if not counts.any():
+            raise no_negatives(len(rows["x"]))
         counts *= block.share / counts.sum()
         penalty, slope = objective.negative_and_slope(z)
         total += float((counts * penalty).sum())

@@ -11,8 +11,17 @@ from fmicl_jax.dense import Rows
 from fmicl_jax.ops import normalize_rows
 
 
-def prepare(x: jax.Array, y: jax.Array, bank: jax.Array | None, normalize: bool) -> Rows:
+def prepare(
+    x: jax.Array, y: jax.Array, bank: jax.Array | None, normalize: bool, *, least: int = 2
+) -> Rows:
     """Checked features by name, in float32 at least, of unit length where asked for.
+
+    Args:
+        x: first view.
+        y: second view.
+        bank: negatives, or None.
+        normalize: scale rows to unit length.
+        least: rows that x needs without a bank; 1 for a shard of a distributed batch.
 
     Raises:
         ValueError: a feature array is no array, or shapes or dtypes do not fit.
@@ -32,6 +41,7 @@ def prepare(x: jax.Array, y: jax.Array, bank: jax.Array | None, normalize: bool)
         y.shape,
         None if bank is None else bank.shape,
         [value.dtype.name for value in arrays.values()],
+        least=least,
     )
     wide = {k: v if v.dtype == jnp.float64 else v.astype(jnp.float32) for k, v in arrays.items()}
     return {k: normalize_rows(v) for k, v in wide.items()} if normalize else wide

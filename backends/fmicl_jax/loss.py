@@ -11,9 +11,10 @@ import jax.numpy as jnp
 from fmicl_core import FMICL, Divergence, Similarity
 from fmicl_core.checks import check_bool, check_choice, overflowed
 from fmicl_core.objective import DEFAULTS, IMPLEMENTATIONS, choose_implementation
-from fmicl_jax.dense import dense_uniformity, positive_term
+from fmicl_jax.dense import dense_block_mean, dense_uniformity, positive_scores
+from fmicl_jax.distributed import axis_size, shared_mean, shared_uniformity
 from fmicl_jax.inputs import explain_non_finite, prepare
-from fmicl_jax.tiled import tiled_uniformity
+from fmicl_jax.tiled import tiled_block_mean, tiled_uniformity
 
 
 class FMICLTerms(NamedTuple):
@@ -37,6 +38,7 @@ def fmicl_loss(
     normalize: bool = DEFAULTS.normalize,
     implementation: str = "auto",
     check_finite: bool = True,
+    axis_name: str | None = None,
 ) -> jax.Array:
     """f-MICL loss: - mean_i s(x_i, y_i) + alpha * mean over negative pairs of f*(s).
 
@@ -58,6 +60,9 @@ def fmicl_loss(
             memory, differentiable once), or "auto", by size.
         check_finite: raise when the loss is not finite, which costs one read of a scalar. Skipped
             while tracing, where NaN shows in the loss.
+        axis_name: axis of the `jax.shard_map` or `jax.pmap` around the call, for the loss of the
+            union of its devices' batches, on every device; its gradient is exact outside the map,
+            or inside it after `jax.lax.pmean`. A bank must be the same on every device.
 
     Returns:
         Scalar to minimise, float32 (float64 for float64 features).
@@ -69,7 +74,7 @@ def fmicl_loss(
     Source: the objective of Lu et al. (2023); `fmicl_core.fmicl_reference` is it in float64 NumPy.
     """
     objective = FMICL(divergence, similarity, alpha, negatives, normalize)
-    return _terms(objective, x, y, bank, implementation, check_finite).loss
+    return _terms(objective, x, y, bank, implementation, check_finite, axis_name).loss
 
 
 def fmicl_terms(
@@ -85,6 +90,7 @@ def fmicl_terms(
     normalize: bool = DEFAULTS.normalize,
     implementation: str = "auto",
     check_finite: bool = True,
+    axis_name: str | None = None,
 ) -> FMICLTerms:
     """The loss of `fmicl_loss` with its two terms, for logging.
 
@@ -95,7 +101,7 @@ def fmicl_terms(
         Named tuple (loss, alignment, uniformity) of scalars, each differentiable.
     """
     objective = FMICL(divergence, similarity, alpha, negatives, normalize)
-    return _terms(objective, x, y, bank, implementation, check_finite)
+    return _terms(objective, x, y, bank, implementation, check_finite, axis_name)
 
 
 def _terms(
@@ -105,13 +111,22 @@ def _terms(
     bank: jax.Array | None,
     implementation: str,
     check_finite: bool,
+    axis_name: str | None,
 ) -> FMICLTerms:
     check_bool("check_finite", check_finite)
     check_choice("implementation", implementation, IMPLEMENTATIONS)
-    rows = prepare(x, y, bank, objective.normalize)
-    chosen = choose_implementation(implementation, len(x), len(rows.get("bank", x)))
-    uniformity_of = dense_uniformity if chosen == "dense" else tiled_uniformity
-    alignment, uniformity = positive_term(rows, objective), uniformity_of(rows, objective)
+    rows = prepare(x, y, bank, objective.normalize, least=2 if axis_name is None else 1)
+    devices = 1 if axis_name is None else axis_size(axis_name, x)
+    n, k = devices * len(x), len(bank) if bank is not None else devices * len(x)
+    dense = choose_implementation(implementation, n, k) == "dense"
+    scores = positive_scores(rows, objective)
+    if axis_name is None:
+        alignment = scores.mean()
+        uniformity = (dense_uniformity if dense else tiled_uniformity)(rows, objective)
+    else:
+        alignment = shared_mean(scores, axis_name)
+        block_mean = dense_block_mean if dense else tiled_block_mean
+        uniformity = shared_uniformity(rows, objective, block_mean, axis_name)
     loss = objective.alpha * uniformity - alignment
     if check_finite and not isinstance(loss, jax.core.Tracer) and not jnp.isfinite(loss):
         raise explain_non_finite(x, y, bank) or overflowed(objective, float(loss))
@@ -129,6 +144,7 @@ class FMICLLoss:
     Args:
         divergence, similarity, alpha, negatives, normalize, implementation, check_finite: as for
             `fmicl_loss`.
+        axis_name: as for `fmicl_loss`.
 
     Raises:
         ValueError: an option is unknown or out of range.
@@ -141,6 +157,7 @@ class FMICLLoss:
     normalize: bool = DEFAULTS.normalize
     implementation: str = "auto"
     check_finite: bool = True
+    axis_name: str | None = None
 
     def __post_init__(self) -> None:
         o = FMICL(self.divergence, self.similarity, self.alpha, self.negatives, self.normalize)
@@ -161,4 +178,5 @@ class FMICLLoss:
 
     def terms(self, x: jax.Array, y: jax.Array, bank: jax.Array | None = None) -> FMICLTerms:
         """The loss with its alignment and uniformity, as `fmicl_terms`."""
-        return _terms(self.objective, x, y, bank, self.implementation, self.check_finite)
+        options = self.implementation, self.check_finite, self.axis_name
+        return _terms(self.objective, x, y, bank, *options)

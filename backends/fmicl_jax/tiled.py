@@ -42,16 +42,23 @@ def tiled_uniformity(rows: Rows, objective: FMICL) -> jax.Array:
         rows: features by the names "x" (N, D), "y" (N, D) and, if given, "bank" (K, D).
         objective: the settings; its normalization has been applied.
     """
-    tile = TILE.get(jax.default_backend(), TILE_ACCELERATOR)
     total = jnp.zeros((), rows["x"].dtype)
     for block in objective.blocks("bank" in rows):
         right = None if block.symmetric else rows[block.right]
-        pairwise = Pairwise(
-            objective.generator, objective.critic, objective.coefficients(),
-            block.skips_diagonal, tile,
-        )  # fmt: skip
-        total = total + block.share * _block_mean(rows[block.left], right, pairwise)
+        mean = tiled_block_mean(rows[block.left], right, objective, block.skips_diagonal)
+        total = total + block.share * mean
     return total
+
+
+def tiled_block_mean(
+    left: jax.Array, right: jax.Array | None, objective: FMICL, skips_diagonal: bool
+) -> jax.Array:
+    """Mean penalty over the pairs (left_i, right_j), i != j if so asked; right None means left."""
+    tile = TILE.get(jax.default_backend(), TILE_ACCELERATOR)
+    pairwise = Pairwise(
+        objective.generator, objective.critic, objective.coefficients(), skips_diagonal, tile
+    )
+    return _block_mean(left, right, pairwise)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
@@ -100,8 +107,11 @@ def _sweep(
     n, k = len(left), len(others)
     rows, columns = _tiles(left, tile), _tiles(others, tile)
     want_left, want_right = (wanted[0], wanted[0]) if symmetric else wanted
-    grad_rows = _Gradient.zeros(rows, want_left, bool(b))
-    grad_columns = None if symmetric else _Gradient.zeros(columns, want_right, bool(b))
+    # Made of the features, so that inside jax.shard_map the carry of the scan varies over the same
+    # mesh axes, as it must; features that are not finite have no gradient anyway.
+    zero = 0.0 * (left[0, 0] + others[0, 0])
+    grad_rows = _Gradient.zeros(rows, want_left, bool(b), zero)
+    grad_columns = None if symmetric else _Gradient.zeros(columns, want_right, bool(b), zero)
 
     def at_edge(z: jax.Array, i: jax.Array, j: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Total and slopes without the diagonal and what was appended to fill the tile."""
@@ -147,9 +157,10 @@ class _Gradient(NamedTuple):
     masses: jax.Array | None
 
     @classmethod
-    def zeros(cls, tiles: jax.Array, wanted: bool, has_lengths: bool) -> _Gradient:
-        products = jnp.zeros_like(tiles) if wanted else None
-        return cls(products, jnp.zeros_like(tiles[..., 0]) if wanted and has_lengths else None)
+    def zeros(cls, tiles: jax.Array, wanted: bool, has_lengths: bool, zero: jax.Array) -> _Gradient:
+        products = jnp.zeros_like(tiles) + zero if wanted else None
+        masses = jnp.zeros_like(tiles[..., 0]) + zero if wanted and has_lengths else None
+        return cls(products, masses)
 
     def add(self, place: jax.Array, weight: jax.Array, others: jax.Array) -> _Gradient:
         """Add the weights of one tile times the features on its other side."""

@@ -10,14 +10,14 @@ from fmicl_tensorflow.ops import TENSORFLOW, off_diagonal, square_lengths
 Rows = dict[str, tf.Tensor]
 
 
-def positive_term(rows: Rows, objective: FMICL) -> tf.Tensor:
-    """Alignment: mean score of the pairs (x_i, y_i); scalar."""
+def positive_scores(rows: Rows, objective: FMICL) -> tf.Tensor:
+    """Scores of the pairs (x_i, y_i), whose mean is the alignment; (N,)."""
     x, y = rows["x"], rows["y"]
     a, b, c = objective.coefficients()
     z = a * tf.reduce_sum(x * y, axis=1) + c
     if b:
         z = z + b * (square_lengths(x) + square_lengths(y))
-    return tf.reduce_mean(objective.positive(z, TENSORFLOW))
+    return objective.positive(z, TENSORFLOW)
 
 
 def dense_uniformity(rows: Rows, objective: FMICL) -> tf.Tensor:
@@ -27,14 +27,22 @@ def dense_uniformity(rows: Rows, objective: FMICL) -> tf.Tensor:
         rows: features by the names "x" (N, D), "y" (N, D) and, if given, "bank" (K, D).
         objective: the settings; its normalization has been applied.
     """
-    a, b, c = objective.coefficients()
     total = tf.zeros((), rows["x"].dtype)
     for block in objective.blocks("bank" in rows):
-        left, right = rows[block.left], rows[block.right]
-        z = a * tf.matmul(left, right, transpose_b=True) + c
-        if b:
-            z = z + b * (square_lengths(left)[:, None] + square_lengths(right)[None, :])
-        if block.skips_diagonal:
-            z = off_diagonal(z)
-        total = total + block.share * tf.reduce_mean(objective.negative(z, TENSORFLOW))
+        right = None if block.symmetric else rows[block.right]
+        mean = dense_block_mean(rows[block.left], right, objective, block.skips_diagonal)
+        total = total + block.share * mean
     return total
+
+
+def dense_block_mean(
+    left: tf.Tensor, right: tf.Tensor | None, objective: FMICL, skips_diagonal: bool
+) -> tf.Tensor:
+    """Mean penalty over the pairs (left_i, right_j), i != j if so asked; right None means left."""
+    a, b, c = objective.coefficients()
+    right = left if right is None else right
+    z = a * tf.matmul(left, right, transpose_b=True) + c
+    if b:
+        z = z + b * (square_lengths(left)[:, None] + square_lengths(right)[None, :])
+    penalties = objective.negative(off_diagonal(z) if skips_diagonal else z, TENSORFLOW)
+    return tf.reduce_mean(penalties)

@@ -9,9 +9,10 @@ import tensorflow as tf
 from fmicl_core import FMICL, Divergence, Similarity
 from fmicl_core.checks import check_bool, check_choice, overflowed
 from fmicl_core.objective import DEFAULTS, IMPLEMENTATIONS, choose_implementation
-from fmicl_tensorflow.dense import dense_uniformity, positive_term
+from fmicl_tensorflow.dense import dense_block_mean, dense_uniformity, positive_scores
+from fmicl_tensorflow.distributed import replicas_of, shared_uniformity
 from fmicl_tensorflow.inputs import explain_non_finite, prepare
-from fmicl_tensorflow.tiled import tiled_uniformity
+from fmicl_tensorflow.tiled import tiled_block_mean, tiled_uniformity
 
 
 class FMICLTerms(NamedTuple):
@@ -64,6 +65,10 @@ def fmicl_loss(
         ValueError: an option, a shape or a dtype does not fit, or features are not
             finite; the message names the argument.
 
+    Under a `tf.distribute` strategy, in its replica context, this is the loss of the union of the
+    replicas' batches, on every replica; exact after averaging the gradients over the replicas. A
+    bank must be the same on every replica, and each needs two rows.
+
     Source: the objective of Lu et al. (2023); `fmicl_core.fmicl_reference` is it in float64 NumPy.
     """
     objective = FMICL(divergence, similarity, alpha, negatives, normalize)
@@ -107,10 +112,20 @@ def _terms(
     check_bool("check_finite", check_finite)
     check_choice("implementation", implementation, IMPLEMENTATIONS)
     rows = prepare(x, y, bank, objective.normalize)
-    others = rows.get("bank", rows["x"])
-    chosen = choose_implementation(implementation, rows["x"].shape[0], others.shape[0])
-    uniformity_of = dense_uniformity if chosen == "dense" else tiled_uniformity
-    alignment, uniformity = positive_term(rows, objective), uniformity_of(rows, objective)
+    replicas = replicas_of(rows["x"])
+    n, k = rows["x"].shape[0], rows.get("bank", rows["x"]).shape[0]
+    if replicas is not None:
+        n = None if n is None else n * replicas.context.num_replicas_in_sync
+        k = n if bank is None else k
+    dense = choose_implementation(implementation, n, k) == "dense"
+    scores = positive_scores(rows, objective)
+    if replicas is None:
+        alignment = tf.reduce_mean(scores)
+        uniformity = (dense_uniformity if dense else tiled_uniformity)(rows, objective)
+    else:
+        alignment = replicas.mean(scores)
+        block_mean = dense_block_mean if dense else tiled_block_mean
+        uniformity = shared_uniformity(rows, objective, block_mean, replicas)
     loss = objective.alpha * uniformity - alignment
     if check_finite and tf.executing_eagerly() and not tf.math.is_finite(loss):
         raise explain_non_finite(x, y, bank) or overflowed(objective, float(loss))

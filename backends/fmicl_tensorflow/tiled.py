@@ -40,21 +40,24 @@ def tiled_uniformity(rows: Rows, objective: FMICL) -> tf.Tensor:
         rows: features by the names "x" (N, D), "y" (N, D) and, if given, "bank" (K, D).
         objective: the settings; its normalization has been applied.
     """
-    tile = TILE_ACCELERATOR if tf.config.list_logical_devices("GPU") else TILE["cpu"]
     total = tf.zeros((), rows["x"].dtype)
     for block in objective.blocks("bank" in rows):
-        names = [block.left] if block.symmetric else [block.left, block.right]
-        pairwise = Pairwise(
-            objective.generator, objective.critic, objective.coefficients(),
-            block.skips_diagonal, tile,
-        )  # fmt: skip
-        total = total + block.share * _block_mean(pairwise, *(rows[name] for name in names))
+        right = None if block.symmetric else rows[block.right]
+        mean = tiled_block_mean(rows[block.left], right, objective, block.skips_diagonal)
+        total = total + block.share * mean
     return total
 
 
-def _block_mean(pairwise: Pairwise, *sides: tf.Tensor) -> tf.Tensor:
-    """Mean penalty over the pairs (left_i, right_j); one side is both."""
+def tiled_block_mean(
+    left: tf.Tensor, right: tf.Tensor | None, objective: FMICL, skips_diagonal: bool
+) -> tf.Tensor:
+    """Mean penalty over the pairs (left_i, right_j), i != j if so asked; right None means left."""
+    tile = TILE_ACCELERATOR if tf.config.list_logical_devices("GPU") else TILE["cpu"]
+    pairwise = Pairwise(
+        objective.generator, objective.critic, objective.coefficients(), skips_diagonal, tile
+    )
     sweep = _compiled_sweep(pairwise)
+    sides = [left] if right is None else [left, right]
 
     @tf.custom_gradient
     def mean_of(*sides: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], list[tf.Tensor]]]:
@@ -102,12 +105,15 @@ def _sweep(pairwise: Pairwise, *sides: tf.Tensor) -> list[tf.Tensor]:
     left, right, symmetric = sides[0], sides[-1], len(sides) == 1
     n, k = tf.shape(left)[0], tf.shape(right)[0]
     rows, columns = _tiles(left, tile), _tiles(right, tile)
-    size = rows.shape[1], columns.shape[1]
+    size = tf.shape(rows)[1], tf.shape(columns)[1]
     row = tf.range(size[0])[:, None]
     column = tf.range(size[1])[None, :]
 
     def inside(z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return critic.negative_total_and_slope(generator, z, TENSORFLOW)
+        if z.shape.is_fully_defined():  # a total may count the pairs by the shape
+            return critic.negative_total_and_slope(generator, z, TENSORFLOW)
+        penalty, slope = critic.negative_and_slope(generator, z, TENSORFLOW)
+        return TENSORFLOW.sum(penalty), slope
 
     def at_edge(z: tf.Tensor, i: tf.Tensor, j: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Total and slopes without the diagonal and what was appended to fill the tile."""
@@ -183,12 +189,9 @@ class _Sums(NamedTuple):
 
 
 def _tiles(x: tf.Tensor, tile: int) -> tf.Tensor:
-    """(N, D) as (tiles, rows, D) of equally many rows, at most `tile`; zeros fill the last one.
-
-    While N is unknown every tile has `tile` rows.
-    """
-    n = x.shape[0]
-    size = tile if n is None else -(-n // -(-n // tile))
-    count = -(-tf.shape(x)[0] // size) if n is None else -(-n // size)
-    padded = tf.pad(x, [[0, count * size - tf.shape(x)[0]], [0, 0]])
+    """(N, D) as (tiles, rows, D) of equally many rows, at most `tile`; zeros fill the last one."""
+    n = x.shape[0] or tf.shape(x)[0]  # XLA knows it, even where the graph does not
+    count = -(-n // tile)
+    size = -(-n // count)
+    padded = tf.pad(x, [[0, count * size - n], [0, 0]])
     return tf.reshape(padded, [count, size, x.shape[1] or tf.shape(x)[1]])

@@ -5,27 +5,34 @@ from __future__ import annotations
 import torch
 
 from fmicl_core import FMICL
+from fmicl_core.checks import no_negatives
+from fmicl_core.objective import negative_pairs
 from fmicl_torch.ops import TORCH, off_diagonal
 
 Rows = dict[str, torch.Tensor]
 
 
-def positive_term(rows: Rows, objective: FMICL) -> torch.Tensor:
-    """Alignment: mean score of the pairs (x_i, y_i); scalar."""
+def positive_scores(rows: Rows, objective: FMICL) -> torch.Tensor:
+    """Scores of the pairs (x_i, y_i), whose mean is the alignment; (N,)."""
     x, y = rows["x"], rows["y"]
     a, b, c = objective.coefficients()
     z = a * (x * y).sum(dim=1) + c
     if b:
         z = z + b * (x.square().sum(dim=1) + y.square().sum(dim=1))
-    return objective.positive(z, TORCH).mean()
+    return objective.positive(z, TORCH)
 
 
-def dense_uniformity(rows: Rows, objective: FMICL) -> torch.Tensor:
+def dense_uniformity(rows: Rows, objective: FMICL, samples: Rows | None = None) -> torch.Tensor:
     """Uniformity: mean penalty of the negative pairs; scalar.
 
     Args:
         rows: features by the names "x" (N, D), "y" (N, D) and, if given, "bank" (K, D).
         objective: the settings; its normalization has been applied.
+        samples: number of each row's sample by the same names, where some rows share one: those are
+            not negatives of each other. None: only rows i of x and y are of one sample.
+
+    Raises:
+        ValueError: all rows are of one sample.
     """
     a, b, c = objective.coefficients()
     total = rows["x"].new_zeros(())
@@ -34,7 +41,11 @@ def dense_uniformity(rows: Rows, objective: FMICL) -> torch.Tensor:
         z = a * (left @ right.T) + c
         if b:
             z = z + b * (left.square().sum(dim=1)[:, None] + right.square().sum(dim=1)[None, :])
-        if block.skips_diagonal:
+        if samples is not None:
+            z = z[negative_pairs(samples[block.left], samples[block.right])]
+            if not len(z):
+                raise no_negatives(len(rows["x"]))
+        elif block.skips_diagonal:
             z = off_diagonal(z)
         total = total + block.share * objective.negative(z, TORCH).mean()
     return total

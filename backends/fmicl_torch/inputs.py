@@ -9,8 +9,22 @@ from fmicl_torch.dense import Rows
 from fmicl_torch.ops import normalize_rows
 
 
-def prepare(x: torch.Tensor, y: torch.Tensor, bank: torch.Tensor | None, normalize: bool) -> Rows:
+def prepare(
+    x: torch.Tensor,
+    y: torch.Tensor,
+    bank: torch.Tensor | None,
+    normalize: bool,
+    *,
+    least: int = 2,
+) -> Rows:
     """Checked features by name, in float32 at least, of unit length where asked for.
+
+    Args:
+        x: first view.
+        y: second view.
+        bank: negatives, or None.
+        normalize: scale rows to unit length.
+        least: rows that x needs without a bank; 1 for a shard of a distributed batch.
 
     Raises:
         ValueError: a feature array is no tensor, or shapes, dtypes or devices do not fit.
@@ -26,6 +40,7 @@ def prepare(x: torch.Tensor, y: torch.Tensor, bank: torch.Tensor | None, normali
         None if bank is None else bank.shape,
         [str(value.dtype).removeprefix("torch.") for value in given.values()],
         [str(value.device) for value in given.values()],
+        least,
     )
     with torch.autocast(x.device.type, enabled=False):
         rows = {k: v if v.dtype == torch.float64 else v.float() for k, v in given.items()}

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import torch
 
 from fmicl_core import FMICL, Divergence, Similarity
-from fmicl_core.checks import check_bool, check_choice, overflowed
-from fmicl_core.objective import DEFAULTS, IMPLEMENTATIONS, choose_implementation
-from fmicl_torch.dense import dense_uniformity, positive_term
+from fmicl_core.checks import check_bool, check_choice, invalid, overflowed
+from fmicl_core.objective import DEFAULTS, IMPLEMENTATIONS, NO_SAMPLE, choose_implementation
+from fmicl_torch.dense import Rows, dense_uniformity, positive_scores
+from fmicl_torch.distributed import Distributed, Ranks, ranks_of, ring_uniformity
 from fmicl_torch.inputs import explain_non_finite, prepare
 from fmicl_torch.registry import objective_of, register, register_options
 from fmicl_torch.tiled import tiled_uniformity
@@ -36,6 +37,7 @@ def fmicl_loss(
     normalize: bool = DEFAULTS.normalize,
     implementation: str = "auto",
     check_finite: bool = True,
+    distributed: Distributed = False,
 ) -> torch.Tensor:
     """f-MICL loss: - mean_i s(x_i, y_i) + alpha * mean over negative pairs of f*(s).
 
@@ -57,6 +59,10 @@ def fmicl_loss(
             memory, differentiable once), or "auto", by size.
         check_finite: raise when the loss is not finite, which costs one read of a scalar. Skipped
             while compiling, where NaN shows in the loss.
+        distributed: True, or a process group of `torch.distributed`, for the loss of the union of
+            the ranks' batches, on every rank; exact after the gradient averaging of
+            DistributedDataParallel. A bank must be the same on every rank. "dense" gathers the
+            union, "tiled" passes shards round a ring.
 
     Returns:
         Scalar to minimise, float32 (float64 for float64 features).
@@ -68,7 +74,7 @@ def fmicl_loss(
     Source: the objective of Lu et al. (2023); `fmicl_core.fmicl_reference` is it in float64 NumPy.
     """
     number = register_options(divergence, similarity, alpha, negatives, normalize)
-    return _terms(number, x, y, bank, implementation, check_finite).loss
+    return _terms(number, x, y, bank, implementation, check_finite, distributed).loss
 
 
 def fmicl_terms(
@@ -84,6 +90,7 @@ def fmicl_terms(
     normalize: bool = DEFAULTS.normalize,
     implementation: str = "auto",
     check_finite: bool = True,
+    distributed: Distributed = False,
 ) -> FMICLTerms:
     """The loss of `fmicl_loss` with its two terms, for logging.
 
@@ -94,7 +101,7 @@ def fmicl_terms(
         Named tuple (loss, alignment, uniformity) of scalars, each differentiable.
     """
     number = register_options(divergence, similarity, alpha, negatives, normalize)
-    return _terms(number, x, y, bank, implementation, check_finite)
+    return _terms(number, x, y, bank, implementation, check_finite, distributed)
 
 
 def _terms(
@@ -104,21 +111,49 @@ def _terms(
     bank: torch.Tensor | None,
     implementation: str,
     check_finite: bool,
+    distributed: Distributed,
+    samples: Rows | None = None,
 ) -> FMICLTerms:
     check_bool("check_finite", check_finite)
+    check_choice("implementation", implementation, IMPLEMENTATIONS)
     objective = objective_of(number)
-    rows = prepare(x, y, bank, objective.normalize)
-    chosen = choose_implementation(implementation, len(x), len(rows.get("bank", x)))
+    shared = distributed is not False
+    rows = prepare(x, y, bank, objective.normalize, least=1 if shared else 2)
+    ranks = ranks_of(distributed, x) if shared else None
     with torch.autocast(x.device.type, enabled=False):
-        alignment = positive_term(rows, objective)
-        if chosen == "dense":
-            uniformity = dense_uniformity(rows, objective)
+        if ranks is None:
+            alignment = positive_scores(rows, objective).mean()
+            uniformity = _uniformity(rows, number, implementation, samples)
         else:
-            uniformity = tiled_uniformity(rows, number)
+            alignment = ranks.mean(positive_scores(rows, objective))
+            uniformity = _shared_uniformity(rows, number, implementation, ranks)
         loss = objective.alpha * uniformity - alignment
     if check_finite and not torch.compiler.is_compiling() and not loss.isfinite():
         raise explain_non_finite(x, y, bank) or overflowed(objective, loss.item())
     return FMICLTerms(loss, alignment, uniformity)
+
+
+def _uniformity(
+    rows: Rows, number: int, implementation: str, samples: Rows | None = None
+) -> torch.Tensor:
+    x = rows["x"]
+    if samples is not None:
+        if implementation == "tiled":
+            raise invalid("implementation", "'auto' or 'dense' with `samples`", implementation)
+        return dense_uniformity(rows, objective_of(number), samples)
+    if choose_implementation(implementation, len(x), len(rows.get("bank", x))) == "dense":
+        return dense_uniformity(rows, objective_of(number))
+    return tiled_uniformity(rows, number)
+
+
+def _shared_uniformity(rows: Rows, number: int, implementation: str, ranks: Ranks) -> torch.Tensor:
+    if "bank" in rows:  # every rank has all negatives of its rows
+        own = _uniformity(rows, number, implementation)
+        return ranks.mean(own.expand(len(rows["x"])))
+    if choose_implementation(implementation, ranks.total, ranks.total) == "tiled":
+        return ring_uniformity(rows, number, ranks)
+    union = {name: ranks.gather(side) for name, side in rows.items()}
+    return dense_uniformity(union, objective_of(number))
 
 
 class FMICLLoss(torch.nn.Module):
@@ -127,6 +162,7 @@ class FMICLLoss(torch.nn.Module):
     Args:
         divergence, similarity, alpha, negatives, normalize, implementation, check_finite: as for
             `fmicl_loss`.
+        distributed: as for `fmicl_loss`.
 
     Raises:
         ValueError: an option is unknown or out of range.
@@ -142,12 +178,14 @@ class FMICLLoss(torch.nn.Module):
         normalize: bool = DEFAULTS.normalize,
         implementation: str = "auto",
         check_finite: bool = True,
+        distributed: Distributed = False,
     ) -> None:
         super().__init__()
         self.objective = FMICL(divergence, similarity, alpha, negatives, normalize)
         self._number = register(self.objective)
         self.implementation = check_choice("implementation", implementation, IMPLEMENTATIONS)
         self.check_finite = check_bool("check_finite", check_finite)
+        self.distributed = distributed
 
     def forward(
         self, x: torch.Tensor, y: torch.Tensor, bank: torch.Tensor | None = None
@@ -156,10 +194,36 @@ class FMICLLoss(torch.nn.Module):
         return self.terms(x, y, bank).loss
 
     def terms(
-        self, x: torch.Tensor, y: torch.Tensor, bank: torch.Tensor | None = None
+        self,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        bank: torch.Tensor | None = None,
+        samples: torch.Tensor | None = None,
+        bank_samples: torch.Tensor | None = None,
     ) -> FMICLTerms:
-        """The loss with its alignment and uniformity, as `fmicl_terms`."""
-        return _terms(self._number, x, y, bank, self.implementation, self.check_finite)
+        """The loss with its alignment and uniformity, as `fmicl_terms`.
+
+        Args:
+            x: (N, D).
+            y: (N, D).
+            bank: (K, D), or None.
+            samples: (N,) whole numbers; rows with equal numbers are one sample (the same text twice
+                in a batch) and not negatives of each other. Takes the dense form.
+            bank_samples: (K,) likewise for the bank; None: of no sample in the batch.
+
+        Raises:
+            ValueError: as `fmicl_loss`, and when all rows are of one sample.
+        """
+        options = self.implementation, self.check_finite, self.distributed
+        if samples is None:
+            return _terms(self._number, x, y, bank, *options)
+        if self.distributed is not False:
+            raise invalid("samples", "None with `distributed`", "numbers", what="samples")
+        numbers = {"x": samples, "y": samples}
+        if bank is not None:
+            none = samples.new_full((len(bank),), NO_SAMPLE)
+            numbers["bank"] = none if bank_samples is None else bank_samples
+        return _terms(self._number, x, y, bank, *options, numbers)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -168,4 +232,5 @@ class FMICLLoss(torch.nn.Module):
     def extra_repr(self) -> str:
         """The options, as they would be pasted."""
         more = {"implementation": self.implementation, "check_finite": self.check_finite}
+        more |= {} if self.distributed is False else {"distributed": self.distributed}
         return self.objective.listed(**more)

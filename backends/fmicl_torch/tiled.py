@@ -27,17 +27,27 @@ def tiled_uniformity(rows: Rows, number: int) -> torch.Tensor:
         number: of the objective in the registry; its normalization has been applied.
     """
     objective = objective_of(number)
-    size = TILE.get(rows["x"].device.type, TILE_ACCELERATOR)
     total = rows["x"].new_zeros(())
     for block in objective.blocks("bank" in rows):
         left = rows[block.left]
         right = None if block.symmetric else rows[block.right]
         grad = left.requires_grad or (right is not None and right.requires_grad)
-        mean, _, _ = _block_mean(
-            left, right, number, block.skips_diagonal, size, grad and torch.is_grad_enabled()
+        mean, _, _ = block_mean_and_gradients(
+            left, right, number, block.skips_diagonal, grad and torch.is_grad_enabled()
         )
         total = total + block.share * mean
     return total
+
+
+def block_mean_and_gradients(
+    left: torch.Tensor, right: torch.Tensor | None, number: int, skips_diagonal: bool, grad: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Mean penalty over the pairs (left_i, right_j), right None meaning left, and its gradients.
+
+    Without `grad`, and in place of the gradient in right where right is left, empty tensors.
+    """
+    size = TILE.get(left.device.type, TILE_ACCELERATOR)
+    return _block_mean(left, right, number, skips_diagonal, size, grad)
 
 
 @torch.library.custom_op("fmicl::block_mean", mutates_args=())

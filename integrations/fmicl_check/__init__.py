@@ -1,5 +1,10 @@
-"""`fmicl check`: do the frameworks installed here give the right numbers, and the same ones?"""
+"""`fmicl check`: do the frameworks installed here give the right numbers, and the same ones?
 
-from fmicl_check.adapters import ADAPTERS, Adapter, Result
+`fmicl_check.parity` and `.plot` are imported by name, so that this does not wait for scikit-learn.
+"""
 
-__all__ = ["ADAPTERS", "Adapter", "Result"]
+from fmicl_check.adapters import ADAPTERS
+from fmicl_check.base import Adapter, Result
+from fmicl_check.battery import Case, Outcome, cases, run_case
+
+__all__ = ["ADAPTERS", "Adapter", "Case", "Outcome", "Result", "cases", "run_case"]

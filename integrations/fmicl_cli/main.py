@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from fmicl_cli import simcse, sweep
+from fmicl_cli.check import EPILOG, check
 from fmicl_cli.options import with_settings
 from fmicl_recipes.settings import METHODS, TrainSettings
+from fmicl_recipes.text import METHODS as TEXT_METHODS
 
 if TYPE_CHECKING:
     from fmicl_recipes.runs import Trainer
@@ -28,6 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+app.add_typer(sweep.app, name="sweep")
 console = Console()
 errors = Console(stderr=True)
 
@@ -35,15 +39,19 @@ Out = Annotated[Path | None, typer.Option(help="Folder to write.", rich_help_pan
 
 
 @app.command(
+    cls=simcse.by_method(simcse.app),
     epilog="Examples:\n\n"
     "fmicl train simclr --data digits --divergence js --out runs/js\n\n"
     "fmicl train simclr --data cifar10 --loss info-nce --temperature 0.5 --epochs 200\n\n"
     "fmicl train simclr --data PATH/TO/IMAGES --image-size 64 --preset paper-cifar10\n\n"
-    "fmicl train simclr --out runs/js --resume"
+    "fmicl train simclr --out runs/js --resume\n\n"
+    "fmicl train simcse --help   # sentence embeddings, with options of their own",
 )
 @with_settings
 def train(
-    method: Annotated[str, typer.Argument(help=f"Training method: {', '.join(METHODS)}.")],
+    method: Annotated[
+        str, typer.Argument(help=f"Training method: {', '.join((*METHODS, *TEXT_METHODS))}.")
+    ],
     overrides: dict[str, Any],
     out: Out = None,
     resume: Annotated[
@@ -80,7 +88,9 @@ def train(
     else:
         settings = resolve(preset, {"method": method, **overrides})
     data = Path(settings.data).name
-    folder = out or Path("runs") / f"{data}-{settings.title}-seed{settings.seed}"
+    folder = out or Path("runs") / (
+        f"{data}-{settings.method}-{settings.framework}-{settings.title}-seed{settings.seed}"
+    )
     trainer = trainer_of(settings)
     from fmicl_recipes.runs import train_run
 
@@ -95,6 +105,9 @@ def evaluate(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> N
     from fmicl_recipes.run_folder import RunFolder
 
     folder = RunFolder(run)
+    if folder.read_json("settings.json").get("method") in TEXT_METHODS:
+        simcse.evaluate(run)
+        return
     trainer = trainer_of(folder.settings())
     from fmicl_recipes.runs import evaluate_run
 
@@ -111,7 +124,7 @@ def compare(
     from fmicl_recipes.compare import compare_runs
 
     rows, files = compare_runs(runs, out)
-    show(rows, "comparison")
+    (simcse.show_rows if any("sts" in row for row in rows.values()) else show)(rows, "comparison")
     for file in files:
         console.print(f"written: {file}")
 
@@ -148,6 +161,9 @@ def demo(
         console.print(f"written: {file}")
 
 
+app.command(epilog=EPILOG)(check)
+
+
 def show(rows: dict[str, dict[str, Any]], title: str) -> None:
     """Print metrics as one table."""
     from fmicl_recipes.report import LEGEND, table
@@ -163,7 +179,7 @@ def print_table(headings: list[str], cells: list[list[str]], title: str) -> None
     grid = Table(title=title)
     for index, heading in enumerate(headings):
         number = index > 0 and cells and cells[-1][index].replace(".", "").lstrip("-").isdigit()
-        grid.add_column(heading, justify="right" if number else "left")
+        grid.add_column(heading, justify="right" if number else "left", no_wrap=index == 0)
     for row in cells:
         grid.add_row(*row)
     console.print(grid)
@@ -186,7 +202,10 @@ def main() -> None:
         errors.print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
         sys.exit(2)
     except ModuleNotFoundError as error:
-        errors.print(f"[red]error:[/red] {error}. Install it with: pip install 'fmicl[demo]'")
+        errors.print(
+            f"[red]error:[/red] {error}. Install it with: pip install 'fmicl[demo]', "
+            "for texts 'fmicl[text,cli]'"
+        )
         sys.exit(2)
     except RuntimeError as error:
         if type(error).__name__ != "NonFiniteLossError":

@@ -1,4 +1,4 @@
-"""Command-line options made from the fields of TrainSettings, so that each is written down once."""
+"""Command-line options made from the fields of settings, so that each is written down once."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from typing import Annotated, Any
 
 import typer
 
-from fmicl_recipes.settings import TrainSettings
+from fmicl_recipes.settings import Settings, TrainSettings
 
 
-def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command an option for every field of TrainSettings but `method`.
+def with_settings(
+    command: Callable[..., None], kind: type[Settings] = TrainSettings
+) -> Callable[..., None]:
+    """Give a command an option for every field of `kind` but `method`.
 
     The command receives the options a user gave as the dictionary `overrides`.
     """
     own = inspect.signature(command, eval_str=True).parameters
-    fields = [f for f in dataclasses.fields(TrainSettings) if f.name != "method"]
+    fields = [f for f in dataclasses.fields(kind) if f.name != "method"]
     names = {field.name for field in fields}
 
     def wrapper(**values: Any) -> None:
@@ -29,7 +31,7 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
         command(overrides=overrides, **rest)
 
     parameters = [p for p in own.values() if p.name != "overrides"]
-    hints = typing.get_type_hints(TrainSettings)
+    hints = typing.get_type_hints(kind)
     parameters += [_parameter(field, hints[field.name]) for field in fields]
     wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     wrapper.__annotations__ = {p.name: p.annotation for p in parameters}

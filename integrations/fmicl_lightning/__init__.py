@@ -1,16 +1,24 @@
-"""Contrastive trainers in PyTorch Lightning."""
+"""Contrastive trainers in PyTorch Lightning: SimCLR, MoCo and MoCo v3."""
 
 from fmicl_lightning.augment import build_augmentation
-from fmicl_lightning.build import build_loss, build_simclr
+from fmicl_lightning.build import build_loss, build_method
 from fmicl_lightning.encoders import build_encoder
+from fmicl_lightning.moco import MoCo
+from fmicl_lightning.moco_v3 import MoCoV3
+from fmicl_lightning.optimizers import LARS
 from fmicl_lightning.simclr import SimCLR
 from fmicl_lightning.train import MethodTrainer
+from fmicl_lightning.vit import ViT
 
 __all__ = [
+    "LARS",
     "MethodTrainer",
+    "MoCo",
+    "MoCoV3",
     "SimCLR",
+    "ViT",
     "build_augmentation",
     "build_encoder",
     "build_loss",
-    "build_simclr",
+    "build_method",
 ]

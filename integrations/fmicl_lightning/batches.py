@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from fmicl_recipes.data import Images
@@ -25,7 +27,10 @@ class ImageBatches(Dataset[torch.Tensor]):
 
 
 class EpochOrder(Sampler[torch.Tensor]):
-    """Indices of whole batches, shuffled by (seed, epoch); a last partial batch is left out."""
+    """Indices of whole batches, shuffled by (seed, epoch); a last partial batch is left out.
+
+    Of several devices each takes its share of every batch, in the order of the devices.
+    """
 
     def __init__(self, count: int, batch_size: int, seed: int) -> None:
         self.count, self.batch_size, self.seed, self.epoch = count, batch_size, seed, 0
@@ -39,7 +44,14 @@ class EpochOrder(Sampler[torch.Tensor]):
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         for batch in epoch_batches(self.count, self.batch_size, self.seed, self.epoch):
-            yield torch.from_numpy(batch)
+            yield torch.from_numpy(_share(batch))
+
+
+def _share(batch: NDArray[np.int64]) -> NDArray[np.int64]:
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return batch
+    parts = np.split(batch, torch.distributed.get_world_size())
+    return parts[torch.distributed.get_rank()]
 
 
 def loader(images: Images, batch_size: int, seed: int) -> DataLoader[torch.Tensor]:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import lightning
 import torch
 
 from fmicl_lightning.augment import build_augmentation
 from fmicl_lightning.encoders import build_encoder, feature_width
-from fmicl_lightning.simclr import Loss, SimCLR
+from fmicl_lightning.method import Loss, Method
+from fmicl_lightning.moco import MoCo
+from fmicl_lightning.moco_v3 import MoCoV3
+from fmicl_lightning.simclr import SimCLR
 from fmicl_recipes.settings import TrainSettings
 from fmicl_torch import (
     FMICLLoss,
@@ -17,6 +21,9 @@ from fmicl_torch import (
     info_nce_loss,
     spectral_contrastive_loss,
 )
+
+#: By the names of `fmicl_recipes.settings.METHODS`.
+METHODS: dict[str, Any] = {"simclr": SimCLR, "moco": MoCo, "moco-v3": MoCoV3}
 
 
 def build_loss(settings: TrainSettings) -> Loss:
@@ -36,24 +43,27 @@ def build_loss(settings: TrainSettings) -> Loss:
     return spectral_contrastive_loss
 
 
-def build_simclr(settings: TrainSettings, image_shape: tuple[int, int, int]) -> SimCLR:
+def build_method(settings: TrainSettings, image_shape: tuple[int, int, int]) -> Method:
     """The untrained method; equal settings and seed give equal weights.
 
     Args:
         settings: of the run.
         image_shape: (H, W, C).
+
+    Raises:
+        ValueError: the encoder is unknown, or does not fit the images.
     """
     height, width, channels = image_shape
     lightning.seed_everything(settings.seed, verbose=False)
-    encoder = build_encoder(settings.encoder, channels, settings.width, settings.stem_stride)
-    names = (
-        "projection_hidden", "projection_dim", "optimizer", "lr", "momentum", "weight_decay",
-        "warmup_epochs", "seed",
+    encoder = build_encoder(
+        settings.encoder, channels, settings.width,
+        stem_stride=settings.stem_stride, patch_size=settings.patch_size,
     )  # fmt: skip
-    return SimCLR(
+    method: Method = METHODS[settings.method](
         encoder,
         feature_width(encoder, (channels, height, width)),
         build_loss(settings),
         build_augmentation(settings.augmentation, (height, width)),
-        **{name: getattr(settings, name) for name in names},
-    ).to(memory_format=torch.channels_last)
+        settings,
+    )
+    return method.to(memory_format=torch.channels_last)

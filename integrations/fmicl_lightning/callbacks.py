@@ -16,6 +16,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from tqdm.auto import tqdm
 
 from fmicl_recipes.run_folder import RunFolder, write_atomically
+from fmicl_recipes.runs import Trainer, knn
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -37,25 +38,40 @@ def checkpointing(folder: RunFolder) -> ModelCheckpoint:
 
 
 class RunClock(Callback):
-    """Seconds of training, over all the sittings of a run, and history.csv after every epoch."""
+    """Seconds of training, over all the sittings of a run; history.csv with every checkpoint.
 
-    def __init__(self, folder: RunFolder, images_per_epoch: int) -> None:
-        self.folder, self.images = folder, images_per_epoch
+    Args:
+        run: the trainer whose run it is.
+        folder: of the run.
+        images: per epoch, on all devices.
+    """
+
+    def __init__(self, run: Trainer, folder: RunFolder, images: int) -> None:
+        self.run, self.folder, self.images = run, folder, images
         self.seconds = 0.0
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Be quiet in a process of one's own, too, which knows nothing of its parent's filters."""
+        if trainer.world_size > 1:
+            _hush()
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Start the epoch's clock."""
         self.start = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Add the epoch."""
+        """Stop the epoch's clock, then measure what was asked for; called before the module's."""
         elapsed = time.perf_counter() - self.start
         self.seconds += elapsed
-        pl_module.log("images_per_second", self.images / elapsed)
+        pl_module.measured = {"images_per_second": self.images / elapsed}
+        every = self.run.settings.knn_every
+        if every and (trainer.current_epoch + 1) % every == 0 and trainer.is_global_zero:
+            pl_module.measured["knn_accuracy"] = knn(self.run)
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: Any) -> None:
         """The history file follows the checkpoint."""
-        self.folder.write_history(pl_module.history)
+        if trainer.is_global_zero:
+            self.folder.write_history(pl_module.history)
 
     def state_dict(self) -> dict[str, Any]:
         """Seconds so far, for the checkpoint."""
@@ -75,7 +91,10 @@ class Progress(Callback):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Open the bar, at the resumed step if there is one."""
         total = int(trainer.estimated_stepping_batches)
-        self.bar = tqdm(total=total, initial=trainer.global_step, desc=self.title, unit="step")
+        self.bar = tqdm(
+            total=total, initial=trainer.global_step, desc=self.title, unit="step",
+            disable=not trainer.is_global_zero,
+        )  # fmt: skip
 
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
@@ -97,10 +116,13 @@ class Progress(Callback):
 @contextmanager
 def quiet() -> Iterator[None]:
     """Leave Lightning's advice out: workers, tips, devices."""
-    names = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
-    for name in names:
-        logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"lightning\..*")
-        warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
+        _hush()
         yield
+
+
+def _hush() -> None:
+    for name in ("pytorch", "fabric", "pytorch.utilities.rank_zero"):
+        logging.getLogger(f"lightning.{name}").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"lightning\..*")
+    warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from fmicl_core.checks import invalid
+from fmicl_lightning.vit import ViT
 
 
 class BasicBlock(nn.Module):
@@ -69,23 +70,30 @@ def smallconv(channels: int, width: int = 32, stem_stride: int = 1) -> nn.Sequen
     )  # fmt: skip
 
 
-ENCODERS = {"resnet18": resnet18, "smallconv": smallconv}
+CONVOLUTIONAL = {"resnet18": resnet18, "smallconv": smallconv}
+#: Blocks of the vision transformers.
+VITS = {"vit-s6": 6, "vit-s12": 12}
 
 
-def build_encoder(name: str, channels: int, width: int, stem_stride: int = 1) -> nn.Module:
+def build_encoder(
+    name: str, channels: int, width: int, *, stem_stride: int = 1, patch_size: int = 4
+) -> nn.Module:
     """An encoder by name; images (N, C, H, W) to features (N, F).
 
     Args:
-        name: "resnet18", "smallconv", "timm:NAME" or "torchvision:NAME".
+        name: "resnet18", "smallconv", "vit-s6", "vit-s12", "timm:NAME" or "torchvision:NAME".
         channels: of the images.
-        width: channels of the first stage, of our own encoders.
+        width: channels of the first stage; of a ViT, per head. For our own encoders.
         stem_stride: stride of the first convolution, of our own encoders.
+        patch_size: pixels a side of our own ViT's patches.
 
     Raises:
         ValueError: the name is unknown, or the library that has it is not installed.
     """
-    if name in ENCODERS:
-        return ENCODERS[name](channels, width, stem_stride)
+    if name in CONVOLUTIONAL:
+        return CONVOLUTIONAL[name](channels, width, stem_stride)
+    if name in VITS:
+        return ViT(channels, width, VITS[name], patch_size)
     library, _, model = name.partition(":")
     if library == "timm" and model:
         return _library(library).create_model(model, num_classes=0, in_chans=channels)
@@ -94,7 +102,8 @@ def build_encoder(name: str, channels: int, width: int, stem_stride: int = 1) ->
         head = "fc" if hasattr(network, "fc") else "head" if hasattr(network, "head") else "heads"
         setattr(network, head, nn.Identity())
         return network
-    raise invalid("encoder", f"one of {', '.join(ENCODERS)}, timm:NAME, torchvision:NAME", name)
+    names = ", ".join([*CONVOLUTIONAL, *VITS])
+    raise invalid("encoder", f"one of {names}, timm:NAME, torchvision:NAME", name)
 
 
 def _library(name: str) -> ModuleType:

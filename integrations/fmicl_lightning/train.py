@@ -9,13 +9,14 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch.multiprocessing.spawn import ProcessRaisedException
 
 from fmicl_lightning.batches import loader
-from fmicl_lightning.build import build_simclr
+from fmicl_lightning.build import build_method
 from fmicl_lightning.callbacks import AtomicCheckpoints, Progress, RunClock, checkpointing, quiet
 from fmicl_recipes.data import ImageData, Images
 from fmicl_recipes.run_folder import RunFolder
-from fmicl_recipes.runs import Features, Trainer
+from fmicl_recipes.runs import Features, NonFiniteLossError, Trainer
 from fmicl_recipes.settings import TrainSettings
 
 #: Images that are encoded at once for evaluation.
@@ -29,22 +30,29 @@ class MethodTrainer(Trainer):
 
     def __init__(self, settings: TrainSettings, data: ImageData) -> None:
         super().__init__(settings, data)
-        self.module = build_simclr(settings, data.train_images.shape[1:])
+        self.module = build_method(settings, data.train_images.shape[1:])
 
     def fit(self, folder: RunFolder, *, resume: bool, progress: bool) -> None:
         """Train to the end; `Trainer.fit`."""
         settings = self.settings
         batches = loader(self.data.train_images, settings.batch_size, settings.seed)
-        clock = RunClock(folder, len(batches) * settings.batch_size)
+        clock = RunClock(self, folder, len(batches) * settings.batch_size)
         callbacks: list[Callback] = [clock]
         if progress:
             callbacks.append(Progress(settings.title, settings.epochs))
         callbacks.append(checkpointing(folder))
-        with quiet():
+        several = settings.devices > 1
+        on_gpu = settings.device != "cpu" and torch.cuda.is_available()
+        with quiet(), _errors_of_processes():
             trainer = lightning.Trainer(
                 max_epochs=settings.epochs,
                 accelerator=settings.device,
-                devices=1,
+                devices=settings.devices,
+                # Not by starting the command again, which would find the run folder taken.
+                strategy="ddp_spawn" if several else "auto",
+                use_distributed_sampler=False,
+                # MoCo keeps the statistics of its parts apart on purpose.
+                sync_batchnorm=several and on_gpu and settings.method != "moco",
                 precision="bf16-mixed" if settings.precision == "bf16" else "32-true",
                 plugins=[AtomicCheckpoints()],
                 logger=TensorBoardLogger(folder.path, name="", version="tensorboard"),
@@ -57,6 +65,8 @@ class MethodTrainer(Trainer):
             trainer.fit(self.module, batches, weights_only=False,
                         ckpt_path=str(folder.checkpoint) if ready else None)  # fmt: skip
         self.history, self.seconds = self.module.history, clock.seconds
+        if several:
+            self.load(folder)  # what the other processes learned
 
     def load(self, folder: RunFolder) -> None:
         """Take weights, history and seconds from the folder's checkpoint."""
@@ -78,13 +88,25 @@ class MethodTrainer(Trainer):
         """Projections (N, d) of two random views of uint8 images, drawn by `settings.seed`."""
         torch.manual_seed(self.settings.seed)
         with _evaluating(self.module):
-            pairs = [self.module.two_views(chunk) for chunk in self._chunks(images)]
+            pairs = [self.module.project(chunk) for chunk in self._chunks(images)]
         x, y = (torch.cat(side).float().cpu().numpy() for side in zip(*pairs, strict=True))
         return x, y
 
     def _chunks(self, images: Images) -> list[torch.Tensor]:
         chunks = torch.from_numpy(images).split(CHUNK)
         return [chunk.to(self.module.device) for chunk in chunks]
+
+
+@contextmanager
+def _errors_of_processes() -> Iterator[None]:
+    """Our own error in place of the traceback that a process sends of it."""
+    try:
+        yield
+    except ProcessRaisedException as error:
+        kind, _, message = str(error).strip().splitlines()[-1].partition(": ")
+        if kind.endswith(NonFiniteLossError.__name__):
+            raise NonFiniteLossError(message) from error
+        raise
 
 
 @contextmanager

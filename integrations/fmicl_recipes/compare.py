@@ -33,12 +33,11 @@ def compare_runs(
     data = {Path(metrics["data"]).name for metrics in read}
     if len(data) > 1:
         raise invalid("runs", "runs on the same data", sorted(data), what="data")
+    texts = {"sts" in metrics for metrics in read}
+    if len(texts) > 1:
+        raise invalid("runs", "runs on images alone or on texts alone", [str(p) for p in runs])
     titles = _distinct([m["title"] for m in read], [folder.path.name for folder in folders])
     metrics = dict(zip(titles, read, strict=True))
-    features = {
-        title: np.load(folder.path / "embeddings.npz")
-        for title, folder in zip(titles, folders, strict=True)
-    }
     baselines = {k: row for m in read for k, row in m["baselines"].items()}
     rows = {**baselines, **metrics}
     target = RunFolder(out)
@@ -47,10 +46,16 @@ def compare_runs(
     files = [
         target.write_json("metrics.json", rows),
         write_atomically(target.path / "comparison.md", lambda file: file.write(text)),
-        *draw(target.path, metrics, features),
-        plots.accuracy_bars(rows, target.path / "accuracy.png"),
     ]
-    return rows, files
+    if texts == {True}:
+        histories = {name: row["loss_history"] for name, row in metrics.items()}
+        return rows, [*files, plots.loss_curves(histories, target.path / "loss.png")]
+    features = {
+        title: np.load(folder.path / "embeddings.npz")
+        for title, folder in zip(titles, folders, strict=True)
+    }
+    files += draw(target.path, metrics, features)
+    return rows, [*files, plots.accuracy_bars(rows, target.path / "accuracy.png")]
 
 
 def draw(folder: Path, metrics: dict[str, Any], features: dict[str, Any]) -> list[Path]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
@@ -15,6 +17,10 @@ Labels = NDArray[np.int64]
 
 #: Pairwise statistics use at most this many rows, the first ones.
 PAIR_ROWS = 2000
+#: Features whose effective rank is below this lie on a line, or nearly so.
+COLLAPSED_RANK = 2.0
+#: Features whose uniformity is above this lie on a point, or nearly so: 0.22 apart on average.
+COLLAPSED_UNIFORMITY = -0.1
 #: Repetitions of the probe with few labels, each with other labels drawn.
 FEW_LABEL_DRAWS = 5
 
@@ -136,6 +142,12 @@ def spread(x: Features, y: Features) -> dict[str, float]:
         "uniformity": uniformity(x),
         "embedding_rank": embedding_rank(x),
     }
+
+
+def collapsed(scores: Mapping[str, float]) -> bool:
+    """Whether features with these scores of `spread` lie nearly on a line or on a point."""
+    on_line = scores["embedding_rank"] < COLLAPSED_RANK
+    return on_line or scores["uniformity"] > COLLAPSED_UNIFORMITY
 
 
 def pair_distances(x: Features, y: Features) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -109,6 +109,24 @@ def accuracy_bars(rows: Mapping[str, Mapping[str, float]], path: Path) -> Path:
     return _save(figure, path)
 
 
+def sweep_curve(scores: Mapping[str, Mapping[float, float]], label: str, path: Path) -> Path:
+    """Score in percent against alpha, a line a run title; the best alpha of each is marked."""
+    figure, (axes,) = _axes(1, width=5.2, height=3.2)
+    for colour, (name, values) in zip(_cycle(), scores.items(), strict=False):
+        alphas, points = list(values), [100.0 * v for v in values.values()]
+        best = int(np.argmax(points))
+        axes.plot(alphas, points, color=colour, marker=".", label=name)
+        axes.plot(alphas[best], points[best], color=colour, marker="o", markersize=9, mfc="none")
+        axes.annotate(f"{alphas[best]:g}", (alphas[best], points[best]), (0, 8), ha="center",
+                      textcoords="offset points", fontsize=8, color=colour)  # fmt: skip
+    axes.set_xscale("log")
+    axes.margins(y=0.18)
+    axes.set(title=label, xlabel="alpha", ylabel="percent")
+    figure.legend(loc="outside lower center", ncols=4, frameon=False)
+    _clean(axes)
+    return _save(figure, path)
+
+
 def _cycle() -> Sequence[str]:
     return COLOURS * 4
 

@@ -8,9 +8,13 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from fmicl_recipes.settings import TrainSettings
+from fmicl_recipes.settings import Settings
 
-PACKAGES = ("fmicl", "numpy", "torch", "lightning", "kornia", "datasets", "scikit-learn")
+PACKAGES = (
+    "fmicl", "numpy", "torch", "lightning", "kornia", "jax", "flax", "optax", "orbax-checkpoint",
+    "keras", "tensorflow", "tensorflow-cpu", "datasets", "scikit-learn", "sentence-transformers",
+    "transformers", "accelerate",
+)  # fmt: skip
 
 #: Columns of every table: key in metrics.json, heading, format.
 COLUMNS = (
@@ -31,6 +35,24 @@ LEGEND = (
     "better. rank: their effective rank. s: seconds of training."
 )
 
+#: Columns of the tables of text runs; correlations in percent.
+TEXT_COLUMNS = (
+    *((task, label, "{:.1%}") for task, label in (
+        ("sts12", "STS12"), ("sts13", "STS13"), ("sts14", "STS14"), ("sts15", "STS15"),
+        ("sts16", "STS16"), ("stsb", "STS-B"))),
+    ("sts_mean", "mean", "{:.1%}"),
+    ("sts_unseen_mean", "mean, unseen", "{:.1%}"),
+    ("alignment", "align", "{:.3f}"),
+    ("uniformity", "uniform", "{:.3f}"),
+    ("seconds", "s", "{:.0f}"),
+)  # fmt: skip
+TEXT_LEGEND = (
+    "Spearman correlation of cosine and human score, in percent. unseen: over the pairs none of "
+    "whose sentences was in the training data.\n"
+    "align, uniform: Wang and Isola's alignment of STS-B's development pairs with a score of 4 or "
+    "more, and uniformity of its sentences; lower is better. s: seconds of training."
+)
+
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that are installed."""
@@ -44,7 +66,7 @@ def versions() -> dict[str, str]:
 
 
 def assemble_metrics(
-    settings: TrainSettings,
+    settings: Settings,
     history: Sequence[Mapping[str, float]],
     scores: Mapping[str, float],
     seconds: float,
@@ -63,7 +85,7 @@ def assemble_metrics(
     values = settings.to_dict()
     return {
         "title": settings.title,
-        **{name: values[name] for name in named},
+        **{name: values[name] for name in named if name in values},
         **scores,
         "loss_history": [row["loss"] for row in history],
         "seconds": round(seconds, 2),
@@ -76,13 +98,20 @@ def assemble_metrics(
     }
 
 
-def table(rows: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+def table(
+    rows: Mapping[str, Mapping[str, Any]], columns: Sequence[tuple[str, str, str]] = COLUMNS
+) -> tuple[list[str], list[list[str]]]:
     """Headings and cells; accuracies in percent, a dash where a row has no such value."""
-    headings = ["features", *(heading for _, heading, _ in COLUMNS)]
+    headings = ["features", *(heading for _, heading, _ in columns)]
     cells = [
-        [name, *(_cell(row, key, form) for key, _, form in COLUMNS)] for name, row in rows.items()
+        [name, *(_cell(row, key, form) for key, _, form in columns)] for name, row in rows.items()
     ]
     return headings, cells
+
+
+def text_table(rows: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells of text runs."""
+    return table({name: {**row, **row.get("sts", {})} for name, row in rows.items()}, TEXT_COLUMNS)
 
 
 def _cell(row: Mapping[str, Any], key: str, form: str) -> str:
@@ -91,6 +120,7 @@ def _cell(row: Mapping[str, Any], key: str, form: str) -> str:
 
 def markdown(rows: Mapping[str, Mapping[str, Any]]) -> str:
     """The table in Markdown."""
-    headings, cells = table(rows)
+    text = any("sts" in row for row in rows.values())
+    headings, cells = text_table(rows) if text else table(rows)
     lines = [headings, ["---"] * len(headings), *cells]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"

@@ -11,26 +11,30 @@ from pathlib import Path
 from typing import IO, Any
 
 from fmicl_core.checks import invalid
-from fmicl_recipes.settings import TrainSettings, difference
+from fmicl_recipes.settings import Settings, TrainSettings, difference
 
 
 class RunFolder:
     """Paths of a run, and the only way its files are written.
 
     Use `create` for a new run and `resume` for one that stopped.
+
+    Args:
+        path: of the folder.
+        kind: class of the run's settings.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, kind: type[Settings] = TrainSettings) -> None:
+        self.path, self.kind = Path(path), kind
 
     @classmethod
-    def create(cls, path: str | Path, settings: TrainSettings) -> RunFolder:
+    def create(cls, path: str | Path, settings: Settings) -> RunFolder:
         """Make the folder of a new run.
 
         Raises:
             ValueError: the folder exists and is not empty; nothing is ever overwritten.
         """
-        folder = cls(path)
+        folder = cls(path, type(settings))
         if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
             raise invalid(
                 "out",
@@ -42,13 +46,13 @@ class RunFolder:
         return folder
 
     @classmethod
-    def resume(cls, path: str | Path, settings: TrainSettings | None = None) -> RunFolder:
+    def resume(cls, path: str | Path, settings: Settings | None = None) -> RunFolder:
         """Open the folder of a run that stopped.
 
         Raises:
             ValueError: there is no run in the folder, or its settings differ (which ones is said).
         """
-        folder = cls(path)
+        folder = cls(path) if settings is None else cls(path, type(settings))
         stored = folder.settings()
         changes = {} if settings is None else difference(stored, settings)
         if changes:
@@ -56,13 +60,13 @@ class RunFolder:
             raise invalid("resume", "the settings the run was started with", listed, what="changes")
         return folder
 
-    def settings(self) -> TrainSettings:
+    def settings(self) -> Any:
         """The settings the run was started with.
 
         Raises:
             ValueError: settings.json is missing or unreadable.
         """
-        return TrainSettings.from_dict(self.read_json("settings.json"))
+        return self.kind.from_dict(self.read_json("settings.json"))
 
     @property
     def checkpoint(self) -> Path:
@@ -99,11 +103,12 @@ class RunFolder:
         return write_atomically(self.path / name, lambda file: file.write(text.encode()))
 
     def write_history(self, rows: list[dict[str, float]]) -> Path:
-        """Write history.csv, a row an epoch."""
+        """Write history.csv, a row an epoch; a cell is empty where a row lacks the column."""
+        columns = list(dict.fromkeys(name for row in rows for name in row))
 
         def write(file: IO[bytes]) -> None:
-            lines = [",".join(rows[0]), *(",".join(map(repr, row.values())) for row in rows)]
-            file.write(("\n".join(lines) + "\n").encode())
+            cells = [[repr(row[name]) if name in row else "" for name in columns] for row in rows]
+            file.write("".join(",".join(line) + "\n" for line in [columns, *cells]).encode())
 
         return write_atomically(self.path / "history.csv", write)
 
@@ -113,7 +118,8 @@ class RunFolder:
         if not file.exists():
             return []
         with open(file, newline="", encoding="utf-8") as lines:
-            return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(lines)]
+            rows = csv.DictReader(lines)
+            return [{k: float(v) for k, v in row.items() if v} for row in rows]
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> Path:

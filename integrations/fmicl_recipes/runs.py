@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +19,9 @@ from fmicl_recipes.run_folder import RunFolder, write_atomically
 from fmicl_recipes.settings import TrainSettings
 
 Features = NDArray[np.floating]
+
+#: Epochs in a row with collapsed features that make a warning.
+COLLAPSE_PATIENCE = 3
 
 
 class NonFiniteLossError(RuntimeError):
@@ -51,7 +57,7 @@ class Trainer(ABC):
 
     def __init__(self, settings: TrainSettings, data: ImageData) -> None:
         self.settings, self.data = settings, data
-        #: A row an epoch: "epoch", "step", "loss" and what `spread` says of the last batch.
+        #: A row an epoch, made by `epoch_row`.
         self.history: list[dict[str, float]] = []
         #: Of training, over all the sittings of the run.
         self.seconds = 0.0
@@ -150,6 +156,7 @@ def finish(
 ) -> dict[str, Any]:
     """Evaluate a trained method and write metrics, embeddings and plots of the run."""
     features, scores = score(trainer)
+    scores["collapsed"] = evaluation.collapsed(scores)
     settings = trainer.settings
     metrics = report.assemble_metrics(settings, trainer.history, scores, trainer.seconds, before)
     write_atomically(folder.path / "embeddings.npz", lambda file: np.savez(file, **features))
@@ -179,6 +186,42 @@ def knn(trainer: Trainer) -> float:
     labels, test_labels = data.require_labels()
     train, test = trainer.encode(data.train_images), trainer.encode(data.test_images)
     return evaluation.knn_accuracy(train, labels, test, test_labels, k=trainer.settings.knn_k)
+
+
+def epoch_row(
+    epoch: int, step: int, loss: float, x: Features, y: Features, **measured: float
+) -> dict[str, float]:
+    """A row of the history.
+
+    Args:
+        epoch: just finished, from 1.
+        step: steps so far.
+        loss: mean over the epoch.
+        x: (N, d) what the loss saw of the epoch's last batch: first view, or queries.
+        y: (N, d) second view, or keys.
+        measured: "images_per_second", and "knn_accuracy" where it was measured.
+    """
+    spread = evaluation.spread(x, y)
+    return {"epoch": epoch, "step": step, "loss": loss, **spread, **measured}
+
+
+def warn_of_collapse(history: Sequence[Mapping[str, float]]) -> None:
+    """Warn at the epoch that makes `COLLAPSE_PATIENCE` collapsed ones in a row; once per collapse.
+
+    Not at the first one: features of an untrained encoder can lie close together, too.
+    """
+    collapsed = [evaluation.collapsed(row) for row in reversed(history)]
+    if sum(1 for _ in takewhile(bool, collapsed)) != COLLAPSE_PATIENCE:
+        return
+    last = history[-1]
+    warnings.warn(
+        f"The features have collapsed by epoch {last['epoch']:.0f}: embedding rank"
+        f" {last['embedding_rank']:.1f}, uniformity {last['uniformity']:.2f}. They hardly tell"
+        " samples apart. reverse_kl and neyman do that by themselves; otherwise try another alpha"
+        " or a smaller lr.",
+        UserWarning,
+        stacklevel=2,
+    )
 
 
 def baseline_scores(trainer: Trainer) -> dict[str, dict[str, float]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from fmicl_core import DIVERGENCES, FMICL, SIMILARITIES, get_divergence, get_similarity
 from fmicl_core.checks import check_at_least, check_choice, check_number, check_positive, invalid
@@ -29,6 +29,8 @@ PRECISIONS = ("32", "bf16")
 DEVICES = ("auto", "cpu", "gpu")
 AUGMENTATIONS = ("photo", "digits")
 PATCH_PROJECTIONS = ("frozen", "learned")
+#: How MoCo's head ends; "batch" is a batch norm without scale and shift.
+HEAD_NORMS = ("batch", "none")
 #: Options that decide where and how fast a run goes, but not what it computes.
 NEUTRAL = ("device",)
 
@@ -40,8 +42,55 @@ def option(default: Any, help: str, group: str, choices: tuple[str, ...] = ()) -
     )
 
 
+class Settings:
+    """What every kind of settings can do; subclasses are frozen dataclasses of `option` fields."""
+
+    def check_choices(self) -> None:
+        """Check every option that has a list of choices."""
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            if field.metadata["choices"]:
+                check_choice(field.name, getattr(self, field.name), field.metadata["choices"])
+
+    def objective(self) -> FMICL:
+        """The f-MICL settings of this run."""
+        tsallis = {"order": self.order} if self.divergence == "tsallis" else {}
+        kernel = {
+            "gaussian": {"sigma2": self.sigma2, "mu": self.mu},
+            "cosine": {"temperature": self.temperature},
+        }.get(self.similarity, {"scale": self.scale, "mu": self.mu})
+        return FMICL(
+            get_divergence(self.divergence, **tsallis),
+            get_similarity(self.similarity, **kernel),
+            self.alpha,
+            self.negatives,
+        )
+
+    @property
+    def title(self) -> str:
+        """Short name of the loss for tables and plots."""
+        if self.loss == "fmicl":
+            return f"{self.divergence}-micl"
+        return self.loss
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values by option name."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Settings from plain values.
+
+        Raises:
+            ValueError: a name is unknown (the message lists the names) or a value does not fit.
+        """
+        names = [field.name for field in dataclasses.fields(cls)]
+        for name in values:
+            check_choice("option", name, names)
+        return cls(**values)
+
+
 @dataclass(frozen=True)
-class TrainSettings:
+class TrainSettings(Settings):
     """Settings of one training run; frozen, validated, and stored with the run.
 
     Raises:
@@ -119,12 +168,20 @@ class TrainSettings:
         "Model",
     )
 
+    head_norm: str = option(
+        "batch",
+        "End of MoCo's head: a batch norm, without which f-MICL and a queue run away from each "
+        "other, or none, as in MoCo v2 with InfoNCE.",
+        "Model",
+        HEAD_NORMS,
+    )
+
     optimizer: str = option("sgd", "Optimiser.", "Training", OPTIMIZERS)
     lr: float = option(0.1, "Peak learning rate.", "Training")
     momentum: float = option(0.9, "Momentum of SGD.", "Training")
     weight_decay: float = option(5e-4, "Weight decay; none on norms and biases.", "Training")
     warmup_epochs: int = option(0, "Epochs of linear warm-up before the cosine.", "Training")
-    batch_size: int = option(512, "Samples per step, N.", "Training")
+    batch_size: int = option(512, "Samples per step on all devices together, N.", "Training")
     epochs: int = option(200, "Passes over the training images.", "Training")
     seed: int = option(0, "Seed of weights, order and augmentation.", "Training")
     precision: str = option("32", "Arithmetic of the encoder.", "Training", PRECISIONS)
@@ -137,9 +194,7 @@ class TrainSettings:
         if self.negatives is None:
             scheme = METHODS[check_choice("method", self.method, METHODS)]
             object.__setattr__(self, "negatives", scheme)
-        for field in dataclasses.fields(self):
-            if field.metadata["choices"]:
-                check_choice(field.name, getattr(self, field.name), field.metadata["choices"])
+        self.check_choices()
         for name in (
             "width",
             "stem_stride",
@@ -166,6 +221,8 @@ class TrainSettings:
                 raise invalid(name, "a finite number >= 0", getattr(self, name))
         if not 0.0 <= check_number("ema", self.ema) < 1.0:
             raise invalid("ema", "a number in [0, 1)", self.ema)
+        if self.batch_size % self.devices:
+            raise invalid("batch_size", f"a multiple of devices = {self.devices}", self.batch_size)
         if self.method == "moco":
             self._check_moco()
         if self.framework != "tensorflow" and self.keras_backend != "tensorflow":
@@ -183,45 +240,8 @@ class TrainSettings:
             raise invalid("bn_splits", "at least two samples in every part", self.bn_splits,
                           why=f"batch_size = {self.batch_size}.")  # fmt: skip
 
-    def objective(self) -> FMICL:
-        """The f-MICL settings of this run."""
-        tsallis = {"order": self.order} if self.divergence == "tsallis" else {}
-        kernel = {
-            "gaussian": {"sigma2": self.sigma2, "mu": self.mu},
-            "cosine": {"temperature": self.temperature},
-        }.get(self.similarity, {"scale": self.scale, "mu": self.mu})
-        return FMICL(
-            get_divergence(self.divergence, **tsallis),
-            get_similarity(self.similarity, **kernel),
-            self.alpha,
-            self.negatives,
-        )
 
-    @property
-    def title(self) -> str:
-        """Short name of the loss for tables and plots."""
-        if self.loss == "fmicl":
-            return f"{self.divergence}-micl"
-        return self.loss
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values by option name."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> TrainSettings:
-        """Settings from plain values.
-
-        Raises:
-            ValueError: a name is unknown (the message lists the names) or a value does not fit.
-        """
-        names = [field.name for field in dataclasses.fields(cls)]
-        for name in values:
-            check_choice("option", name, names)
-        return cls(**values)
-
-
-def difference(a: TrainSettings, b: TrainSettings) -> dict[str, tuple[Any, Any]]:
+def difference(a: Settings, b: Settings) -> dict[str, tuple[Any, Any]]:
     """Options that change the result and differ, with both values."""
     left, right = a.to_dict(), b.to_dict()
     return {

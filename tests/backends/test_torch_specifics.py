@@ -2,6 +2,7 @@
 
 import shutil
 
+import numpy as np
 import pytest
 
 import fmicl_core
@@ -152,3 +153,29 @@ def test_auto_is_dense_for_small_batches_and_tiled_for_large_ones():
         torch.autograd.grad(fmicl_torch.fmicl_loss(x, y), x, create_graph=True)
     x, y = views(100, 4)
     torch.autograd.grad(fmicl_torch.fmicl_loss(x, y), x, create_graph=True)
+
+
+@pytest.mark.parametrize("negatives", ["anchor", "within", "cross", "all"])
+def test_rows_of_one_sample_are_no_negatives(negatives):
+    x, y = views(6, 3)
+    bank = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+    samples, others = torch.tensor([0, 1, 2, 0, 1, 0]), torch.tensor([-1, 1, -1, 2, -1])
+    loss = fmicl_torch.FMICLLoss(divergence="js", similarity=Gaussian(0.3), negatives=negatives)
+    for given, numbers in ((None, None), (bank, others), (bank, None)):
+        arrays = [None if v is None else v.detach().numpy() for v in (x, y, given)]
+        truth = fmicl_reference(
+            *arrays[:2], loss.objective, arrays[2], samples.numpy(),
+            None if numbers is None else numbers.numpy(),
+        )  # fmt: skip
+        got = loss.terms(x, y, given, samples, numbers)
+        assert got.uniformity.item() == pytest.approx(truth.uniformity, rel=1e-12)
+        for a, b in zip(gradients(got.loss, x, y), (truth.grad_x, truth.grad_y), strict=True):
+            np.testing.assert_allclose(a.numpy(), b, atol=1e-10)
+
+
+def test_samples_are_refused_where_they_cannot_be():
+    x, y = views(6, 3)
+    with pytest.raises(ValueError, match=r"`samples`. Expected at least two different samples"):
+        fmicl_torch.FMICLLoss().terms(x, y, None, torch.zeros(6, dtype=torch.long))
+    with pytest.raises(ValueError, match=r"`implementation`. Expected 'auto' or 'dense' with"):
+        fmicl_torch.FMICLLoss(implementation="tiled").terms(x, y, None, torch.arange(6))

@@ -16,7 +16,10 @@ FOLDERS = (ROOT, ROOT / "backends", ROOT / "integrations")
 PACKAGES = sorted(
     p.name for folder in FOLDERS for p in folder.glob("fmicl_*") if (p / "__init__.py").exists()
 )
-FRAMEWORKS = ("torch", "jax", "tensorflow", "keras", "flax", "lightning", "kornia")
+FRAMEWORKS = (
+    "torch", "jax", "tensorflow", "keras", "flax", "optax", "orbax", "lightning", "kornia",
+    "sentence_transformers", "transformers",
+)  # fmt: skip
 BACKENDS = ("fmicl_torch", "fmicl_jax", "fmicl_tensorflow")
 RECIPES = ("fmicl_core", "fmicl_recipes")
 #: What each package may import of ours, and of the frameworks: cli, trainers, backends, core.
@@ -26,9 +29,18 @@ ALLOWED = {
     "fmicl_jax": (("fmicl_core",), ("jax",)),
     "fmicl_tensorflow": (("fmicl_core",), ("tensorflow",)),
     "fmicl_recipes": (("fmicl_core",), ()),
-    "fmicl_check": (("fmicl_core", *BACKENDS), ("torch", "jax", "tensorflow")),
+    "fmicl_check": ((*RECIPES, *BACKENDS), ("torch", "jax", "tensorflow")),
     "fmicl_lightning": ((*RECIPES, "fmicl_torch"), ("torch", "lightning", "kornia")),
-    "fmicl_cli": ((*RECIPES, "fmicl_lightning", "fmicl_check"), ()),
+    "fmicl_flax": ((*RECIPES, "fmicl_jax"), ("jax", "flax", "optax", "orbax")),
+    "fmicl_keras": ((*RECIPES, *BACKENDS), ("keras", "tensorflow", "jax", "torch")),
+    "fmicl_sentence_transformers": (
+        (*RECIPES, "fmicl_torch"),
+        ("torch", "sentence_transformers", "transformers"),
+    ),
+    "fmicl_cli": (
+        (*RECIPES, "fmicl_lightning", "fmicl_check", "fmicl_sentence_transformers"),
+        (),
+    ),
 }
 
 

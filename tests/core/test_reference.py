@@ -29,15 +29,20 @@ def draw(seed, n=6, d=4, k=5):
     return rng.normal(size=(n, d)), rng.normal(size=(n, d)), rng.normal(size=(k, d))
 
 
-def plain_loss(x, y, bank, divergence, sigma2, mu, alpha, negatives):
+def plain_loss(
+    x, y, bank, divergence, sigma2, mu, alpha, negatives, samples=None, bank_samples=None
+):
     """The definition, pair by pair in Python, without the library's affine form or blocks."""
     unit = lambda rows: [r / math.sqrt(sum(v * v for v in r)) for r in rows]  # noqa: E731
     x, y = unit(x), unit(y)
     log_kernel = lambda p, q: math.log(mu) - sum((p - q) ** 2) / (2 * sigma2)  # noqa: E731
     n = range(len(x))
-    off = [(i, j) for i, j in product(n, n) if i != j]
+    samples = n if samples is None else samples
+    off = [(i, j) for i, j in product(n, n) if samples[i] != samples[j]]
     if bank is not None:
-        pairs = list(product(x, unit(bank)))
+        others = [-1] * len(bank) if bank_samples is None else bank_samples
+        rows = zip(unit(bank), others, strict=True)
+        pairs = [(x[i], b) for (b, own), i in product(rows, n) if own != samples[i]]
     elif negatives == "anchor":
         pairs = [(x[i], x[j]) for i, j in off]
     elif negatives == "within":
@@ -184,3 +189,34 @@ def test_uniformity_theorem_minimisers_are_simplices(divergence, n):
     products = (unit @ unit.T)[~np.eye(n, dtype=bool)]
     np.testing.assert_allclose(products, -1 / (n - 1), atol=2e-4)
     np.testing.assert_allclose(2 - 2 * products, 2 * n / (n - 1), atol=4e-4)
+
+
+NUMBERS = np.array([0, 1, 2, 0, 1, 0]), np.array([-1, 1, -1, 2, -1])
+
+
+@every_scheme
+@pytest.mark.parametrize("use_bank", [False, True])
+@given(seed=seeds)
+def test_rows_of_one_sample_are_no_negatives(negatives, use_bank, seed):
+    """Six rows of three samples, and a bank of which two rows belong to them."""
+    x, y, bank = draw(seed)
+    bank = bank if use_bank else None
+    objective = FMICL("js", Gaussian(0.4, 1.2), 3.0, negatives)
+    got = fmicl_reference(x, y, objective, bank, *NUMBERS)
+    want = plain_loss(x, y, bank, objective.generator, 0.4, 1.2, 3.0, negatives, *NUMBERS)
+    assert (got.loss, got.alignment, got.uniformity) == pytest.approx(want, rel=1e-10)
+    step = 1e-6 * np.random.default_rng(seed).normal(size=x.shape)
+    ahead, behind = (
+        fmicl_reference(x + s * step, y, objective, bank, *NUMBERS).loss for s in (1.0, -1.0)
+    )
+    assert (ahead - behind) / 2 == pytest.approx((got.grad_x * step).sum(), rel=1e-5, abs=1e-12)
+
+
+def test_samples_of_their_own_change_nothing_and_one_sample_is_an_error():
+    x, y, _ = draw(0)
+    plain, numbered = (
+        fmicl_reference(x, y, make(), samples=samples).loss for samples in (None, range(6))
+    )
+    assert plain == numbered
+    with pytest.raises(ValueError, match=r"`samples`. Expected at least two different samples"):
+        fmicl_reference(x, y, make(), samples=np.zeros(6, int))

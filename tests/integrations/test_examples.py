@@ -18,7 +18,7 @@ NEEDS = {
 
 
 def test_there_is_an_example_for_every_framework():
-    assert EXAMPLES == sorted(NEEDS)
+    assert sorted(NEEDS) == EXAMPLES
 
 
 @pytest.mark.parametrize("example", EXAMPLES)

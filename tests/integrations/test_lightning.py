@@ -19,7 +19,7 @@ from fmicl_lightning import (  # noqa: E402
     build_augmentation,
     build_encoder,
     build_loss,
-    build_simclr,
+    build_method,
 )
 from fmicl_lightning.batches import EpochOrder  # noqa: E402
 from fmicl_lightning.encoders import feature_width  # noqa: E402
@@ -192,7 +192,7 @@ def test_resnet18_is_the_standard_one():
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("resnet", "Expected one of resnet18, smallconv, timm:NAME, torchvision:NAME"),
+    [("resnet", "Expected one of resnet18, smallconv, vit-s6, vit-s12, timm:NAME"),
      ("timm:", "Expected one of resnet18"), ("nolib:x", "Expected one of resnet18")],
 )  # fmt: skip
 def test_unknown_encoders_are_named(name, message):
@@ -217,7 +217,7 @@ def test_views_are_random_per_image_and_keep_shape_and_range(name):
 
 
 def test_weight_decay_leaves_norms_and_biases_out():
-    module = build_simclr(tiny(), (8, 8, 1))
+    module = build_method(tiny(), (8, 8, 1))
 
     class Stub:
         estimated_stepping_batches, max_epochs = 12, 3

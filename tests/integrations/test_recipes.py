@@ -19,6 +19,7 @@ from fmicl_recipes import PRESETS, RunFolder, TrainSettings, evaluation, plots, 
 from fmicl_recipes.data import load_images  # noqa: E402
 from fmicl_recipes.report import assemble_metrics, markdown  # noqa: E402
 from fmicl_recipes.run_folder import write_atomically  # noqa: E402
+from fmicl_recipes.runs import warn_of_collapse  # noqa: E402
 from fmicl_recipes.settings import difference  # noqa: E402
 
 CIFAR = Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10"
@@ -230,9 +231,11 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
 
 def test_history_comes_back(tmp_path):
     folder = RunFolder.create(tmp_path / "run", TrainSettings())
-    rows = [{"epoch": 1.0, "loss": 0.1}, {"epoch": 2.0, "loss": 1e-17}]
+    rows = [{"epoch": 1.0, "loss": 0.1}, {"epoch": 2.0, "loss": 1e-17, "knn_accuracy": 0.5}]
     folder.write_history(rows)
     assert folder.read_history() == rows
+    text = (folder.path / "history.csv").read_text()
+    assert text == "epoch,loss,knn_accuracy\n1.0,0.1,\n2.0,1e-17,0.5\n"
 
 
 # Evaluation
@@ -280,6 +283,31 @@ def test_broken_features_are_named(which):
     labels = np.arange(6) % 2
     with pytest.raises(ValueError, match=rf"`{which}`. Expected finite features.*row 3"):
         evaluation.knn_accuracy(arrays["train"], labels, arrays["test"], labels)
+
+
+def history_of(*ranks):
+    return [{"epoch": i, "embedding_rank": r, "uniformity": -2.0} for i, r in enumerate(ranks, 1)]
+
+
+@pytest.mark.parametrize("ranks", [(9, 9, 9), (1, 1), (1, 1, 9, 1, 1), (1, 1, 1, 1), (1, 1, 1, 9)])
+def test_short_or_known_collapse_does_not_warn(recwarn, ranks):
+    warn_of_collapse(history_of(*ranks))
+    assert not len(recwarn)
+
+
+@pytest.mark.parametrize("ranks", [(1, 1, 1), (9, 1, 1, 1)])
+def test_lasting_collapse_warns_when_it_is_certain(ranks):
+    with pytest.warns(UserWarning, match=rf"collapsed by epoch {len(ranks)}: embedding rank 1.0"):
+        warn_of_collapse(history_of(*ranks))
+
+
+def test_features_on_a_line_or_a_point_have_collapsed():
+    rng = np.random.default_rng(0)
+    sphere, direction = rng.normal(size=(50, 6)), rng.normal(size=6)
+    line = np.outer(rng.choice([-1.0, 1.0], 50), direction)
+    point = direction + 0.05 * sphere
+    scores = [evaluation.spread(x, x) for x in (sphere, line, point)]
+    assert [evaluation.collapsed(score) for score in scores] == [False, True, True]
 
 
 # Report and plots

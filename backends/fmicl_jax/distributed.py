@@ -1,0 +1,77 @@
+"""The loss of the union batch of all devices of a mesh axis, by `jax.shard_map` or `jax.pmap`.
+
+Every device reports the global loss. Its gradient is exact however it is taken: outside the mapped
+function, or inside it and averaged over the axis by `jax.lax.pmean`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from fmicl_core import FMICL
+from fmicl_core.checks import check_union, invalid
+from fmicl_jax.dense import Rows
+
+#: Mean penalty of a block: left, right (None means left), objective, skips_diagonal.
+BlockMean = Callable[[jax.Array, jax.Array | None, FMICL, bool], jax.Array]
+
+
+def axis_size(axis_name: str, rows: jax.Array) -> int:
+    """Devices along the axis.
+
+    Raises:
+        ValueError: there is no such axis here, or the union has fewer than two rows.
+    """
+    try:
+        size = jax.lax.axis_size(axis_name)
+    except NameError as error:
+        raise invalid(
+            "axis_name", "None, or an axis of the jax.shard_map or jax.pmap around the call",
+            axis_name,
+        ) from error  # fmt: skip
+    check_union([len(rows)] * size)
+    return int(size)
+
+
+def shared_mean(values: jax.Array, axis_name: str) -> jax.Array:
+    """Mean over the union of one value a row; a scalar."""
+    return jax.lax.psum(values.mean() / jax.lax.axis_size(axis_name), axis_name)
+
+
+def shared_uniformity(
+    rows: Rows, objective: FMICL, block_mean: BlockMean, axis_name: str
+) -> jax.Array:
+    """Uniformity of the union; every device works on its rows against all.
+
+    Equals `dense_uniformity` of the gathered rows.
+
+    Args:
+        rows: this device's features by the names "x" (n, D), "y" (n, D) and, if given, "bank".
+        objective: the settings; its normalization has been applied.
+        block_mean: dense or tiled.
+        axis_name: of the mesh.
+    """
+    n, devices = len(rows["x"]), jax.lax.axis_size(axis_name)
+    total = jnp.zeros((), rows["x"].dtype)
+    for block in objective.blocks("bank" in rows):
+        left, right = rows[block.left], rows[block.right]
+        here = None if block.symmetric else right
+        if not block.skips_diagonal:  # every device has the whole bank
+            total += block.share * block_mean(left, here, objective, False)
+            continue
+        pairs = devices * n - 1
+        if n > 1:
+            share = block.share * (n - 1) / pairs
+            total += share * block_mean(left, here, objective, True)
+        others = _others(right, axis_name)
+        total += block.share * len(others) / pairs * block_mean(left, others, objective, False)
+    return jax.lax.psum(total / devices, axis_name)
+
+
+def _others(rows: jax.Array, axis_name: str) -> jax.Array:
+    """The rows of all other devices, ((W - 1) n, D)."""
+    union = jax.lax.all_gather(rows, axis_name, tiled=True)
+    return jnp.roll(union, -len(rows) * jax.lax.axis_index(axis_name), axis=0)[len(rows) :]

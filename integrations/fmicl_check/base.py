@@ -1,0 +1,190 @@
+"""A backend seen from NumPy: what tests and `fmicl check` ask of a framework."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from importlib import import_module
+from types import ModuleType
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fmicl_core import FMICL, Ops
+from fmicl_core.checks import check_choice, invalid
+
+Array = NDArray[Any]
+#: Takes a dictionary of arrays, and perhaps more; gives values and gradients.
+Derived = Callable[..., tuple[Any, dict[str, Any]]]
+DEVICES = ("cpu", "gpu")
+
+
+@dataclass
+class Result:
+    """A loss, its terms and its gradients in NumPy, with the dtypes the framework gave them."""
+
+    loss: float
+    alignment: float
+    uniformity: float
+    grads: dict[str, Array]
+    dtypes: dict[str, str] = field(default_factory=dict)
+
+
+class Adapter:
+    """One framework; subclasses say how it makes arrays, differentiates and compiles.
+
+    Args:
+        device: "cpu" or "gpu".
+
+    Raises:
+        ImportError: the framework is not installed.
+        ValueError: the framework sees no such device.
+    """
+
+    #: Name of the framework, of its module and of the type of its arrays in messages.
+    name: ClassVar[str]
+    array_name: ClassVar[str]
+    #: Whether its users compile a step of training; the others would wait longer for it.
+    trains_compiled: ClassVar[bool] = True
+
+    def __init__(self, device: str = "cpu") -> None:
+        self.device = check_choice("device", device, DEVICES)
+        self.framework: ModuleType = import_module(self.name)
+        self.library: ModuleType = import_module(f"fmicl_{self.name}")
+        if not self.has_device():
+            raise invalid("device", f"a device that {self.name} sees", device)
+
+    @property
+    def version(self) -> str:
+        """Version of the framework."""
+        return str(self.framework.__version__)
+
+    def has_device(self) -> bool:
+        """Whether the framework sees the device."""
+        return self.device == "cpu"
+
+    def precision(self, dtype: str) -> AbstractContextManager[Any]:
+        """A context in which arrays of the dtype can be made and computed with."""
+        return nullcontext()
+
+    def array(self, value: Any, dtype: str = "float64") -> Any:
+        """The framework's array on the device."""
+        raise NotImplementedError
+
+    def numpy(self, array: Any) -> Array:
+        """The array in NumPy; half precision as float64, which holds it exactly."""
+        raise NotImplementedError
+
+    def differentiate(self, function: Callable[..., Any], compiled: bool) -> Derived:
+        """From `function(leaves, *fixed)`, a tuple, the function that also differentiates it.
+
+        Args:
+            function: of a dictionary of arrays and, if it likes, more arrays; its values are a
+                tuple whose first entry is a scalar.
+            compiled: let the framework compile it.
+
+        Returns:
+            A function of the same arguments: the values, and the gradients of the first in the
+            leaves.
+        """
+        raise NotImplementedError
+
+    def gradients(
+        self, function: Callable[[dict[str, Any]], Any], leaves: dict[str, Any], compiled: bool
+    ) -> tuple[Any, dict[str, Any]]:
+        """Values of `function(leaves)`, a tuple of scalars, and the gradients of the first."""
+        return self.differentiate(function, compiled)(leaves)
+
+    def stop_gradient(self, array: Any) -> Any:
+        """The array, through which no gradient flows."""
+        raise NotImplementedError
+
+    def concat(self, arrays: Sequence[Any]) -> Any:
+        """The rows of the arrays one after the other."""
+        raise NotImplementedError
+
+    @property
+    def ops(self) -> Ops:
+        """The functions of the specification in this framework."""
+        ops: Ops = getattr(import_module(f"fmicl_{self.name}.ops"), self.name.upper())
+        return ops
+
+    @contextmanager
+    def tiles(self, size: int) -> Iterator[None]:
+        """Let the tiled form take tiles of at most so many rows and columns."""
+        tiled = import_module(f"fmicl_{self.name}.tiled")
+        kept = tiled.TILE["cpu"], tiled.TILE_ACCELERATOR
+        tiled.TILE["cpu"] = tiled.TILE_ACCELERATOR = size
+        try:
+            yield
+        finally:
+            tiled.TILE["cpu"], tiled.TILE_ACCELERATOR = kept
+
+    def rounded(self, value: Array, dtype: str) -> Array:
+        """The values as the dtype holds them, in float64."""
+        with self.precision(dtype):
+            return self.numpy(self.array(value, dtype)).astype(np.float64)
+
+    def call(
+        self,
+        function: str,
+        arrays: dict[str, Array | None],
+        dtype: str = "float64",
+        compiled: bool = False,
+        **options: Any,
+    ) -> Result:
+        """Values and gradients of a public function of the backend.
+
+        Args:
+            function: its name, such as "fmicl_terms" or "info_nce_loss".
+            arrays: "x", "y" and "bank"; the gradient is taken in all that are given.
+            dtype: of the framework's arrays.
+            compiled: let the framework compile it.
+            options: its other options.
+        """
+        loss_of = getattr(self.library, function)
+        with self.precision(dtype):
+            leaves = {k: self.array(v, dtype) for k, v in arrays.items() if v is not None}
+
+            def values(given: dict[str, Any]) -> tuple[Any, ...]:
+                bank = {"bank": given["bank"]} if "bank" in given else {}
+                value = loss_of(given["x"], given["y"], **bank, **options)
+                return tuple(value) if isinstance(value, tuple) else (value,)
+
+            scalars, gradients = self.gradients(values, leaves, compiled)
+            numbers = [float(self.numpy(s)) for s in scalars] + [0.0] * (3 - len(scalars))
+            dtypes = {k: _dtype_name(g) for k, g in gradients.items()}
+            dtypes["loss"] = _dtype_name(scalars[0])
+            grads = {k: self.numpy(g).astype(np.float64) for k, g in gradients.items()}
+        return Result(*numbers, grads, dtypes)
+
+    def evaluate(
+        self,
+        x: Array,
+        y: Array,
+        bank: Array | None = None,
+        objective: FMICL | None = None,
+        dtype: str = "float64",
+        implementation: str = "auto",
+        compiled: bool = False,
+    ) -> Result:
+        """Loss, terms and gradients of the backend's `fmicl_terms`."""
+        o = objective or FMICL()
+        return self.call(
+            "fmicl_terms", {"x": x, "y": y, "bank": bank}, dtype, compiled,
+            divergence=o.divergence, similarity=o.similarity, alpha=o.alpha,
+            negatives=o.negatives, normalize=o.normalize, implementation=implementation,
+        )  # fmt: skip
+
+
+def _dtype_name(array: Any) -> str:
+    return str(getattr(array.dtype, "name", array.dtype)).removeprefix("torch.")
+
+
+def describe(error: Exception) -> str:
+    """An exception in one line; of a long one both ends: TensorFlow gives the reason last."""
+    text = " ".join(str(error).split())
+    short = text if len(text) <= 240 else f"{text[:80]} ... {text[-150:]}"
+    return f"{type(error).__name__}: {short}"

@@ -1,0 +1,250 @@
+"""A fixed, seeded battery of cases: the losses of a backend against the float64 reference."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from fmicl_check.adapters import ADAPTERS
+from fmicl_check.base import Adapter, Array, Result, describe
+from fmicl_check.truth import RELATED, Truth, fmicl_truth, related_truth
+from fmicl_core import (
+    DIVERGENCES,
+    FMICL,
+    Cauchy,
+    Cosine,
+    Gaussian,
+    Laplace,
+    Similarity,
+)  # fmt: skip
+from fmicl_core.checks import check_choice
+from fmicl_core.objective import NEGATIVES
+
+SEED = 0
+#: Rows of x and y, rows of the bank, width. Three tiles of 17 rows leave a remainder of 3. As many
+#: rows in the bank, since JAX compiles every function for every shape; `LARGE` has fewer.
+SHAPE = (37, 37, 8)
+TILE = 17
+#: More pairs than `implementation="auto"` computes at once: tiles of the size users get.
+LARGE = (600, 530, 8)
+#: Central differences differentiate the related losses, so their batch is small.
+SMALL = (7, 5, 4)
+
+DTYPES = ("float64", "float32", "bfloat16")
+SUITABLE = tuple(name for name, make in DIVERGENCES.items() if make().suitable)
+#: Negatives' schemes; the bank is one more.
+SCHEMES = (*NEGATIVES, "bank")
+#: Similarities and whether rows are normalised; there are as many as schemes, see `cases`.
+KERNELS: dict[str, tuple[Similarity, bool]] = {
+    "gaussian": (Gaussian(), True),
+    "gaussian, any norm": (Gaussian(4.0), False),
+    "cosine": (Cosine(1.6), True),
+    "laplace": (Laplace(), True),
+    "cauchy, any norm": (Cauchy(2.0), False),
+}
+
+#: Largest relative error of loss and gradient that passes. Losses are computed in float32 at least
+#: and judged at the features as the dtype holds them; gradients leave in the dtype, so that
+#: bfloat16 rounds each entry by up to 2^-8.
+TOLERANCE = {"float64": (1e-12, 1e-11), "float32": (4e-6, 2e-5), "bfloat16": (4e-6, 4e-3)}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of a loss, from which everything about it follows.
+
+    Args:
+        loss: name of a divergence, or of a related loss, such as "info_nce_loss".
+        similarity: name in `KERNELS`; of no meaning to a related loss.
+        negatives: a scheme, or "bank".
+        implementation: "dense", "tiled" (small tiles, so that a small batch has several), or
+            "auto", for which the batch is large; of no meaning to a related loss.
+        dtype: of the features.
+        compiled: by torch.compile, jax.jit, tf.function with XLA.
+    """
+
+    loss: str
+    similarity: str = "gaussian"
+    negatives: str = "anchor"
+    implementation: str = "dense"
+    dtype: str = "float64"
+    compiled: bool = False
+
+    @property
+    def is_related(self) -> bool:
+        """Whether the loss is one of those that f-MICL generalises."""
+        return self.loss in RELATED
+
+    @property
+    def objective(self) -> FMICL:
+        """The settings of an f-MICL loss."""
+        similarity, normalize = KERNELS[self.similarity]
+        scheme = "anchor" if self.negatives == "bank" else self.negatives
+        return FMICL(self.loss, similarity, negatives=scheme, normalize=normalize)
+
+    def features(self) -> dict[str, Array]:
+        """x, y and, if asked for, the bank; float64, the same for every framework."""
+        n, k, d = SMALL if self.is_related else LARGE if self.implementation == "auto" else SHAPE
+        rng = np.random.default_rng(SEED)
+        x = rng.normal(size=(n, d))
+        arrays = {"x": x, "y": x + 0.5 * rng.normal(size=(n, d))}
+        return arrays | ({"bank": rng.normal(size=(k, d))} if self.negatives == "bank" else {})
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How far a framework is from the truth in one case.
+
+    Args:
+        framework: its name.
+        device: "cpu" or "gpu".
+        case: what was computed.
+        loss_error: largest error of loss, alignment and uniformity, relative to |alignment| +
+            alpha |uniformity| (to |loss| for a related loss); infinite where something is not
+            finite.
+        gradient_error: largest error of an entry of any gradient, relative to the largest entry.
+        problem: what else is wrong, such as an exception or a wrong dtype; empty if nothing.
+        loss: what the framework gave.
+        wanted: what the reference gave.
+    """
+
+    framework: str
+    device: str
+    case: Case
+    loss_error: float = math.inf
+    gradient_error: float = math.inf
+    problem: str = ""
+    loss: float = math.nan
+    wanted: float = math.nan
+
+    @property
+    def severity(self) -> float:
+        """Error over tolerance, the larger of loss and gradient; above 1 the case fails."""
+        if self.problem:
+            return math.inf
+        loss, gradient = TOLERANCE[self.case.dtype]
+        return max(self.loss_error / loss, self.gradient_error / gradient)
+
+    @property
+    def passed(self) -> bool:
+        """Whether both errors are within tolerance and nothing else is wrong."""
+        return self.severity <= 1.0
+
+    @property
+    def command(self) -> str:
+        """The shell command that computes this case again."""
+        call = f"run_case({self.framework!r}, {self.case!r}, {self.device!r})"
+        return f'python -c "from fmicl_check import *; print({call})"'
+
+
+def cases(dtypes: Iterable[str] = DTYPES, full: bool = False) -> list[Case]:
+    """The battery.
+
+    In float64 any two of divergence, similarity, negatives and form (dense, tiled) meet. Lower
+    precision is about rounding and compilers about operations, so there each divergence comes in
+    both forms: in each dtype eagerly, in one dtype compiled, which takes a framework longest.
+
+    Args:
+        dtypes: to run in.
+        full: all combinations instead.
+
+    Raises:
+        ValueError: a dtype is unknown.
+    """
+    chosen = [check_choice("dtype", dtype, DTYPES) for dtype in dtypes]
+    battery = [*(_all_combinations() if full else _pairs()), *_large(), *_related()]
+    return [case for case in battery if case.dtype in chosen]
+
+
+def _all_combinations() -> Iterator[Case]:
+    for case in product(SUITABLE, KERNELS, SCHEMES, ("dense", "tiled"), DTYPES, (False, True)):
+        yield Case(*case)
+
+
+def _pairs() -> Iterator[Case]:
+    kernels, forms = list(KERNELS), ("dense", "tiled")
+    for i, loss in enumerate(SUITABLE):
+        for j, scheme in enumerate(SCHEMES):
+            # A Latin square: every kernel once in a row, and once in any five of a column.
+            yield Case(loss, kernels[(i + j) % len(kernels)], scheme, forms[(i + j) % 2])
+        scheme = SCHEMES[2 * i % len(SCHEMES)]
+        kernel = kernels[3 * i % len(kernels)]
+        for j, form in enumerate(forms):
+            yield from (Case(loss, kernel, scheme, form, dtype) for dtype in DTYPES[1:])
+            yield Case(loss, kernel, scheme, form, DTYPES[(i + j) % len(DTYPES)], compiled=True)
+
+
+def _large() -> Iterator[Case]:
+    yield Case("js", negatives="bank", implementation="auto", dtype="float64")
+    yield Case("kl", negatives="all", implementation="auto", dtype="float32")
+
+
+def _related() -> Iterator[Case]:
+    for loss, schemes in RELATED.items():
+        for j, scheme in enumerate(schemes):
+            yield Case(loss, negatives=scheme, compiled=j > 0)
+
+
+def run_case(framework: str | Adapter, case: Case, device: str = "cpu") -> Outcome:
+    """Compute one case and compare it with the truth; whatever goes wrong is in the outcome.
+
+    Args:
+        framework: its name, or its adapter, which has its device.
+        case: what to compute.
+        device: "cpu" or "gpu".
+
+    Raises:
+        ImportError: the framework is not installed.
+    """
+    adapter = ADAPTERS[framework](device) if isinstance(framework, str) else framework
+    try:
+        features = {k: adapter.rounded(v, case.dtype) for k, v in case.features().items()}
+        got = _compute(adapter, case, features)
+    except Exception as error:
+        return Outcome(adapter.name, adapter.device, case, problem=describe(error))
+    truth = _truth(case, features)
+    scale = max(float(np.abs(wanted).max()) for wanted in truth.gradients.values())
+    errors = [np.abs(got.grads[k] - wanted).max() / scale for k, wanted in truth.gradients.items()]
+    terms = zip((got.loss, got.alignment, got.uniformity), truth.terms, strict=False)
+    distances = [abs(value - wanted) for value, wanted in terms]
+    return Outcome(
+        adapter.name, adapter.device, case, _largest(distances) / truth.size, _largest(errors),
+        _wrong_dtype(case, got), got.loss, truth.terms[0],
+    )  # fmt: skip
+
+
+def _compute(adapter: Adapter, case: Case, features: dict[str, Array]) -> Result:
+    arrays: dict[str, Any] = {"bank": None, **features}
+    if case.is_related:
+        options = {} if case.negatives in ("", "bank") else {"negatives": case.negatives}
+        return adapter.call(case.loss, arrays, case.dtype, case.compiled, **options)
+    with adapter.tiles(TILE) if case.implementation == "tiled" else nullcontext():
+        return adapter.evaluate(
+            arrays["x"], arrays["y"], arrays["bank"], case.objective,
+            case.dtype, case.implementation, case.compiled,
+        )  # fmt: skip
+
+
+def _truth(case: Case, features: dict[str, Array]) -> Truth:
+    if case.is_related:
+        return related_truth(case.loss, case.negatives, features)
+    return fmicl_truth(case.objective, features)
+
+
+def _largest(errors: Iterable[Any]) -> float:
+    """The largest error; infinite when one is no number, which `max` would overlook."""
+    found = [float(error) for error in errors]
+    return max(found) if all(math.isfinite(error) for error in found) else math.inf
+
+
+def _wrong_dtype(case: Case, got: Result) -> str:
+    wanted = dict.fromkeys(got.grads, case.dtype)
+    wanted["loss"] = "float64" if case.dtype == "float64" else "float32"
+    wrong = [f"{k} is {got.dtypes[k]}, not {v}" for k, v in wanted.items() if got.dtypes[k] != v]
+    return "; ".join(wrong)

@@ -1,0 +1,116 @@
+"""What a check found: rows of a table, and the same for JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fmicl_check.base import Adapter
+from fmicl_check.battery import TOLERANCE, Outcome
+from fmicl_check.frameworks import Absent
+from fmicl_check.parity import Group
+
+
+@dataclass(frozen=True)
+class Row:
+    """All cases of one framework in one dtype.
+
+    Args:
+        framework: its name.
+        version: of the framework.
+        device: "cpu" or "gpu".
+        dtype: of the features.
+        cases: how many were computed.
+        failed: how many of them failed.
+        loss_error: the worst of them.
+        gradient_error: the worst of them.
+        worst: the outcome furthest from passing.
+    """
+
+    framework: str
+    version: str
+    device: str
+    dtype: str
+    cases: int
+    failed: int
+    loss_error: float
+    gradient_error: float
+    worst: Outcome
+
+    @property
+    def tolerance(self) -> tuple[float, float]:
+        """Largest errors of loss and gradient that pass."""
+        return TOLERANCE[self.dtype]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every case passed."""
+        return self.failed == 0
+
+
+def rows_of(adapter: Adapter, outcomes: Sequence[Outcome]) -> list[Row]:
+    """One row for every dtype, in the order of the outcomes."""
+    rows = []
+    for dtype in dict.fromkeys(o.case.dtype for o in outcomes):
+        found = [o for o in outcomes if o.case.dtype == dtype]
+        rows.append(
+            Row(
+                adapter.name, adapter.version, adapter.device, dtype, len(found),
+                sum(not o.passed for o in found), max(o.loss_error for o in found),
+                max(o.gradient_error for o in found), max(found, key=lambda o: o.severity),
+            )
+        )  # fmt: skip
+    return rows
+
+
+def losses_report(rows: Iterable[Row], absent: Iterable[Absent], passed: bool) -> dict[str, Any]:
+    """The battery for JSON; a number that is not finite is null."""
+    found = []
+    for row in rows:
+        entry = asdict(row) | {"passed": row.passed}
+        entry["loss_tolerance"], entry["gradient_tolerance"] = row.tolerance
+        entry["worst"] |= {"command": row.worst.command, "passed": row.worst.passed}
+        found.append(entry)
+    return _finite(
+        {"check": "losses", "passed": passed, "rows": found, "absent": list(map(asdict, absent))}
+    )
+
+
+def training_report(
+    groups: Sequence[Group], adapters: Iterable[Adapter], absent: Iterable[Absent], passed: bool
+) -> dict[str, Any]:
+    """Comparisons and loss curves for JSON; a number that is not finite is null."""
+    versions = {adapter.name: adapter.version for adapter in adapters}
+    comparisons = [
+        asdict(c) | {"tolerance": c.tolerance, "passed": c.passed}
+        for group in groups
+        for c in group.comparisons
+    ]
+    curves = [
+        {"method": g.method, "loss": g.loss, "dtype": g.dtype}
+        | {"curves": {name: curve.tolist() for name, curve in g.curves.items()}}
+        for g in groups
+    ]
+    return _finite(
+        {
+            "check": "training", "passed": passed, "versions": versions,
+            "comparisons": comparisons, "runs": curves, "absent": list(map(asdict, absent)),
+        }
+    )  # fmt: skip
+
+
+def as_text(report: dict[str, Any]) -> str:
+    """The report as JSON."""
+    return json.dumps(report, indent=2, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    """The value with None for every number that JSON does not know."""
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

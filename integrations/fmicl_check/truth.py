@@ -1,0 +1,86 @@
+"""What a case should give: the float64 reference, and derivatives that no framework computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fmicl_check.base import Array
+from fmicl_core import FMICL, fmicl_reference
+from fmicl_core.objective import NEGATIVES
+from fmicl_core.related import (
+    alignment_uniformity_reference,
+    info_nce_reference,
+    spectral_contrastive_reference,
+)  # fmt: skip
+
+#: The related losses, and the schemes of negatives each has ("" for the only one).
+RELATED: dict[str, tuple[str, ...]] = {
+    "info_nce_loss": (*NEGATIVES, "bank"),
+    "alignment_uniformity_loss": ("",),
+    "spectral_contrastive_loss": ("",),
+}
+REFERENCES: dict[str, Callable[..., float]] = {
+    "info_nce_loss": info_nce_reference,
+    "alignment_uniformity_loss": alignment_uniformity_reference,
+    "spectral_contrastive_loss": spectral_contrastive_reference,
+}
+#: Central differences of eighth order: the error is of the order of STEP^8 and 1e-16 / STEP.
+STENCIL = {1: 4 / 5, 2: -1 / 5, 3: 4 / 105, 4: -1 / 280}
+STEP = 0.002
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Float64 values of a case.
+
+    Args:
+        terms: loss, and for an f-MICL loss alignment and uniformity.
+        size: what errors of the terms are relative to.
+        gradients: of the loss by argument.
+    """
+
+    terms: tuple[float, ...]
+    size: float
+    gradients: dict[str, Array]
+
+
+def fmicl_truth(objective: FMICL, features: dict[str, Array]) -> Truth:
+    """Loss, terms and closed-form gradient of the reference at x, y and perhaps bank."""
+    r = fmicl_reference(features["x"], features["y"], objective, features.get("bank"))
+    gradients = {"x": r.grad_x, "y": r.grad_y}
+    if r.grad_bank is not None:
+        gradients["bank"] = r.grad_bank
+    size = abs(r.alignment) + objective.alpha * abs(r.uniformity)
+    return Truth((r.loss, r.alignment, r.uniformity), size, gradients)
+
+
+def related_truth(loss: str, negatives: str, features: dict[str, Array]) -> Truth:
+    """Loss of the reference, and its gradient by central differences, good to about 1e-13."""
+    options: dict[str, Any] = {}
+    if negatives not in ("", "bank"):
+        options["negatives"] = negatives
+
+    def value(arrays: dict[str, Array]) -> float:
+        return REFERENCES[loss](**arrays, **options)
+
+    gradients = {name: _differences(value, features, name) for name in features}
+    truth = value(features)
+    return Truth((truth,), abs(truth), gradients)
+
+
+def _differences(
+    value: Callable[[dict[str, Array]], float], arrays: dict[str, Array], name: str
+) -> Array:
+    gradient = np.zeros_like(arrays[name])
+    for place in np.ndindex(gradient.shape):
+        for steps, weight in STENCIL.items():
+            ahead, behind = arrays[name].copy(), arrays[name].copy()
+            ahead[place] += steps * STEP
+            behind[place] -= steps * STEP
+            change = value(arrays | {name: ahead}) - value(arrays | {name: behind})
+            gradient[place] += weight * change / STEP
+    return gradient

@@ -1,0 +1,246 @@
+"""`fmicl check`: are the numbers of the frameworks installed here right, and the same?"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from fmicl_core.checks import invalid
+
+if TYPE_CHECKING:
+    from fmicl_check.adapters import Adapter
+    from fmicl_check.frameworks import Absent
+    from fmicl_check.parity import Group
+    from fmicl_check.report import Row
+
+T = TypeVar("T")
+console = Console()
+errors = Console(stderr=True)
+
+EPILOG = (
+    "Examples:\n\n"
+    "fmicl check\n\n"
+    "fmicl check --framework jax --framework torch --device gpu\n\n"
+    "fmicl check --json > check.json\n\n"
+    "fmicl check --train --method simclr --out check"
+)
+Names = list[str] | None
+TRAINING = "With --train"
+STEPS, OUT = 100, Path("check")
+LEGEND = (
+    "loss: worst error relative to |alignment| + alpha |uniformity|. gradient: worst error of an\n"
+    "entry, relative to the largest entry. tolerance: of loss, of gradient."
+)
+TRAINING_LEGEND = (
+    "difference: largest |a - b| / |b| of a step's loss; b is by {reference}. rounding: the same\n"
+    "when a is by {reference}, too, from initial weights one unit in the last place away."
+)
+PASS, FAIL = "[green]pass[/]", "[red]FAIL[/]"
+STYLE: dict[str, Any] = {"box": box.SIMPLE_HEAD, "padding": 0, "show_edge": False}
+
+
+def check(
+    framework: Annotated[
+        Names, typer.Option(help="torch, jax or tensorflow; may be repeated; all unless given.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu or gpu.")] = "cpu",
+    dtype: Annotated[
+        Names, typer.Option(help="float64, float32 or bfloat16; may be repeated; all unless given.")
+    ] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="All combinations of options; takes far longer.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON, and nothing else, to standard output.")
+    ] = False,
+    train: Annotated[
+        bool,
+        typer.Option(
+            "--train", help="Train the same encoder in each framework instead.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = False,
+    method: Annotated[
+        Names,
+        typer.Option(
+            help="simclr, moco or moco-v3; may be repeated; all unless given.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help=f"Steps of training; {STEPS}.", rich_help_panel=TRAINING)
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help=f"Folder for train.png, train.json; {OUT}.", rich_help_panel=TRAINING),
+    ] = None,
+) -> None:  # fmt: skip
+    """Compare the losses of every framework installed here with the float64 reference.
+
+    Exit code 0: all is as it should be. 1: a number is wrong, a framework is broken, one named by
+    --framework is missing, or there was nothing to check. 2: a mistake in the command.
+    """
+    for name, value in (("method", method), ("steps", steps), ("out", out)):
+        if value is not None and not train:
+            raise invalid(name, "--train beside it", value)
+    if full and train:
+        raise invalid("full", "no --train beside it", full)
+    names = framework or []
+    if train:
+        passed = _train(names, device, method, dtype, steps, out, as_json)
+    else:
+        passed = _compute(names, device, dtype, full, as_json)
+    raise typer.Exit(0 if passed else 1)
+
+
+def _open(names: list[str], device: str) -> tuple[list[Adapter], list[Absent], bool]:
+    """The frameworks that work, the others, and whether the others fail the check."""
+    from fmicl_check.frameworks import is_failure, open_frameworks
+
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # so many functions puzzle it
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # they share one GPU
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    with errors.status("importing frameworks"):
+        adapters, absent = open_frameworks(names, device)
+    return adapters, absent, is_failure(absent, adapters, names)
+
+
+def _compute(names: list[str], device: str, dtypes: Names, full: bool, as_json: bool) -> bool:
+    """The battery; whether it passed."""
+    from fmicl_check.battery import DTYPES, cases, run_case
+    from fmicl_check.report import as_text, losses_report, rows_of
+
+    battery = cases(dtypes or DTYPES, full)
+    adapters, absent, failed = _open(names, device)
+    rows: list[Row] = []
+    for adapter in adapters:
+        outcomes = (run_case(adapter, case) for case in battery)
+        rows += rows_of(adapter, _progress(outcomes, len(battery), adapter.name))
+    passed = not failed and all(row.passed for row in rows)
+    if as_json:
+        print(as_text(losses_report(rows, absent, passed)))
+        return passed
+    console.print(_losses_table(rows, absent))
+    _say(LEGEND)
+    _explain(absent)
+    _name_worst(rows)
+    return passed
+
+
+def _losses_table(rows: Sequence[Row], absent: Sequence[Absent]) -> Table:
+    cells = [
+        (
+            row.framework, row.version, row.device, row.dtype, str(row.cases),
+            f"{row.loss_error:.1e}", f"{row.gradient_error:.1e}",
+            "{:.0e} {:.0e}".format(*row.tolerance), PASS if row.passed else f"{FAIL} {row.failed}",
+        )
+        for row in rows
+    ]  # fmt: skip
+    title = "losses and gradients against the float64 reference"
+    words, numbers = ("version", "device", "dtype"), ("cases", "loss", "gradient", "tolerance")
+    return _table(title, words, numbers, cells, absent)
+
+
+def _name_worst(rows: Sequence[Row]) -> None:
+    """Name the worst case of every row that fails, so that it can be computed again."""
+    for row in (row for row in rows if not row.passed):
+        o = row.worst
+        why = o.problem or f"loss {o.loss_error:.1e}, gradient {o.gradient_error:.1e}"
+        _say(f"\n{row.framework} {row.dtype}: {row.failed} of {row.cases} fail; the worst: {why}")
+        _say(f"    {o.command}")
+    if rows and all(row.passed for row in rows):
+        closest = max((row.worst for row in rows), key=lambda o: o.severity)
+        _say(f"\nclosest to its tolerance:\n    {closest.command}")
+
+
+def _train(
+    names: list[str], device: str, methods: Names, dtypes: Names, steps: int | None,
+    out: Path | None, as_json: bool,
+) -> bool:  # fmt: skip
+    """The training; whether it passed."""
+    from fmicl_check.parity import DTYPES, METHODS, count_groups, train_everywhere
+    from fmicl_check.plot import plot_training
+    from fmicl_check.report import as_text, training_report
+
+    folder, length = out or OUT, STEPS if steps is None else steps
+    if folder.exists() and not folder.is_dir():
+        raise invalid("out", "a folder", str(folder))
+    methods, dtypes = methods or list(METHODS), dtypes or list(DTYPES)
+    adapters, absent, failed = _open(names, device)
+    if len(adapters) < 2:
+        _explain(absent, errors)
+    trained = train_everywhere(adapters, methods, length, dtypes)
+    groups = _progress(trained, count_groups(methods, dtypes), "training")
+    passed = not failed and all(c.passed for g in groups for c in g.comparisons)
+    report = training_report(groups, adapters, absent, passed)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "train.json").write_text(as_text(report), encoding="utf-8")
+    plot = plot_training(groups, folder / "train.png")
+    if as_json:
+        print(as_text(report))
+        return passed
+    console.print(_training_table(groups, absent))
+    _say(TRAINING_LEGEND.format(reference=adapters[0].name))
+    _explain(absent)
+    for comparison in (c for g in groups for c in g.comparisons if c.problem):
+        _say(f"{comparison.framework}, {comparison.method}: {comparison.problem}")
+    _say(f"written: {plot}, {folder / 'train.json'}")
+    return passed
+
+
+def _training_table(groups: Sequence[Group], absent: Sequence[Absent]) -> Table:
+    cells = [
+        (
+            c.framework, c.method, c.loss, c.dtype, f"{c.difference:.1e}", str(c.step),
+            f"{c.rounding:.1e}", f"{c.tolerance:.0e}", PASS if c.passed else FAIL,
+        )
+        for group in groups for c in group.comparisons
+    ]  # fmt: skip
+    title = "loss curves of the same training"
+    words, numbers = ("method", "loss", "dtype"), ("difference", "step", "rounding", "tolerance")
+    return _table(title, words, numbers, cells, absent)
+
+
+def _table(
+    title: str, words: Sequence[str], numbers: Sequence[str],
+    cells: Sequence[Sequence[str]], absent: Sequence[Absent],
+) -> Table:  # fmt: skip
+    """A row of cells a framework, in 80 columns; frameworks that are absent have a verdict only."""
+    table = Table("framework", *words, title=title, **STYLE)
+    for heading in numbers:
+        table.add_column(heading, justify="right")
+    table.add_column("verdict")
+    for row in cells:
+        table.add_row(*row)
+    for entry in absent:
+        verdict = f"[{'red' if entry.state == 'broken' else 'yellow'}]{entry.state}[/]"
+        table.add_row(entry.framework, *["-"] * len([*words, *numbers]), verdict)
+    return table
+
+
+def _explain(absent: Sequence[Absent], to: Console = console) -> None:
+    for entry in absent:
+        to.print(
+            f"{entry.framework}, {entry.state}: {entry.detail}",
+            markup=False, highlight=False, soft_wrap=True,
+        )  # fmt: skip
+
+
+def _progress(items: Iterable[T], total: int, what: str) -> list[T]:
+    """The items, with a bar on standard error while they are made."""
+    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
+        return list(bar.track(items, total=total, description=what))
+
+
+def _say(text: str) -> None:
+    """Print a line as it is: no markup, and no line break that would spoil a command."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

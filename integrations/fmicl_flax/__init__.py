@@ -1,0 +1,20 @@
+"""Contrastive trainers in Flax NNX, with Optax and Orbax."""
+
+from fmicl_flax.augment import build_augmentation
+from fmicl_flax.build import build_loss, build_method
+from fmicl_flax.encoders import build_encoder
+from fmicl_flax.moco import MoCo
+from fmicl_flax.moco_v3 import MoCoV3
+from fmicl_flax.simclr import SimCLR
+from fmicl_flax.train import MethodTrainer
+
+__all__ = [
+    "MethodTrainer",
+    "MoCo",
+    "MoCoV3",
+    "SimCLR",
+    "build_augmentation",
+    "build_encoder",
+    "build_loss",
+    "build_method",
+]

@@ -1,0 +1,76 @@
+"""From settings to a loss and an untrained method."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+
+from fmicl_flax.augment import build_augmentation
+from fmicl_flax.encoders import build_encoder, feature_width
+from fmicl_flax.method import Loss, Method
+from fmicl_flax.moco import MoCo
+from fmicl_flax.moco_v3 import MoCoV3
+from fmicl_flax.simclr import SimCLR
+from fmicl_jax import (
+    FMICLLoss,
+    alignment_uniformity_loss,
+    info_nce_loss,
+    spectral_contrastive_loss,
+)
+from fmicl_recipes.settings import TrainSettings
+
+#: By the names of `fmicl_recipes.settings.METHODS`: the class, and the settings it takes.
+METHODS: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "simclr": (SimCLR, ()),
+    "moco": (MoCo, ("queue_size", "ema", "bn_splits", "head_norm", "seed")),
+    "moco-v3": (MoCoV3, ("ema",)),
+}
+DTYPES = {"32": jnp.float32, "bf16": jnp.bfloat16}
+
+
+def build_loss(settings: TrainSettings) -> Loss:
+    """The loss the settings name; the trainer itself watches for NaN."""
+    if settings.loss == "fmicl":
+        o = settings.objective()
+        return FMICLLoss(
+            divergence=o.divergence, similarity=o.similarity, alpha=o.alpha,
+            negatives=o.negatives, normalize=o.normalize, check_finite=False,
+        )  # fmt: skip
+    if settings.loss == "info-nce":
+        return partial(
+            info_nce_loss, temperature=settings.temperature, negatives=settings.negatives
+        )
+    if settings.loss == "alignment-uniformity":
+        return alignment_uniformity_loss
+    return spectral_contrastive_loss
+
+
+def build_method(settings: TrainSettings, image_shape: tuple[int, int, int]) -> Method:
+    """The untrained method; equal settings and seed give equal weights.
+
+    Args:
+        settings: of the run.
+        image_shape: (H, W, C).
+
+    Raises:
+        ValueError: the encoder is unknown, or does not fit the images.
+    """
+    rngs = nnx.Rngs(settings.seed)
+    encoder = build_encoder(
+        settings.encoder, image_shape[2], settings.width, stem_stride=settings.stem_stride,
+        patch_size=settings.patch_size, dtype=DTYPES[settings.precision], rngs=rngs,
+    )  # fmt: skip
+    kind, names = METHODS[settings.method]
+    options = {
+        name: getattr(settings, name) for name in ("projection_hidden", "projection_dim", *names)
+    }
+    if kind is MoCoV3:
+        options["frozen_patches"] = settings.patch_projection == "frozen"
+    method: Method = kind(
+        encoder, feature_width(encoder, image_shape), build_loss(settings),
+        build_augmentation(settings.augmentation), rngs=rngs, **options,
+    )  # fmt: skip
+    return method

@@ -1,0 +1,58 @@
+"""Checkpoints by Orbax, replaced so that at every moment there is a whole one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from fmicl_recipes.run_folder import RunFolder
+
+#: Folder, within the run's, of the checkpoint which the link `RunFolder.checkpoint` points to.
+STORE = "checkpoints"
+
+
+def save(folder: RunFolder, name: str, state: Any, facts: dict[str, Any]) -> None:
+    """Replace the folder's checkpoint.
+
+    Orbax checkpoints are directories, and no system call replaces one by another. So the new one is
+    written beside the old one, and a symbolic link, `folder.checkpoint`, then moves to it in one
+    step.
+
+    Args:
+        folder: of the run.
+        name: of the checkpoint, not that of the one before.
+        state: nested dictionaries of arrays.
+        facts: what can be written as JSON, to be kept with the arrays.
+    """
+    store = folder.path.absolute() / STORE
+    store.mkdir(exist_ok=True)
+    shutil.rmtree(store / name, ignore_errors=True)  # what a run that was killed may have left
+    with ocp.StandardCheckpointer() as writer:
+        writer.save(store / name, state, custom_metadata=facts)
+    link = folder.path / f".{folder.checkpoint.name}"
+    link.unlink(missing_ok=True)
+    link.symlink_to(f"{STORE}/{name}", target_is_directory=True)
+    os.replace(link, folder.checkpoint)
+    for old in store.iterdir():
+        if old.name != name:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def load(
+    folder: RunFolder, like: Any, sharding: jax.sharding.Sharding
+) -> tuple[Any, dict[str, Any]]:
+    """State and facts of the folder's checkpoint.
+
+    Args:
+        folder: of the run.
+        like: a state of the same structure, shapes and dtypes.
+        sharding: where the arrays go.
+    """
+    path = folder.checkpoint.resolve()
+    target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like)
+    with ocp.StandardCheckpointer() as reader:
+        return reader.restore(path, target), dict(reader.metadata(path).custom_metadata)

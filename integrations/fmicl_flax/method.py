@@ -1,0 +1,102 @@
+"""What the methods share: an encoder, a head, two random views of every image.
+
+A method adds its own networks and `contrast`, from two views to a loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from fmicl_flax.augment import Augment, as_float, standardise
+
+#: From features x, y (N, d), and a bank of negatives (K, d) if there is one, to a scalar.
+Loss = Callable[..., jax.Array]
+Contrast = tuple[jax.Array, jax.Array, jax.Array]
+
+
+class Method(nnx.Module):
+    """A contrastive method with any encoder and any loss.
+
+    Args:
+        encoder: any module from images (N, H, W, C) to features (N, F).
+        head: from features in float32 to projections (N, d).
+        loss: from projections to a scalar, such as `fmicl_jax.FMICLLoss()`.
+        augment: from a key and a float image (H, W, C) in [0, 1] to one random view of it.
+    """
+
+    #: What has a gradient and an optimiser.
+    trained: Any = nnx.Param
+
+    def __init__(self, encoder: nnx.Module, head: nnx.Module, loss: Loss, augment: Augment) -> None:
+        self.encoder, self.head, self.loss, self.augment = encoder, head, loss, augment
+
+    def plan(self, step: int, steps: int, count: int) -> dict[str, Any]:
+        """What `contrast` takes beside the views, drawn or scheduled outside of the compiled step.
+
+        Args:
+            step: from 0.
+            steps: of the whole run.
+            count: N.
+        """
+        return {}
+
+    def contrast(self, v1: jax.Array, v2: jax.Array) -> Contrast:
+        """Loss of a batch's two views (N, H, W, C), and the two (N, d) it was taken of."""
+        raise NotImplementedError
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """uint8 images (N, H, W, C) to the encoder's features (N, F) in float32."""
+        return self.encoder(standardise(as_float(images))).astype(jnp.float32)
+
+    def query(self, view: jax.Array) -> jax.Array:
+        """A view (N, H, W, C) to its projections (N, d)."""
+        return self.head(self.encoder(view).astype(jnp.float32))
+
+    def views(self, images: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Two random views (N, H, W, C) of uint8 images, every view of a key of its own."""
+        keys = jax.random.split(key, (2, len(images)))
+        draw = jax.vmap(self.augment)
+        floats = as_float(images)
+        return standardise(draw(keys[0], floats)), standardise(draw(keys[1], floats))
+
+    def project(self, images: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """uint8 images (N, H, W, C) to the projections (N, d) of two random views of each."""
+        v1, v2 = self.views(images, key)
+        return self.query(v1), self.query(v2)
+
+
+class MomentumMethod(Method):
+    """A method whose keys come from a copy of encoder and head that follows them slowly.
+
+    Batch norms of the copy keep running statistics of their own.
+
+    Args:
+        encoder, head, loss, augment: as for `Method`.
+
+    Source: He et al. (2020), section 3.2.
+    """
+
+    COPIES: ClassVar[tuple[str, ...]] = ("key_encoder", "key_head")
+    trained = nnx.All(nnx.Param, *(nnx.Not(nnx.PathContains(name)) for name in COPIES))
+
+    def __init__(self, encoder: nnx.Module, head: nnx.Module, loss: Loss, augment: Augment) -> None:
+        super().__init__(encoder, head, loss, augment)
+        self.key_encoder = nnx.clone(encoder, arrays=True)
+        self.key_head = nnx.clone(head, arrays=True)
+
+    def key(self, view: jax.Array) -> jax.Array:
+        """A view (N, H, W, C) to its keys (N, d)."""
+        return self.key_head(self.key_encoder(view).astype(jnp.float32))
+
+    def follow(self, momentum: jax.Array | float) -> None:
+        """theta_key <- momentum theta_key + (1 - momentum) theta_query, without a gradient."""
+        for key, query in ((self.key_encoder, self.encoder), (self.key_head, self.head)):
+            slow, fast = (nnx.state(network, nnx.Param) for network in (key, query))
+            fast = jax.lax.stop_gradient(fast)
+            nnx.update(key, optax.incremental_update(fast, slow, 1.0 - momentum))

@@ -1,0 +1,113 @@
+"""MoCo v2 (He et al. 2020, Chen et al. 2020b): a momentum encoder and a queue of its keys."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from fmicl_core.checks import check_choice
+from fmicl_flax.augment import Augment
+from fmicl_flax.layers import batch_norm, linear
+from fmicl_flax.method import Contrast, Loss, MomentumMethod
+from fmicl_flax.parts import has_batch_norm, in_parts
+from fmicl_jax.ops import normalize_rows
+from fmicl_recipes.momentum import initial_queue, key_order
+from fmicl_recipes.settings import HEAD_NORMS
+
+
+class Queue(nnx.Variable):
+    """Keys of earlier steps, and the slot of the oldest."""
+
+
+class MoCo(MomentumMethod):
+    """Queries of one view against keys of the other; all negatives are keys of earlier steps.
+
+    Where encoder or head have batch norms, a batch is encoded in `bn_splits` parts with statistics
+    of their own, the keys in a random order: otherwise the statistics which a query shares with
+    its key would give the key away (He et al. 2020, section 3.3).
+
+    Args:
+        encoder: any module from images (N, H, W, C) to features (N, F).
+        feature_dim: F.
+        loss: from queries and keys (N, d) and a bank of negatives (K, d) to a scalar, such as
+            `fmicl_jax.FMICLLoss()`.
+        augment: from a key and a float image in [0, 1] to one random view of it.
+        projection_hidden: width of the head's hidden layer.
+        projection_dim: d.
+        queue_size: K.
+        ema: momentum of the key encoder in [0, 1).
+        bn_splits: parts of a batch.
+        head_norm: "batch" or "none", see `mlp_head`.
+        seed: of the queue's first rows and of the keys' order.
+        rngs: of the head's weights.
+    """
+
+    def __init__(
+        self,
+        encoder: nnx.Module,
+        feature_dim: int,
+        loss: Loss,
+        augment: Augment,
+        *,
+        projection_hidden: int = 512,
+        projection_dim: int = 512,
+        queue_size: int = 4096,
+        ema: float = 0.99,
+        bn_splits: int = 4,
+        head_norm: str = "batch",
+        seed: int = 0,
+        rngs: nnx.Rngs,
+    ) -> None:
+        norm = check_choice("head_norm", head_norm, HEAD_NORMS) == "batch"
+        head = mlp_head(feature_dim, projection_hidden, projection_dim, rngs, norm=norm)
+        super().__init__(encoder, head, loss, augment)
+        self.queue = Queue(jnp.asarray(initial_queue(queue_size, projection_dim, seed)))
+        self.oldest = Queue(jnp.zeros((), jnp.int32))
+        self.ema, self.seed = ema, seed
+        self.parts = bn_splits if has_batch_norm(self) else 1
+
+    def plan(self, step: int, steps: int, count: int) -> dict[str, Any]:
+        """The order in which the keys are encoded."""
+        return (
+            {"order": key_order(count, self.seed, step).astype(np.int32)} if self.parts > 1 else {}
+        )
+
+    def contrast(self, v1: jax.Array, v2: jax.Array, order: jax.Array | None = None) -> Contrast:
+        """loss(q, k, bank=queue), then the keys enter the queue."""
+        q = in_parts(self.encoder, self.head, v1, self.parts)
+        self.follow(self.ema)
+        k = jax.lax.stop_gradient(self.keys(v2, order))
+        loss = self.loss(q, k, bank=self.queue[...])
+        self.enqueue(k)
+        return loss, q, k
+
+    def keys(self, view: jax.Array, order: jax.Array | None) -> jax.Array:
+        """Keys (N, d), encoded in the order given and put back in place."""
+        if order is None:
+            return in_parts(self.key_encoder, self.key_head, view, self.parts)
+        shuffled = in_parts(self.key_encoder, self.key_head, view[order], self.parts)
+        return shuffled[jnp.argsort(order)]
+
+    def enqueue(self, keys: jax.Array) -> None:
+        """Overwrite the oldest rows by the keys in order; of more keys than rows the last stay."""
+        size = len(self.queue)
+        slots = (self.oldest[...] + jnp.arange(len(keys))) % size
+        self.queue[...] = self.queue[...].at[slots[-size:]].set(normalize_rows(keys)[-size:])
+        self.oldest[...] = (self.oldest[...] + len(keys)) % size
+
+
+def mlp_head(
+    inputs: int, hidden: int, outputs: int, rngs: nnx.Rngs, *, norm: bool = True
+) -> nnx.Sequential:
+    """Two layers, F to d (Chen et al. 2020b), and a batch norm without scale and shift.
+
+    The norm is ours. f-MICL takes a plain mean over the queue, whose keys stand still, and would
+    push all queries away from it together, on to one point; InfoNCE does not see a common shift.
+    With the norm there is none.
+    """
+    layers = [linear(inputs, hidden, rngs), nnx.relu, linear(hidden, outputs, rngs)]
+    return nnx.Sequential(*layers, *[batch_norm(outputs, rngs, affine=False)] * norm)

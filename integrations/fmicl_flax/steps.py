@@ -1,0 +1,113 @@
+"""The compiled functions: a step of training, features and projections for evaluation.
+
+Method and optimiser travel as a static graph and a state, so that a step can reuse the memory of
+the state it replaces. With several devices the batch is spread over them and everything else is on
+each: XLA then computes what one device would, the loss of the whole batch included.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from fmicl_core.checks import invalid
+from fmicl_flax.method import Contrast, Method
+from fmicl_recipes.settings import TrainSettings
+
+
+def find_devices(settings: TrainSettings) -> Mesh:
+    """The devices to train on, in a row named "batch".
+
+    Raises:
+        ValueError: JAX sees no such device, or too few.
+    """
+    try:
+        devices = jax.devices(None if settings.device == "auto" else settings.device)
+    except RuntimeError as error:
+        raise invalid("device", "a device that JAX sees", settings.device, why=f"{error}") from None
+    if settings.devices > len(devices):
+        limit = f"at most the {len(devices)} devices that JAX sees"
+        raise invalid("devices", limit, settings.devices)
+    return Mesh(np.array(devices[: settings.devices]), ("batch",))
+
+
+def everywhere(mesh: Mesh) -> NamedSharding:
+    """A copy on each device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def place(mesh: Mesh, batch: np.ndarray, plan: dict[str, Any]) -> tuple[jax.Array, dict[str, Any]]:
+    """Batch and plan of a step on the devices: of what has a row for every sample, each a share."""
+    shares = NamedSharding(mesh, PartitionSpec("batch"))
+    where = jax.tree.map(lambda x: shares if np.ndim(x) else everywhere(mesh), (batch, plan))
+    return jax.device_put((batch, plan), where)
+
+
+@partial(jax.jit, static_argnames=("graph", "mesh"), donate_argnames=("state",))
+def train_step(
+    graph: nnx.GraphDef[Any],
+    mesh: Mesh,
+    state: nnx.State,
+    images: jax.Array,
+    batch: jax.Array,
+    plan: dict[str, Any],
+    key: jax.Array,
+) -> tuple[nnx.State, Contrast]:
+    """One step of training.
+
+    Args:
+        graph: of (method, optimiser).
+        mesh: the devices.
+        state: of (method, optimiser); its memory is reused.
+        images: all training images, uint8 (M, H, W, C).
+        batch: (N,) which of them.
+        plan: what `Method.plan` gave for this step.
+        key: of the run; the step's own is drawn from it by the number of the step, so that a run
+            that stopped goes on exactly as if it had not.
+
+    Returns:
+        The new state, and loss and features of `Method.contrast`.
+    """
+    method, optimizer = nnx.merge(graph, state)
+    views = method.views(images[batch], jax.random.fold_in(key, optimizer.step[...]))
+
+    def loss_of(method: Method) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        loss, x, y = method.contrast(*views, **plan)
+        return loss, (x, y)
+
+    trained = nnx.DiffState(0, method.trained)
+    (loss, (x, y)), gradient = nnx.value_and_grad(loss_of, argnums=trained, has_aux=True)(method)
+    optimizer.update(method, gradient)
+    state = nnx.state((method, optimizer))
+    return jax.lax.with_sharding_constraint((state, (loss, x, y)), everywhere(mesh))
+
+
+@partial(jax.jit, static_argnames=("graph",))
+def encode(graph: nnx.GraphDef[Any], state: nnx.State, images: jax.Array) -> jax.Array:
+    """Features (N, F) of uint8 images, norms by their running statistics."""
+    return _evaluated(graph, state)(images)
+
+
+@partial(jax.jit, static_argnames=("graph",))
+def project(
+    graph: nnx.GraphDef[Any], state: nnx.State, images: jax.Array, key: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Projections (N, d) of two random views of uint8 images, norms by running statistics."""
+    return _evaluated(graph, state).project(images, key)
+
+
+def _evaluated(graph: nnx.GraphDef[Any], state: nnx.State) -> Method:
+    method: Method = nnx.merge(graph, state, copy=True)[0]
+    method.eval()
+    return method
+
+
+def all_finite(state: nnx.State) -> bool:
+    """Whether every number of a state is finite."""
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
+    return all(bool(np.isfinite(leaf).all()) for leaf in leaves)

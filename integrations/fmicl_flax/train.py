@@ -1,0 +1,173 @@
+"""The trainer of `fmicl train --framework jax`, by Flax, Optax and Orbax."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from typing import TypeVar
+
+import jax
+import numpy as np
+from flax import nnx
+
+from fmicl_flax import checkpoints
+from fmicl_flax.build import build_method
+from fmicl_flax.logs import Board, Progress
+from fmicl_flax.method import Contrast, Method
+from fmicl_flax.optimizers import build_optimizer
+from fmicl_flax.steps import (
+    all_finite,
+    encode,
+    everywhere,
+    find_devices,
+    place,
+    project,
+    train_step,
+)
+from fmicl_recipes.data import ImageData, Images
+from fmicl_recipes.run_folder import RunFolder
+from fmicl_recipes.runs import (
+    Features,
+    NonFiniteLossError,
+    Trainer,
+    epoch_batches,
+    epoch_row,
+    knn,
+    warn_of_collapse,
+)
+from fmicl_recipes.settings import TrainSettings
+
+#: Images that are encoded at once for evaluation.
+CHUNK = 500
+T = TypeVar("T")
+
+
+class MethodTrainer(Trainer):
+    """A method in JAX; `method` is the Flax module, as it is now."""
+
+    framework = "jax"
+
+    def __init__(self, settings: TrainSettings, data: ImageData) -> None:
+        super().__init__(settings, data)
+        self.mesh = find_devices(settings)
+        self.per_epoch = len(data.train_images) // settings.batch_size
+        self.steps = self.per_epoch * settings.epochs
+        with jax.default_device(self.mesh.devices.flat[0]):
+            method = build_method(settings, data.train_images.shape[1:])
+        optimizer = build_optimizer(
+            settings.optimizer, settings.lr, settings.momentum, settings.weight_decay,
+            self.steps, self.per_epoch * settings.warmup_epochs,
+        )  # fmt: skip
+        both = method, nnx.Optimizer(method, optimizer, wrt=method.trained)
+        self.graph, state = nnx.split(both)
+        # Of a method without arrays, as the first step takes the arrays of this one.
+        self.plan = nnx.merge(self.graph, jax.eval_shape(lambda: state))[0].plan
+        self.state = jax.device_put(state, everywhere(self.mesh))
+        self.key = jax.random.key(settings.seed)
+
+    @property
+    def method(self) -> Method:
+        """A copy of the method with its weights."""
+        method: Method = nnx.merge(self.graph, self.state, copy=True)[0]
+        return method
+
+    def fit(self, folder: RunFolder, *, resume: bool, progress: bool) -> None:
+        """Train to the end; `Trainer.fit`."""
+        if resume and folder.checkpoint.exists():
+            self.load(folder)
+        done = len(self.history)
+        images = jax.device_put(self.data.train_images, everywhere(self.mesh))
+        board = Board(folder.path / "tensorboard")
+        bar = Progress(self.settings.title, self.settings.epochs, self.steps,
+                       done * self.per_epoch, shown=progress)  # fmt: skip
+        with closing(board.writer), closing(bar.bar):
+            for epoch in range(done + 1, self.settings.epochs + 1):
+                row = self._epoch(epoch, images, board, bar)
+                self.history.append(row)
+                self._save(folder, step=epoch * self.per_epoch)
+                warn_of_collapse(self.history)
+
+    def _epoch(
+        self, epoch: int, images: jax.Array, board: Board, bar: Progress
+    ) -> dict[str, float]:
+        """Train for one epoch (from 1); its row of the history."""
+        step, losses, start = (epoch - 1) * self.per_epoch, [], time.perf_counter()
+        for last in _one_behind(self._steps(epoch, images)):
+            loss = float(last[0])
+            if not np.isfinite(loss):
+                raise NonFiniteLossError.at(loss, step, epoch)
+            board.write({"loss_step": loss}, step)
+            bar.advance(epoch, loss)
+            losses.append(loss)
+            step += 1
+        elapsed = time.perf_counter() - start
+        self.seconds += elapsed
+        if not all_finite(self.state):
+            raise NonFiniteLossError.weights(step)
+        measured = {"images_per_second": len(losses) * self.settings.batch_size / elapsed}
+        if self.settings.knn_every and epoch % self.settings.knn_every == 0:
+            measured["knn_accuracy"] = knn(self)
+        x, y = map(np.asarray, last[1:])
+        row = epoch_row(epoch, step, float(np.mean(losses)), x, y, **measured)
+        logged = {name: row[name] for name in row if name not in ("epoch", "step", "loss")}
+        board.write({"loss_epoch": row["loss"], **logged}, step)
+        return row
+
+    def _steps(self, epoch: int, images: jax.Array) -> Iterator[Contrast]:
+        """Start the steps of an epoch (from 1), one at a time."""
+        settings, first = self.settings, (epoch - 1) * self.per_epoch
+        order = epoch_batches(len(images), settings.batch_size, settings.seed, epoch - 1)
+        for step, batch in enumerate(order.astype(np.int32), start=first):
+            plan = self.plan(step, self.steps, settings.batch_size)
+            self.state, contrast = train_step(
+                self.graph, self.mesh, self.state, images, *place(self.mesh, batch, plan), self.key
+            )
+            yield contrast
+
+    def _save(self, folder: RunFolder, step: int) -> None:
+        state = jax.device_get(nnx.to_pure_dict(self.state))
+        facts = {"history": self.history, "seconds": self.seconds}
+        checkpoints.save(folder, f"step-{step}", state, facts)
+        folder.write_history(self.history)
+
+    def load(self, folder: RunFolder) -> None:
+        """Take weights, history and seconds from the folder's checkpoint."""
+        like = nnx.to_pure_dict(self.state)
+        state, facts = checkpoints.load(folder, like, everywhere(self.mesh))
+        nnx.replace_by_pure_dict(self.state, state)
+        self.history, self.seconds = list(facts["history"]), facts["seconds"]
+
+    def encode(self, images: Images) -> Features:
+        """Encoder features (N, F) float32 of uint8 images (N, H, W, C), without augmentation."""
+        rows = [np.asarray(encode(self.graph, self.state, chunk)) for chunk in _chunks(images)]
+        return np.concatenate(rows)[: len(images)]
+
+    def project(self, images: Images) -> tuple[Features, Features]:
+        """Projections (N, d) of two random views of uint8 images, drawn by `settings.seed`."""
+        pairs = [
+            project(self.graph, self.state, chunk, jax.random.fold_in(self.key, number))
+            for number, chunk in enumerate(_chunks(images))
+        ]
+        x, y = (np.concatenate(list(map(np.asarray, side))) for side in zip(*pairs, strict=True))
+        return x[: len(images)], y[: len(images)]
+
+
+def _one_behind(items: Iterable[T]) -> Iterator[T]:
+    """The items, each only when the next one has been made.
+
+    Reading a loss waits until it is computed; by then the device already has the next step.
+    """
+    waiting: list[T] = []
+    for item in items:
+        yield from waiting
+        waiting = [item]
+    yield from waiting
+
+
+def _chunks(images: Images) -> Iterator[Images]:
+    """`CHUNK` images at a time, the last ones filled up with zeros: one shape to compile for."""
+    for start in range(0, len(images), CHUNK):
+        chunk = images[start : start + CHUNK]
+        fill = [(0, CHUNK - len(chunk))] + [(0, 0)] * (images.ndim - 1)
+        yield np.pad(chunk, fill)

@@ -1,0 +1,102 @@
+"""Vision transformer of MoCo v3: fixed sine-cosine positions, class token, ViT-S in 6 heads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.nn.initializers import normal, xavier_uniform
+
+from fmicl_core.checks import invalid
+
+HEADS = 6
+DENSE = xavier_uniform()
+PATCHES = xavier_uniform(in_axis=(0, 1, 2))  # a patch is one input of the projection
+TOKEN = normal(1e-6)
+
+
+class Block(nnx.Module):
+    """Attention and a two-layer network, each after a layer norm and added to its input."""
+
+    def __init__(self, dim: int, dtype: Any, rngs: nnx.Rngs) -> None:
+        self.norm1 = nnx.LayerNorm(dim, epsilon=1e-6, dtype=dtype, rngs=rngs)
+        self.attention = nnx.MultiHeadAttention(
+            HEADS, dim, kernel_init=DENSE, dtype=dtype, decode=False, rngs=rngs
+        )
+        self.norm2 = nnx.LayerNorm(dim, epsilon=1e-6, dtype=dtype, rngs=rngs)
+        self.widen = nnx.Linear(dim, 4 * dim, kernel_init=DENSE, dtype=dtype, rngs=rngs)
+        self.narrow = nnx.Linear(4 * dim, dim, kernel_init=DENSE, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Tokens (N, T, dim) to the same shape."""
+        x = x + self.attention(self.norm1(x))
+        return x + self.narrow(nnx.gelu(self.widen(self.norm2(x)), approximate=False))
+
+
+class ViT(nnx.Module):
+    """Images (N, H, W, C) to the class token (N, dim) after `depth` blocks.
+
+    Args:
+        channels: C.
+        width: channels per head, even; dim = 6 * width, so that 64 is ViT-S.
+        depth: number of blocks.
+        patch_size: pixels a side of a patch, a divisor of H and W.
+        dtype: of the arithmetic; weights are float32.
+        rngs: of the weights.
+
+    Raises:
+        ValueError: the width is odd, or the patches do not tile the images.
+
+    Source: Dosovitskiy et al. (2021), in the form of Chen et al. (2021), section 4.1 and its code.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        depth: int,
+        patch_size: int,
+        *,
+        dtype: Any = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
+        if width % 2:
+            raise invalid("width", "an even number for a ViT", width)
+        dim, self.patch_size = HEADS * width, patch_size
+        self.patches = nnx.Conv(
+            channels, dim, (patch_size, patch_size), strides=patch_size, padding="VALID",
+            dtype=dtype, kernel_init=PATCHES, rngs=rngs,
+        )  # fmt: skip
+        self.token = nnx.Param(TOKEN(rngs.params(), (dim,)))
+        self.blocks = nnx.List([Block(dim, dtype, rngs) for _ in range(depth)])
+        self.norm = nnx.LayerNorm(dim, epsilon=1e-6, dtype=dtype, rngs=rngs)
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Features (N, dim)."""
+        height, width = images.shape[1:3]
+        if height % self.patch_size or width % self.patch_size:
+            sides = f"a divisor of the images' sides, {height} x {width}"
+            raise invalid("patch_size", sides, self.patch_size)
+        grid = self.patches(images)
+        tokens = grid.reshape(len(grid), -1, grid.shape[3])
+        tokens = tokens + sine_cosine(*grid.shape[1:]).astype(grid.dtype)
+        token = jnp.broadcast_to(self.token[...], (len(grid), 1, grid.shape[3]))
+        tokens = jnp.concatenate([token.astype(grid.dtype), tokens], axis=1)
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self.norm(tokens)[:, 0]
+
+
+def sine_cosine(height: int, width: int, dim: int) -> np.ndarray:
+    """Positions (height * width, dim), row by row: sine and cosine of column, then of row.
+
+    The frequencies are 10000^(-i / (dim / 4)), i < dim / 4. Source: Chen et al. (2021), its code.
+    """
+    rate = 10000.0 ** (-np.arange(dim // 4) / (dim // 4))
+    row, column = (np.arange(n)[:, None] * rate for n in (height, width))
+    column, row = np.tile(column, (height, 1)), np.repeat(row, width, axis=0)
+    waves = [np.sin(column), np.cos(column), np.sin(row), np.cos(row)]
+    return np.concatenate(waves, axis=1).astype(np.float32)

@@ -1,0 +1,22 @@
+"""f-MICL for Keras: loss, metrics, a two-view model and trainers; on every backend."""
+
+from fmicl_keras.build import build_method
+from fmicl_keras.encoders import build_encoder
+from fmicl_keras.loss import FMICLLoss, InfoNCELoss
+from fmicl_keras.metrics import Alignment, FMICLAlignment, FMICLUniformity, Uniformity
+from fmicl_keras.train import MethodTrainer
+from fmicl_keras.views import TwoViews, projection_head
+
+__all__ = [
+    "Alignment",
+    "FMICLAlignment",
+    "FMICLLoss",
+    "FMICLUniformity",
+    "InfoNCELoss",
+    "MethodTrainer",
+    "TwoViews",
+    "Uniformity",
+    "build_encoder",
+    "build_method",
+    "projection_head",
+]

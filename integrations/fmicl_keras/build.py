@@ -1,0 +1,99 @@
+"""From settings to a loss and an untrained method."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import keras
+
+from fmicl_keras.augment import build_augmentation
+from fmicl_keras.encoders import build_encoder
+from fmicl_keras.method import Loss, Method
+from fmicl_keras.moco import MoCo
+from fmicl_keras.moco_v3 import MoCoV3
+from fmicl_keras.native import library
+from fmicl_keras.replicas import gather, replica_count
+from fmicl_keras.simclr import SimCLR
+from fmicl_recipes.settings import TrainSettings
+
+
+def build_loss(settings: TrainSettings) -> Loss:
+    """The loss the settings name, of the Keras backend's library; the trainer watches for NaN."""
+    backend = library()
+    if settings.loss == "fmicl":
+        o = settings.objective()
+        return partial(
+            backend.fmicl_loss, divergence=o.divergence, similarity=o.similarity, alpha=o.alpha,
+            negatives=o.negatives, normalize=o.normalize, check_finite=False,
+        )  # fmt: skip
+    if settings.loss == "info-nce":
+        return over_replicas(
+            backend.info_nce_loss, temperature=settings.temperature, negatives=settings.negatives
+        )
+    if settings.loss == "alignment-uniformity":
+        return over_replicas(backend.alignment_uniformity_loss)
+    return over_replicas(backend.spectral_contrastive_loss)
+
+
+def over_replicas(loss: Loss, **options: Any) -> Loss:
+    """The loss of all replicas together, as f-MICL's own is already."""
+
+    def of_union(x: Any, y: Any, **bank: Any) -> Any:
+        return loss(gather(x), gather(y), **options, **bank)
+
+    return of_union
+
+
+def build_method(settings: TrainSettings, image_shape: tuple[int, int, int], steps: int) -> Method:
+    """The untrained method; equal settings and seed give equal weights.
+
+    Args:
+        settings: of the run.
+        image_shape: (H, W, C).
+        steps: of the whole run.
+
+    Raises:
+        ValueError: the encoder is unknown, or does not fit the images.
+    """
+    keras.utils.set_random_seed(settings.seed)
+    augment = build_augmentation(settings.augmentation, image_shape, settings.seed)
+    with precision(settings.precision):
+        encoder = build_encoder(
+            settings.encoder, image_shape, settings.width,
+            stem_stride=settings.stem_stride, patch_size=settings.patch_size,
+        )  # fmt: skip
+        parts = encoder, build_loss(settings), augment, settings
+        if settings.method == "moco-v3":
+            method: Method = MoCoV3(*parts, steps)
+        else:
+            method = {"simclr": SimCLR, "moco": MoCo}[settings.method](*parts)
+    if replica_count() > 1 and settings.method != "moco":
+        synchronise(method)  # MoCo keeps the statistics of its parts apart on purpose
+    return method
+
+
+@contextmanager
+def precision(name: str) -> Iterator[None]:
+    """Layers made meanwhile compute in bfloat16, if so named, and keep their weights in float32."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy({"bf16": "mixed_bfloat16", "32": "float32"}[name])
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def synchronise(model: keras.Model) -> None:
+    """Let batch norms take their statistics over all replicas of `tf.distribute`."""
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.synchronized = True
+
+
+def state(model: keras.Model) -> list[Any]:
+    """Every variable of a method but those of its metrics: weights, statistics, queue, seeds."""
+    measured = {id(v) for v in model.metrics_variables}
+    return [v for v in model.variables if id(v) not in measured]

@@ -1,0 +1,55 @@
+"""Checkpoints: one file with every variable of a run, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from fmicl_core.checks import invalid
+from fmicl_recipes.run_folder import write_atomically
+
+#: Name of the entry that is no variable.
+_FACTS = "facts"
+
+
+def save(path: Path, groups: dict[str, Sequence[Any]], facts: dict[str, Any]) -> None:
+    """Write groups of variables, in their order, and facts that JSON can hold."""
+    arrays = {
+        f"{group}/{index}": to_numpy(variable)
+        for group, variables in groups.items()
+        for index, variable in enumerate(variables)
+    }
+    arrays[_FACTS] = np.array(json.dumps(facts))
+    write_atomically(path, lambda file: np.savez(file, **arrays))
+
+
+def load(path: Path, groups: dict[str, Sequence[Any]]) -> dict[str, Any]:
+    """Give variables the values that `save` wrote, and return the facts.
+
+    Raises:
+        ValueError: the file belongs to other variables.
+    """
+    with np.load(path) as stored:
+        for group, variables in groups.items():
+            names = [name for name in stored.files if name.startswith(f"{group}/")]
+            shapes = [tuple(variable.shape) for variable in variables]
+            found = [stored[f"{group}/{index}"].shape for index in range(len(names))]
+            if shapes != found:
+                raise invalid("run", f"a checkpoint with the {group} of these settings", str(path))
+            for index, variable in enumerate(variables):
+                variable.assign(stored[f"{group}/{index}"])
+        facts: dict[str, Any] = json.loads(str(stored[_FACTS]))
+    return facts
+
+
+def to_numpy(variable: Any) -> NDArray[Any]:
+    """The value of a variable; Keras' own way makes TensorFlow's warn."""
+    if keras.config.backend() == "tensorflow":
+        return variable.value.numpy()
+    return keras.ops.convert_to_numpy(variable.value)

@@ -1,0 +1,105 @@
+"""Encoders for small images as Keras models, the same on every backend and as in Lightning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import layers
+
+from fmicl_core.checks import invalid
+from fmicl_keras.vit import vit
+
+Shape = tuple[int, int, int]
+
+
+def conv(x: Any, outputs: int, size: int = 3, stride: int = 1) -> Any:
+    """A convolution without bias, padded by size // 2 on every side at any stride.
+
+    Keras pads one side only where an even image meets a stride of 2 and padding is "same".
+    """
+    if size > 1:
+        x = layers.ZeroPadding2D(size // 2)(x)
+    return layers.Conv2D(
+        outputs, size, stride, use_bias=False, kernel_initializer=fan_in_uniform()
+    )(x)  # fmt: skip
+
+
+def fan_in_uniform() -> keras.Initializer:
+    """Uniform within +-1 / sqrt(fan in), PyTorch's default, drawn anew for every layer."""
+    return keras.initializers.VarianceScaling(1.0 / 3.0, "fan_in", "uniform")
+
+
+def batch_norm(x: Any, **options: bool) -> Any:
+    """Batch norm with PyTorch's constants."""
+    return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, **options)(x)
+
+
+def basic_block(x: Any, outputs: int, stride: int) -> Any:
+    """Two 3 x 3 convolutions with a shortcut (He et al. 2016, section 3.3)."""
+    y = layers.ReLU()(batch_norm(conv(x, outputs, 3, stride)))
+    y = batch_norm(conv(y, outputs))
+    if stride != 1 or x.shape[-1] != outputs:
+        x = batch_norm(conv(x, outputs, 1, stride))
+    return layers.ReLU()(layers.Add()([y, x]))
+
+
+def resnet18(shape: Shape, width: int = 64, stem_stride: int = 1) -> keras.Model:
+    """ResNet-18 with the stem for small images: 3 x 3, stride 1, no pooling.
+
+    Args:
+        shape: (H, W, C) of the images.
+        width: channels of the first stage, 64 in the standard; features have 8 * width.
+        stem_stride: of the first convolution; 2 takes a quarter of the work.
+
+    Source: He et al. (2016), table 1; stem as in Chen et al. (2020), appendix B.9.
+    """
+    images = keras.Input(shape)
+    x = layers.ReLU()(batch_norm(conv(images, width, 3, stem_stride)))
+    for stage in range(4):
+        x = basic_block(x, width * 2**stage, 1 if stage == 0 else 2)
+        x = basic_block(x, width * 2**stage, 1)
+    return keras.Model(images, layers.GlobalAveragePooling2D()(x), name="resnet18")
+
+
+def smallconv(shape: Shape, width: int = 32, stem_stride: int = 1) -> keras.Model:
+    """Four convolutions for images of about 8 x 8 pixels; features have 8 * width."""
+    x = images = keras.Input(shape)
+    for outputs, stride in ((width, stem_stride), (width, 1), (2 * width, 2), (2 * width, 1)):
+        x = layers.ReLU()(batch_norm(conv(x, outputs, 3, stride)))
+    x = layers.AdaptiveAveragePooling2D(2)(x)
+    # The features stand in PyTorch's order, channel by channel, so that weights carry over.
+    features = layers.Flatten()(layers.Permute((3, 1, 2))(x))
+    return keras.Model(images, features, name="smallconv")
+
+
+CONVOLUTIONAL = {"resnet18": resnet18, "smallconv": smallconv}
+#: Blocks of the vision transformers.
+VITS = {"vit-s6": 6, "vit-s12": 12}
+
+
+def build_encoder(
+    name: str, shape: Shape, width: int, *, stem_stride: int = 1, patch_size: int = 4
+) -> keras.Model:
+    """An encoder by name; images (N, H, W, C) to features (N, F).
+
+    Args:
+        name: "resnet18", "smallconv", "vit-s6" or "vit-s12".
+        shape: (H, W, C) of the images.
+        width: channels of the first stage; of a ViT, per head.
+        stem_stride: stride of the first convolution.
+        patch_size: pixels a side of a ViT's patches.
+
+    Raises:
+        ValueError: the name is unknown, or the patches do not tile the images.
+    """
+    if name in CONVOLUTIONAL:
+        return CONVOLUTIONAL[name](shape, width, stem_stride)
+    if name in VITS:
+        return vit(shape, width, VITS[name], patch_size)
+    raise invalid("encoder", f"one of {', '.join([*CONVOLUTIONAL, *VITS])} with Keras", name)
+
+
+def has_batch_norm(model: keras.Model) -> bool:
+    """Whether a batch norm is anywhere in a model."""
+    return any(isinstance(layer, layers.BatchNormalization) for layer in model._flatten_layers())

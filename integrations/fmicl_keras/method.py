@@ -1,0 +1,168 @@
+"""What the methods share: two views of every image in the graph, and a momentum copy.
+
+A method adds its own networks, `compare`, from two views to what its loss compares, and
+`contrast`, from that to the loss. Everything that changes while training is a variable: Keras then
+carries it through `jax.jit`, `tf.function` and PyTorch alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+
+from fmicl_keras.augment import as_float, standardise
+from fmicl_keras.replicas import gather, replica_count
+from fmicl_recipes.settings import TrainSettings
+
+#: From features x, y (N, d), and a bank of negatives (K, d) if there is one, to a scalar.
+Loss = Callable[..., Any]
+
+
+class Method(keras.Model):
+    """A contrastive method for `compile(optimizer)` and `fit(images)`, uint8 (N, H, W, C).
+
+    Args:
+        encoder: from images (N, H, W, C) to features (N, F).
+        head: from features to projections (N, d).
+        loss: from projections to a scalar, such as `fmicl_tensorflow.FMICLLoss()`, in the Keras
+            backend's own library.
+        augment: from float images in [0, 1] to one random view of each.
+        settings: of the run; what of them counts here is the method's own options and the seed.
+    """
+
+    def __init__(
+        self,
+        encoder: keras.Model,
+        head: keras.Model,
+        loss: Loss,
+        augment: keras.Model,
+        settings: TrainSettings,
+    ) -> None:
+        super().__init__(dtype="float32")  # the networks have precisions of their own
+        self.encoder, self.head, self.augment = encoder, head, augment
+        self.loss_of, self.settings = loss, settings
+        #: Keeps what the loss compared last, where somebody wants to know.
+        self.last: LastViews | None = None
+        self.built = True  # as all its parts are
+
+    def compare(self, v1: Any, v2: Any, training: bool) -> Any:
+        """What the loss compares of two views (N, H, W, C): features (N, 2 or 4, d)."""
+        raise NotImplementedError
+
+    def contrast(self, features: Any, training: bool) -> Any:
+        """The loss of what `compare` returned, a scalar; on every replica that of all."""
+        raise NotImplementedError
+
+    def call(self, images: Any, training: bool = False) -> Any:
+        """uint8 images (N, H, W, C) to what the loss compares of two random views of each."""
+        return self.compare(*self.views(images), training=training)
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        """The loss of the whole batch; each of several replicas has a share of it."""
+        features = ops.cast(y_pred, "float32")
+        if self.last is not None:
+            self.last.update_state(gather(features[:, :2]))
+        return self.contrast(features, training) / replica_count()  # Keras adds up the gradients
+
+    def query(self, view: Any, training: bool) -> Any:
+        """A view (N, H, W, C) to its projections (N, d)."""
+        return self.head(self.encoder(view, training=training), training=training)
+
+    def views(self, images: Any) -> tuple[Any, Any]:
+        """Two random views (N, H, W, C) of uint8 images (N, H, W, C)."""
+        twice = self.augment(ops.repeat(as_float(images), 2, axis=0), training=True)
+        views = ops.reshape(standardise(twice), (-1, 2, *images.shape[1:]))
+        return views[:, 0], views[:, 1]
+
+    def features(self, images: Any) -> Any:
+        """uint8 images (N, H, W, C) to the encoder's features (N, F)."""
+        return ops.cast(self.encoder(standardise(as_float(images)), training=False), "float32")
+
+    def project(self, images: Any) -> Any:
+        """uint8 images (N, H, W, C) to projections (N, 2, d) of two random views of each."""
+        pair = [self.query(view, training=False) for view in self.views(images)]
+        return ops.cast(ops.stack(pair, axis=1), "float32")
+
+
+class MomentumMethod(Method):
+    """A method whose keys come from a copy of encoder and head that follows them slowly.
+
+    Batch norms of the copy keep running statistics of their own.
+
+    Args:
+        encoder, head, loss, augment, settings: as for `Method`; Keras must be able to clone encoder
+            and head.
+
+    Source: He et al. (2020), section 3.2.
+    """
+
+    def __init__(
+        self,
+        encoder: keras.Model,
+        head: keras.Model,
+        loss: Loss,
+        augment: keras.Model,
+        settings: TrainSettings,
+    ) -> None:
+        super().__init__(encoder, head, loss, augment, settings)
+        self.key_encoder, self.key_head = momentum_copy(encoder), momentum_copy(head)
+
+    def key(self, view: Any, training: bool) -> Any:
+        """A view (N, H, W, C) to its keys (N, d), without a gradient."""
+        features = self.key_encoder(view, training=training)
+        return ops.stop_gradient(self.key_head(features, training=training))
+
+    def follow(self, momentum: Any) -> None:
+        """theta_key <- momentum theta_key + (1 - momentum) theta_query."""
+        for key, query in ((self.key_encoder, self.encoder), (self.key_head, self.head)):
+            for slow, fast in zip(key.weights, query.weights, strict=True):
+                if fast.trainable:
+                    value = ops.stop_gradient(ops.convert_to_tensor(fast))
+                    slow.assign(momentum * slow + (1.0 - momentum) * value)
+
+
+def momentum_copy(model: keras.Model) -> keras.Model:
+    """A copy with equal weights, none of them trained.
+
+    The weights are marked one by one: a batch norm that is not trainable as a layer would use its
+    running statistics.
+    """
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    for weight in copy.weights:
+        weight.trainable = False
+    return copy
+
+
+class LastViews(keras.metrics.Metric):
+    """What the loss compared in the last step; as a number, how far apart: mean |x - y|^2.
+
+    Args:
+        rows: samples N in a batch.
+        dim: width d of the features.
+    """
+
+    def __init__(self, rows: int, dim: int) -> None:
+        super().__init__(name="last_distance", dtype="float32")
+        self.views = self.add_variable(
+            (rows, 2, dim), "zeros", aggregation="only_first_replica", name="views"
+        )
+
+    def update_state(self, features: Any) -> None:
+        """Keep features (N, 2, d)."""
+        self.views.assign(ops.stop_gradient(features))
+
+    def result(self) -> Any:
+        """Mean squared distance of the two."""
+        views = ops.convert_to_tensor(self.views)
+        return ops.mean(ops.sum(ops.square(views[:, 0] - views[:, 1]), axis=-1))

@@ -1,0 +1,128 @@
+"""How close positives are and how evenly features spread, as metrics for `model.compile`.
+
+Two pairs of numbers go by these names. `Alignment` and `Uniformity` are those of Wang and Isola
+(2020), which mean the same whatever the loss. `FMICLAlignment` and `FMICLUniformity` are the terms
+of one f-MICL loss, loss = -alignment + alpha * uniformity. All read y_pred (batch, 2, dim) and
+ignore y_true. Each is a number of a batch, in a strategy with replicas of the union of their
+batches; what is shown is its mean over the batches since the last reset, weighted by their sizes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import keras
+from keras import ops
+
+from fmicl_core.checks import invalid
+from fmicl_core.related import RELATED_DEFAULTS
+from fmicl_keras.anchors import without_diagonal
+from fmicl_keras.loss import FMICLLoss
+from fmicl_keras.native import Tensor, library, product, split_views
+from fmicl_keras.replicas import gather
+
+
+class _OfBatches(keras.metrics.Mean):
+    """Mean over samples of a number that a batch has."""
+
+    def of_batch(self, y_pred: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def update_state(self, y_true: Any, y_pred: Tensor, sample_weight: Any = None) -> None:
+        """Take in a batch, y_pred (batch, 2, dim); neither y_true nor weights are used."""
+        y_pred = ops.convert_to_tensor(y_pred, dtype=self.dtype)
+        super().update_state(self.of_batch(y_pred), sample_weight=ops.shape(y_pred)[0])
+
+
+class _OfFeatures(_OfBatches):
+    """The same of the views x and y, (N, D), of unit length."""
+
+    def of_views(self, x: Tensor, y: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def of_batch(self, y_pred: Tensor) -> Tensor:
+        rows = library("inputs").prepare(*split_views(gather(y_pred)), None, True)
+        return self.of_views(rows["x"], rows["y"])
+
+
+@keras.saving.register_keras_serializable("fmicl")
+class Alignment(_OfFeatures):
+    """Mean squared distance |x_i - y_i|^2 of the two views on the unit sphere, in [0, 4].
+
+    Lower is closer. Source: Wang and Isola (2020), with exponent 2.
+    """
+
+    def __init__(self, name: str = "alignment", dtype: Any = None) -> None:
+        super().__init__(name=name, dtype=dtype)
+
+    def of_views(self, x: Tensor, y: Tensor) -> Tensor:
+        """Mean over the batch; scalar."""
+        return ops.mean(ops.sum(ops.square(x - y), axis=1))
+
+
+@keras.saving.register_keras_serializable("fmicl")
+class Uniformity(_OfFeatures):
+    """Log mean of exp(-2 |x_i - x_j|^2) over i != j in a batch, on the unit sphere, in [-8, 0].
+
+    Lower is more uniform. Source: Wang and Isola (2020), t = 2.
+    """
+
+    def __init__(self, name: str = "uniformity", dtype: Any = None) -> None:
+        super().__init__(name=name, dtype=dtype)
+
+    def of_views(self, x: Tensor, y: Tensor) -> Tensor:
+        """Of the first view; scalar."""
+        potential = -RELATED_DEFAULTS.t * (2.0 - 2.0 * product(x, x))
+        return ops.log(ops.mean(ops.exp(without_diagonal(potential))))
+
+
+class _Term(_OfBatches):
+    def __init__(self, loss: FMICLLoss, name: str, dtype: Any = None) -> None:
+        if not isinstance(loss, FMICLLoss):
+            raise invalid("loss", "an FMICLLoss", loss)
+        super().__init__(name=name, dtype=dtype)
+        self.loss = loss
+
+    def get_config(self) -> dict[str, Any]:
+        """Everything that makes an equal metric by `from_config`."""
+        return super().get_config() | {"loss": keras.losses.serialize(self.loss)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """The metric `get_config` described."""
+        return cls(**config | {"loss": keras.losses.deserialize(config["loss"])})
+
+
+@keras.saving.register_keras_serializable("fmicl")
+class FMICLAlignment(_Term):
+    """The first term of an f-MICL loss, mean_i s(x_i, y_i); higher is closer.
+
+    Args:
+        loss: whose term it is; taking it costs that loss, without its gradient, once more.
+        name, dtype: of the metric.
+
+    Raises:
+        ValueError: loss is no FMICLLoss.
+    """
+
+    def __init__(self, loss: FMICLLoss, name: str = "fmicl_alignment", dtype: Any = None) -> None:
+        super().__init__(loss, name, dtype)
+
+    def of_batch(self, y_pred: Tensor) -> Tensor:
+        """Of the batch; scalar."""
+        return self.loss.terms(y_pred).alignment
+
+
+@keras.saving.register_keras_serializable("fmicl")
+class FMICLUniformity(_Term):
+    """The second term of an f-MICL loss, the mean of f*(s) over negative pairs; lower is better.
+
+    Arguments and errors as for `FMICLAlignment`.
+    """
+
+    def __init__(self, loss: FMICLLoss, name: str = "fmicl_uniformity", dtype: Any = None) -> None:
+        super().__init__(loss, name, dtype)
+
+    def of_batch(self, y_pred: Tensor) -> Tensor:
+        """Of the batch; scalar."""
+        return self.loss.terms(y_pred).uniformity

@@ -1,0 +1,96 @@
+"""The library of the Keras backend in use, imported when it is first needed."""
+
+from __future__ import annotations
+
+import operator
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+import keras
+
+from fmicl_core import Ops
+from fmicl_core.checks import TWO_SAMPLES, check_choice, check_views, invalid
+
+#: Keras backends with a library of ours, `fmicl_NAME`.
+BACKENDS = ("tensorflow", "jax", "torch")
+
+Tensor = Any
+Rows = dict[str, Tensor]
+
+
+def library(part: str = "") -> ModuleType:
+    """`fmicl_tensorflow`, `fmicl_jax` or `fmicl_torch`, or the module of that name in it.
+
+    Raises:
+        ValueError: Keras runs on another backend.
+    """
+    name = check_choice("KERAS_BACKEND", keras.config.backend(), BACKENDS)
+    return import_module(f"fmicl_{name}" + (f".{part}" if part else ""))
+
+
+def ops() -> Ops:
+    """The functions of the specification in the backend."""
+    return getattr(library("ops"), keras.config.backend().upper())
+
+
+def product(left: Tensor, right: Tensor) -> Tensor:
+    """All scores left_i . right_j; (N, D) and (K, D) to (N, K)."""
+    # JAX has one in full precision; that of Keras would round float64 to float32.
+    matmul = getattr(library("ops"), "product", operator.matmul)
+    return matmul(left, keras.ops.transpose(right))
+
+
+def float32_at_least(dtype: Any) -> str:
+    """The dtype a loss computes in: the one asked for, else `keras.config.floatx()`, no half.
+
+    Raises:
+        ValueError: it is no float dtype.
+    """
+    name = keras.dtype_policies.get(dtype or keras.config.floatx()).compute_dtype
+    check_choice("dtype", name, ("float16", "bfloat16", "float32", "float64"))
+    return name if name == "float64" else "float32"
+
+
+def split_views(y_pred: Tensor) -> tuple[Tensor, Tensor]:
+    """The two views (N, D) in predictions (N, 2, D).
+
+    Raises:
+        ValueError: y_pred has another shape, or N < 2. Where TensorFlow does not know N while it
+            traces, its InvalidArgumentError says the same when the graph runs, unless XLA compiled
+            it: then the loss is NaN.
+    """
+    check_views(y_pred.shape)
+    if y_pred.shape[0] is None:
+        y_pred = _checked_when_run(y_pred)
+    return y_pred[:, 0], y_pred[:, 1]
+
+
+def _checked_when_run(y_pred: Tensor) -> Tensor:
+    import tensorflow as tf
+
+    check = tf.debugging.assert_greater_equal(tf.shape(y_pred)[0], 2, message=TWO_SAMPLES)
+    with tf.control_dependencies([check]):
+        return tf.identity(y_pred)
+
+
+def count(x: Tensor, dtype: str) -> Tensor:
+    """How many rows x has, as a number of that dtype."""
+    return keras.ops.cast(keras.ops.shape(x)[0], dtype)
+
+
+def per_sample(sample_weight: Any, values: Tensor) -> Tensor:
+    """Weights as an array like values, (batch,): from one per sample, one for all, or None.
+
+    Raises:
+        ValueError: sample_weight has another shape.
+    """
+    if sample_weight is None:
+        return keras.ops.ones_like(values)
+    weights = keras.ops.convert_to_tensor(sample_weight, dtype=values.dtype)
+    shape = tuple(weights.shape)
+    if len(shape) > 1 and shape[1:] != (1,):
+        raise invalid(
+            "sample_weight", "one weight per sample, (batch,)", shape, what="sample_weight.shape"
+        )
+    return keras.ops.ones_like(values) * (keras.ops.reshape(weights, (-1,)) if shape else weights)

@@ -1,0 +1,119 @@
+"""Optimisers as the other frameworks have them, and the schedule of the learning rate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from fmicl_recipes.settings import TrainSettings
+
+
+class SGD(keras.optimizers.SGD):
+    """SGD with momentum and weight decay in the gradient.
+
+    g <- g + decay w;  v <- momentum v - lr g;  w <- w + v
+
+    Keras' own weight decay stands beside the momentum, not in it, and at equal settings is weaker
+    by 1 - momentum. Weights of at most one dimension, norms and biases, have no decay.
+
+    Args:
+        learning_rate: number or schedule.
+        momentum: in [0, 1).
+        decay: >= 0.
+    """
+
+    def __init__(
+        self, learning_rate: Any, momentum: float = 0.9, decay: float = 0.0, **options: Any
+    ) -> None:
+        super().__init__(learning_rate, momentum=momentum, **options)
+        self.decay = decay
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Move one weight."""
+        if len(variable.shape) > 1:
+            gradient = self.direction(gradient, ops.convert_to_tensor(variable))
+        super().update_step(gradient, variable, learning_rate)
+
+    def direction(self, gradient: Any, weight: Any) -> Any:
+        """What takes the gradient's place for weights that are no norms and biases."""
+        return gradient + self.decay * weight
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments."""
+        config = super().get_config() | {"decay": self.decay}
+        del config["nesterov"], config["weight_decay"]
+        return config
+
+
+class LARS(SGD):
+    """SGD with momentum whose steps are scaled, weight by weight, to the weight's own size.
+
+    g <- g + decay w;  g <- g * trust |w| / |g|;  v <- momentum v - lr g;  w <- w + v
+
+    The first two leave out norms and biases, weights of at most one dimension.
+
+    Args:
+        learning_rate, momentum, decay: as for `SGD`.
+        trust: size of a step, as a share of the weight's norm, at a learning rate of 1.
+
+    Source: You et al. (2017), in the form of MoCo v3 (Chen et al. 2021).
+    """
+
+    def __init__(
+        self,
+        learning_rate: Any,
+        momentum: float = 0.9,
+        decay: float = 0.0,
+        trust: float = 1e-3,
+        **options: Any,
+    ) -> None:
+        super().__init__(learning_rate, momentum, decay, **options)
+        self.trust = trust
+
+    def direction(self, gradient: Any, weight: Any) -> Any:
+        """The decayed gradient at the size of the weight."""
+        change = super().direction(gradient, weight)
+        size, length = ops.norm(weight), ops.norm(change)
+        moving = (size > 0) & (length > 0)
+        return change * ops.where(moving, self.trust * size / ops.where(moving, length, 1.0), 1.0)
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments."""
+        return super().get_config() | {"trust": self.trust}
+
+
+def warmup_cosine(lr: float, steps: int, warmup: int) -> keras.optimizers.schedules.CosineDecay:
+    """Learning rate per step: from lr / warmup linearly to lr, then by a cosine down to 0.
+
+    Args:
+        lr: peak learning rate.
+        steps: of the whole run.
+        warmup: of them, the first ones.
+    """
+    if not warmup:
+        return keras.optimizers.schedules.CosineDecay(lr, steps)
+    return keras.optimizers.schedules.CosineDecay(
+        lr / warmup, steps - warmup, warmup_target=lr, warmup_steps=warmup
+    )
+
+
+def build_optimizer(
+    settings: TrainSettings, weights: list[Any], steps: int
+) -> keras.optimizers.Optimizer:
+    """The optimiser the settings name, with warm-up and cosine per step.
+
+    Args:
+        settings: of the run.
+        weights: what is trained; norms and biases have no decay.
+        steps: of the whole run.
+    """
+    rate = warmup_cosine(settings.lr, steps, steps * settings.warmup_epochs // settings.epochs)
+    if settings.optimizer == "adamw":
+        # Keras' default for epsilon is ten times that of PyTorch and Optax.
+        adamw = keras.optimizers.AdamW(rate, settings.weight_decay, epsilon=1e-8)
+        adamw.exclude_from_weight_decay([w for w in weights if len(w.shape) <= 1])
+        return adamw
+    kind = {"sgd": SGD, "lars": LARS}[settings.optimizer]
+    return kind(rate, settings.momentum, settings.weight_decay)

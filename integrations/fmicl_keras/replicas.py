@@ -1,0 +1,55 @@
+"""One loss for the union batch of all replicas of a `tf.distribute.Strategy`.
+
+Inside `Strategy.run` every replica sees its own share of the batch. With more than one of them,
+what is gathered or added up here concerns them all, and gradients return to where values came from.
+Elsewhere nothing is to be done: arrays that JAX shards are whole in the eyes of the program.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from fmicl_keras.native import Tensor
+
+
+def gather(rows: Tensor) -> Tensor:
+    """The rows of all replicas, one replica after the other."""
+    context = _replica_context()
+    return rows if context is None else context.all_gather(rows, axis=0)
+
+
+def own_share(values: Tensor, rows: Tensor) -> Tensor:
+    """Of values for all the rows of `gather(rows)`, those for rows."""
+    context = _replica_context()
+    if context is None:
+        return values
+    n = keras.ops.shape(rows)[0]
+    sizes = context.all_gather(keras.ops.reshape(n, (1,)), axis=0)
+    start = keras.ops.sum(sizes[: context.replica_id_in_sync_group])
+    return values[start : start + n]
+
+
+def add_up(value: Tensor) -> Tensor:
+    """The sum of the replicas' values."""
+    context = _replica_context()
+    return value if context is None else context.all_reduce("SUM", value)
+
+
+def replica_count() -> int:
+    """How many replicas the strategy keeps in step; 1 where there is none."""
+    if keras.config.backend() != "tensorflow":
+        return 1
+    import tensorflow as tf
+
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def _replica_context() -> Any:
+    """The context of one replica among several, or None."""
+    if replica_count() == 1:
+        return None
+    import tensorflow as tf
+
+    return tf.distribute.get_replica_context()  # None while Keras builds the model

@@ -1,0 +1,121 @@
+"""The trainer of `fmicl train --framework tensorflow`, by Keras on any of its backends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from fmicl_keras import checkpoint
+from fmicl_keras.build import build_method, state
+from fmicl_keras.callbacks import EpochBatches, Progress, Run
+from fmicl_keras.devices import Devices
+from fmicl_keras.method import LastViews, Method
+from fmicl_keras.optimizers import build_optimizer
+from fmicl_recipes.data import ImageData, Images
+from fmicl_recipes.run_folder import RunFolder
+from fmicl_recipes.runs import Features, Trainer
+from fmicl_recipes.settings import TrainSettings
+
+#: Images that are encoded at once for evaluation, filled up so that one program serves all.
+CHUNK = 500
+
+
+class MethodTrainer(Trainer):
+    """A method in Keras; `model` is the keras.Model."""
+
+    framework = "tensorflow"
+
+    def __init__(self, settings: TrainSettings, data: ImageData) -> None:
+        super().__init__(settings, data)
+        self.steps = len(data.train_images) // settings.batch_size
+        self.devices = Devices(settings)
+        with self.devices.scope():
+            total = self.steps * settings.epochs
+            self.model = build_method(settings, data.train_images.shape[1:], total)
+            self.encoding = Applied(self.model, "features")
+            self.projecting = Applied(self.model, "project")
+        self.first_seeds = [checkpoint.to_numpy(v) for v in self._seeds()]
+
+    def fit(self, folder: RunFolder, *, resume: bool, progress: bool) -> None:
+        """Train to the end; `Trainer.fit`."""
+        settings = self.settings
+        with self.devices.scope():
+            self._compile()
+            if resume and folder.checkpoint.exists():
+                self._restore(folder, with_optimizer=True)
+            batches = EpochBatches(self.data.train_images, settings.batch_size, settings.seed)
+            done = len(self.history)
+            bar = Progress(settings.title, settings.epochs, self.steps, done)
+            run = Run(self, batches, lambda: self._save(folder))
+            try:
+                self.model.fit(
+                    batches, epochs=settings.epochs, initial_epoch=done, shuffle=False, verbose=0,
+                    callbacks=[run, bar] if progress else [run],
+                )  # fmt: skip
+            finally:
+                bar.close()
+
+    def load(self, folder: RunFolder) -> None:
+        """Take weights, history and seconds from the folder's checkpoint."""
+        self._restore(folder, with_optimizer=False)
+
+    def _compile(self) -> None:
+        settings, weights = self.settings, self.model.trainable_weights
+        optimizer = build_optimizer(settings, weights, self.steps * settings.epochs)
+        optimizer.build(weights)
+        self.model.last = LastViews(settings.batch_size, settings.projection_dim)
+        self.model.compile(optimizer)
+
+    def _save(self, folder: RunFolder) -> None:
+        facts = {"history": self.history, "seconds": self.seconds}
+        checkpoint.save(folder.checkpoint, self._variables(with_optimizer=True), facts)
+        folder.write_history(self.history)
+
+    def _restore(self, folder: RunFolder, *, with_optimizer: bool) -> None:
+        facts = checkpoint.load(folder.checkpoint, self._variables(with_optimizer=with_optimizer))
+        self.history, self.seconds = facts["history"], facts["seconds"]
+
+    def _variables(self, *, with_optimizer: bool) -> dict[str, list[Any]]:
+        groups = {"model": state(self.model)}
+        return groups | {"optimizer": self.model.optimizer.variables} if with_optimizer else groups
+
+    def encode(self, images: Images) -> Features:
+        """Encoder features (N, F) float32 of uint8 images (N, H, W, C), without augmentation."""
+        return self._apply(self.encoding, images)
+
+    def project(self, images: Images) -> tuple[Features, Features]:
+        """Projections (N, d) of two random views of uint8 images, drawn by `settings.seed`."""
+        now = [checkpoint.to_numpy(v) for v in self._seeds()]
+        self._set_seeds(self.first_seeds)
+        views = self._apply(self.projecting, images)
+        self._set_seeds(now)
+        return views[:, 0], views[:, 1]
+
+    def _apply(self, model: keras.Model, images: Images) -> Features:
+        size = self.devices.multiple(CHUNK)
+        missing = -len(images) % size
+        filled = np.concatenate([images, np.resize(images, (missing, *images.shape[1:]))])
+        with self.devices.scope():
+            return model.predict(filled, batch_size=size, verbose=0)[: len(images)]
+
+    def _seeds(self) -> list[Any]:
+        return self.model.augment.non_trainable_variables
+
+    def _set_seeds(self, values: list[Any]) -> None:
+        for variable, value in zip(self._seeds(), values, strict=True):
+            variable.assign(value)
+
+
+class Applied(keras.Model):
+    """A function of a method as a model, for `predict`."""
+
+    def __init__(self, method: Method, name: str) -> None:
+        super().__init__(dtype="float32")
+        self.method, self.function = method, name
+        self.built = True
+
+    def call(self, images: Any) -> Any:
+        """Whatever the function gives for uint8 images (N, H, W, C)."""
+        return getattr(self.method, self.function)(images)

@@ -1,0 +1,114 @@
+"""An encoder and an augmentation as one Keras model that trains on pairs of views."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import keras
+from keras import ops
+
+from fmicl_core.checks import invalid
+from fmicl_keras.native import Tensor
+
+
+@keras.saving.register_keras_serializable("fmicl")
+class TwoViews(keras.Model):
+    """Two random views of every sample through one encoder and its projection head.
+
+    `model(x)` is (batch, 2, dim), what `FMICLLoss` takes, so that `compile` and `fit(x)` are all it
+    needs; `fit(x, labels)` and data sets with or without targets work as well, since the losses do
+    not read targets. `model.predict(x)` is what the training is for: the encoder's features of x
+    itself, (batch, features), without augmentation and without head.
+
+    Args:
+        encoder: a keras.Model from a batch of samples to features (batch, features).
+        augmentation: any layer or model that changes samples at random in training mode, such as a
+            `keras.Sequential` of `keras.layers.Random*`. It is called twice, also by `evaluate`.
+        head: layer or model from features to projections (batch, dim); None if the encoder ends in
+            one.
+        kwargs: of `keras.Model`.
+
+    Raises:
+        ValueError: encoder is no model, or augmentation or head no layer.
+    """
+
+    def __init__(
+        self,
+        encoder: keras.Model,
+        augmentation: keras.layers.Layer,
+        head: keras.layers.Layer | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not isinstance(encoder, keras.Model):
+            raise invalid("encoder", "a keras.Model", encoder)
+        for argument, layer in (("augmentation", augmentation), ("head", head)):
+            if not isinstance(layer, keras.layers.Layer | None):
+                raise invalid(argument, "a Keras layer or model", layer)
+        super().__init__(**kwargs)
+        self.encoder, self.augmentation, self.head = encoder, augmentation, head
+
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        """Projections (batch, 2, dim) of two views; `training` concerns encoder and head."""
+        views = [self.augmentation(inputs, training=True) for _ in range(2)]
+        # Side by side and in one batch, as batch norm should see them: x_0, y_0, x_1, y_1, ...
+        both = keras.tree.map_structure(_interleave, *views)
+        features = self.encoder(both, training=training)
+        projections = features if self.head is None else self.head(features, training=training)
+        return ops.reshape(projections, (-1, 2, projections.shape[-1]))
+
+    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """`keras.Model.fit`; targets may be missing, also beside a sample_weight."""
+        return super().fit(x, _target(y, kwargs), *args, **kwargs)
+
+    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """`keras.Model.evaluate`; targets may be missing, also beside a sample_weight."""
+        return super().evaluate(x, _target(y, kwargs), *args, **kwargs)
+
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        """The encoder's features (batch, features) of samples as they are; its own `predict`."""
+        return self.encoder.predict(*args, **kwargs)
+
+    def predict_on_batch(self, x: Any) -> Any:
+        """The same of one batch."""
+        return self.encoder.predict_on_batch(x)
+
+    def get_config(self) -> dict[str, Any]:
+        """Name, dtype, and the parts with their own configurations."""
+        parts = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in PARTS}
+        return super().get_config() | parts
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Self:
+        """The model `get_config` described, with new weights."""
+        parts = {
+            name: keras.saving.deserialize_keras_object(config[name], custom_objects=custom_objects)
+            for name in PARTS
+        }
+        return cls(**config | parts)
+
+
+PARTS = ("encoder", "augmentation", "head")
+
+
+def _target(y: Any, options: dict[str, Any]) -> Any:
+    # Keras drops sample weights without a word where there is no target.
+    return options.get("sample_weight") if y is None else y
+
+
+def _interleave(first: Tensor, second: Tensor) -> Tensor:
+    pairs = ops.stack([first, second], axis=1)
+    return ops.reshape(pairs, (-1, *first.shape[1:]))
+
+
+def projection_head(hidden: int = 512, dim: int = 512) -> keras.Sequential:
+    """Three layers to projections (batch, dim), batch norm after all but the last (Lu et al. 2023).
+
+    Args:
+        hidden: width of the first two.
+        dim: D.
+    """
+    layers = []
+    for _ in range(2):
+        norm = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5)
+        layers += [keras.layers.Dense(hidden, use_bias=False), norm, keras.layers.ReLU()]
+    return keras.Sequential([*layers, keras.layers.Dense(dim)], name="projection_head")

@@ -1,0 +1,182 @@
+"""What the methods share: two views of every image, checks, logs, optimiser and schedule.
+
+A method adds its own networks and `contrast`, from two views to a loss.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import lightning
+import torch
+from torch import nn
+
+from fmicl_lightning.augment import as_float, standardise
+from fmicl_lightning.optimizers import build_optimizer, warmup_cosine
+from fmicl_recipes.runs import NonFiniteLossError, epoch_row, warn_of_collapse
+from fmicl_recipes.settings import TrainSettings
+
+#: From features x, y (N, d), and a bank of negatives (K, d) if there is one, to a scalar.
+Loss = Callable[..., torch.Tensor]
+Contrast = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+class Method(lightning.LightningModule):
+    """A contrastive method with any encoder and any loss.
+
+    Args:
+        encoder: any module from images (N, C, H, W) to features (N, F).
+        head: from features to projections (N, d).
+        loss: from projections to a scalar, such as `fmicl_torch.FMICLLoss()`.
+        augment: from float images in [0, 1] to one random view of each.
+        settings: of the run; what of them counts here is the method's own options, optimiser,
+            schedule and seed.
+
+    Raises:
+        NonFiniteLossError: the loss or a weight is not finite; the message says at which step.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        head: nn.Module,
+        loss: Loss,
+        augment: nn.Module,
+        settings: TrainSettings,
+    ) -> None:
+        super().__init__()
+        self.encoder, self.head, self.loss, self.augment = encoder, head, loss, augment
+        self.settings = settings
+        #: Steps of the whole run, known once it starts.
+        self.steps = 1
+        self.history: list[dict[str, float]] = []
+        #: What callbacks measured in this epoch, for its row of the history.
+        self.measured: dict[str, float] = {}
+        self.last: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def contrast(self, v1: torch.Tensor, v2: torch.Tensor) -> Contrast:
+        """Loss of a batch's two views (N, C, H, W), and the two (N, d) it was taken of."""
+        raise NotImplementedError
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 images (N, H, W, C) to the encoder's features (N, F)."""
+        return self.encoder(standardise(as_float(images)))
+
+    def query(self, view: torch.Tensor) -> torch.Tensor:
+        """A view (N, C, H, W) to its projections (N, d)."""
+        return self.head(self.encoder(view))
+
+    def views(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Two random views (N, C, H, W) of uint8 images (N, H, W, C)."""
+        with torch.autocast(images.device.type, enabled=False):
+            floats = as_float(images)
+            return standardise(self.augment(floats)), standardise(self.augment(floats))
+
+    @property
+    def world(self) -> int:
+        """Devices that train together."""
+        alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
+        return 1 if alone else torch.distributed.get_world_size()
+
+    def project(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """uint8 images (N, H, W, C) to the projections (N, d) of two random views of each."""
+        v1, v2 = self.views(images)
+        return self.query(v1), self.query(v2)
+
+    def gather(self, rows: torch.Tensor) -> torch.Tensor:
+        """The rows of all devices in their order, in float32 at least.
+
+        The loss then is that of the whole batch on every device. Its gradient comes back W times
+        too large, summed over W devices, and DDP's mean over them takes the W out again.
+        """
+        rows = rows if rows.dtype == torch.float64 else rows.float()
+        if self.world == 1:
+            return rows
+        return self.all_gather(rows, sync_grads=True).flatten(0, 1)
+
+    def training_step(self, images: torch.Tensor) -> torch.Tensor:
+        """Loss of one batch of uint8 images (N, H, W, C)."""
+        loss, x, y = self.contrast(*self.views(images))
+        if not torch.isfinite(loss):
+            raise NonFiniteLossError.at(loss.item(), self.global_step, self.current_epoch + 1)
+        self.last = x.detach(), y.detach()
+        self.log("loss", loss, on_step=True, on_epoch=True, batch_size=len(images))
+        return loss
+
+    def on_train_batch_start(self, batch: torch.Tensor, batch_idx: int) -> None:
+        """Draw this step's augmentation from (seed, step, device) alone.
+
+        A run that stopped thereby goes on exactly as if it had not.
+        """
+        step = self.settings.seed * 1_000_003 + self.global_step
+        torch.manual_seed(step * self.world + self.global_rank)
+
+    def on_train_epoch_end(self) -> None:
+        """Refuse broken weights; log how aligned, uniform and spread out the last batch is."""
+        if not all(p.isfinite().all() for p in self.parameters()):
+            raise NonFiniteLossError.weights(self.global_step)
+        assert self.last is not None
+        x, y = (rows.float().cpu().numpy() for rows in self.last)
+        loss = float(self.trainer.callback_metrics["loss_epoch"])
+        row = epoch_row(self.current_epoch + 1, self.global_step, loss, x, y, **self.measured)
+        self.history.append(row)
+        logged = {name: row[name] for name in row if name not in ("epoch", "step", "loss")}
+        self.log_dict(logged, rank_zero_only=True)
+        if self.global_rank == 0:
+            warn_of_collapse(self.history)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the history with the weights it led to."""
+        checkpoint["history"] = list(self.history)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the history up where the weights are."""
+        self.history = list(checkpoint["history"])
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """The settings' optimiser with warm-up and cosine per step."""
+        self.steps = int(self.trainer.estimated_stepping_batches)
+        warmup = self.steps * self.settings.warmup_epochs // (self.trainer.max_epochs or 1)
+        optimizer = build_optimizer(self, self.settings)
+        schedule = warmup_cosine(optimizer, self.steps, warmup)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+
+class MomentumMethod(Method):
+    """A method whose keys come from a copy of encoder and head that follows them slowly.
+
+    Batch norms of the copy keep running statistics of their own.
+
+    Args:
+        encoder, head, loss, augment, settings: as for `Method`.
+
+    Source: He et al. (2020), section 3.2.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        head: nn.Module,
+        loss: Loss,
+        augment: nn.Module,
+        settings: TrainSettings,
+    ) -> None:
+        super().__init__(encoder, head, loss, augment, settings)
+        self.key_encoder = copy.deepcopy(encoder).requires_grad_(False)
+        self.key_head = copy.deepcopy(head).requires_grad_(False)
+
+    def key(self, view: torch.Tensor) -> torch.Tensor:
+        """A view (N, C, H, W) to its keys (N, d)."""
+        return self.key_head(self.key_encoder(view))
+
+    @torch.no_grad()
+    def follow(self, momentum: float) -> None:
+        """theta_key <- momentum theta_key + (1 - momentum) theta_query."""
+        for key, query in ((self.key_encoder, self.encoder), (self.key_head, self.head)):
+            for slow, fast in zip(key.parameters(), query.parameters(), strict=True):
+                slow.lerp_(fast, 1.0 - momentum)

@@ -1,0 +1,93 @@
+"""MoCo v2 (He et al. 2020, Chen et al. 2020b): a momentum encoder and a queue of its keys."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from fmicl_lightning.method import Contrast, Loss, MomentumMethod
+from fmicl_recipes.momentum import initial_queue, key_order
+from fmicl_recipes.settings import TrainSettings
+from fmicl_torch.ops import normalize_rows
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+class MoCo(MomentumMethod):
+    """Queries of one view against keys of the other; all negatives are keys of earlier steps.
+
+    Where encoder or head have batch norms, a batch is encoded in `settings.bn_splits` parts with
+    statistics of their own, the keys in a random order: otherwise the statistics which a query
+    shares with its key would give the key away (He et al. 2020, section 3.3).
+
+    Args:
+        encoder: any module from images (N, C, H, W) to features (N, F).
+        feature_dim: F.
+        loss: from queries and keys (N, d) and a bank of negatives (K, d) to a scalar, such as
+            `fmicl_torch.FMICLLoss()`.
+        augment: from float images in [0, 1] to one random view of each.
+        settings: of the run, see `Method`.
+    """
+
+    queue: torch.Tensor
+    pointer: torch.Tensor
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        feature_dim: int,
+        loss: Loss,
+        augment: nn.Module,
+        settings: TrainSettings,
+    ) -> None:
+        hidden, dim = settings.projection_hidden, settings.projection_dim
+        head = mlp_head(feature_dim, hidden, dim, norm=settings.head_norm == "batch")
+        super().__init__(encoder, head, loss, augment, settings)
+        queue = initial_queue(settings.queue_size, settings.projection_dim, settings.seed)
+        self.register_buffer("queue", torch.from_numpy(queue))
+        #: Slot of the oldest key, the next to be overwritten.
+        self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
+        self.has_batch_norm = any(isinstance(m, BATCH_NORMS) for m in self.modules())
+
+    def contrast(self, v1: torch.Tensor, v2: torch.Tensor) -> Contrast:
+        """loss(q, k, bank=queue), then the keys enter the queue."""
+        q = self.gather(torch.cat([self.query(part) for part in self.parts(v1)]))
+        with torch.no_grad():
+            self.follow(self.settings.ema)
+            k = self.shuffled_keys(v2) if self.has_batch_norm else self.gather(self.key(v2))
+        loss = self.loss(q, k, bank=self.queue.clone())  # the queue changes before the gradient
+        self.enqueue(k)
+        return loss, q, k
+
+    def parts(self, view: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """This device's share of the batch, in the parts that share statistics."""
+        splits = max(1, self.settings.bn_splits // self.world)
+        return view.tensor_split(splits) if self.has_batch_norm else (view,)
+
+    def shuffled_keys(self, view: torch.Tensor) -> torch.Tensor:
+        """Keys (N, d) of all devices, encoded in a random order and put back in place."""
+        everyone = self.gather(view)
+        order = key_order(len(everyone), self.settings.seed, self.global_step)
+        shuffle = torch.from_numpy(order).to(view.device)
+        mine = everyone[shuffle].chunk(self.world)[self.global_rank]
+        keys = self.gather(torch.cat([self.key(part) for part in self.parts(mine)]))
+        return keys[shuffle.argsort()]
+
+    @torch.no_grad()
+    def enqueue(self, keys: torch.Tensor) -> None:
+        """Overwrite the oldest rows by the keys in order; of more keys than rows the last stay."""
+        size = len(self.queue)
+        slots = (self.pointer + torch.arange(len(keys), device=keys.device)) % size
+        self.queue[slots[-size:]] = normalize_rows(keys)[-size:]
+        self.pointer.add_(len(keys)).remainder_(size)
+
+
+def mlp_head(inputs: int, hidden: int, outputs: int, *, norm: bool) -> nn.Sequential:
+    """Two layers, F to d (Chen et al. 2020b), and a batch norm without scale and shift.
+
+    The norm is ours. f-MICL takes a plain mean over the queue, whose keys stand still, and would
+    push all queries away from it together, on to one point; InfoNCE does not see a common shift.
+    With the norm there is none.
+    """
+    layers = [nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs)]
+    return nn.Sequential(*layers, *[nn.BatchNorm1d(outputs, affine=False)] * norm)

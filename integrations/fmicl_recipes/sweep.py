@@ -1,0 +1,103 @@
+"""The search for alpha: double it while the score on held-out data improves."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fmicl_core.checks import check_at_least, check_number, check_positive, invalid
+from fmicl_recipes import plots
+from fmicl_recipes.run_folder import RunFolder
+from fmicl_recipes.settings import Settings
+
+Score = Callable[[float], float]
+
+
+def doubling_search(
+    score: Score, start: float, factor: float = 2.0, patience: int = 2, most: int = 30
+) -> dict[float, float]:
+    """Scores by alpha, in ascending order: start, start * factor, start * factor^2, ...
+
+    Goes up until `patience` values in a row did not improve on the best; then, if the best was the
+    start itself, down from there in the same way.
+
+    Args:
+        score: from alpha to the score, higher is better; called once for each alpha.
+        start: the first alpha, > 0.
+        factor: between neighbours, > 1; 2 is the paper's.
+        patience: values without an improvement that end a direction, >= 1.
+        most: values in all.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+    check_positive("start", start)
+    if check_number("factor", factor) <= 1.0:
+        raise invalid("factor", "a finite number > 1", factor)
+    check_at_least("patience", patience, 1)
+    check_at_least("most", most, 1)
+    scores = {start: score(start)}
+    for step in (factor, 1.0 / factor):
+        alpha, misses = start, 0
+        while misses < patience and len(scores) < most:
+            alpha *= step
+            best = max(scores.values())
+            scores[alpha] = score(alpha)
+            misses = 0 if scores[alpha] > best else misses + 1
+        if max(scores, key=lambda alpha: scores[alpha]) != start:
+            break
+    return dict(sorted(scores.items()))
+
+
+def sweep_alpha(
+    settings: Settings,
+    train: Callable[[Any, Path, bool], dict[str, Any]],
+    measure: str,
+    out: str | Path,
+    *,
+    label: str,
+    start: float,
+    factor: float = 2.0,
+    patience: int = 2,
+) -> tuple[dict[float, float], list[Path]]:
+    """Train a run for each alpha of the search; runs that are finished in `out` are not repeated.
+
+    Args:
+        settings: of every run, but for alpha.
+        train: (settings, folder, resume) to metrics; must not look at test data.
+        measure: key of the score in the metrics.
+        out: folder of the runs, of sweep.json and of alpha.png.
+        label: name of the score in the picture.
+        start: first alpha.
+        factor: between neighbours.
+        patience: as for `doubling_search`.
+
+    Returns:
+        Scores by alpha, and the files written.
+
+    Raises:
+        ValueError: an argument, the settings or the data do not fit; or `out` holds runs with other
+            settings.
+    """
+    if settings.loss != "fmicl":  # type: ignore[attr-defined]
+        raise invalid("loss", "'fmicl', which has an alpha", settings.loss)  # type: ignore[attr-defined]
+    target = RunFolder(out)
+    target.path.mkdir(parents=True, exist_ok=True)
+
+    def score(alpha: float) -> float:
+        one = dataclasses.replace(settings, alpha=alpha)  # type: ignore[type-var]
+        path = target.path / f"alpha-{alpha:g}"
+        started = (path / "settings.json").exists()
+        if started and (path / "metrics.json").exists():
+            return float(RunFolder.resume(path, one).read_json("metrics.json")[measure])
+        return float(train(one, path, started)[measure])
+
+    scores = doubling_search(score, start, factor, patience)
+    best = max(scores, key=lambda alpha: scores[alpha])
+    rows = [{"alpha": alpha, measure: value} for alpha, value in scores.items()]
+    values = {"best": best, "measure": measure, "rows": rows, "settings": settings.to_dict()}
+    name = target.write_json("sweep.json", values)
+    picture = plots.sweep_curve({settings.title: scores}, label, target.path / "alpha.png")
+    return scores, [name, picture]

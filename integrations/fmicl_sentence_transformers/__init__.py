@@ -1,0 +1,5 @@
+"""f-MICL for sentence embeddings: a loss for sentence-transformers, and a SimCSE trainer."""
+
+from fmicl_sentence_transformers.loss import CachedFMICLLoss, FMICLLoss
+
+__all__ = ["CachedFMICLLoss", "FMICLLoss"]

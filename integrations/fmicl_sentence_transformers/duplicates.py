@@ -1,0 +1,72 @@
+"""Which rows of a batch hold the same text, found on the device from the tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from fmicl_core.checks import invalid
+
+
+def text_keys(features: Mapping[str, Any]) -> torch.Tensor:
+    """One int64 key a row, (N,): equal texts have equal keys, whatever their padding.
+
+    key = sum over the tokens of (token + 1) * weight of its place, modulo 2^64, with fixed random
+    odd weights; two different texts share a key with a probability of about 2^-45.
+
+    Args:
+        features: what the model's tokenizer made, with "input_ids" and "attention_mask" (N, T).
+
+    Raises:
+        ValueError: the inputs are not tokens by row (images, bags of words).
+    """
+    tokens, mask = features.get("input_ids"), features.get("attention_mask")
+    rows = all(isinstance(v, torch.Tensor) and v.ndim == 2 for v in (tokens, mask))
+    if not rows or tokens.shape != mask.shape:
+        raise invalid(
+            "mask_duplicates", "False for inputs other than tokens", True,
+            why=f"Equal texts are recognised by `input_ids` and `attention_mask` (N, T), and the "
+            f"model's inputs are {sorted(features)}.",
+        )  # fmt: skip
+    mask = mask.bool()
+    places = (mask.cumsum(dim=1) - 1).clamp(min=0)  # from the first token, wherever the padding is
+    weights = _weights(tokens.shape[1]).to(tokens.device)[places]
+    return torch.where(mask, (tokens.long() + 1) * weights, 0).sum(dim=1)
+
+
+def _weights(count: int) -> torch.Tensor:
+    draws = np.random.default_rng(20402).integers(-(2**63), 2**63 - 1, size=count, dtype=np.int64)
+    return torch.from_numpy(draws | 1)
+
+
+def sample_numbers(
+    keys: Sequence[torch.Tensor],
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Numbers of the samples, so that those that share a text, directly or over others, are one.
+
+    Args:
+        keys: of anchors (N,), of positives (N,), and of each column of hard negatives (N,).
+
+    Returns:
+        The numbers of the N samples and those of the hard negatives, column after column; the
+        second is None without hard negatives. (None, None) when no text stands in two samples,
+        and no hard negative is the text of a sample.
+    """
+    n, device = len(keys[0]), keys[0].device
+    every = torch.cat(list(keys)).cpu().numpy()
+    values, texts = np.unique(every, return_inverse=True)
+    own = texts[: 2 * n]
+    # A graph of samples and texts: each sample is tied to its anchor and to its positive.
+    size = n + len(values)
+    ties = (np.ones(2 * n), (np.tile(np.arange(n), 2), n + own))
+    _, number = connected_components(coo_array(ties, shape=(size, size)), directed=False)
+    samples, hard = number[:n], number[n + texts[2 * n :]]
+    if len(np.unique(samples)) == n and not np.isin(hard, samples).any():
+        return None, None
+    given = torch.from_numpy(samples.astype(np.int64)).to(device)
+    return given, torch.from_numpy(hard.astype(np.int64)).to(device) if len(hard) else None

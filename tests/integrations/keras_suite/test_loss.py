@@ -1,0 +1,213 @@
+"""Values, gradients, weights and reductions equal the float64 reference."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+
+from fmicl_core import FMICL, fmicl_reference
+from fmicl_core.objective import NEGATIVES
+from fmicl_core.related import info_nce_reference
+from fmicl_keras import FMICLLoss, InfoNCELoss
+
+every_scheme = pytest.mark.parametrize("negatives", NEGATIVES)
+WEIGHTS = np.random.default_rng(1).uniform(0.0, 3.0, size=11)
+
+
+def numpy(value):
+    return keras.ops.convert_to_numpy(value)
+
+
+def anchors(y_pred, i, negatives):
+    """(anchor, positive, negatives) of sample i, for each of its views that is an anchor."""
+    (x, y), (others_x, others_y) = (
+        np.moveaxis(v, 1, 0) for v in (y_pred[[i]], np.delete(y_pred, i, 0))
+    )
+    both = np.concatenate([others_x, others_y])
+    return {
+        "anchor": [(x, y, others_x)],
+        "within": [(x, y, others_x), (y, x, others_y)],
+        "cross": [(x, y, others_y)],
+        "all": [(x, y, both), (y, x, both)],
+    }[negatives]
+
+
+def by_anchor(y_pred, negatives, loss_of):
+    """The losses of all samples by the library's reference, one anchor and its bank at a time."""
+    return np.array([
+        np.mean([loss_of(*a) for a in anchors(y_pred, i, negatives)]) for i in range(len(y_pred))
+    ])  # fmt: skip
+
+
+@pytest.mark.parametrize("implementation", ["dense", "tiled"])
+@every_scheme
+def test_loss_and_gradient_equal_the_reference(
+    views, value_and_gradient, set_tile, negatives, implementation
+):
+    set_tile(4)
+    normalize = negatives != "cross"
+    y_pred = views()
+    truth = fmicl_reference(
+        y_pred[:, 0], y_pred[:, 1], FMICL("js", "gaussian", 3.0, negatives, normalize)
+    )
+    loss = FMICLLoss(
+        divergence="js", alpha=3.0, negatives=negatives, normalize=normalize,
+        implementation=implementation, dtype="float64",
+    )  # fmt: skip
+    value, gradient = value_and_gradient(lambda p: loss(None, p), y_pred)
+    assert value == pytest.approx(truth.loss, rel=1e-10)
+    want = np.stack([truth.grad_x, truth.grad_y], axis=1)
+    assert np.abs(gradient - want).max() <= 1e-10 * np.abs(want).max()
+
+
+@every_scheme
+def test_the_losses_of_samples_are_those_of_their_anchors(views, value_and_gradient, negatives):
+    """Also the gradient of a weighted mean, which no other path of the library takes."""
+    y_pred, objective = views(), FMICL("pearson", alpha=3.0, negatives=negatives)
+    options = {"divergence": "pearson", "alpha": 3.0, "negatives": negatives, "dtype": "float64"}
+    want = by_anchor(
+        y_pred, negatives, lambda x, y, bank: fmicl_reference(x, y, objective, bank).loss
+    )
+    got = numpy(FMICLLoss(reduction="none", **options)(None, y_pred))
+    np.testing.assert_allclose(got, want, rtol=1e-10)
+    tensor = keras.ops.convert_to_tensor(y_pred, dtype="float64")
+    np.testing.assert_array_equal(numpy(FMICLLoss(**options).call(None, tensor)), got)
+    assert got.mean() == pytest.approx(numpy(FMICLLoss(**options)(None, y_pred)), rel=1e-12)
+
+    _, gradient = value_and_gradient(lambda p: FMICLLoss(**options)(None, p, WEIGHTS), y_pred)
+    direction = np.random.default_rng(2).normal(size=y_pred.shape)
+    ahead, behind = (
+        WEIGHTS @ by_anchor(
+            y_pred + step * direction, negatives,
+            lambda x, y, bank: fmicl_reference(x, y, objective, bank).loss,
+        ) / 11
+        for step in (1e-6, -1e-6)
+    )  # fmt: skip
+    assert (gradient * direction).sum() == pytest.approx((ahead - behind) / 2e-6, rel=1e-6)
+
+
+@every_scheme
+def test_info_nce_follows_the_same_conventions(views, negatives):
+    y_pred, options = views(), {"temperature": 0.3, "negatives": negatives, "dtype": "float64"}
+    whole = info_nce_reference(y_pred[:, 0], y_pred[:, 1], 0.3, negatives)
+    want = by_anchor(y_pred, negatives, lambda x, y, bank: info_nce_reference(x, y, 0.3, bank=bank))
+    assert want.mean() == pytest.approx(whole, rel=1e-12)
+    assert numpy(InfoNCELoss(**options)(None, y_pred)) == pytest.approx(whole, rel=1e-12)
+    got = numpy(InfoNCELoss(reduction="none", **options)(None, y_pred))
+    np.testing.assert_allclose(got, want, rtol=1e-12)
+
+
+REDUCTIONS = {
+    "sum": lambda v, w: w @ v,
+    "sum_over_batch_size": lambda v, w: w @ v / len(v),
+    "mean": lambda v, w: w @ v / len(v),
+    "mean_with_sample_weight": lambda v, w: w @ v / w.sum(),
+    "none": lambda v, w: w * v,
+    None: lambda v, w: w * v,
+}
+
+
+@pytest.mark.parametrize("loss", [FMICLLoss, InfoNCELoss])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_reductions_and_weights(views, loss, reduction):
+    y_pred = views()
+    values = numpy(loss(reduction="none", dtype="float64")(None, y_pred))
+    reduced, expected = loss(reduction=reduction, dtype="float64"), REDUCTIONS[reduction]
+    for given, weights in (
+        (None, np.ones(11)), (WEIGHTS, WEIGHTS), (WEIGHTS[:, None], WEIGHTS),
+        (0.5, np.full(11, 0.5)),
+    ):  # fmt: skip
+        got = numpy(reduced(None, y_pred, given))
+        np.testing.assert_allclose(got, expected(values, weights), rtol=1e-12)
+    nothing = numpy(reduced(None, y_pred, np.zeros(11)))
+    np.testing.assert_array_equal(nothing, np.zeros_like(nothing))
+
+
+def test_without_weights_no_pair_is_kept(views, monkeypatch):
+    """Only then is the memory that of the tiled form; the losses of samples hold every pair."""
+    from fmicl_keras import loss as module
+
+    monkeypatch.setattr(module, "fmicl_by_anchor", None)
+    tiled = FMICLLoss(implementation="tiled", reduction="sum")
+    assert np.isfinite(numpy(tiled(None, views())))
+    with pytest.raises(TypeError):
+        tiled(None, views(), WEIGHTS)
+
+
+def test_targets_are_not_read(views):
+    loss, y_pred = FMICLLoss(), views()
+    expected = numpy(loss(None, y_pred))
+    for y_true in (np.arange(11), np.array(["a"] * 11), {"any": [object()]}):
+        assert numpy(loss(y_true, y_pred)) == expected
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_is_computed_in_float32(views, dtype):
+    half = keras.ops.cast(views(), dtype)
+    expected = numpy(FMICLLoss()(None, keras.ops.cast(half, "float32")))
+    for asked in (None, dtype, f"mixed_{dtype}"):
+        loss = FMICLLoss(dtype=asked)
+        assert loss.dtype == "float32"
+        assert numpy(loss(None, half)) == expected
+
+
+def test_the_dtype_is_that_of_keras():
+    keras.config.set_floatx("float64")
+    try:
+        assert FMICLLoss().dtype == "float64"
+    finally:
+        keras.config.set_floatx("float32")
+
+
+SHAPES = [
+    ((4, 2), "`y_pred`. Expected the two views of every sample, (batch, 2, dim). Received: "
+     "y_pred.shape=(4, 2)"),
+    ((4, 3, 5), "`y_pred`. Expected the two views of every sample, (batch, 2, dim). Received: "
+     "y_pred.shape=(4, 3, 5)"),
+    ((4, 2, 0), "`y_pred`. Expected at least one feature, dim >= 1"),
+    ((1, 2, 5), "`y_pred`. Expected at least two samples, batch >= 2. A single sample has no "
+     "negative: drop a last batch of one, or choose another batch_size. Received: y_pred.shape="
+     "(1, 2, 5)"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("loss", [FMICLLoss, InfoNCELoss])
+@pytest.mark.parametrize(("shape", "message"), SHAPES, ids=str)
+def test_shapes(loss, shape, message):
+    for weights in (None, np.ones(shape[0])):
+        with pytest.raises(ValueError, match=re.escape(f"Invalid value for argument {message}")):
+            loss()(None, np.ones(shape, "float32"), weights)
+
+
+def test_weights_are_one_per_sample(views):
+    message = "`sample_weight`. Expected one weight per sample, (batch,). Received: "
+    with pytest.raises(ValueError, match=re.escape(message + "sample_weight.shape=(11, 2)")):
+        FMICLLoss()(None, views(), np.ones((11, 2)))
+
+
+def test_features_that_are_not_finite_are_named(views):
+    y_pred = views()
+    y_pred[3, 1] = np.nan
+    with pytest.raises(ValueError, match=r"`y`. Expected finite features. .* in row 3"):
+        FMICLLoss()(None, y_pred)
+    assert np.isnan(numpy(FMICLLoss(check_finite=False)(None, y_pred)))
+
+
+@pytest.mark.parametrize(
+    ("loss", "options", "message"),
+    [
+        (FMICLLoss, {"alpha": -1}, "`alpha`. Expected a finite number > 0"),
+        (FMICLLoss, {"divergence": "lk"}, "`divergence`. Expected one of 'kl', 'js'"),
+        (FMICLLoss, {"implementation": "fast"}, "`implementation`. Expected one of"),
+        (FMICLLoss, {"check_finite": 1}, "`check_finite`. Expected True or False"),
+        (FMICLLoss, {"dtype": "int32"}, "`dtype`. Expected one of 'float16', 'bfloat16'"),
+        (InfoNCELoss, {"temperature": 0}, "`temperature`. Expected a finite number > 0"),
+        (InfoNCELoss, {"negatives": "none"}, "`negatives`. Expected one of 'anchor'"),
+        (InfoNCELoss, {"normalize": 1}, "`normalize`. Expected True or False"),
+        (InfoNCELoss, {"reduction": "max"}, "`reduction`. Expected one of"),
+    ],
+)  # fmt: skip
+def test_options(loss, options, message):
+    with pytest.raises(ValueError, match=re.escape(f"Invalid value for argument {message}")):
+        loss(**options)

@@ -1,0 +1,82 @@
+"""On several devices loss and gradient are those of the union batch: ratio 1, cosine 1."""
+
+import os
+
+import keras
+import numpy as np
+import pytest
+
+from fmicl_keras import FMICLLoss, FMICLUniformity, InfoNCELoss, Uniformity
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(24, 1, 6))
+Y_PRED = np.concatenate([X, X + 0.5 * RNG.normal(size=X.shape)], axis=1).astype("float32")
+WEIGHTS = RNG.uniform(0.0, 3.0, size=24).astype("float32")
+
+
+def only(backend, why):
+    return pytest.mark.skipif(os.environ["KERAS_BACKEND"] != backend, reason=why)
+
+
+def trained(loss, weights, n):
+    """What one epoch of two steps, on 12 samples and on the rest of n, changed and reported."""
+    keras.utils.set_random_seed(0)
+    encoder = [keras.layers.Dense(5, activation="tanh"), keras.layers.Dense(4)]
+    model = keras.Sequential([keras.layers.Input((2, 6)), *encoder])
+    metrics = [FMICLUniformity(FMICLLoss()), Uniformity()]
+    model.compile(keras.optimizers.SGD(0.1), loss=loss, metrics=metrics)
+    before = np.concatenate([w.ravel() for w in model.get_weights()])
+    history = model.fit(
+        Y_PRED[:n], WEIGHTS[:n], batch_size=12, shuffle=False, verbose=0,
+        sample_weight=None if weights is None else weights[:n],
+    ).history  # fmt: skip
+    change = np.concatenate([w.ravel() for w in model.get_weights()]) - before
+    return change, {name: values[0] for name, values in history.items()}
+
+
+def assert_same(one, several):
+    (wanted, report), (got, reported) = one, several
+    assert np.linalg.norm(got) / np.linalg.norm(wanted) == pytest.approx(1.0, abs=1e-5)
+    assert got @ wanted / np.linalg.norm(got) / np.linalg.norm(wanted) == pytest.approx(
+        1.0, abs=1e-6
+    )
+    assert reported == pytest.approx(report, rel=1e-5)
+
+
+def strategy(replicas):
+    import tensorflow as tf
+
+    # Without collectives, which TensorFlow cannot regroup from two to four in one process.
+    return tf.distribute.MirroredStrategy(
+        [f"CPU:{i}" for i in range(replicas)],
+        cross_device_ops=tf.distribute.ReductionToOneDevice(),
+    )
+
+
+cases = pytest.mark.parametrize(("loss", "weights", "replicas"), [
+    (FMICLLoss(), None, 2),
+    (FMICLLoss(divergence="js", negatives="all", implementation="dense"), None, 4),
+    (FMICLLoss(reduction="mean_with_sample_weight"), WEIGHTS, 4),
+    (InfoNCELoss(), WEIGHTS, 2),
+], ids=["tiled", "dense", "mean of weights", "InfoNCE, weights"])  # fmt: skip
+
+
+@only("tensorflow", "strategies are TensorFlow's")
+@cases
+def test_mirrored_replicas_train_on_the_union_batch(loss, weights, replicas):
+    """A last batch of 11 is shared unevenly."""
+    one = trained(loss, weights, 23)
+    with strategy(replicas).scope():
+        assert_same(one, trained(loss, weights, 23))
+
+
+@only("jax", "keras.distribution needs JAX")
+@cases
+def test_sharded_batches_train_on_the_union_batch(loss, weights, replicas):
+    one = trained(loss, weights, 24)
+    devices = keras.distribution.list_devices()[:replicas]
+    keras.distribution.set_distribution(keras.distribution.DataParallel(devices=devices))
+    try:
+        assert_same(one, trained(loss, weights, 24))
+    finally:
+        keras.distribution.set_distribution(None)

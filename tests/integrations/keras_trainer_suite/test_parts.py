@@ -1,0 +1,237 @@
+"""Optimisers, encoders and views of the Keras trainers."""
+
+import os
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from fmicl_keras import build_encoder
+from fmicl_keras.augment import RandomAffine, RandomResizedCrop, bilinear, build_augmentation
+from fmicl_keras.build import state
+from fmicl_keras.callbacks import EpochBatches
+from fmicl_keras.optimizers import LARS, SGD, build_optimizer, warmup_cosine
+from fmicl_keras.vit import vit
+from fmicl_recipes.data import load_images
+
+BACKEND = os.environ["KERAS_BACKEND"]
+once = pytest.mark.skipif(BACKEND != "tensorflow", reason="the same on every backend")
+
+
+# Optimiser and schedule
+
+
+def test_sgd_and_lars_move_by_hand(numpy):
+    """Two steps of a weight and of a bias, against the updates written out in NumPy."""
+    for trust, optimizer in (
+        (None, SGD(0.5, momentum=0.9, decay=0.1)),
+        (0.01, LARS(0.5, momentum=0.9, decay=0.1, trust=0.01)),
+    ):
+        weight, bias = keras.Variable([[3.0, 4.0]]), keras.Variable([1.0, 1.0])
+        optimizer.build([weight, bias])
+        w, b, v, u = np.array([[3.0, 4.0]]), np.ones(2), 0.0, 0.0
+        for g in (np.array([[1.0, 0.0]]), np.array([[0.0, 2.0]])):
+            given = [ops.convert_to_tensor(a, "float32") for a in (g, [0.5, -0.5])]
+            optimizer.apply(given, [weight, bias])
+            d = g + 0.1 * w
+            d = d if trust is None else d * trust * np.linalg.norm(w) / np.linalg.norm(d)
+            v, u = 0.9 * v + d, 0.9 * u + np.array([0.5, -0.5])
+            w, b = w - 0.5 * v, b - 0.5 * u
+        np.testing.assert_allclose(numpy([weight])[0], w, rtol=1e-5)
+        np.testing.assert_allclose(numpy([bias])[0], b, rtol=1e-5)
+        again = type(optimizer).from_config(optimizer.get_config())
+        assert again.get_config() == optimizer.get_config()
+
+
+@once
+def test_lars_leaves_a_zero_weight_finite(numpy):
+    weight, optimizer = keras.Variable(np.zeros((2, 2), np.float32)), LARS(1.0, momentum=0.0)
+    optimizer.build([weight])
+    for gradient, expected in ((0.0, 0.0), (1.0, -1.0)):
+        optimizer.apply([ops.full((2, 2), gradient)], [weight])
+        np.testing.assert_array_equal(numpy([weight])[0], np.full((2, 2), expected))
+
+
+@once
+def test_adamw_leaves_norms_and_biases_undecayed(tiny, numpy):
+    weights = [keras.Variable(np.ones((2, 2), np.float32)), keras.Variable([1.0, 1.0])]
+    optimizer = build_optimizer(tiny("simclr", optimizer="adamw", weight_decay=0.1), weights, 9)
+    optimizer.build(weights)
+    optimizer.apply([ops.zeros((2, 2)), ops.zeros((2,))], weights)
+    rate = float(warmup_cosine(3e-3, 9, 3)(0))
+    np.testing.assert_allclose(numpy(weights[:1])[0], 1.0 - 0.1 * rate, rtol=1e-6)
+    np.testing.assert_array_equal(numpy(weights[1:])[0], [1.0, 1.0])
+
+
+@once
+@pytest.mark.parametrize("warmup", [0, 4])
+def test_the_rate_warms_up_and_falls_by_a_cosine(warmup):
+    rates = [float(warmup_cosine(2.0, 20, warmup)(step)) for step in range(21)]
+    t = np.arange(21)
+    ramp = 2.0 * (1.0 + (warmup - 1) * t / max(warmup, 1)) / max(warmup, 1)
+    cosine = 1.0 + np.cos(np.pi * (t - warmup) / (20 - warmup))
+    np.testing.assert_allclose(rates, np.where(t < warmup, ramp, cosine), rtol=1e-5, atol=1e-6)
+
+
+# Encoders, against those of Lightning
+
+
+def creation_order(model, kind):
+    layers = [layer for layer in model._flatten_layers() if isinstance(layer, kind)]
+    return sorted(layers, key=_number)
+
+
+def _number(layer):
+    last = layer.name.rsplit("_", 1)[-1]
+    return int(last) if last.isdigit() else 0
+
+
+@once
+@pytest.mark.parametrize(
+    ("name", "side", "width"),
+    [("resnet18", 16, 4), ("smallconv", 8, 8), ("vit-s6", 8, 4), ("resnet18", 9, 4)],
+)
+def test_encoders_are_those_of_lightning(name, side, width, require):
+    """The same weights give the same features, in training mode and out of it."""
+    torch = require("torch")
+    require("lightning")
+    require("kornia")
+    from fmicl_lightning import build_encoder as build_torch_encoder
+
+    theirs = build_torch_encoder(name, 3, width, patch_size=4)
+    ours = build_encoder(name, (side, side, 3), width, patch_size=4)
+    count = sum(int(np.prod(w.shape)) for w in ours.trainable_weights)
+    assert count == sum(p.numel() for p in theirs.parameters())
+    with torch.no_grad():
+        for weight in theirs.parameters():
+            weight.add_(0.05 * torch.randn_like(weight))
+    copy_weights(ours, theirs)
+    images = np.random.default_rng(0).standard_normal((4, side, side, 3)).astype(np.float32)
+    for training in (False, True):  # running variances are unbiased in PyTorch alone
+        theirs.train(training)
+        want = theirs(torch.from_numpy(images).permute(0, 3, 1, 2)).detach().numpy()
+        np.testing.assert_allclose(
+            ops.convert_to_numpy(ours(images, training=training)), want, rtol=2e-3, atol=2e-4
+        )
+
+
+def copy_weights(ours, theirs):
+    """Layer by layer in the order in which they were made, which is the same."""
+    import torch
+
+    kernels = (torch.nn.Conv2d, torch.nn.Linear)
+    norms = (torch.nn.BatchNorm2d, torch.nn.LayerNorm)
+    for kinds, makes in (
+        ((keras.layers.Conv2D,), (torch.nn.Conv2d,)),
+        ((keras.layers.Dense,), (torch.nn.Linear, torch.nn.MultiheadAttention)),
+        ((keras.layers.BatchNormalization, keras.layers.LayerNormalization), norms),
+    ):
+        targets = creation_order(ours, kinds)
+        sources = [m for m in theirs.modules() if isinstance(m, makes)]
+        assert len(targets) == len(sources)
+        for layer, module in zip(targets, sources, strict=True):
+            attention = isinstance(module, torch.nn.MultiheadAttention)
+            weight = (module.in_proj_weight if attention else module.weight).detach().numpy()
+            bias = module.in_proj_bias if attention else module.bias
+            if isinstance(module, kernels) or attention:
+                weight = weight.transpose(2, 3, 1, 0) if weight.ndim == 4 else weight.T
+            values = [weight, *([] if bias is None else [bias.detach().numpy()])]
+            layer.set_weights(values + layer.get_weights()[len(values) :])
+    for weight in ours.weights:
+        if "tokens" in weight.path:
+            weight.assign(theirs.token.detach().numpy())
+
+
+@once
+def test_resnet18_and_vit_s_are_the_standard_ones():
+    def count(model):
+        return sum(int(np.prod(w.shape)) for w in model.trainable_weights)
+
+    assert count(build_encoder("resnet18", (32, 32, 3), 64)) == 11_168_832
+    # ViT-S/16 has 22,050,664 with its classifier and learned positions.
+    classifier, positions = 384 * 1000 + 1000, 197 * 384
+    vit_s = build_encoder("vit-s12", (32, 32, 3), 64, patch_size=16)
+    assert count(vit_s) == 22_050_664 - classifier - positions
+
+
+@once
+def test_encoders_that_do_not_fit_are_named():
+    with pytest.raises(ValueError, match=r"Expected one of resnet18, smallconv, vit-s6, vit-s12"):
+        build_encoder("timm:resnet18", (8, 8, 1), 8)
+    with pytest.raises(ValueError, match=r"`patch_size`. Expected a divisor of .* 10 x 8"):
+        vit((10, 8, 1), 4, 1, patch_size=4)
+    with pytest.raises(ValueError, match=r"`width`. Expected an even number"):
+        vit((8, 8, 1), 3, 1, patch_size=4)
+
+
+# Views
+
+
+@pytest.mark.parametrize(("name", "channels"), [("photo", 3), ("photo", 1), ("digits", 1)])
+def test_views_are_random_per_image_and_keep_shape_and_range(name, channels):
+    augment = build_augmentation(name, (8, 8, channels), seed=0)
+    image = load_images("digits").train_images[:1].astype(np.float32) / 255.0
+    images = np.tile(image, (6, 1, 1, channels))
+    first, second = (ops.convert_to_numpy(augment(images, training=True)) for _ in range(2))
+    assert first.shape == images.shape
+    assert np.isfinite(first).all()
+    assert -0.5 < first.min() < first.max() < 1.5
+    assert not np.allclose(first[0], first[1])
+    assert not np.allclose(first, second)
+    again = build_augmentation(name, (8, 8, channels), seed=0)
+    np.testing.assert_array_equal(first, ops.convert_to_numpy(again(images, training=True)))
+
+
+@once
+def test_a_crop_of_everything_and_no_change_are_the_image():
+    images = np.random.default_rng(0).random((3, 6, 8, 2)).astype(np.float32)
+    for layer in (
+        RandomResizedCrop((1.0, 1.0), (1.0, 1.0), seed=0),
+        RandomAffine(0.0, 0.0, (1.0, 1.0), 0.0, seed=0),
+    ):
+        np.testing.assert_allclose(ops.convert_to_numpy(layer(images)), images, atol=1e-6)
+
+
+@once
+def test_reading_between_pixels_is_bilinear():
+    from scipy.ndimage import map_coordinates
+
+    draw = np.random.default_rng(0)
+    images = draw.random((2, 6, 8, 1)).astype(np.float32)
+    x, y = draw.uniform(-2, 9, (2, 6, 8)), draw.uniform(-2, 7, (2, 6, 8))
+    want = [
+        map_coordinates(np.pad(image[..., 0], 3), [b + 3, a + 3], order=1)
+        for image, a, b in zip(images, x, y, strict=True)
+    ]
+    found = bilinear(images, *(ops.convert_to_tensor(v, "float32") for v in (x, y)))
+    np.testing.assert_allclose(ops.convert_to_numpy(found)[..., 0], want, atol=1e-5)
+
+
+@once
+def test_projections_are_drawn_by_the_seed_alone_and_leave_the_run_alone(tiny, trainer_of, numpy):
+    trainer = trainer_of(tiny("simclr"))
+    images = trainer.data.test_images[:70]
+    first = trainer.project(images)
+    trainer.model.views(images)  # moves the generators on
+    before = numpy(state(trainer.model))
+    for a, b in zip(first, trainer.project(images), strict=True):
+        np.testing.assert_array_equal(a, b)
+    for a, b in zip(before, numpy(state(trainer.model)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@once
+def test_the_order_of_images_depends_on_seed_and_epoch_alone():
+    images = np.arange(10, dtype=np.uint8)[:, None, None, None]
+    batches = EpochBatches(images, 3, seed=1)
+
+    def epoch(number):
+        batches.start(number)
+        return [b[0].ravel().tolist() for b in batches]
+
+    first = epoch(0)
+    assert len(first) == 3
+    assert len(set(np.ravel(first))) == 9
+    assert epoch(1) != first
+    assert epoch(0) == first

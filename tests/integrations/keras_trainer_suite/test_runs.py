@@ -1,0 +1,163 @@
+"""The Keras trainers learn, resume exactly, and stop cleanly."""
+
+import json
+import os
+import shutil
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from fmicl_keras import MethodTrainer, build_encoder, checkpoint
+from fmicl_keras.build import state
+from fmicl_keras.callbacks import Run
+from fmicl_recipes import RunFolder, resolve
+from fmicl_recipes.data import load_images
+from fmicl_recipes.runs import NonFiniteLossError, evaluate_run, knn, train_run
+from fmicl_recipes.settings import LOSSES, METHODS
+
+BACKEND = os.environ["KERAS_BACKEND"]
+once = pytest.mark.skipif(BACKEND != "tensorflow", reason="the same on every backend")
+
+
+@pytest.mark.parametrize("method", METHODS if BACKEND == "tensorflow" else ["moco"])
+def test_an_interrupted_run_resumes_bit_for_bit(
+    tmp_path, monkeypatch, method, tiny, fit, trainer_of, numpy
+):
+    settings = tiny(method, epochs=3)
+    folder, cut = RunFolder.create(tmp_path / "whole", settings), tmp_path / "cut"
+    end = Run.on_epoch_end
+
+    def stop(run, epoch, logs=None):
+        end(run, epoch, logs)
+        if epoch == 0:  # as the folder looks to a run killed in its second epoch
+            shutil.copytree(folder.path, cut)
+
+    monkeypatch.setattr(Run, "on_epoch_end", stop)
+    whole = fit(settings, folder)
+    monkeypatch.undo()
+    assert len(RunFolder(cut).read_history()) == 1
+    resumed = fit(settings, RunFolder(cut), resume=True)
+    for group in (lambda t: state(t.model), lambda t: t.model.optimizer.variables):
+        pairs = zip(group(whole), numpy(group(whole)), numpy(group(resumed)), strict=True)
+        for variable, a, b in pairs:
+            np.testing.assert_array_equal(a, b, err_msg=variable.path)
+    if method == "moco":  # 4 batches of 64 an epoch, 3 epochs, 100 slots
+        assert int(resumed.model.pointer) == 12 * 64 % 100
+    for name in ("epoch", "step", "loss", "alignment", "uniformity", "embedding_rank"):
+        assert [r[name] for r in resumed.history] == [r[name] for r in whole.history]
+    restored = trainer_of(settings)
+    restored.load(folder)
+    images = restored.data.test_images[:64]
+    np.testing.assert_allclose(restored.encode(images), whole.encode(images), rtol=1e-6)
+    assert restored.history == whole.history == RunFolder(folder.path).read_history()
+    assert restored.seconds == whole.seconds
+
+
+@once
+@pytest.mark.parametrize("method", METHODS)
+def test_training_beats_the_random_encoder(tmp_path, method, capsys):
+    settings = resolve("digits", {"method": method, "epochs": 8, "width": 8, "knn_every": 4,
+                                  "device": "cpu", "framework": "tensorflow"})  # fmt: skip
+    data = load_images("digits")
+    trainer = MethodTrainer(settings, data)
+    before = knn(trainer)
+    trainer.fit(RunFolder.create(tmp_path / "run", settings), resume=False, progress=True)
+    assert "epoch=8/8" in capsys.readouterr().err
+    history = RunFolder(tmp_path / "run").read_history()
+    assert history == trainer.history
+    assert history[-1]["loss"] < history[0]["loss"]
+    assert [row["epoch"] for row in history if "knn_accuracy" in row] == [4, 8]
+    assert history[-1]["knn_accuracy"] == knn(trainer) > before
+    columns = {"epoch", "step", "loss", "alignment", "uniformity", "embedding_rank"}
+    assert all(columns | {"images_per_second"} <= set(row) for row in history)
+
+
+@once
+@pytest.mark.filterwarnings("ignore:Neyman")
+def test_collapse_is_reported_once_and_runs_evaluate_again(tmp_path, tiny):
+    settings = tiny("simclr", divergence="neyman", epochs=14, lr=0.01)
+    with pytest.warns(UserWarning, match="The features have collapsed by epoch") as caught:
+        metrics = train_run(MethodTrainer, settings, tmp_path / "run", progress=False)
+    assert sum("have collapsed" in str(w.message) for w in caught) == 1
+    assert metrics["collapsed"] is True
+    assert metrics["embedding_rank"] < 2.0
+    assert metrics["framework"] == "tensorflow"
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text()) == metrics
+    again = evaluate_run(MethodTrainer, RunFolder(tmp_path / "run"))
+    for name in ("knn_accuracy", "alignment", "loss_history", "seconds"):
+        assert again[name] == pytest.approx(metrics[name])
+
+
+def test_a_non_finite_loss_stops_and_keeps_the_last_checkpoint(tmp_path, tiny, trainer_of, numpy):
+    trainer = trainer_of(tiny("simclr"))
+    real = trainer.model.loss_of
+    trainer.model.bad = trainer.model.add_weight((), "zeros", trainer.model.dtype, trainable=False)
+
+    def breaking(x, y):
+        trainer.model.bad.assign(trainer.model.bad + 1.0)
+        return real(x, y) * ops.where(trainer.model.bad == 7.0, float("nan"), 1.0)
+
+    trainer.model.loss_of = breaking
+    folder = RunFolder.create(tmp_path / "run", trainer.settings)
+    with pytest.raises(NonFiniteLossError, match=r"The loss is nan at step 6 \(epoch 2\)"):
+        trainer.fit(folder, resume=False, progress=False)
+    kept = trainer_of(trainer.settings)
+    kept.model.bad = kept.model.add_weight((), "zeros", kept.model.dtype, trainable=False)
+    kept.load(folder)
+    assert float(kept.model.bad) == 4
+    assert all(np.isfinite(v).all() for v in numpy(state(kept.model)))
+
+
+@once
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
+    model = build_encoder("smallconv", (8, 8, 1), 4)
+    checkpoint.save(tmp_path / "c", {"model": model.weights}, {})
+    other = build_encoder("smallconv", (8, 8, 1), 6)
+    with pytest.raises(ValueError, match="Expected a checkpoint with the model of these settings"):
+        checkpoint.load(tmp_path / "c", {"model": other.weights})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", [loss for loss in LOSSES if loss != "fmicl"])
+def test_every_loss_trains(tmp_path, loss, tiny, fit):
+    settings = tiny("simclr", loss=loss, epochs=2)
+    trainer = fit(settings, RunFolder.create(tmp_path / "run", settings))
+    assert np.isfinite([row["loss"] for row in trainer.history]).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_bf16_trains(tmp_path, method, tiny, fit):
+    settings = tiny(method, precision="bf16", epochs=2, optimizer="lars")
+    trainer = fit(settings, RunFolder.create(tmp_path / "run", settings))
+    assert np.isfinite([row["loss"] for row in trainer.history]).all()
+    assert trainer.encode(trainer.data.test_images).dtype == np.float32
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BACKEND == "torch", reason="Keras trains on one device with PyTorch")
+@pytest.mark.parametrize("method", METHODS)
+def test_two_devices_train_as_one(tmp_path, monkeypatch, method, tiny, fit):
+    """Without augmentation: the same batches, losses and features."""
+    from fmicl_keras import build
+
+    plain = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Identity()])
+    monkeypatch.setattr(build, "build_augmentation", lambda *_: plain)
+    runs = []
+    for devices in (1, 2):
+        settings = tiny(method, devices=devices, epochs=2, optimizer="sgd", lr=0.01, bn_splits=1)
+        folder = RunFolder.create(tmp_path / str(devices), settings)
+        trainer = fit(settings, folder)
+        runs.append((trainer.history[-1], trainer.encode(trainer.data.test_images)))
+    (one, features), (two, others) = runs
+    assert two["loss"] == pytest.approx(one["loss"], rel=1e-3)
+    assert two["embedding_rank"] == pytest.approx(one["embedding_rank"], rel=1e-3)
+    np.testing.assert_allclose(others, features, rtol=1e-2, atol=1e-3)
+
+
+def test_more_devices_than_there_are_are_refused(tiny, trainer_of):
+    expected = "1 with the torch backend" if BACKEND == "torch" else "at most 2, the cpu devices"
+    with pytest.raises(ValueError, match=f"`devices`. Expected {expected}"):
+        trainer_of(tiny("simclr", devices=4))

@@ -1,0 +1,59 @@
+"""One step of a method on one and on two CPU processes; run as a script by the tests of DDP.
+
+Usage: lightning_ddp.py SETTINGS_AS_JSON FOLDER. Writes FOLDER/1.pt and FOLDER/2.pt.
+"""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from fmicl_lightning import MethodTrainer
+from fmicl_recipes import RunFolder, TrainSettings
+from fmicl_recipes.data import load_images
+
+
+class Exact(torch.nn.Module):
+    """In place of the augmentation: the image as it is, in float64."""
+
+    def forward(self, images):
+        return images.double()
+
+
+def without_batch_norm(module):
+    """Batch norms removed: only a GPU has them synchronised."""
+    for name, child in module.named_children():
+        if isinstance(child, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
+            setattr(module, name, torch.nn.Identity())
+        without_batch_norm(child)
+
+
+def vector(module):
+    """Encoder and heads as one vector."""
+    weights = [p.detach().flatten() for p in module.parameters() if p.requires_grad]
+    return torch.cat(weights).clone()
+
+
+def one_step(settings, folder):
+    trainer = MethodTrainer(settings, load_images("digits", limit=settings.limit))
+    module = trainer.module.double()
+    module.augment = Exact()
+    if settings.method != "moco":
+        without_batch_norm(module)
+    torch.manual_seed(0)
+    with torch.no_grad():  # a key network that differs, as later in a run
+        for name, weight in module.named_parameters():
+            weight.add_(0.05 * torch.randn_like(weight) * name.startswith("key_"))
+    before = vector(module)
+    run = RunFolder.create(folder / f"run{settings.devices}", settings)
+    trainer.fit(run, resume=False, progress=False)
+    found = {"step": vector(module) - before, "loss": trainer.history[0]["loss"]}
+    torch.save(found | {"queue": getattr(module, "queue", None)}, folder / f"{settings.devices}.pt")
+
+
+if __name__ == "__main__":
+    chosen = TrainSettings.from_dict(json.loads(sys.argv[1]))
+    for devices in (1, 2):
+        one_step(dataclasses.replace(chosen, devices=devices), Path(sys.argv[2]))

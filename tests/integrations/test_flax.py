@@ -1,0 +1,572 @@
+"""SimCLR, MoCo and MoCo v3 in Flax are the methods of their papers, learn, and resume exactly."""
+
+import json
+import os
+import subprocess
+import sys
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+jax = pytest.importorskip("jax", reason="the Flax trainer needs JAX")
+pytest.importorskip("flax", reason="the Flax trainer needs Flax")
+pytest.importorskip("optax", reason="the Flax trainer needs Optax")
+pytest.importorskip("orbax.checkpoint", reason="the Flax trainer needs Orbax")
+
+import jax.numpy as jnp  # noqa: E402
+import optax  # noqa: E402
+from flax import nnx  # noqa: E402
+
+from fmicl_flax import (  # noqa: E402
+    MethodTrainer,
+    build_augmentation,
+    build_encoder,
+    build_loss,
+    build_method,
+    checkpoints,
+)
+from fmicl_flax.encoders import feature_width  # noqa: E402
+from fmicl_flax.moco import Queue  # noqa: E402
+from fmicl_flax.optimizers import build_optimizer, is_weight, warmup_cosine  # noqa: E402
+from fmicl_flax.parts import in_parts  # noqa: E402
+from fmicl_flax.vit import sine_cosine  # noqa: E402
+from fmicl_jax import fmicl_loss, info_nce_loss  # noqa: E402
+from fmicl_recipes import RunFolder, resolve  # noqa: E402
+from fmicl_recipes.data import load_images  # noqa: E402
+from fmicl_recipes.evaluation import knn_accuracy  # noqa: E402
+from fmicl_recipes.momentum import ema_schedule, initial_queue, key_order  # noqa: E402
+from fmicl_recipes.runs import NonFiniteLossError, evaluate_run, knn  # noqa: E402
+from fmicl_recipes.settings import METHODS  # noqa: E402
+
+#: Out of `make test` until its time is known on a machine that does nothing else.
+pytestmark = pytest.mark.slow
+
+MOMENTUM = ("moco", "moco-v3")
+DEVICES = Path(__file__).parent / "ranks" / "flax_devices.py"
+#: One shape of everything, so that XLA compiles little.
+SMALL = {"width": 8, "batch_size": 64, "limit": 256, "epochs": 3, "warmup_epochs": 1,
+         "projection_hidden": 16, "projection_dim": 8, "queue_size": 100}  # fmt: skip
+#: What each method takes to learn the digits in seconds.
+LEARNS = {
+    "simclr": {"alpha": 10.0},
+    "moco": {"queue_size": 500},
+    "moco-v3": {"ema": 0.9},
+}
+
+
+def options(method, **more):
+    return resolve("digits", {"method": method, "framework": "jax", "device": "cpu", **more})
+
+
+def tiny(method, **more):
+    return options(method, **{**SMALL, **more})
+
+
+def equal(a, b):
+    """Whether two states are equal to the last bit."""
+    a, b = (dict(nnx.to_flat_state(state)) for state in (a, b))
+    return a.keys() == b.keys() and all(np.array_equal(a[k][...], b[k][...]) for k in a)
+
+
+def draw(shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+
+
+# One step of the methods with a momentum encoder
+
+
+@partial(jax.jit, static_argnames="graph")
+def contrast(graph, state, v1, v2, plan):
+    """State after the step, what it returned, and its gradient in all that is a number."""
+    method = nnx.merge(graph, state)
+
+    def loss_of(method):
+        loss, q, k = method.contrast(v1, v2, **plan)
+        return loss, (q, k)
+
+    everything = nnx.DiffState(0, nnx.Any(nnx.Param, lambda path, x: path == ("queue",)))
+    (loss, (q, k)), grads = nnx.value_and_grad(loss_of, argnums=everything, has_aux=True)(method)
+    return nnx.state(method), loss, q, k, grads
+
+
+@partial(jax.jit, static_argnames=("graph", "name"))
+def call(graph, state, name, *arrays):
+    """A function of a method or of one of its networks, applied to arrays."""
+    target = nnx.merge(graph, state, copy=True)
+    for part in name.split("."):
+        target = getattr(target, part)
+    return target(*arrays)
+
+
+class Step:
+    """A step of a method whose queries have moved away from their copies."""
+
+    def __init__(self, method):
+        self.method = build_method(tiny(method), (8, 8, 1))
+        key = jax.random.key(1)
+        moved = jax.tree.map(
+            lambda w: w + 0.1 * jax.random.normal(key, w.shape),
+            nnx.state(self.method, self.method.trained),
+        )
+        nnx.update(self.method, moved)
+        self.graph, self.before = nnx.split(self.method)
+        self.v1, self.v2 = draw((64, 8, 8, 1), 1), draw((64, 8, 8, 1), 2)
+        self.plan = self.method.plan(3, 10, 64)
+        self.after, self.loss, self.q, self.k, self.gradient = contrast(
+            self.graph, self.before, self.v1, self.v2, self.plan
+        )
+
+    def call(self, name, *arrays):
+        return call(self.graph, self.after, name, *arrays)
+
+
+step_of = cache(Step)
+
+
+@pytest.mark.parametrize("method", MOMENTUM)
+def test_the_key_network_follows_exactly_before_the_keys_are_made(method):
+    step = step_of(method)
+    m = 0.99 if method == "moco" else ema_schedule(0.99, 3, 10)
+    for part in ("encoder", "head"):
+        slow, fast, after = (
+            jax.tree.leaves(nnx.filter_state(state[name], nnx.Param))
+            for state, name in ((step.before, f"key_{part}"), (step.before, part),
+                                (step.after, f"key_{part}"))
+        )  # fmt: skip
+        assert len(slow) == len(fast) > 0
+        for a, b, c in zip(slow, fast, after, strict=True):
+            want = m * np.float64(a) + (1.0 - m) * np.float64(b)
+            np.testing.assert_allclose(c, want, rtol=3e-7, atol=1e-8)
+    made_by_new = step.call("keys", step.v2, step.plan["order"]) if method == "moco" else (
+        step.call("key", step.v2))  # fmt: skip
+    np.testing.assert_allclose(step.k, made_by_new, rtol=1e-4, atol=1e-5)
+    old = nnx.State(dict(step.before))
+    assert not np.allclose(call(step.graph, old, "key", step.v2), step.k, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", MOMENTUM)
+def test_no_gradient_reaches_keys_queue_or_key_network(method):
+    step = step_of(method)
+    flat = {path: np.abs(g[...]).max() for path, g in nnx.to_flat_state(step.gradient)}
+    slow = {path for path in flat if path[0] in ("key_encoder", "key_head")}
+    assert slow
+    assert all(flat[path] == 0.0 for path in slow)
+    assert all(flat[path] > 0.0 for path in flat if path[0] == "encoder")
+    if method == "moco":  # negatives count in the loss, but not their slope
+        bank = jax.grad(lambda bank: build_loss(tiny("moco"))(step.q, step.k, bank=bank))
+        assert np.abs(bank(step.before["queue"][...])).max() > 0.0
+    trained = {
+        path[0] for path, _ in nnx.to_flat_state(nnx.state(step.method, step.method.trained))
+    }
+    assert trained == {"encoder", "head"} | ({"predictor"} if method == "moco-v3" else set())
+
+
+def test_key_norms_keep_statistics_of_their_own():
+    step = step_of("moco")
+    own, key = (step.after[name]["layers"][0]["norm"]["mean"][...] for name in
+                ("encoder", "key_encoder"))  # fmt: skip
+    assert np.abs(key).max() > 0
+    assert not np.allclose(own, key)
+
+
+# MoCo's queue and parts
+
+
+def test_moco_takes_its_negatives_from_the_queue_and_enters_the_keys_after():
+    step = step_of("moco")
+    queue = step.before["queue"][...]
+    np.testing.assert_array_equal(queue, initial_queue(100, 8, seed=0))
+    np.testing.assert_allclose(step.loss, fmicl_loss(step.q, step.k, bank=queue), rtol=1e-5)
+    unit = step.k / np.linalg.norm(step.k, axis=1, keepdims=True)
+    np.testing.assert_allclose(step.after["queue"][:64], unit, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(step.after["queue"][64:], queue[64:])
+    assert step.after["oldest"][...] == 64
+
+
+@given(counts=st.lists(st.sampled_from([1, 4, 7, 25]), min_size=1, max_size=6))
+def test_the_queue_is_what_writing_one_key_after_another_gives(counts):
+    method = nnx.clone(step_of("moco").method)
+    method.queue, method.oldest = Queue(draw((10, 8))), Queue(jnp.zeros((), jnp.int32))
+    expected, place = np.array(method.queue[...]), 0
+    for number, count in enumerate(counts):
+        keys = draw((count, 8), number)
+        method.enqueue(keys)
+        for key in np.asarray(keys):
+            expected[place] = key / np.linalg.norm(key)
+            place = (place + 1) % 10
+    np.testing.assert_allclose(method.queue[...], expected, rtol=1e-5, atol=1e-6)
+    assert method.oldest[...] == place
+
+
+def test_keys_are_encoded_in_other_groups_than_their_queries():
+    step = step_of("moco")
+    order = step.plan["order"]
+    np.testing.assert_array_equal(order, key_order(64, 0, 3))
+    for start in range(0, 64, 16):  # a group has the statistics of its own images alone
+        group = order[start : start + 16]
+        alone = step.call("key", step.v2[group])
+        np.testing.assert_allclose(step.k[group], alone, rtol=1e-3, atol=1e-4)
+    assert not np.array_equal(order, step.method.plan(4, 10, 64)["order"])
+
+
+def test_parts_have_statistics_of_their_own_and_any_size():
+    images = draw((21, 8, 8, 1))
+    both, first, second = (nnx.clone(step_of("moco").method) for _ in range(3))
+    want = [first.query(images[:11]), second.query(images[11:])]
+    got = in_parts(both.encoder, both.head, images, 2)
+    np.testing.assert_allclose(got, np.concatenate(want), rtol=1e-3, atol=1e-4)
+    mean, *means = (net.encoder.layers[0].norm.mean[...] for net in (both, first, second))
+    np.testing.assert_allclose(mean, np.mean(means, axis=0), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "head_norm", "parts"),
+    [("vit-s6", "none", 1), ("vit-s6", "batch", 4), ("smallconv", "none", 4)],
+)
+def test_networks_without_batch_norm_are_not_split(encoder, head_norm, parts):
+    settings = tiny("moco", encoder=encoder, head_norm=head_norm)
+    method = nnx.eval_shape(lambda: build_method(settings, (8, 8, 1)))
+    assert method.parts == parts
+    assert list(method.plan(0, 10, 64)) == ["order"] * (parts > 1)
+    assert isinstance(method.head.layers[-1], nnx.BatchNorm) == (head_norm == "batch")
+
+
+# MoCo v3
+
+
+def test_moco_v3_predicts_the_keys_of_the_other_view():
+    step = step_of("moco-v3")
+    q2, k1 = step.call("predictor", step.call("query", step.v2)), step.call("key", step.v1)
+    want = fmicl_loss(step.q, step.k, negatives="cross") + fmicl_loss(q2, k1, negatives="cross")
+    np.testing.assert_allclose(step.loss, want, rtol=1e-4)
+    q1 = step.call("predictor", step.call("query", step.v1))
+    np.testing.assert_allclose(step.q, q1, rtol=1e-3, atol=1e-4)
+
+
+def test_projector_and_predictor_have_the_layers_of_the_paper():
+    method = step_of("moco-v3").method
+    for mlp, count in ((method.head, 3), (method.predictor, 2)):
+        assert [type(layer) for layer in mlp.layers].count(nnx.Linear) == count
+        norms = [layer for layer in mlp.layers if isinstance(layer, nnx.BatchNorm)]
+        assert [norm.use_scale for norm in norms] == [True] * (count - 1) + [False]
+        assert mlp.layers[-1] is norms[-1]
+
+
+@pytest.mark.parametrize(
+    ("method", "patch_projection", "frozen"),
+    [("moco-v3", "frozen", True), ("moco-v3", "learned", False), ("moco", "frozen", False)],
+)
+def test_only_moco_v3_freezes_the_patch_projection(method, patch_projection, frozen):
+    settings = tiny(method, encoder="vit-s6", patch_projection=patch_projection)
+    module = nnx.eval_shape(lambda: build_method(settings, (8, 8, 1)))
+    trained = {path[:2] for path, _ in nnx.to_flat_state(nnx.state(module, module.trained))}
+    assert (("encoder", "patches") not in trained) == frozen
+    assert ("encoder", "token") in trained
+
+
+# Optimiser and schedule
+
+
+def test_lars_moves_by_hand():
+    """Two steps of a weight and of a bias, against the update written out in NumPy."""
+    lars = build_optimizer("lars", 0.5, 0.9, 0.1, 10, 0)
+    params = {"kernel": jnp.array([[3.0, 4.0]]), "bias": jnp.ones(2)}
+    w, b, v, u, state = np.array([[3.0, 4.0]]), np.ones(2), 0.0, 0.0, lars.init(params)
+    for t, g in enumerate((np.array([[1.0, 0.0]]), np.array([[0.0, 2.0]]))):
+        gradient = {"kernel": jnp.asarray(g, jnp.float32), "bias": jnp.array([0.5, -0.5])}
+        change, state = lars.update(gradient, state, params)
+        params = optax.apply_updates(params, change)
+        d = g + 0.1 * w
+        v = 0.9 * v + d * 1e-3 * np.linalg.norm(w) / np.linalg.norm(d)
+        u = 0.9 * u + np.array([0.5, -0.5])
+        rate = 0.25 * (1.0 + np.cos(np.pi * t / 10))
+        w, b = w - rate * v, b - rate * u
+    np.testing.assert_allclose(params["kernel"], w, rtol=1e-6)
+    np.testing.assert_allclose(params["bias"], b, rtol=1e-6)
+
+
+@pytest.mark.parametrize("warmup", [0, 4])
+def test_the_rate_warms_up_and_falls_by_a_cosine(warmup):
+    t = np.arange(21)
+    ramp = 2.0 * (1.0 + (warmup - 1) * t / max(warmup, 1)) / max(warmup, 1)
+    cosine = 1.0 + np.cos(np.pi * (t - warmup) / (20 - warmup))
+    rates = warmup_cosine(2.0, 20, warmup)(t)
+    np.testing.assert_allclose(rates, np.where(t < warmup, ramp, cosine), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("encoder", ["smallconv", "vit-s6"])
+def test_weight_decay_leaves_norms_and_biases_out(encoder):
+    module = nnx.eval_shape(lambda: build_method(tiny("moco-v3", encoder=encoder), (8, 8, 1)))
+    decided = nnx.to_flat_state(is_weight(nnx.state(module, module.trained)))
+    for path, decayed in decided:
+        assert decayed.get_value() == (path[-1] == "kernel"), path
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "lars"])
+def test_weight_decay_shrinks_weights_alone(name):
+    tx = build_optimizer(name, 0.5, 0.9, 0.1, 10, 0)
+    params = {"kernel": jnp.ones((2, 2)), "scale": jnp.ones(2), "bias": jnp.ones((2, 2))}
+    still = jax.tree.map(jnp.zeros_like, params)
+    change, _ = tx.update(still, tx.init(params), params)
+    assert (change["kernel"] < 0).all()
+    assert not change["scale"].any()
+    assert not change["bias"].any()
+
+
+# Encoders and views
+
+
+def count(encoder):
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(encoder, nnx.Param)))
+
+
+def abstract(name, channels, width, **more):
+    return nnx.eval_shape(lambda: build_encoder(name, channels, width, rngs=nnx.Rngs(0), **more))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "smallconv", "vit-s6", "vit-s12"])
+def test_encoders_are_those_of_lightning(name, require):
+    torch, lightning = require("torch"), require("fmicl_lightning")
+    with torch.device("meta"):
+        theirs = lightning.build_encoder(name, 3, 64)
+    ours = abstract(name, 3, 64)
+    assert count(ours) == sum(weight.numel() for weight in theirs.parameters())
+    assert feature_width(ours, (32, 32, 3)) == (384 if name.startswith("vit") else 512)
+
+
+def test_resnet18_and_vit_s_are_the_standard_ones():
+    """ResNet-18 less its classifier, with the small stem; ViT-S/16 less classifier, positions."""
+    assert count(abstract("resnet18", 3, 64)) == 11_168_832
+    rest = 384 * 1000 + 1000 + 197 * 384
+    assert count(abstract("vit-s12", 3, 64, patch_size=16)) == 22_050_664 - rest
+
+
+def test_positions_tell_patches_apart_and_their_products_know_offsets_only():
+    place = sine_cosine(4, 6, 24).astype(np.float64)
+    products = (place @ place.T).reshape(4, 6, 4, 6)
+    assert len(np.unique(place.round(6), axis=0)) == 24
+    np.testing.assert_allclose(products[1, 2, 3, 1], products[0, 4, 2, 3])
+    np.testing.assert_allclose(products[0, 0, 1, 0], products[0, 0, 0, 1])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [(lambda: abstract("timm:resnet50", 3, 8), r"`encoder`. Expected one of .*resnet18.*vit-s12"),
+     (lambda: feature_width(abstract("vit-s6", 1, 4), (10, 8, 1)),
+      r"`patch_size`. Expected a divisor of the images' sides, 10 x 8"),
+     (lambda: abstract("vit-s6", 1, 3), r"`width`. Expected an even number"),
+     (lambda: feature_width(nnx.Conv(1, 2, (3, 3), rngs=nnx.Rngs(0)), (8, 8, 1)),
+      r"Expected a module that returns \(N, F\)"),
+     (lambda: MethodTrainer(tiny("simclr", devices=64), load_images("digits", limit=64)),
+      r"`devices`. Expected at most the \d+ devices that JAX sees")],
+)  # fmt: skip
+def test_what_does_not_fit_is_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(("name", "channels"), [("photo", 3), ("photo", 1), ("digits", 1)])
+def test_views_are_random_per_image_and_keep_shape_and_range(name, channels):
+    image = load_images("digits").train_images[:1] / np.float32(255.0)
+    images = jnp.asarray(np.tile(image, (64, 1, 1, channels)))
+    augment = jax.jit(jax.vmap(build_augmentation(name)))
+    views = augment(jax.random.split(jax.random.key(0), 64), images)
+    assert views.shape == images.shape
+    assert np.isfinite(views).all()
+    assert len(np.unique(np.asarray(views).reshape(64, -1), axis=0)) == 64
+    slack = 0.5 if name == "digits" else 1e-6  # noise is not cut
+    assert views.min() >= -slack
+    assert views.max() <= 1.0 + slack
+    again = augment(jax.random.split(jax.random.key(0), 64), images)
+    assert np.array_equal(views, again)
+
+
+@pytest.mark.parametrize("loss", ["fmicl", "info-nce", "alignment-uniformity", "spectral"])
+def test_the_loss_is_the_one_the_settings_name(loss):
+    import fmicl_jax
+
+    x, y = draw((16, 4)), draw((16, 4), 1)
+    got = build_loss(tiny("simclr", loss=loss, divergence="js", alpha=3.0, temperature=0.2))(x, y)
+    want = {
+        "fmicl": partial(fmicl_loss, divergence="js", alpha=3.0, negatives="all"),
+        "info-nce": partial(info_nce_loss, temperature=0.2),
+        "alignment-uniformity": fmicl_jax.alignment_uniformity_loss,
+        "spectral": fmicl_jax.spectral_contrastive_loss,
+    }[loss](x, y)
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+# Runs
+
+
+def fit(settings, folder, *, resume=False):
+    trainer = MethodTrainer(settings, load_images("digits", limit=settings.limit))
+    trainer.fit(folder, resume=resume, progress=False)
+    return trainer
+
+
+class Run:
+    """A finished run of a method on the digits."""
+
+    def __init__(self, method, out):
+        self.settings = options(
+            method, width=16, batch_size=64, epochs=15, warmup_epochs=1, knn_every=5,
+            **LEARNS[method],
+        )  # fmt: skip
+        trainer = MethodTrainer(self.settings, load_images("digits"))
+        self.random = few_labels(trainer)
+        self.folder = RunFolder.create(out, self.settings)
+        trainer.fit(self.folder, resume=False, progress=False)
+        self.trainer = trainer
+
+
+def few_labels(trainer):
+    """kNN with 100 labels, where a random encoder is not yet good at digits."""
+    data = trainer.data
+    train, test = trainer.encode(data.train_images[:100]), trainer.encode(data.test_images)
+    return knn_accuracy(train, data.train_labels[:100], test, data.test_labels, k=5)
+
+
+@pytest.fixture(scope="module")
+def run_of(tmp_path_factory):
+    """The finished run of a method, trained when first asked for."""
+    return cache(lambda method: Run(method, tmp_path_factory.mktemp("runs") / method))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_training_beats_the_random_encoder(run_of, method):
+    run = run_of(method)
+    history = run.folder.read_history()
+    assert history == run.trainer.history
+    assert history[-1]["loss"] < history[0]["loss"]
+    assert few_labels(run.trainer) > run.random + 0.03
+    assert [row["epoch"] for row in history if "knn_accuracy" in row] == [5, 10, 15]
+    assert history[-1]["knn_accuracy"] == knn(run.trainer)
+    columns = {"epoch", "step", "loss", "alignment", "uniformity", "embedding_rank"}
+    assert all(columns | {"images_per_second"} <= set(row) for row in history)
+    assert list((run.folder.path / "tensorboard").iterdir())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_interrupted_run_resumes_bit_for_bit(run_of, tmp_path, monkeypatch, method):
+    whole = run_of(method)
+    folder = RunFolder.create(tmp_path / "cut", whole.settings)
+    save = MethodTrainer._save
+
+    def stop(trainer, folder, step):
+        save(trainer, folder, step)
+        if len(trainer.history) == 13:
+            raise KeyError("power cut")
+
+    monkeypatch.setattr(MethodTrainer, "_save", stop)
+    with pytest.raises(KeyError, match="power cut"):
+        fit(whole.settings, folder)
+    monkeypatch.undo()
+    assert len(folder.read_history()) == 13
+    resumed = fit(whole.settings, folder, resume=True)
+    assert equal(resumed.state, whole.trainer.state)
+    assert resumed.seconds > 0
+    if method == "moco":  # 22 batches of 64 an epoch, 15 epochs, 500 slots
+        assert resumed.method.oldest[...] == 22 * 15 * 64 % 500
+    for row, want in zip(resumed.history, whole.trainer.history, strict=True):
+        assert {**row, "images_per_second": 0} == {**want, "images_per_second": 0}
+
+
+def test_a_checkpoint_can_be_evaluated_again(run_of):
+    run = run_of("simclr")
+    again = evaluate_run(MethodTrainer, run.folder)
+    assert again["loss_history"] == [row["loss"] for row in run.trainer.history]
+    assert again["knn_accuracy"] == knn(run.trainer)
+    assert again["seconds"] == pytest.approx(run.trainer.seconds, abs=0.01)
+    x, y = run.trainer.project(run.trainer.data.test_images[:10])
+    assert x.shape == y.shape == (10, 64)
+    assert not np.allclose(x, y, atol=1e-3)
+
+
+def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path, monkeypatch):
+    folder = RunFolder.create(tmp_path / "run", tiny("simclr"))
+    home = jax.sharding.SingleDeviceSharding(jax.devices("cpu")[0])
+    old, new = ({"w": np.full(3, value, np.float32)} for value in (1.0, 2.0))
+    checkpoints.save(folder, "a", old, {"n": 1})
+    for place in ("os.replace", "shutil.rmtree"):
+
+        def die(*args, **options):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(f"fmicl_flax.checkpoints.{place}", die)
+            with pytest.raises(KeyboardInterrupt):
+                checkpoints.save(folder, "b", new, {"n": 2})
+        state, facts = checkpoints.load(folder, old, home)
+        assert (facts["n"], state["w"].tolist()) == (1, [1.0] * 3)
+    checkpoints.save(folder, "b", new, {"n": 2})
+    state, facts = checkpoints.load(folder, old, home)
+    assert (facts["n"], state["w"].tolist()) == (2, [2.0] * 3)
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["b"]
+
+
+def test_a_non_finite_loss_stops_and_keeps_the_last_checkpoint(run_of, tmp_path, monkeypatch):
+    settings = run_of("moco-v3").settings  # compiled already
+    folder = RunFolder.create(tmp_path / "run", settings)
+    trainer = MethodTrainer(settings, load_images("digits"))
+    momentum = trainer.plan
+
+    def broken(step, steps, count):
+        return {"momentum": np.float32("nan")} if step == 30 else momentum(step, steps, count)
+
+    trainer.plan = broken
+    with pytest.raises(NonFiniteLossError, match=r"The loss is nan at step 30 \(epoch 2\)"):
+        trainer.fit(folder, resume=False, progress=False)
+    kept = MethodTrainer(settings, load_images("digits"))
+    kept.load(folder)
+    assert [row["step"] for row in kept.history] == [22]
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(kept.state))
+
+
+@pytest.mark.filterwarnings("ignore:Neyman")
+def test_collapse_is_reported_once(tmp_path):
+    settings = tiny("simclr", divergence="neyman", epochs=14, lr=0.01)
+    with pytest.warns(UserWarning, match="The features have collapsed by epoch") as caught:
+        trainer = fit(settings, RunFolder.create(tmp_path / "run", settings))
+    assert sum("have collapsed" in str(w.message) for w in caught) == 1
+    assert trainer.history[-1]["embedding_rank"] < 2.0
+
+
+def test_bf16_trains_with_weights_in_float32(tmp_path):
+    settings = tiny("moco-v3", precision="bf16")
+    trainer = fit(settings, RunFolder.create(tmp_path / "run", settings))
+    assert np.isfinite([row["loss"] for row in trainer.history]).all()
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(trainer.state)} == {
+        "float32", "int32", "uint32",
+    }  # fmt: skip
+    view = draw((4, 8, 8, 1))
+    assert trainer.method.encoder(view).dtype == jnp.bfloat16
+    assert trainer.method.query(view).dtype == jnp.float32
+
+
+def on_devices(count, settings):
+    """Losses of a short run on so many host devices, and the frameworks that were imported."""
+    flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
+    command = [sys.executable, DEVICES, json.dumps(settings.to_dict())]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, **flags}
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    "method",
+    ["simclr", *(pytest.param(name, marks=pytest.mark.slow) for name in MOMENTUM)],
+)
+def test_four_devices_make_the_steps_of_one(method):
+    # Not AdamW, whose first steps have the size of the rate, however small a gradient is.
+    told = on_devices(4, tiny(method, epochs=2, limit=128, optimizer="sgd", lr=0.02))
+    one, four = told["losses"]
+    assert len(one) == 4
+    np.testing.assert_allclose(one, four, rtol=1e-5)
+    assert told["frameworks"] == []  # neither TensorBoard nor anything else brings one in

@@ -1,0 +1,468 @@
+"""MoCo and MoCo v3 in Lightning are the methods of their papers, and what they share holds."""
+
+import copy
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+torch = pytest.importorskip("torch", reason="the Lightning trainer needs PyTorch")
+pytest.importorskip("lightning", reason="the Lightning trainer needs Lightning")
+pytest.importorskip("kornia", reason="the Lightning trainer needs kornia")
+
+from fmicl_lightning import LARS, MethodTrainer, ViT, build_encoder, build_method  # noqa: E402
+from fmicl_lightning.callbacks import RunClock  # noqa: E402
+from fmicl_lightning.encoders import feature_width  # noqa: E402
+from fmicl_lightning.optimizers import build_optimizer, warmup_cosine  # noqa: E402
+from fmicl_lightning.vit import sine_cosine  # noqa: E402
+from fmicl_recipes import RunFolder, resolve  # noqa: E402
+from fmicl_recipes.data import load_images  # noqa: E402
+from fmicl_recipes.momentum import ema_schedule, initial_queue, key_order  # noqa: E402
+from fmicl_recipes.runs import knn, train_run  # noqa: E402
+from fmicl_recipes.settings import METHODS  # noqa: E402
+from fmicl_torch import fmicl_loss, info_nce_loss  # noqa: E402
+
+MOMENTUM = ("moco", "moco-v3")
+DDP = Path(__file__).parent / "ranks" / "lightning_ddp.py"
+
+
+def tiny(method, **options):
+    small = {"width": 8, "batch_size": 64, "limit": 256, "epochs": 3, "warmup_epochs": 1,
+             "projection_hidden": 16, "projection_dim": 8, "queue_size": 100,
+             "device": "cpu"}  # fmt: skip
+    return resolve("digits", {"method": method, **small, **options})
+
+
+def build(method, **options):
+    """A method in float64, and two views of it."""
+    module = build_method(tiny(method, **options), (8, 8, 1)).double()
+    views = torch.rand(2, 64, 1, 8, 8, dtype=torch.float64, generator=torch.manual_seed(1))
+    return module, *views
+
+
+def move_queries(module):
+    """Take encoder and head away from their copies, as a step of the optimiser does."""
+    with torch.no_grad():
+        for weight in [*module.encoder.parameters(), *module.head.parameters()]:
+            weight.add_(0.1 * torch.randn_like(weight))
+
+
+def at_step(module, step, steps):
+    """Let the method believe that it stands at a step of a run."""
+    module._trainer = type("Stub", (), {"global_step": step, "global_rank": 0})()
+    module._fabric = None
+    module.steps = steps
+    return module
+
+
+def fit(settings, out, **resume):
+    folder = RunFolder(out) if resume else RunFolder.create(out, settings)
+    data = load_images("digits", limit=settings.limit, seed=settings.seed)
+    trainer = MethodTrainer(settings, data)
+    trainer.fit(folder, resume=bool(resume), progress=False)
+    return trainer
+
+
+# The momentum encoder
+
+
+@pytest.mark.parametrize("method", MOMENTUM)
+def test_the_key_network_follows_exactly_before_the_keys_are_made(method):
+    module, v1, v2 = build(method, bn_splits=1)
+    move_queries(module)
+    before = copy.deepcopy(module)
+    _, _, k = at_step(module, 3, 10).contrast(v1, v2)
+    m = 0.99 if method == "moco" else ema_schedule(0.99, 3, 10)
+    pairs = ((before.key_encoder, before.encoder, module.key_encoder),
+             (before.key_head, before.head, module.key_head))  # fmt: skip
+    for slow, fast, after in pairs:
+        for a, b, c in zip(slow.parameters(), fast.parameters(), after.parameters(), strict=True):
+            torch.testing.assert_close(c, m * a + (1.0 - m) * b, rtol=1e-14, atol=1e-16)
+    assert not torch.allclose(k, before.key(v2), atol=1e-6)
+    torch.testing.assert_close(k, module.key(v2))
+
+
+@pytest.mark.parametrize("method", MOMENTUM)
+def test_no_gradient_reaches_keys_queue_or_key_network(method):
+    module, v1, v2 = build(method)
+    move_queries(module)
+    loss, q, k = module.contrast(v1, v2)
+    loss.backward()
+    assert q.requires_grad
+    assert not k.requires_grad
+    slow = {n for n, _ in module.named_parameters() if n.startswith("key_")}
+    assert slow
+    for name, weight in module.named_parameters():
+        assert (weight.grad is None) == (name in slow), name
+        assert weight.requires_grad == (name not in slow)
+    trained = [p for g in build_optimizer(module, module.settings).param_groups
+               for p in g["params"]]  # fmt: skip
+    assert len(trained) == len(list(module.parameters())) - len(slow)
+    assert not any(buffer.requires_grad for buffer in module.buffers())
+
+
+def test_key_norms_keep_statistics_of_their_own():
+    module, v1, v2 = build("moco")
+    for _ in range(2):
+        move_queries(module)
+        module.contrast(v1, v2)
+    own, key = module.encoder[1].running_mean, module.key_encoder[1].running_mean
+    assert key.abs().max() > 0
+    assert not torch.allclose(own, key)
+    assert module.key_encoder[1].num_batches_tracked == 2 * module.settings.bn_splits
+
+
+# MoCo's queue
+
+
+@given(counts=st.lists(st.sampled_from([1, 3, 4, 7, 12, 25]), min_size=1, max_size=6))
+def test_the_queue_is_what_writing_one_key_after_another_gives(counts):
+    module, _, _ = build("moco", queue_size=10)
+    expected, place = module.queue.clone(), 0
+    for number, count in enumerate(counts):
+        keys = torch.randn(count, 8, dtype=torch.float64, generator=torch.manual_seed(number))
+        module.enqueue(keys)
+        for key in keys:
+            expected[place] = key / key.norm()
+            place = (place + 1) % 10
+    torch.testing.assert_close(module.queue, expected)
+    assert module.pointer == place
+
+
+def test_the_queue_starts_with_unit_vectors_drawn_from_the_seed():
+    queue = initial_queue(500, 8, seed=3)
+    np.testing.assert_allclose(np.linalg.norm(queue, axis=1), 1.0, rtol=1e-6)
+    np.testing.assert_array_equal(queue, initial_queue(500, 8, seed=3))
+    assert not np.array_equal(queue, initial_queue(500, 8, seed=4))
+    assert abs(queue.mean()) < 0.02
+    np.testing.assert_array_equal(build("moco")[0].queue, initial_queue(100, 8, seed=0))
+
+
+@pytest.mark.parametrize("loss", ["fmicl", "info-nce"])
+def test_moco_takes_its_negatives_from_the_queue_and_enters_the_keys_after(loss):
+    module, v1, v2 = build("moco", loss=loss)
+    move_queries(module)
+    queue = module.queue.clone()
+    value, q, k = module.contrast(v1, v2)
+    of = fmicl_loss if loss == "fmicl" else info_nce_loss
+    torch.testing.assert_close(value, of(q, k, bank=queue))
+    value.backward()  # the queue that the gradient needs has not changed
+    torch.testing.assert_close(module.queue[:64], torch.nn.functional.normalize(k))
+    torch.testing.assert_close(module.queue[64:], queue[64:])
+
+
+# Batch norm must not give the key away
+
+
+def record_parts(module, name):
+    """Let `module.query` or `module.key` return its input, and note the parts it got."""
+    parts = []
+
+    def seen(view):
+        parts.append(view.flatten().tolist())
+        return view.flatten(1)
+
+    setattr(module, name, seen)
+    return parts
+
+
+def test_keys_are_encoded_in_other_groups_than_their_queries():
+    module, _, _ = build("moco")
+    number = torch.arange(64.0, dtype=torch.float64).reshape(64, 1, 1, 1)
+    keys = record_parts(module, "key")
+    out = module.shuffled_keys(number)
+    assert torch.equal(out, number.flatten(1))  # put back in place
+    queries = [part.flatten().tolist() for part in module.parts(number)]
+    assert [len(part) for part in keys] == [len(part) for part in queries] == [16] * 4
+    assert sorted(np.concatenate(keys)) == np.concatenate(queries).tolist()
+    shared = [len(set(k) & set(q)) for k in keys for q in queries]
+    assert max(shared) < 12  # a query's group is spread over the groups of the keys
+    at_step(module, 1, 10).shuffled_keys(number)
+    assert keys[:4] != keys[4:]
+
+
+def test_parts_have_statistics_of_their_own_and_any_size():
+    module, v1, _ = build("moco", bn_splits=3)
+    q = module.contrast(v1, v1)[1]
+    parts = [v1[:22], v1[22:43], v1[43:]]
+    torch.testing.assert_close(q, torch.cat([module.query(part) for part in parts]))
+    assert not torch.allclose(q, module.query(v1), atol=1e-3)
+
+
+def test_methods_without_batch_norm_are_not_split():
+    module, v1, v2 = build("moco", encoder="vit-s6", head_norm="none")
+    assert len(module.parts(v1)) == 1
+    keys = record_parts(module, "key")
+    module.contrast(v1, v2[:, :, :, :1].mean((2, 3), keepdim=True).repeat(1, 8, 1, 1))
+    assert len(keys) == 1
+
+
+@given(seed=st.integers(0, 99), step=st.integers(0, 99))
+def test_key_orders_are_permutations_that_depend_on_seed_and_step(seed, step):
+    order = key_order(64, seed, step)
+    assert sorted(order) == list(range(64))
+    assert np.array_equal(order, key_order(64, seed, step))
+    assert not np.array_equal(order, key_order(64, seed, step + 1))
+    assert not np.array_equal(order, key_order(64, seed + 1, step))
+
+
+# MoCo v3
+
+
+@pytest.mark.parametrize("loss", ["fmicl", "info-nce"])
+def test_moco_v3_predicts_the_keys_of_the_other_view(loss):
+    module, v1, v2 = build("moco-v3", loss=loss)
+    move_queries(module)
+    value, q1, k2 = module.contrast(v1, v2)
+    q2, k1 = module.predictor(module.query(v2)), module.key(v1)
+    of = fmicl_loss if loss == "fmicl" else info_nce_loss
+    torch.testing.assert_close(q1, module.predictor(module.query(v1)))
+    torch.testing.assert_close(k2, module.key(v2))
+    want = of(q1, k2, negatives="cross") + of(q2, k1, negatives="cross")
+    torch.testing.assert_close(value, want)
+
+
+def test_moco_v3_does_not_care_which_view_is_which():
+    module, v1, v2 = build("moco-v3")
+    torch.testing.assert_close(module.contrast(v1, v2)[0], module.contrast(v2, v1)[0])
+
+
+@pytest.mark.parametrize(("norm", "kinds"), [("batch", 4), ("none", 3)])
+def test_mocos_head_ends_in_a_norm_or_as_in_the_paper(norm, kinds):
+    module, v1, v2 = build("moco", head_norm=norm)
+    assert len(module.head) == kinds
+    q = module.contrast(v1, v2)[1]
+    centred = q[:16].mean(0).abs().max() < 1e-9
+    assert centred == (norm == "batch")
+
+
+def test_projector_and_predictor_have_the_layers_of_the_paper():
+    module, _, _ = build("moco-v3")
+    for mlp, linear, norms in ((module.head, 3, 3), (module.predictor, 2, 2)):
+        kinds = [type(layer).__name__ for layer in mlp]
+        assert kinds.count("Linear") == linear
+        assert kinds.count("BatchNorm1d") == norms
+        assert [layer.affine for layer in mlp if hasattr(layer, "affine")][-1] is False
+        assert kinds[-1] == "BatchNorm1d"
+
+
+@pytest.mark.parametrize(
+    ("method", "patch_projection", "frozen"),
+    [("moco-v3", "frozen", True), ("moco-v3", "learned", False), ("moco", "frozen", False)],
+)
+def test_only_moco_v3_freezes_the_patch_projection(method, patch_projection, frozen):
+    module, v1, v2 = build(method, encoder="vit-s6", patch_projection=patch_projection)
+    module.contrast(v1, v2)[0].backward()
+    assert (module.encoder.patches.weight.grad is None) == frozen
+    assert module.encoder.token.grad is not None
+
+
+@given(start=st.floats(0.0, 0.9999), steps=st.integers(2, 500))
+def test_the_momentum_rises_by_a_cosine_to_one(start, steps):
+    values = [ema_schedule(start, step, steps) for step in range(steps + 1)]
+    assert values[0] == pytest.approx(start)
+    assert values[-1] == pytest.approx(1.0)
+    assert (np.diff(values) >= -1e-12).all()
+    if steps % 2 == 0:
+        assert values[steps // 2] == pytest.approx((1.0 + start) / 2.0)
+
+
+# Optimiser and schedule
+
+
+def test_lars_moves_by_hand():
+    """Two steps of a weight and of a bias, against the update written out in NumPy."""
+    weight, bias = torch.nn.Parameter(torch.tensor([[3.0, 4.0]])), torch.nn.Parameter(torch.ones(2))
+    optimizer = LARS([weight, bias], lr=0.5, momentum=0.9, weight_decay=0.1, trust=0.01)
+    w, b, v, u = np.array([[3.0, 4.0]]), np.ones(2), 0.0, 0.0
+    for g in (np.array([[1.0, 0.0]]), np.array([[0.0, 2.0]])):
+        weight.grad, bias.grad = torch.tensor(g, dtype=torch.float32), torch.tensor([0.5, -0.5])
+        optimizer.step()
+        d = g + 0.1 * w
+        v = 0.9 * v + d * 0.01 * np.linalg.norm(w) / np.linalg.norm(d)
+        u = 0.9 * u + np.array([0.5, -0.5])
+        w, b = w - 0.5 * v, b - 0.5 * u
+    np.testing.assert_allclose(weight.detach(), w, rtol=1e-6)
+    np.testing.assert_allclose(bias.detach(), b, rtol=1e-6)
+
+
+def test_lars_leaves_a_zero_weight_finite():
+    weight = torch.nn.Parameter(torch.zeros(2, 2))
+    optimizer = LARS([weight], lr=1.0, momentum=0.0)
+    for gradient, expected in ((0.0, 0.0), (1.0, -1.0)):
+        weight.grad = torch.full((2, 2), gradient)
+        optimizer.step()
+        assert torch.equal(weight.detach(), torch.full((2, 2), expected))
+
+
+@pytest.mark.parametrize("warmup", [0, 4])
+def test_the_rate_warms_up_and_falls_by_a_cosine(warmup):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
+    schedule = warmup_cosine(optimizer, 20, warmup)
+    rates = []
+    for _ in range(20):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    t = np.arange(20)
+    ramp = 2.0 * (1.0 + (warmup - 1) * t / max(warmup, 1)) / max(warmup, 1)
+    cosine = 1.0 + np.cos(np.pi * (t - warmup) / (20 - warmup))
+    np.testing.assert_allclose(rates, np.where(t < warmup, ramp, cosine), rtol=1e-9)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.0, abs=1e-9)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "lars"])
+def test_every_optimizer_lowers_a_loss(optimizer):
+    rate = {"sgd": 0.01, "adamw": 5e-3, "lars": 0.02}[optimizer]
+    module, v1, v2 = build("simclr", optimizer=optimizer, lr=rate)
+    steps = build_optimizer(module, module.settings)
+    losses = []
+    for _ in range(8):
+        steps.zero_grad()
+        loss = module.contrast(v1, v1 + 0.1 * v2)[0]
+        loss.backward()
+        steps.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+
+
+# Vision transformers
+
+
+def test_vit_s_is_the_standard_one():
+    """ViT-S/16 has 22,050,664 parameters with its classifier and learned positions."""
+    vit = build_encoder("vit-s12", 3, 64, patch_size=16)
+    classifier, positions = 384 * 1000 + 1000, 197 * 384
+    assert sum(p.numel() for p in vit.parameters()) == 22_050_664 - classifier - positions
+
+
+@pytest.mark.parametrize(("name", "side", "patch"), [("vit-s6", 8, 2), ("vit-s12", 32, 8)])
+def test_vits_give_features_of_any_image_their_patches_tile(name, side, patch):
+    vit = build_encoder(name, 3, 4, patch_size=patch)
+    assert len(vit.blocks) == int(name.removeprefix("vit-s"))
+    assert feature_width(vit, (3, side, side)) == 24
+    assert vit(torch.randn(2, 3, side, 2 * side)).shape == (2, 24)
+
+
+def test_positions_tell_patches_apart_and_their_products_know_offsets_only():
+    place = sine_cosine(4, 6, 24).double()
+    products = (place @ place.T).reshape(4, 6, 4, 6)
+    assert torch.linalg.matrix_rank(place) > 1
+    assert (torch.cdist(place, place) + 9.0 * torch.eye(24)).min() > 0.1
+    torch.testing.assert_close(products[1, 2, 3, 1], products[0, 4, 2, 3])
+    assert products[0, 0, 1, 0] == pytest.approx(products[0, 0, 0, 1].item())
+
+
+def test_patches_see_their_place():
+    vit = build_encoder("vit-s6", 1, 8, patch_size=4).eval()
+    image = torch.randn(1, 1, 8, 8)
+    assert not torch.allclose(vit(image), vit(image.roll(4, dims=3)), atol=1e-4)
+
+
+def test_images_and_widths_that_do_not_fit_are_named():
+    with pytest.raises(ValueError, match=r"`patch_size`. Expected a divisor of .* 10 x 8"):
+        ViT(1, 4, 1, patch_size=4)(torch.zeros(1, 1, 10, 8))
+    with pytest.raises(ValueError, match=r"`width`. Expected an even number"):
+        ViT(1, 3, 1, patch_size=4)
+
+
+# Runs
+
+
+@pytest.mark.parametrize("method", MOMENTUM)
+def test_an_interrupted_run_resumes_bit_for_bit(tmp_path, monkeypatch, method):
+    settings = tiny(method, epochs=4)
+    whole = fit(settings, tmp_path / "whole")
+    start = RunClock.on_train_epoch_start
+
+    def stop(clock, trainer, module):
+        if trainer.current_epoch == 2:
+            raise KeyError("power cut")
+        start(clock, trainer, module)
+
+    monkeypatch.setattr(RunClock, "on_train_epoch_start", stop)
+    with pytest.raises(KeyError, match="power cut"):
+        fit(settings, tmp_path / "cut")
+    monkeypatch.undo()
+    assert len(RunFolder(tmp_path / "cut").read_history()) == 2
+    resumed = fit(settings, tmp_path / "cut", resume=True)
+    states = [trainer.module.state_dict() for trainer in (whole, resumed)]
+    assert states[0].keys() == states[1].keys()
+    for name, value in states[0].items():
+        assert torch.equal(value, states[1][name]), name
+    if method == "moco":  # 4 batches of 64 an epoch, 4 epochs, 100 slots
+        assert resumed.module.pointer == 16 * 64 % 100
+    assert [row["loss"] for row in resumed.history] == [row["loss"] for row in whole.history]
+
+
+@pytest.mark.parametrize("method", MOMENTUM)
+def test_training_beats_the_random_encoder(tmp_path, method):
+    options = {"method": method, "epochs": 8, "width": 8, "device": "cpu", "knn_every": 4}
+    settings = resolve("digits", options)
+    data = load_images("digits")
+    before = knn(MethodTrainer(settings, data))
+    trainer = MethodTrainer(settings, data)
+    trainer.fit(RunFolder.create(tmp_path / "run", settings), resume=False, progress=False)
+    history = RunFolder(tmp_path / "run").read_history()
+    assert history == trainer.history
+    assert history[-1]["loss"] < history[0]["loss"]
+    assert [row["epoch"] for row in history if "knn_accuracy" in row] == [4, 8]
+    assert history[-1]["knn_accuracy"] == knn(trainer) > before
+    columns = {"epoch", "step", "loss", "alignment", "uniformity", "embedding_rank"}
+    assert all(columns | {"images_per_second"} <= set(row) for row in history)
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("simclr", {"divergence": "neyman"}),
+     ("moco", {"divergence": "reverse_kl", "head_norm": "none"})],
+)  # fmt: skip
+def test_collapse_is_reported_once(tmp_path, method, options):
+    settings = tiny(method, **options, epochs=14, lr=0.01)
+    with pytest.warns(UserWarning, match="The features have collapsed by epoch") as caught:
+        metrics = train_run(MethodTrainer, settings, tmp_path / "run", progress=False)
+    assert sum("have collapsed" in str(w.message) for w in caught) == 1
+    assert metrics["collapsed"] is True
+    assert metrics["embedding_rank"] < 2.0
+
+
+def test_a_suitable_divergence_is_not_reported(tmp_path, recwarn):
+    trainer = fit(tiny("simclr", epochs=14, lr=0.01), tmp_path / "run")
+    assert not [w for w in recwarn if "have collapsed" in str(w.message)]
+    assert trainer.history[-1]["embedding_rank"] > 4.0
+
+
+@pytest.mark.parametrize("method", MOMENTUM)
+def test_bf16_trains(tmp_path, method):
+    trainer = fit(tiny(method, precision="bf16", epochs=2), tmp_path / "run")
+    assert np.isfinite([row["loss"] for row in trainer.history]).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_two_processes_make_the_step_of_one(tmp_path, method):
+    """DDP on two CPU processes, float64: the same loss, and gradients of ratio 1 and cosine 1."""
+    settings = tiny(method, epochs=1, limit=64, warmup_epochs=0, optimizer="sgd", lr=1.0,
+                    momentum=0.0, weight_decay=0.0)  # fmt: skip
+    command = [sys.executable, DDP, json.dumps(settings.to_dict()), tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    one, two = (torch.load(tmp_path / f"{devices}.pt") for devices in (1, 2))
+    assert one["loss"] == pytest.approx(two["loss"], rel=1e-12)
+    a, b = one["step"], two["step"]
+    assert a.norm() > 1e-3
+    assert (a @ b / (a @ a)).item() == pytest.approx(1.0, abs=1e-9)
+    assert (a @ b / (a.norm() * b.norm())).item() == pytest.approx(1.0, abs=1e-9)
+    if method == "moco":
+        torch.testing.assert_close(one["queue"], two["queue"])
+
+
+def test_batches_must_divide_among_devices():
+    with pytest.raises(ValueError, match=r"`batch_size`. Expected a multiple of devices = 3"):
+        dataclasses.replace(tiny("moco"), devices=3)

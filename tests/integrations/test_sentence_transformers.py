@@ -1,0 +1,339 @@
+"""The loss for sentence-transformers is the reference's, in every way its users feed a loss."""
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+torch = pytest.importorskip("torch", reason="sentence-transformers needs PyTorch")
+pytest.importorskip("sentence_transformers", reason="these are tests of its loss")
+pytest.importorskip("accelerate", reason="its trainer needs accelerate")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from datasets import Dataset  # noqa: E402
+from sentence_transformers import (  # noqa: E402
+    SentenceTransformer,
+    SentenceTransformerTrainer,
+    SentenceTransformerTrainingArguments,
+)
+from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss  # noqa: E402
+
+from fmicl_core import DIVERGENCES, FMICL, Gaussian, fmicl_reference  # noqa: E402
+from fmicl_core.objective import NEGATIVES  # noqa: E402
+from fmicl_sentence_transformers import CachedFMICLLoss, FMICLLoss  # noqa: E402
+from fmicl_sentence_transformers.duplicates import sample_numbers, text_keys  # noqa: E402
+
+SUITABLE = [name for name, make in DIVERGENCES.items() if make().suitable]
+ANCHORS = ["a cat sleeps", "the dog runs in the park", "rain falls", "she reads a red book",
+           "two men play", "the train is late"]  # fmt: skip
+POSITIVES = ["the cat is asleep", "a dog runs outside", "it rains", "a woman reads a book",
+             "men play a game", "a train comes late"]  # fmt: skip
+HARD = ["a cat runs", "the dog sleeps", "snow falls", "she writes a book", "two men sleep",
+        "the train is early"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model(tiny_encoder):
+    """The small encoder without dropout, so that embeddings can be compared."""
+    return SentenceTransformer(str(tiny_encoder), device="cpu").eval()
+
+
+def features(model, *columns):
+    return [model.preprocess(list(column)) for column in columns]
+
+
+def embeddings(model, *columns):
+    return [model.encode(list(column)).astype(np.float64) for column in columns]
+
+
+def gradients(model, loss):
+    model.zero_grad()
+    loss.backward()
+    return [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize("negatives", NEGATIVES)
+@pytest.mark.parametrize("divergence", SUITABLE)
+def test_pairs_equal_the_reference(model, divergence, negatives):
+    loss = FMICLLoss(
+        model, divergence=divergence, similarity=Gaussian(0.3), alpha=7.0, negatives=negatives
+    )
+    truth = fmicl_reference(
+        *embeddings(model, ANCHORS, POSITIVES), FMICL(divergence, Gaussian(0.3), 7.0, negatives)
+    )
+    got = loss(features(model, ANCHORS, POSITIVES), None)
+    assert got.dtype == torch.float32
+    size = abs(truth.alignment) + 7.0 * abs(truth.uniformity)
+    assert got.item() == pytest.approx(truth.loss, abs=1e-5 * size)
+
+
+def test_hard_negatives_count_as_the_rest_of_the_batch_does(model):
+    """One plain mean over (a_i, p_j), j != i, and every (a_i, h_k), of two columns of them."""
+    loss = FMICLLoss(model, similarity=Gaussian(0.3), alpha=7.0)
+    columns = [ANCHORS, POSITIVES, HARD, HARD[::-1]]
+    x, y, *hard = embeddings(model, *columns)
+    bank = np.concatenate([y, *hard])
+    own = np.arange(6)
+    truth = fmicl_reference(
+        x, y, FMICL("kl", Gaussian(0.3), 7.0), bank, own, np.r_[own, np.full(12, -1)]
+    )
+    assert loss(features(model, *columns), None).item() == pytest.approx(truth.loss, rel=1e-5)
+
+
+def test_one_pair_with_hard_negatives_is_enough(model):
+    columns = features(model, ANCHORS[:1], POSITIVES[:1], HARD[:1])
+    assert FMICLLoss(model)(columns, None).isfinite()
+    with pytest.raises(ValueError, match=r"`x`. Expected at least two rows"):
+        FMICLLoss(model)(columns[:2], None)
+
+
+@pytest.mark.parametrize("negatives", NEGATIVES)
+def test_equal_texts_are_not_negatives_of_each_other(model, negatives):
+    """Texts 0 and 3 share the anchor, 2 and 5 the positive, and hard negative 1 is positive 4."""
+    anchors, positives, hard = ANCHORS.copy(), POSITIVES.copy(), HARD.copy()
+    anchors[3], positives[5], hard[1] = anchors[0], positives[2], positives[4]
+    samples = np.array([0, 1, 2, 0, 4, 2])
+    objective = FMICL("js", Gaussian(0.3), 7.0, negatives)
+    loss = FMICLLoss(
+        model, divergence="js", similarity=Gaussian(0.3), alpha=7.0, negatives=negatives
+    )
+    x, y, h = embeddings(model, anchors, positives, hard)
+    truth = fmicl_reference(x, y, objective, samples=samples)
+    got = loss(features(model, anchors, positives), None)
+    assert got.item() == pytest.approx(truth.loss, rel=1e-5)
+    bank = fmicl_reference(x, y, objective, h, samples, np.array([-1, 4, -1, -1, -1, -1]))
+    got = loss(features(model, anchors, positives, hard), None)
+    assert got.item() == pytest.approx((5 * truth.loss + 6 * bank.loss) / 11, rel=1e-5)
+    plain = FMICLLoss(
+        model, divergence="js", similarity=Gaussian(0.3), alpha=7.0, negatives=negatives,
+        mask_duplicates=False,
+    )  # fmt: skip
+    want = fmicl_reference(x, y, objective)
+    assert plain(features(model, anchors, positives), None).item() == pytest.approx(want.loss, 1e-5)
+
+
+def test_a_batch_of_one_text_has_no_negative(model):
+    with pytest.raises(ValueError, match=r"`samples`. Expected at least two different samples"):
+        FMICLLoss(model)(features(model, ANCHORS[:1] * 3, ANCHORS[:1] * 3), None)
+
+
+def test_keys_do_not_depend_on_padding(model):
+    short, long = model.preprocess(["a cat"]), model.preprocess(["a cat", " ".join(ANCHORS)])
+    keys = text_keys(long)
+    assert text_keys(short)[0] == keys[0] != keys[1]
+    width = long["input_ids"].shape[1] - short["input_ids"].shape[1]
+    left = {
+        k: torch.nn.functional.pad(short[k], (width, 0)) for k in ("input_ids", "attention_mask")
+    }
+    assert text_keys(left)[0] == keys[0]
+    swapped = text_keys(model.preprocess(["dog cat", "cat dog"]))
+    assert swapped[0] != swapped[1]
+
+
+@given(texts=st.lists(st.integers(0, 9), min_size=9, max_size=9))
+def test_samples_are_the_connected_ones(texts):
+    """Against merging by hand: three samples, two columns of texts and one of hard negatives."""
+    anchors, positives, hard = texts[:3], texts[3:6], texts[6:]
+    groups = [{a, p} for a, p in zip(anchors, positives, strict=True)]
+    merged = []
+    for group in groups:
+        touching = [m for m in merged if m & group]
+        merged = [m for m in merged if not m & group] + [group.union(*touching)]
+    home = [next(i for i, m in enumerate(merged) if a in m) for a in anchors]
+    owner = [next((i for i, m in enumerate(merged) if h in m), None) for h in hard]
+    samples, others = sample_numbers([torch.tensor(c) for c in (anchors, positives, hard)])
+    if len(merged) == 3 and owner == [None] * 3:
+        assert samples is None
+        return
+    assert [[a == b for b in samples] for a in samples] == [[a == b for b in home] for a in home]
+    assert [[a == b for b in samples] for a in others] == [[a == b for b in home] for a in owner]
+
+
+def test_unsupervised_pairs_differ_by_dropout_alone(model):
+    columns = features(model, ANCHORS, ANCHORS)
+    loss = FMICLLoss(model, similarity=Gaussian(0.3), alpha=7.0)
+    x = embeddings(model, ANCHORS)[0]
+    truth = fmicl_reference(x, x, FMICL("kl", Gaussian(0.3), 7.0, "cross"))
+    assert loss(columns, None).item() == pytest.approx(truth.loss, rel=1e-5)
+    dropping = copy.deepcopy(model).train()
+    views = [dropping(f)["sentence_embedding"] for f in features(model, ANCHORS, ANCHORS)]
+    assert truth.alignment == pytest.approx(1.0)
+    assert loss.terms(views).alignment.item() < 0.99
+
+
+@pytest.mark.parametrize("size", [1, 4, 100])
+def test_the_cached_form_has_the_same_loss_and_gradient(model, size):
+    """With duplicates, hard negatives and a last part that is smaller."""
+    columns = [[*ANCHORS[:5], ANCHORS[0]], POSITIVES, HARD]
+    options = {"divergence": "pearson", "similarity": Gaussian(0.3), "alpha": 7.0}
+    plain = FMICLLoss(model, **options)(features(model, *columns), None)
+    want = gradients(model, plain)
+    cached = CachedFMICLLoss(model, mini_batch_size=size, **options)
+    got = cached(features(model, *columns), None)
+    assert got.item() == pytest.approx(plain.item(), rel=1e-5)
+    largest = max(g.abs().max().item() for g in want)
+    for a, b in zip(gradients(model, got), want, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5 * largest)
+    with torch.no_grad():
+        assert cached(features(model, *columns), None).item() == pytest.approx(plain.item(), 1e-5)
+
+
+def test_bf16_embeddings_lose_only_their_own_rounding(tiny_encoder):
+    half = SentenceTransformer(
+        str(tiny_encoder), device="cpu", model_kwargs={"torch_dtype": "bfloat16"}
+    ).eval()
+    x, y = (half(f)["sentence_embedding"] for f in features(half, ANCHORS, POSITIVES))
+    assert x.dtype == torch.bfloat16
+    got = FMICLLoss(half)(features(half, ANCHORS, POSITIVES), None)
+    assert got.dtype == torch.float32
+    rounded = (v.detach().double().numpy() for v in (x, y))
+    truth = fmicl_reference(*rounded, FMICL("kl", Gaussian(0.025), 409600.0, "cross"))
+    assert got.item() == pytest.approx(truth.loss, rel=1e-4)
+    assert all(g.isfinite().all() for g in gradients(half, got))
+
+
+GATHER = """
+import sys, torch, numpy as np
+import torch.distributed as dist
+from fmicl_core import Gaussian
+from fmicl_sentence_transformers import FMICLLoss
+rank, store, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+dist.init_process_group("gloo", init_method="file://" + store, rank=rank, world_size=2)
+
+class Encoder(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.table = torch.nn.EmbeddingBag(50, 8).double()
+    def forward(self, features):
+        return {"sentence_embedding": self.table(features["input_ids"])}
+
+def columns(rows):
+    tokens = torch.from_numpy(np.random.default_rng(1).integers(0, 50, (3, 8, 5)))
+    tokens[:, 6] = tokens[:, 1]  # a text that stands in both processes' batches
+    return [{"input_ids": t[rows], "attention_mask": torch.ones_like(t[rows])} for t in tokens]
+
+def run(model, rows, gather):
+    loss = FMICLLoss(model, divergence="js", similarity=Gaussian(0.3), alpha=5.0, negatives="all",
+                     gather_across_devices=gather)(columns(rows))
+    loss.backward()
+    return loss.item()
+
+whole = Encoder()
+want = run(whole, slice(0, 8), False)
+ours = torch.nn.parallel.DistributedDataParallel(Encoder())
+got = run(ours, slice(4 * rank, 4 * rank + 4), True)
+a, b = ours.module.table.weight.grad, whole.table.weight.grad
+np.save(out, [got, want, (a.norm() / b.norm()).item(),
+              torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), 0).item()])
+dist.destroy_process_group()
+"""
+
+
+def test_gathered_processes_are_one_batch(tmp_path):
+    """Two processes under DistributedDataParallel: loss and gradient of the union batch."""
+    outs = [tmp_path / f"{rank}.npy" for rank in (0, 1)]
+    runs = [
+        subprocess.Popen([sys.executable, "-c", GATHER, str(rank), tmp_path / "store", out])
+        for rank, out in enumerate(outs)
+    ]
+    assert [run.wait(timeout=300) for run in runs] == [0, 0]
+    for out in outs:
+        got, want, ratio, cosine = np.load(out)
+        assert got == pytest.approx(want, rel=1e-6)
+        assert ratio == pytest.approx(1.0, abs=1e-6)
+        assert cosine == pytest.approx(1.0, abs=1e-9)
+
+
+def test_a_script_works_after_replacing_the_loss_line(tiny_encoder, tmp_path):
+    """The documentation's training script, with this loss in the place of theirs."""
+    encoder = SentenceTransformer(str(tiny_encoder), device="cpu")
+    encoder.model_card_data.local_files_only = True
+    before = encoder.encode(ANCHORS)
+    train = Dataset.from_dict({"anchor": ANCHORS, "positive": POSITIVES, "negative": HARD})
+    loss = FMICLLoss(encoder)  # was: MultipleNegativesRankingLoss(encoder)
+    trainer = SentenceTransformerTrainer(
+        model=encoder, train_dataset=train, loss=loss,
+        args=SentenceTransformerTrainingArguments(
+            output_dir=str(tmp_path / "run"), per_device_train_batch_size=3, num_train_epochs=1,
+            use_cpu=True, bf16=True, save_strategy="no", report_to="none", disable_tqdm=True,
+        ),
+    )  # fmt: skip
+    trainer.train()
+    encoder.save_pretrained(str(tmp_path / "model"))
+    card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+    for words in ("FMICLLoss", "lu2023fmicl", "409600.0", "Gaussian(sigma2=0.025, mu=1.0)"):
+        assert words in card
+    again = SentenceTransformer(str(tmp_path / "model"), device="cpu").encode(ANCHORS)
+    assert np.isfinite(again).all()
+    assert not np.allclose(again, before)
+
+
+def test_it_serves_inside_other_losses(model):
+    loss = MatryoshkaLoss(model, FMICLLoss(model), matryoshka_dims=[16, 8])
+    value = loss(features(model, ANCHORS, POSITIVES), None)
+    assert value.isfinite()
+    assert all(g.isfinite().all() for g in gradients(model, value))
+
+
+@pytest.mark.parametrize("kind", [FMICLLoss, CachedFMICLLoss])
+def test_the_configuration_is_plain_and_complete(model, kind):
+    loss = kind(model, divergence="tsallis", negatives="all")
+    config = json.loads(json.dumps(loss.get_config_dict()))
+    assert config["divergence"] == "Tsallis(order=1.5)"
+    assert config["negatives"] == "all"
+    assert "lu2023fmicl" in loss.citation
+    assert ("mini_batch_size" in config) == (kind is CachedFMICLLoss)
+
+
+MISTAKES = [
+    ({"alpha": -1}, r"`alpha`. Expected a finite number > 0"),
+    ({"negatives": "none"}, r"`negatives`. Expected one of 'anchor'"),
+    ({"divergence": "lk"}, r"`divergence`. Expected one of 'kl'"),
+    ({"mask_duplicates": 1}, r"`mask_duplicates`. Expected True or False"),
+    ({"gather_across_devices": "yes"}, r"`gather_across_devices`. Expected True or False"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), MISTAKES, ids=str)
+def test_mistakes_are_named(model, options, message):
+    with pytest.raises(ValueError, match=message):
+        FMICLLoss(model, **options)
+
+
+def test_what_cannot_be_a_batch_is_named(model):
+    with pytest.raises(ValueError, match=r"`sentence_features`. Expected two columns or more"):
+        FMICLLoss(model)(features(model, ANCHORS), None)
+    with pytest.raises(ValueError, match=r"`mini_batch_size`. Expected a whole number >= 1"):
+        CachedFMICLLoss(model, mini_batch_size=0)
+    images = [{"pixel_values": torch.zeros(2, 3)}] * 2
+    with pytest.raises(ValueError, match=r"`mask_duplicates`. Expected False for inputs other"):
+        FMICLLoss(model)(images, None)
+
+
+STS = Path(__file__).resolve().parents[3] / "shared" / "data" / "sts" / "sts.parquet"
+
+
+def test_the_real_encoder_at_the_paper_s_setting(real_encoder):
+    """MiniLM on STS-B: pairs that mean the same align better than a batch's shuffled ones."""
+    if not STS.exists():
+        pytest.skip("the STS rows are not beside the repository")
+    import pandas as pd
+
+    rows = pd.read_parquet(STS).query("task == 'stsb' and split == 'dev' and score >= 4.5")[:64]
+    encoder = SentenceTransformer(str(real_encoder), device="cpu").eval()
+    columns = features(encoder, rows.sentence1, rows.sentence2)
+    with torch.no_grad():
+        terms = FMICLLoss(encoder).terms([encoder(c)["sentence_embedding"] for c in columns])
+        shuffled = FMICLLoss(encoder).terms(
+            [encoder(c)["sentence_embedding"].roll(i, 0) for i, c in enumerate(columns)]
+        )
+    assert terms.alignment > -10.0 > -20.0 > shuffled.alignment
+    assert 0.0 < terms.uniformity < 1e-2
