@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from benchmarks.steps import STEPS
@@ -28,6 +29,7 @@ def measure(framework: str, n: int, d: int, negatives: str, implementation: str)
     """Bytes beyond inputs and gradients at the peak of the second run; the first one compiles."""
     step = STEPS[framework](n, d, negatives=negatives, implementation=implementation)
     step()
+    time.sleep(1.0)  # frameworks free their buffers a little later, in threads of their own
     ctypes.CDLL("libc.so.6").malloc_trim(0)  # what the first run freed goes back to the system
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     start = status("VmRSS")
