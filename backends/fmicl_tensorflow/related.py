@@ -61,7 +61,9 @@ def _negative_logits(rows: Rows, anchor: str, pool: str, temperature: float) -> 
     s = tf.matmul(rows[anchor], rows[pool], transpose_b=True) / temperature
     if pool == "bank":
         return s
-    return tf.linalg.set_diag(s, tf.fill(tf.shape(s)[:1], tf.constant(-math.inf, s.dtype)))
+    row = tf.range(tf.shape(s)[0])
+    # Not set_diag, whose gradient XLA cannot compile while the size is unknown.
+    return tf.where(row[:, None] == row[None, :], tf.constant(-math.inf, s.dtype), s)
 
 
 def alignment_uniformity_loss(

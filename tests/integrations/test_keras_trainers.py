@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-#: Out of `make test` until its time is known on a machine that does nothing else.
-pytestmark = pytest.mark.slow
 SUITE = Path(__file__).parent / "keras_trainer_suite"
 BACKENDS = ("tensorflow", "jax", "torch")
 
