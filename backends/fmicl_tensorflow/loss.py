@@ -36,6 +36,7 @@ def fmicl_loss(
     normalize: bool = DEFAULTS.normalize,
     implementation: str = "auto",
     check_finite: bool = True,
+    distributed: bool = True,
 ) -> tf.Tensor:
     """f-MICL loss: - mean_i s(x_i, y_i) + alpha * mean over negative pairs of f*(s).
 
@@ -57,6 +58,10 @@ def fmicl_loss(
             memory, differentiable once), or "auto", by size.
         check_finite: raise when the loss is not finite, which costs one read of a scalar. Skipped
             while tracing, where NaN shows in the loss.
+        distributed: in the replica context of a `tf.distribute` strategy, the loss of the union of
+            the replicas' batches, on every replica; exact after averaging the gradients over the
+            replicas. A bank must be the same on every replica, and each needs two rows. False: of
+            this replica's rows alone.
 
     Returns:
         Scalar to minimise, float32 (float64 for float64 features).
@@ -65,14 +70,10 @@ def fmicl_loss(
         ValueError: an option, a shape or a dtype does not fit, or features are not
             finite; the message names the argument.
 
-    Under a `tf.distribute` strategy, in its replica context, this is the loss of the union of the
-    replicas' batches, on every replica; exact after averaging the gradients over the replicas. A
-    bank must be the same on every replica, and each needs two rows.
-
     Source: the objective of Lu et al. (2023); `fmicl_core.fmicl_reference` is it in float64 NumPy.
     """
     objective = FMICL(divergence, similarity, alpha, negatives, normalize)
-    return _terms(objective, x, y, bank, implementation, check_finite).loss
+    return _terms(objective, x, y, bank, implementation, check_finite, distributed).loss
 
 
 def fmicl_terms(
@@ -88,6 +89,7 @@ def fmicl_terms(
     normalize: bool = DEFAULTS.normalize,
     implementation: str = "auto",
     check_finite: bool = True,
+    distributed: bool = True,
 ) -> FMICLTerms:
     """The loss of `fmicl_loss` with its two terms, for logging.
 
@@ -98,7 +100,7 @@ def fmicl_terms(
         Named tuple (loss, alignment, uniformity) of scalars, each differentiable.
     """
     objective = FMICL(divergence, similarity, alpha, negatives, normalize)
-    return _terms(objective, x, y, bank, implementation, check_finite)
+    return _terms(objective, x, y, bank, implementation, check_finite, distributed)
 
 
 def _terms(
@@ -108,11 +110,13 @@ def _terms(
     bank: tf.Tensor | None,
     implementation: str,
     check_finite: bool,
+    distributed: bool,
 ) -> FMICLTerms:
     check_bool("check_finite", check_finite)
+    check_bool("distributed", distributed)
     check_choice("implementation", implementation, IMPLEMENTATIONS)
     rows = prepare(x, y, bank, objective.normalize)
-    replicas = replicas_of(rows["x"])
+    replicas = replicas_of(rows["x"]) if distributed else None
     n, k = rows["x"].shape[0], rows.get("bank", rows["x"]).shape[0]
     if replicas is not None:
         n = None if n is None else n * replicas.context.num_replicas_in_sync
@@ -138,6 +142,7 @@ class FMICLLoss(tf.Module):
     Args:
         divergence, similarity, alpha, negatives, normalize, implementation, check_finite: as for
             `fmicl_loss`.
+        distributed: as for `fmicl_loss`.
 
     Raises:
         ValueError: an option is unknown or out of range.
@@ -153,11 +158,13 @@ class FMICLLoss(tf.Module):
         normalize: bool = DEFAULTS.normalize,
         implementation: str = "auto",
         check_finite: bool = True,
+        distributed: bool = True,
     ) -> None:
         super().__init__()
         self.objective = FMICL(divergence, similarity, alpha, negatives, normalize)
         self.implementation = check_choice("implementation", implementation, IMPLEMENTATIONS)
         self.check_finite = check_bool("check_finite", check_finite)
+        self.distributed = check_bool("distributed", distributed)
 
     def __call__(self, x: tf.Tensor, y: tf.Tensor, bank: tf.Tensor | None = None) -> tf.Tensor:
         """The loss of x (N, D), y (N, D) and, if given, bank (K, D); scalar."""
@@ -165,9 +172,11 @@ class FMICLLoss(tf.Module):
 
     def terms(self, x: tf.Tensor, y: tf.Tensor, bank: tf.Tensor | None = None) -> FMICLTerms:
         """The loss with its alignment and uniformity, as `fmicl_terms`."""
-        return _terms(self.objective, x, y, bank, self.implementation, self.check_finite)
+        options = self.implementation, self.check_finite, self.distributed
+        return _terms(self.objective, x, y, bank, *options)
 
     def __repr__(self) -> str:
         """The options, as they would be pasted."""
         more = {"implementation": self.implementation, "check_finite": self.check_finite}
+        more |= {} if self.distributed else {"distributed": False}
         return f"FMICLLoss({self.objective.listed(**more)})"

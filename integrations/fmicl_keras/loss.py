@@ -138,9 +138,11 @@ class FMICLLoss(TwoViewLoss):
         dtype: Any = None,
     ) -> None:
         super().__init__(reduction, name, dtype)
+        # What the losses here are given are the rows of all replicas already.
+        alone = {"distributed": False} if keras.config.backend() == "tensorflow" else {}
         self._native = library().FMICLLoss(
             divergence=divergence, similarity=similarity, alpha=alpha, negatives=negatives,
-            normalize=normalize, implementation=implementation, check_finite=check_finite,
+            normalize=normalize, implementation=implementation, check_finite=check_finite, **alone,
         )  # fmt: skip
 
     @property
