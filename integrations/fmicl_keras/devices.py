@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
+from typing import Any
 
 import keras
 
@@ -44,9 +46,7 @@ class Devices:
             raise invalid("devices", f"at most {len(names)}, the {kind} devices", self.count)
         self.names, self.engine = names[: self.count], None
         if self.count > 1 and backend == "tensorflow":
-            import tensorflow as tf
-
-            self.engine = tf.distribute.MirroredStrategy(self.names)
+            self.engine = mirrored(*self.names)
         elif self.count > 1:
             self.engine = keras.distribution.DataParallel(devices=self.names)
 
@@ -60,6 +60,14 @@ class Devices:
     def multiple(self, size: int) -> int:
         """The next larger number of samples that all devices share equally."""
         return -(-size // self.count) * self.count
+
+
+@cache
+def mirrored(*names: str) -> Any:
+    """The strategy of these devices: one, since the collectives of two would get mixed up."""
+    import tensorflow as tf
+
+    return tf.distribute.MirroredStrategy(names)
 
 
 def available(kind: str) -> list[str]:

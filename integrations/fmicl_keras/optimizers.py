@@ -75,7 +75,8 @@ class LARS(SGD):
     def direction(self, gradient: Any, weight: Any) -> Any:
         """The decayed gradient at the size of the weight."""
         change = super().direction(gradient, weight)
-        size, length = ops.norm(weight), ops.norm(change)
+        # Flat, since the norm of more than two dimensions is none of Keras'.
+        size, length = (ops.norm(ops.reshape(v, (-1,))) for v in (weight, change))
         moving = (size > 0) & (length > 0)
         return change * ops.where(moving, self.trust * size / ops.where(moving, length, 1.0), 1.0)
 

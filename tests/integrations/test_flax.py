@@ -41,7 +41,7 @@ from fmicl_recipes.data import load_images  # noqa: E402
 from fmicl_recipes.evaluation import knn_accuracy  # noqa: E402
 from fmicl_recipes.momentum import ema_schedule, initial_queue, key_order  # noqa: E402
 from fmicl_recipes.runs import NonFiniteLossError, evaluate_run, knn  # noqa: E402
-from fmicl_recipes.settings import METHODS  # noqa: E402
+from fmicl_recipes.settings import ALPHAS, METHODS  # noqa: E402
 
 #: Out of `make test` until its time is known on a machine that does nothing else.
 pytestmark = pytest.mark.slow
@@ -181,7 +181,7 @@ def test_moco_takes_its_negatives_from_the_queue_and_enters_the_keys_after():
     step = step_of("moco")
     queue = step.before["queue"][...]
     np.testing.assert_array_equal(queue, initial_queue(100, 8, seed=0))
-    np.testing.assert_allclose(step.loss, fmicl_loss(step.q, step.k, bank=queue), rtol=1e-5)
+    np.testing.assert_allclose(step.loss, fmicl_loss(step.q, step.k, bank=queue, alpha=ALPHAS["moco"]), rtol=1e-5)
     unit = step.k / np.linalg.norm(step.k, axis=1, keepdims=True)
     np.testing.assert_allclose(step.after["queue"][:64], unit, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(step.after["queue"][64:], queue[64:])
@@ -242,7 +242,8 @@ def test_networks_without_batch_norm_are_not_split(encoder, head_norm, parts):
 def test_moco_v3_predicts_the_keys_of_the_other_view():
     step = step_of("moco-v3")
     q2, k1 = step.call("predictor", step.call("query", step.v2)), step.call("key", step.v1)
-    want = fmicl_loss(step.q, step.k, negatives="cross") + fmicl_loss(q2, k1, negatives="cross")
+    options = {"negatives": "cross", "alpha": ALPHAS["moco-v3"]}
+    want = fmicl_loss(step.q, step.k, **options) + fmicl_loss(q2, k1, **options)
     np.testing.assert_allclose(step.loss, want, rtol=1e-4)
     q1 = step.call("predictor", step.call("query", step.v1))
     np.testing.assert_allclose(step.q, q1, rtol=1e-3, atol=1e-4)

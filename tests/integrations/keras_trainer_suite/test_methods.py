@@ -1,6 +1,7 @@
 """MoCo and MoCo v3 in Keras are the methods of their papers."""
 
 import os
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from fmicl_keras.build import state
 from fmicl_keras.encoders import has_batch_norm
 from fmicl_keras.native import library
 from fmicl_recipes.momentum import ema_schedule, initial_queue
+from fmicl_recipes.settings import ALPHAS
 
 BACKEND = os.environ["KERAS_BACKEND"]
 MOMENTUM = ("moco", "moco-v3")
@@ -39,6 +41,13 @@ def step_of(model, images):
     """One step without the optimiser: what the loss compared, and the loss."""
     features = model(images, training=True)
     return ops.convert_to_numpy(features), float(model.compute_loss(y_pred=features))
+
+
+def public_loss(loss, method):
+    """The backend's public function with the method's weight of the negatives."""
+    if loss == "fmicl":
+        return partial(library().fmicl_loss, alpha=ALPHAS[method])
+    return library().info_nce_loss
 
 
 # The momentum encoder
@@ -141,7 +150,7 @@ def test_moco_takes_its_negatives_from_the_queue_and_enters_the_keys_after(loss,
     queue = numpy([model.queue])[0]
     features, value = step_of(model, images)
     q, k, bank = map(ops.convert_to_tensor, (features[:, 0], features[:, 1], queue))
-    of = library().fmicl_loss if loss == "fmicl" else library().info_nce_loss
+    of = public_loss(loss, "moco")
     assert value == pytest.approx(float(of(q, k, bank=bank)), rel=1e-5)
     after = numpy([model.queue])[0]
     lengths = np.linalg.norm(features[:, 1], axis=1, keepdims=True)
@@ -220,7 +229,7 @@ def test_moco_v3_predicts_the_keys_of_the_other_view(loss, build, numpy):
     np.testing.assert_allclose(
         *numpy([features, ops.stack([q1, k2, q2, k1], axis=1)]), rtol=1e-4, atol=1e-5
     )
-    of = library().fmicl_loss if loss == "fmicl" else library().info_nce_loss
+    of = public_loss(loss, "moco-v3")
     want = of(q1, k2, negatives="cross") + of(q2, k1, negatives="cross")
     assert float(model.compute_loss(y_pred=features)) == pytest.approx(float(want), rel=1e-5)
 

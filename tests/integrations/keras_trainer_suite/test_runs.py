@@ -140,21 +140,26 @@ def test_bf16_trains(tmp_path, method, tiny, fit):
 @pytest.mark.skipif(BACKEND == "torch", reason="Keras trains on one device with PyTorch")
 @pytest.mark.parametrize("method", METHODS)
 def test_two_devices_train_as_one(tmp_path, monkeypatch, method, tiny, fit):
-    """Without augmentation: the same batches, losses and features."""
+    """Without augmentation: the same batches, losses and features.
+
+    MoCo's batch norms have statistics of their own on every device, so that its networks have none
+    here. At a small rate, since training multiplies rounding errors.
+    """
     from fmicl_keras import build
 
     plain = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Identity()])
     monkeypatch.setattr(build, "build_augmentation", lambda *_: plain)
+    options = {"encoder": "vit-s6", "head_norm": "none"} if method == "moco" else {}
     runs = []
     for devices in (1, 2):
-        settings = tiny(method, devices=devices, epochs=2, optimizer="sgd", lr=0.01, bn_splits=1)
+        settings = tiny(method, devices=devices, epochs=2, optimizer="sgd", lr=1e-4, **options)
         folder = RunFolder.create(tmp_path / str(devices), settings)
         trainer = fit(settings, folder)
         runs.append((trainer.history[-1], trainer.encode(trainer.data.test_images)))
     (one, features), (two, others) = runs
-    assert two["loss"] == pytest.approx(one["loss"], rel=1e-3)
-    assert two["embedding_rank"] == pytest.approx(one["embedding_rank"], rel=1e-3)
-    np.testing.assert_allclose(others, features, rtol=1e-2, atol=1e-3)
+    assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
+    assert two["embedding_rank"] == pytest.approx(one["embedding_rank"], rel=1e-5)
+    np.testing.assert_allclose(others, features, rtol=1e-3, atol=1e-4)
 
 
 def test_more_devices_than_there_are_are_refused(tiny, trainer_of):
