@@ -7,7 +7,7 @@ CHECKED := requirements/constraints.txt pyproject.toml fmicl_core/__init__.py
 TESTS ?= tests
 WORKERS ?= 2
 
-.PHONY: help demo test test-all lint bench clean
+.PHONY: help demo test test-all lint bench bench-peers clean
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -43,5 +43,14 @@ lint: $(VENV)/.test  ## ruff and mypy
 bench: $(VENV)/.test  ## time and memory of the loss on this machine, beside its baselines
 	$(BIN)/python -m benchmarks
 
+bench-peers: $(VENV)-peers/.done  ## the same beside other libraries' losses, in an environment of its own
+	$(VENV)-peers/bin/python -m benchmarks.peers
+
+$(VENV)-peers/.done: requirements/peers.txt $(CHECKED)
+	$(PYTHON) -m venv $(VENV)-peers
+	$(VENV)-peers/bin/python -m pip --disable-pip-version-check install --quiet -r $<
+	$(VENV)-peers/bin/python -m pip install --quiet --no-build-isolation --no-deps -e .
+	@touch $@
+
 clean:  ## remove the virtual environment and caches
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist
+	rm -rf $(VENV) $(VENV)-peers .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist

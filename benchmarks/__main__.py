@@ -41,8 +41,8 @@ def main() -> None:
     ]
     for framework in options.frameworks or installed:
         print(f"{framework}: float32, forward and backward, medians")
-        write(f"{framework}_cpu_speed.csv", speeds(framework, options), framework)
-        write(f"{framework}_cpu_memory.csv", memories(framework, options.d), framework)
+        write(f"{framework}_cpu_speed.csv", speeds(framework, options), (framework,))
+        write(f"{framework}_cpu_memory.csv", memories(framework, options.d), (framework,))
 
 
 def speeds(framework: str, options: argparse.Namespace) -> list[Row]:
@@ -85,9 +85,9 @@ def show(row: Row) -> Row:
     return row
 
 
-def write(name: str, rows: list[Row], framework: str = "torch") -> None:
-    """Write rows and what they were measured on as CSV."""
-    facts = machine((framework, "numpy")) | {"threads": os.environ.get("OMP_NUM_THREADS", "all")}
+def write(name: str, rows: list[Row], packages: tuple[str, ...] = ("torch",)) -> None:
+    """Write rows and what they were measured on, with the versions of packages, as CSV."""
+    facts = machine((*packages, "numpy")) | {"threads": os.environ.get("OMP_NUM_THREADS", "all")}
     RESULTS.mkdir(exist_ok=True)
     with open(RESULTS / name, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=[*rows[0], *facts])

@@ -12,7 +12,9 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from benchmarks.steps import STEPS
 
@@ -26,15 +28,22 @@ def status(field: str) -> int:
 
 
 def measure(framework: str, n: int, d: int, negatives: str, implementation: str) -> int:
-    """Bytes beyond inputs and gradients at the peak of the second run; the first one compiles."""
+    """Bytes beyond inputs and gradients at the peak of the second run."""
     step = STEPS[framework](n, d, negatives=negatives, implementation=implementation)
+    return peak_of_second_run(step) - 2 * n * d * 4
+
+
+def peak_of_second_run(step: Callable[[], Any]) -> int:
+    """Bytes that the resident set rises in a run, gradients included; a first run compiles."""
     step()
     time.sleep(1.0)  # frameworks free their buffers a little later, in threads of their own
     ctypes.CDLL("libc.so.6").malloc_trim(0)  # what the first run freed goes back to the system
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     start = status("VmRSS")
-    gradients = step()
-    return status("VmHWM") - start - len(gradients) * n * d * 4
+    kept = step()
+    rise = status("VmHWM") - start
+    del kept
+    return rise
 
 
 def extra_mib(framework: str, n: int, d: int, negatives: str, implementation: str) -> float:

@@ -189,6 +189,7 @@ def trainer_of(settings: TrainSettings) -> type[Trainer]:
     """The trainer of the settings' framework, imported only when a command needs it."""
     if settings.framework == "tensorflow":
         os.environ["KERAS_BACKEND"] = settings.keras_backend  # read when Keras is imported
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # it has a lot to say that helps nobody
     trainer: type[Trainer] = import_module(TRAINERS[settings.framework]).MethodTrainer
     return trainer
 

@@ -19,10 +19,10 @@ from fmicl_core.related import RELATED_DEFAULTS
 #: Training methods, and the negatives each takes by default. MoCo's come from its queue, whatever
 #: the scheme; MoCo v3 contrasts a prediction with the keys of the batch.
 METHODS = {"simclr": "all", "moco": "cross", "moco-v3": "cross"}
-#: Weight of the negative term by default. Where keys come from another network, all queries can move
-#: opposite all keys. One score f'(1/alpha) for every pair then has a lower loss than features that
-#: tell samples apart, if alpha is large: above 33 for KL. For any divergence the latter lead most at
-#: alpha = 1/E[G], which is e^2 = 7.4 for uniform features and the default kernel.
+#: Weight of the negative term by default. Where keys come from another network, all queries can
+#: move opposite all keys. One score f'(1/alpha) for every pair then has a lower loss than features
+#: that tell samples apart, if alpha is large: above 33 for KL. For any divergence the latter lead
+#: most at alpha = 1/E[G], which is e^2 = 7.4 for uniform features and the default kernel.
 ALPHAS = {"simclr": DEFAULTS.alpha, "moco": 8.0, "moco-v3": 8.0}
 #: Frameworks that train, and by what: Lightning, Flax, Keras.
 FRAMEWORKS = ("torch", "jax", "tensorflow")

@@ -181,7 +181,9 @@ def test_moco_takes_its_negatives_from_the_queue_and_enters_the_keys_after():
     step = step_of("moco")
     queue = step.before["queue"][...]
     np.testing.assert_array_equal(queue, initial_queue(100, 8, seed=0))
-    np.testing.assert_allclose(step.loss, fmicl_loss(step.q, step.k, bank=queue, alpha=ALPHAS["moco"]), rtol=1e-5)
+    np.testing.assert_allclose(
+        step.loss, fmicl_loss(step.q, step.k, bank=queue, alpha=ALPHAS["moco"]), rtol=1e-5
+    )
     unit = step.k / np.linalg.norm(step.k, axis=1, keepdims=True)
     np.testing.assert_allclose(step.after["queue"][:64], unit, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(step.after["queue"][64:], queue[64:])

@@ -1,0 +1,124 @@
+"""`python -m benchmarks.peers`: time and memory beside other libraries' losses on a CPU.
+
+Runs in an environment of its own, `make bench-peers`. Every loss is taken forward and backward, in
+float32, of the same two views. Peak memory is that of a process of its own, in MiB beyond inputs
+and gradients; a loss that fails there, or takes too long, is left out of the timing, which takes
+all others in turn in one process. Rows whose `computes` is NT-Xent give the same number.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.__main__ import show, write
+from benchmarks.contestants import CONTESTANTS
+from benchmarks.memory import peak_of_second_run
+from benchmarks.timing import Row, interleaved, median_ratio, medians, seconds
+
+SIZES = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
+#: What one loss may take of this machine before it counts as failed.
+LIMIT_GIB, LIMIT_SECONDS = 18, 90.0
+#: Above this time of one step a loss has no further sizes.
+LAST_SECONDS = 12.0
+OURS = "fmicl KL"
+
+
+def probe(name: str, n: int, d: int) -> Row:
+    """Memory and error of one loss, measured in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.peers", "--probe", name, str(n), str(d)]
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_SECONDS)
+    except subprocess.TimeoutExpired:
+        return {"failure": f"more than {LIMIT_SECONDS:.0f} s"}
+    if run.returncode:
+        lines = run.stderr.strip().splitlines() or ["killed"]
+        memory = any(word in run.stderr for word in ("llocate", "memory", "bad_alloc"))
+        return {"failure": f"more than {LIMIT_GIB} GiB" if memory else lines[-1][:80]}
+    found: Row = json.loads(run.stdout.strip().splitlines()[-1])
+    return found
+
+
+def probe_here(name: str, n: int, d: int) -> Row:
+    """What `probe` reports, in this process."""
+    resource.setrlimit(resource.RLIMIT_AS, (LIMIT_GIB << 30, LIMIT_GIB << 30))
+    contestant = CONTESTANTS[name]
+    step = contestant.step(n, d)
+    extra = peak_of_second_run(step) - 2 * n * d * 4
+    row: Row = {"extra_mib": round(extra / 2**20, 1), "once_s": round(seconds(step), 4)}
+    if contestant.saved is not None:
+        row["saved_mib"] = round(contestant.saved(n, d) / 2**20, 2)
+    if n <= 1024:
+        row["error"] = float(f"{contestant.error(n, d):.1e}")
+    return row
+
+
+def rows_of(n: int, d: int, names: list[str], repeats: int) -> list[Row]:
+    """One row for every loss at one batch size."""
+    probes = {name: probe(name, n, d) for name in names}
+    fit = [name for name in names if "failure" not in probes[name]]
+    slow = max(float(probes[name]["once_s"]) for name in fit)
+    calls: dict[str, Callable[[], Any]] = {name: CONTESTANTS[name].step(n, d) for name in fit}
+    times = interleaved(calls, repeats if slow < 2.0 else 3)
+    measured = medians(times)
+    rows: list[Row] = []
+    for name in names:
+        row: Row = {"loss": name, "computes": CONTESTANTS[name].computes, "n": n, "d": d}
+        row["time_s"] = measured.get(f"{name}_s", "")
+        row["times_ours"] = median_ratio(times, name, OURS) if name in fit else ""
+        for column in ("extra_mib", "saved_mib", "error", "failure"):
+            row[column] = probes[name].get(column, "")
+        rows.append(show(row))
+    return rows
+
+
+def exponents(rows: list[Row]) -> None:
+    """Print the slope of log time and log memory over log N between the two largest sizes."""
+    for name in CONTESTANTS:
+        own = [row for row in rows if row["loss"] == name and row["time_s"] != ""][-2:]
+        if len(own) == 2:
+            step = math.log(float(own[1]["n"]) / float(own[0]["n"]))
+            slopes = {
+                column: round(math.log(float(own[1][column]) / float(own[0][column])) / step, 2)
+                for column in ("time_s", "extra_mib")
+                if min(float(r[column]) for r in own) > 0
+            }
+            print(f"{name}: N = {own[0]['n']} to {own[1]['n']}, growth exponents {slopes}")
+
+
+def main() -> None:
+    """Measure, print, write benchmarks/results/peers_cpu.csv and draw docs/images/peers.png."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
+    parser.add_argument("--d", type=int, default=128)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS))
+    parser.add_argument("--probe", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.probe:
+        name, n, d = options.probe
+        print(json.dumps(probe_here(name, int(n), int(d))))
+        return
+    names, rows = list(options.only), []
+    for n in options.sizes:
+        found = rows_of(n, options.d, names, options.repeats)
+        rows += found
+        again = {
+            r["loss"] for r in found if r["time_s"] != "" and float(r["time_s"]) < LAST_SECONDS
+        }
+        names = [name for name in names if name in again]
+    write("peers_cpu.csv", rows, ("torch", "jax", "optax", "lightly", "pytorch_metric_learning"))
+    exponents(rows)
+    from benchmarks.plot import draw
+
+    draw()
+
+
+if __name__ == "__main__":
+    main()
