@@ -236,7 +236,7 @@ def main() -> None:
     total, survivors = 0, []
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder) / "copy"
-        ignored = shutil.ignore_patterns(".venv", ".git", "runs", "demo", "__pycache__")
+        ignored = shutil.ignore_patterns(".venv*", ".git", "runs", "demo", "__pycache__")
         shutil.copytree(ROOT, scratch, ignore=ignored)
         for file, tests, changes in MUTATIONS:
             if chosen and not any(word in file for word in chosen):
