@@ -43,8 +43,6 @@ from fmicl_recipes.momentum import ema_schedule, initial_queue, key_order  # noq
 from fmicl_recipes.runs import NonFiniteLossError, evaluate_run, knn  # noqa: E402
 from fmicl_recipes.settings import ALPHAS, METHODS  # noqa: E402
 
-#: Out of `make test` until its time is known on a machine that does nothing else.
-pytestmark = pytest.mark.slow
 
 MOMENTUM = ("moco", "moco-v3")
 DEVICES = Path(__file__).parent / "ranks" / "flax_devices.py"
@@ -540,6 +538,7 @@ def test_a_non_finite_loss_stops_and_keeps_the_last_checkpoint(run_of, tmp_path,
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(kept.state))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Neyman")
 def test_collapse_is_reported_once(tmp_path):
     settings = tiny("simclr", divergence="neyman", epochs=14, lr=0.01)
@@ -549,6 +548,7 @@ def test_collapse_is_reported_once(tmp_path):
     assert trainer.history[-1]["embedding_rank"] < 2.0
 
 
+@pytest.mark.slow
 def test_bf16_trains_with_weights_in_float32(tmp_path):
     settings = tiny("moco-v3", precision="bf16")
     trainer = fit(settings, RunFolder.create(tmp_path / "run", settings))
@@ -572,10 +572,8 @@ def on_devices(count, settings):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize(
-    "method",
-    ["simclr", *(pytest.param(name, marks=pytest.mark.slow) for name in MOMENTUM)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
 def test_four_devices_make_the_steps_of_one(method):
     # Not AdamW, whose first steps have the size of the rate, however small a gradient is.
     told = on_devices(4, tiny(method, epochs=2, limit=128, optimizer="sgd", lr=0.02))
