@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
 
+import fmicl_jax
 from fmicl_flax.augment import build_augmentation
 from fmicl_flax.encoders import build_encoder, feature_width
 from fmicl_flax.method import Loss, Method
 from fmicl_flax.moco import MoCo
 from fmicl_flax.moco_v3 import MoCoV3
 from fmicl_flax.simclr import SimCLR
-from fmicl_jax import (
-    FMICLLoss,
-    alignment_uniformity_loss,
-    info_nce_loss,
-    spectral_contrastive_loss,
-)
+from fmicl_recipes.losses import loss_of
 from fmicl_recipes.settings import TrainSettings
 
 #: By the names of `fmicl_recipes.settings.METHODS`: the class, and the settings it takes.
@@ -32,20 +27,8 @@ DTYPES = {"32": jnp.float32, "bf16": jnp.bfloat16}
 
 
 def build_loss(settings: TrainSettings) -> Loss:
-    """The loss the settings name; the trainer itself watches for NaN."""
-    if settings.loss == "fmicl":
-        o = settings.objective()
-        return FMICLLoss(
-            divergence=o.divergence, similarity=o.similarity, alpha=o.alpha,
-            negatives=o.negatives, normalize=o.normalize, check_finite=False,
-        )  # fmt: skip
-    if settings.loss == "info-nce":
-        return partial(
-            info_nce_loss, temperature=settings.temperature, negatives=settings.negatives
-        )
-    if settings.loss == "alignment-uniformity":
-        return alignment_uniformity_loss
-    return spectral_contrastive_loss
+    """The loss the settings name, of `fmicl_jax`."""
+    return loss_of(settings, fmicl_jax)
 
 
 def build_method(settings: TrainSettings, image_shape: tuple[int, int, int]) -> Method:

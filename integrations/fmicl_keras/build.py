@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import keras
@@ -17,32 +16,18 @@ from fmicl_keras.moco_v3 import MoCoV3
 from fmicl_keras.native import library
 from fmicl_keras.replicas import gather, replica_count
 from fmicl_keras.simclr import SimCLR
+from fmicl_recipes.losses import loss_of
 from fmicl_recipes.settings import TrainSettings
 
 
 def build_loss(settings: TrainSettings) -> Loss:
-    """The loss the settings name, of the Keras backend's library; the trainer watches for NaN."""
-    backend = library()
-    if settings.loss == "fmicl":
-        o = settings.objective()
-        return partial(
-            backend.fmicl_loss, divergence=o.divergence, similarity=o.similarity, alpha=o.alpha,
-            negatives=o.negatives, normalize=o.normalize, check_finite=False,
-        )  # fmt: skip
-    if settings.loss == "info-nce":
-        return over_replicas(
-            backend.info_nce_loss, temperature=settings.temperature, negatives=settings.negatives
-        )
-    if settings.loss == "alignment-uniformity":
-        return over_replicas(backend.alignment_uniformity_loss)
-    return over_replicas(backend.spectral_contrastive_loss)
-
-
-def over_replicas(loss: Loss, **options: Any) -> Loss:
-    """The loss of all replicas together, as f-MICL's own is already."""
+    """The loss the settings name, of the Keras backend's library, for all replicas together."""
+    loss = loss_of(settings, library())
+    if settings.loss == "fmicl":  # which is that of the union already
+        return loss
 
     def of_union(x: Any, y: Any, **bank: Any) -> Any:
-        return loss(gather(x), gather(y), **options, **bank)
+        return loss(gather(x), gather(y), **bank)
 
     return of_union
 

@@ -2,45 +2,28 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import lightning
 import torch
 
+import fmicl_torch
 from fmicl_lightning.augment import build_augmentation
 from fmicl_lightning.encoders import build_encoder, feature_width
 from fmicl_lightning.method import Loss, Method
 from fmicl_lightning.moco import MoCo
 from fmicl_lightning.moco_v3 import MoCoV3
 from fmicl_lightning.simclr import SimCLR
+from fmicl_recipes.losses import loss_of
 from fmicl_recipes.settings import TrainSettings
-from fmicl_torch import (
-    FMICLLoss,
-    alignment_uniformity_loss,
-    info_nce_loss,
-    spectral_contrastive_loss,
-)
 
 #: By the names of `fmicl_recipes.settings.METHODS`.
 METHODS: dict[str, Any] = {"simclr": SimCLR, "moco": MoCo, "moco-v3": MoCoV3}
 
 
 def build_loss(settings: TrainSettings) -> Loss:
-    """The loss the settings name; the trainer itself watches for NaN."""
-    if settings.loss == "fmicl":
-        o = settings.objective()
-        return FMICLLoss(
-            divergence=o.divergence, similarity=o.similarity, alpha=o.alpha,
-            negatives=o.negatives, normalize=o.normalize, check_finite=False,
-        )  # fmt: skip
-    if settings.loss == "info-nce":
-        return partial(
-            info_nce_loss, temperature=settings.temperature, negatives=settings.negatives
-        )
-    if settings.loss == "alignment-uniformity":
-        return alignment_uniformity_loss
-    return spectral_contrastive_loss
+    """The loss the settings name, of `fmicl_torch`."""
+    return loss_of(settings, fmicl_torch)
 
 
 def build_method(settings: TrainSettings, image_shape: tuple[int, int, int]) -> Method:

@@ -31,9 +31,6 @@ PRESETS: dict[str, dict[str, Any]] = {
                                 "lr": 6e-4, "weight_decay": 0.1, "warmup_epochs": 40,
                                 "temperature": 0.2, "projection_hidden": 4096,
                                 "precision": "bf16"},
-    # The paper's text row: its data and encoder are text; the loss options serve any encoder.
-    "paper-wikipedia-loss": {"sigma2": 0.025, "mu": 1.0, "alpha": 409600.0, "batch_size": 64,
-                             "projection_dim": 768, "lr": 3e-5, "epochs": 1, "optimizer": "adamw"},
     # The demo: 1,437 images of 8 x 8 pixels, seconds on a laptop. The same for every loss
     # and method.
     "digits": {"data": "digits", "encoder": "smallconv", "width": 32, "augmentation": "digits",

@@ -43,7 +43,6 @@ from fmicl_recipes.momentum import ema_schedule, initial_queue, key_order  # noq
 from fmicl_recipes.runs import NonFiniteLossError, evaluate_run, knn  # noqa: E402
 from fmicl_recipes.settings import ALPHAS, METHODS  # noqa: E402
 
-
 MOMENTUM = ("moco", "moco-v3")
 DEVICES = Path(__file__).parent / "ranks" / "flax_devices.py"
 #: One shape of everything, so that XLA compiles little.

@@ -1,0 +1,32 @@
+"""From settings to a loss, in the library of any framework."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+from fmicl_core.objective import DEFAULTS
+from fmicl_recipes.settings import TrainSettings
+
+
+def loss_of(settings: TrainSettings, library: ModuleType) -> Callable[..., Any]:
+    """The loss the settings name; the trainer itself watches for NaN.
+
+    Args:
+        settings: of the run.
+        library: `fmicl_torch`, `fmicl_jax` or `fmicl_tensorflow`.
+    """
+    if settings.loss == "fmicl":
+        objective = settings.objective()
+        options = {name: getattr(objective, name) for name in DEFAULTS._fields}
+        return partial(library.fmicl_loss, **options, check_finite=False)
+    if settings.loss == "info-nce":
+        options = {"temperature": settings.temperature, "negatives": settings.negatives}
+        return partial(library.info_nce_loss, **options)
+    if settings.loss == "alignment-uniformity":
+        loss = library.alignment_uniformity_loss
+        return loss
+    loss = library.spectral_contrastive_loss
+    return loss
