@@ -23,8 +23,8 @@ from fmicl_torch.triton_source import triton_source
 
 #: Features may be this wide. Beyond the widest tile, scores are computed once for every tile.
 MAX_WIDTH = 1024
-#: Bytes of shared memory a program may use on a data-centre GPU (A100: 164 KiB, H100: 227 KiB).
-LARGE_MEMORY = 160 * 1024
+#: Bytes of shared memory that the large tiles need at most; an H100 has 227 KiB, an A100 163.
+LARGE_MEMORY = 208 * 1024
 
 
 class Tiles(NamedTuple):
@@ -41,7 +41,7 @@ def kernel_dtype(implementation: str, number: int, x: torch.Tensor) -> str:
     """The dtype of the kernel's products, or "" where there is no kernel for such features.
 
     Args:
-        implementation: as given to the loss.
+        implementation: as given to the loss. "auto" leaves plain float32 to the tiled form.
         number: of the objective in the registry.
         x: the features as given to the loss.
 
@@ -51,6 +51,8 @@ def kernel_dtype(implementation: str, number: int, x: torch.Tensor) -> str:
     if implementation not in ("auto", KERNEL):
         return ""
     dtype = str(x.dtype).removeprefix("torch.")
+    if implementation == "auto" and dtype == "float32" and not _tf32():
+        return ""  # cuBLAS is better at products without tensor cores than Triton
     why = _refusal(number, x.device.type, dtype)
     if not why and x.shape[1] > MAX_WIDTH:
         why = f"The kernel takes D <= {MAX_WIDTH}, not {x.shape[1]}."
@@ -88,22 +90,28 @@ def _interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def tiles_for(d: int, itemsize: int, memory: int, atomic: bool) -> Tiles:
-    """Tiles for features of width d, chosen by the registers and memory they need, not tuned.
+def tiles_for(d: int, dtype: torch.dtype, memory: int, atomic: bool) -> Tiles:
+    """Tiles that fit registers and memory (tools/compile_kernel.py); not tuned on a GPU.
 
     Args:
         d: width of the features.
-        itemsize: bytes of an entry.
+        dtype: of the features.
         memory: bytes of shared memory a program may use.
-        atomic: whether a program holds the update of the columns' gradient as well.
+        atomic: whether a program also holds the update of the columns' gradient.
     """
     width = max(16, 1 << (d - 1).bit_length())  # powers of two, and tl.dot needs 16
-    if memory < LARGE_MEMORY or itemsize == 4:
-        width = min(width, 128)
-        return Tiles(64, 32 if width == 128 else 64, width, 4 if width < 128 else 8, 2)
+    narrow = min(width, 128)
+    if dtype == torch.float32 and not _tf32():  # without tensor cores registers run out first
+        return Tiles(32, 32, narrow, 4, 2)
+    if memory < LARGE_MEMORY:
+        return Tiles(32, 32, narrow, 4, 2) if width > 64 else Tiles(64, 64, width, 8, 2)
+    if dtype == torch.float32:
+        return Tiles(64, 64, narrow, 8, 2)
     if width <= 128:
         return Tiles(128, 64, width, 8, 3)
-    return Tiles(64, 64, min(width, 256 if atomic else 512), 8, 2)
+    if width == 512 and dtype == torch.bfloat16 and not atomic:
+        return Tiles(64, 64, 512, 8, 2)
+    return Tiles(64, 64, 256, 8, 2)
 
 
 class Launch(NamedTuple):
@@ -169,7 +177,7 @@ def _launch(
     triangle = symmetric and (launch.atomic or not grad)
     atomic = grad and launch.atomic
     columns = columns or (triangle and grad)
-    tiles = tiles_for(d, x.element_size(), _memory(x), columns)
+    tiles = tiles_for(d, x.dtype, _memory(x), columns)
     chunks = -(-d // tiles.width)
     parts = min(parts_for(x, n, tiles, chunks), -(-k // tiles.columns))
     span = -(-k // (tiles.columns * parts)) * tiles.columns
