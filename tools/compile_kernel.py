@@ -36,16 +36,17 @@ KINDS = {
 
 
 def compiled(objective, dtype, d, kind, gpu):
-    """The compiled kernel and its tiles, for sizes that are multiples of 16 where d is one."""
+    """The compiled kernel and its tiles."""
     tiles = kernel.tiles_for(d, dtype, 1024 * GPUS[gpu], KINDS[kind]["COLUMNS"])
-    fixed = kernel.constants(objective, dtype, d, tiles) | KINDS[kind]
+    chunks = -(-d // tiles.width)
+    fixed = kernel.constants(objective, dtype, chunks, tiles) | KINDS[kind]
     fixed |= {"SKIPS": True, "BIAS": bool(objective.coefficients()[1])}
     names = triton_kernel.block_sums.arg_names
     types = {name: "*fp32" for name in names}
     types |= {name: "constexpr" for name in fixed}
     types |= dict.fromkeys(("left", "right"), POINTERS[dtype])
-    types |= dict.fromkeys(("n", "k", "d", "span"), "i32") | dict.fromkeys("ac", "fp32")
-    aligned = [n for n in names if types[n].startswith("*") or (types[n] == "i32" and d % 16 == 0)]
+    types |= dict.fromkeys(("n", "k", "span"), "i32") | dict.fromkeys("ac", "fp32")
+    aligned = [name for name in names if types[name].startswith("*")]
     source = ASTSource(
         triton_kernel.block_sums, types, {(names.index(n),): v for n, v in fixed.items()},
         {(names.index(n),): [["tt.divisibility", 16]] for n in aligned},

@@ -153,22 +153,31 @@ def kernel_sums(
     symmetric = right is None
     others = left if right is None else right
     b = launch.objective.coefficients()[1]
-    x = left.to(launch.dtype).contiguous()
-    y = x if symmetric else others.to(launch.dtype).contiguous()
+    tiles = tiles_for(left.shape[1], launch.dtype, _memory(left), launch.atomic and grad)
+    x = _padded(left, launch.dtype, tiles.width)
+    y = x if symmetric else _padded(others, launch.dtype, tiles.width)
     bias_x = b * left.square().sum(dim=1) if b else left.new_empty(0)
     bias_y = bias_x if symmetric else b * others.square().sum(dim=1) if b else bias_x
     both = grad and columns and not symmetric
     total, grad_x, mass_x, grad_y, mass_y = _launch(
-        x, y, bias_x, bias_y, launch, symmetric, grad, both and launch.atomic
+        x, y, bias_x, bias_y, launch, tiles, symmetric, grad, both and launch.atomic
     )
     if both and not launch.atomic:
-        _, grad_y, mass_y, _, _ = _launch(y, x, bias_y, bias_x, launch, False, True, False)
-    return Sums(total, grad_x, grad_y, mass_x if b else None, mass_y if b else None)
+        _, grad_y, mass_y, _, _ = _launch(y, x, bias_y, bias_x, launch, tiles, False, True, False)
+    grads = [g[..., : left.shape[1]].contiguous() for g in (grad_x, grad_y)]
+    return Sums(total, *grads, mass_x if b else None, mass_y if b else None)
+
+
+def _padded(rows: torch.Tensor, dtype: torch.dtype, width: int) -> torch.Tensor:
+    """The rows in the dtype, contiguous, with columns of zeros up to a multiple of the width."""
+    rows = rows.to(dtype)
+    missing = -rows.shape[1] % width
+    return (torch.nn.functional.pad(rows, (0, missing)) if missing else rows).contiguous()
 
 
 def _launch(
     x: torch.Tensor, y: torch.Tensor, bias_x: torch.Tensor, bias_y: torch.Tensor,
-    launch: Launch, symmetric: bool, grad: bool, columns: bool,
+    launch: Launch, tiles: Tiles, symmetric: bool, grad: bool, columns: bool,
 ) -> tuple[torch.Tensor, ...]:  # fmt: skip
     """Total, gradient and mass of x, and those of y where `columns` asks for them or y is x."""
     from fmicl_torch import triton_kernel as triton  # imports Triton
@@ -177,8 +186,7 @@ def _launch(
     triangle = symmetric and (launch.atomic or not grad)
     atomic = grad and launch.atomic
     columns = columns or (triangle and grad)
-    tiles = tiles_for(d, x.dtype, _memory(x), columns)
-    chunks = -(-d // tiles.width)
+    chunks = d // tiles.width
     parts = min(parts_for(x, n, tiles, chunks), -(-k // tiles.columns))
     span = -(-k // (tiles.columns * parts)) * tiles.columns
     totals = bias_x.new_empty(parts, n)
@@ -195,8 +203,8 @@ def _launch(
     grid = -(-n // tiles.rows), parts, chunks if grad else 1
     with torch.cuda.device(x.device) if x.device.type == "cuda" else nullcontext():
         triton.block_sums[grid](
-            x, y, bias_x, bias_y, totals, grad_x, grad_y, mass_x, mass_y, n, k, d, span, a, c,
-            **constants(launch.objective, x.dtype, d, tiles),
+            x, y, bias_x, bias_y, totals, grad_x, grad_y, mass_x, mass_y, n, k, span, a, c,
+            **constants(launch.objective, x.dtype, chunks, tiles),
             TRIANGLE=triangle, SKIPS=launch.skips_diagonal, GRAD=grad, ATOMIC=atomic,
             COLUMNS=columns, BIAS=biased, num_warps=tiles.warps, num_stages=tiles.stages,
         )  # fmt: skip
@@ -207,7 +215,7 @@ def _launch(
     return total, grad_x, mass_x, grad_y, mass_y
 
 
-def constants(objective: FMICL, dtype: torch.dtype, d: int, tiles: Tiles) -> dict[str, Any]:
+def constants(objective: FMICL, dtype: torch.dtype, chunks: int, tiles: Tiles) -> dict[str, Any]:
     """What the kernel is compiled for, apart from the kind of block."""
     import triton.language as tl
 
@@ -217,7 +225,7 @@ def constants(objective: FMICL, dtype: torch.dtype, d: int, tiles: Tiles) -> dic
     return {
         "EVALUATE": triton.evaluator(triton_source(objective)),
         "ROWS": tiles.rows, "COLS": tiles.columns, "WIDTH": tiles.width,
-        "CHUNKS": -(-d // tiles.width), "EVEN": d % tiles.width == 0,
+        "CHUNKS": chunks,
         # Weights can leave the range of float16; tf32 has its digits and the range of float32.
         "OPERAND": tl.bfloat16 if dtype == torch.bfloat16 else tl.float32,
         "PRECISION": "tf32" if tf32 else "ieee",

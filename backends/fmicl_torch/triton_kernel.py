@@ -62,21 +62,17 @@ def evaluator(source: str) -> Any:
 
 
 @triton.jit
-def load(matrix, rows, columns, n, d, EVEN: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Entries of a contiguous (n, d) matrix, 0 beyond its edges; EVEN: no column is beyond."""
+def load(matrix, rows, columns, n, d):  # type: ignore[no-untyped-def]
+    """Entries of a contiguous (n, d) matrix, 0 beyond its last row."""
     offsets = rows.to(tl.int64)[:, None] * d + columns[None, :]
-    inside = (rows < n)[:, None]
-    if not EVEN:
-        inside = inside & (columns < d)[None, :]
-    return tl.load(matrix + offsets, mask=inside, other=0.0)
+    return tl.load(matrix + offsets, mask=(rows < n)[:, None], other=0.0)
 
 
 @triton.jit
 def add(matrix, rows, columns, n, d, values):  # type: ignore[no-untyped-def]
     """Add to entries of a contiguous (n, d) matrix that other programs add to as well."""
     offsets = rows.to(tl.int64)[:, None] * d + columns[None, :]
-    inside = (rows < n)[:, None] & (columns < d)[None, :]
-    tl.atomic_add(matrix + offsets, values, mask=inside, sem="relaxed")
+    tl.atomic_add(matrix + offsets, values, mask=(rows < n)[:, None], sem="relaxed")
 
 
 @triton.jit
@@ -91,9 +87,9 @@ def product(x, y, z, PRECISION: tl.constexpr, WIDEN: tl.constexpr):  # type: ign
 @triton.jit
 def block_sums(  # type: ignore[no-untyped-def]
     left, right, left_bias, right_bias, totals, grad_left, grad_right, mass_left, mass_right,
-    n, k, d, span, a, c,
+    n, k, span, a, c,
     EVALUATE: tl.constexpr, TRIANGLE: tl.constexpr, SKIPS: tl.constexpr, GRAD: tl.constexpr,
-    ATOMIC: tl.constexpr, COLUMNS: tl.constexpr, BIAS: tl.constexpr, EVEN: tl.constexpr,
+    ATOMIC: tl.constexpr, COLUMNS: tl.constexpr, BIAS: tl.constexpr,
     ROWS: tl.constexpr, COLS: tl.constexpr, WIDTH: tl.constexpr, CHUNKS: tl.constexpr,
     OPERAND: tl.constexpr, PRECISION: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
@@ -109,19 +105,19 @@ def block_sums(  # type: ignore[no-untyped-def]
     q-th WIDTH columns of the gradients. Without ATOMIC every part writes a sum of its own.
 
     Args:
-        left, right: (n, d), (k, d), contiguous; of the dtype of the first product.
+        left, right: (n, D), (k, D), D = WIDTH CHUNKS, contiguous; of the first product's dtype.
         left_bias, right_bias: (n,), (k,), float32, as are all sums.
         totals: (parts, n).
-        grad_left, mass_left: (n, d), (n,), zeros at first, with ATOMIC; else (parts, n, d) and
+        grad_left, mass_left: (n, D), (n,), zeros at first, with ATOMIC; else (parts, n, D) and
             (parts, n).
-        grad_right, mass_right: (k, d), (k,), zeros at first. With TRIANGLE, those of left.
+        grad_right, mass_right: (k, D), (k,), zeros at first. With TRIANGLE, those of left.
         TRIANGLE: right is left, and only the pairs i < j count.
         SKIPS: pairs with i = j do not count.
-        EVEN: d = WIDTH CHUNKS.
         OPERAND: dtype in which the weights enter the second product.
         PRECISION: of products of float32 numbers, "ieee" or "tf32".
         WIDEN: whether factors become float32 before a product.
     """
+    D: tl.constexpr = WIDTH * CHUNKS
     block, part, chunk = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     rows = block * ROWS + tl.arange(0, ROWS)
     own = chunk * WIDTH + tl.arange(0, WIDTH)
@@ -130,7 +126,7 @@ def block_sums(  # type: ignore[no-untyped-def]
     if TRIANGLE:
         first = tl.maximum(first, block * ROWS // COLS * COLS)
     tiles = tl.cdiv(tl.maximum(last - first, 0), COLS)
-    mine = load(left, rows, own, n, d, EVEN)
+    mine = load(left, rows, own, n, D)
     total = tl.zeros((ROWS,), tl.float32)
     mass = tl.zeros((ROWS,), tl.float32)
     grad = tl.zeros((ROWS, WIDTH), tl.float32)
@@ -140,15 +136,15 @@ def block_sums(  # type: ignore[no-untyped-def]
             step = (turn + block) % tiles
         start = first + step * COLS
         cols = start + tl.arange(0, COLS)
-        theirs = load(right, cols, own, k, d, EVEN)
+        theirs = load(right, cols, own, k, D)
         if CHUNKS == 1:
             z = product(mine, tl.trans(theirs), None, PRECISION, WIDEN)
         else:
             z = tl.zeros((ROWS, COLS), tl.float32)
             for piece in range(0, CHUNKS):
                 some = piece * WIDTH + tl.arange(0, WIDTH)
-                x = load(left, rows, some, n, d, EVEN)
-                y = load(right, cols, some, k, d, EVEN)
+                x = load(left, rows, some, n, D)
+                y = load(right, cols, some, k, D)
                 z = product(x, tl.trans(y), z, PRECISION, WIDEN)
         z = a * z + c
         if BIAS:
@@ -174,7 +170,7 @@ def block_sums(  # type: ignore[no-untyped-def]
                 mass += tl.sum(weight, 1)
             if COLUMNS:
                 update = product(tl.trans(operand), mine.to(OPERAND), None, PRECISION, WIDEN)
-                add(grad_right, cols, own, k, d, update)
+                add(grad_right, cols, own, k, D, update)
                 if BIAS:
                     counted = (cols < k) & (chunk == 0)
                     tl.atomic_add(mass_right + cols, tl.sum(weight, 0), counted, sem="relaxed")
@@ -183,11 +179,11 @@ def block_sums(  # type: ignore[no-untyped-def]
     tl.store(totals + line + rows, total, inside)
     if GRAD:
         if ATOMIC:
-            add(grad_left, rows, own, n, d, grad)
+            add(grad_left, rows, own, n, D, grad)
             if BIAS:
                 tl.atomic_add(mass_left + rows, mass, inside, sem="relaxed")
         else:
-            offsets = (line + rows)[:, None] * d + own[None, :]
-            tl.store(grad_left + offsets, grad, (rows < n)[:, None] & (own < d)[None, :])
+            offsets = (line + rows)[:, None] * D + own[None, :]
+            tl.store(grad_left + offsets, grad, (rows < n)[:, None])
             if BIAS:
                 tl.store(mass_left + line + rows, mass, inside)

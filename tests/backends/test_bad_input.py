@@ -85,8 +85,7 @@ OPTIONS = [
     ({"similarity": "dot"}, "`similarity`. Expected one of 'gaussian', 'cosine'"),
     ({"divergence": "js", "similarity": "cosine"}, "`similarity`. Expected a cosine temperature > "
      "1.4427"),
-    ({"implementation": "fast"}, "`implementation`. Expected one of 'auto', 'dense', 'tiled'. "
-     "Received: implementation='fast'"),
+    ({"implementation": "fast"}, "`implementation`. Expected one of 'auto', 'dense', 'tiled'"),
     ({"normalize": "yes"}, "`normalize`. Expected True or False. Received: normalize='yes'"),
     ({"check_finite": 1}, "`check_finite`. Expected True or False. Received: check_finite=1"),
 ]  # fmt: skip

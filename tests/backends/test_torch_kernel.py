@@ -1,0 +1,74 @@
+"""The Triton kernel of fmicl_torch: right by Triton's interpreter, and accepted by its compiler.
+
+The interpreter has to be chosen before Triton is imported, so its tests are in a process of their
+own: TRITON_INTERPRET=1 python -m pytest tests/backends/kernel_suite
+"""
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Triton is for Linux")
+
+
+def run(command, interpret):
+    environment = os.environ | {"TRITON_INTERPRET": "1" if interpret else "0"}
+    folders = [str(ROOT), *(str(ROOT / name) for name in ("backends", "integrations"))]
+    paths = [*folders, environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    done = subprocess.run(
+        [sys.executable, *command], env=environment, cwd=ROOT, capture_output=True, text=True,
+        timeout=600,
+    )  # fmt: skip
+    if done.returncode:
+        pytest.fail(f"{' '.join(command)}\n{done.stdout}{done.stderr}", pytrace=False)
+    return done.stdout
+
+
+@linux
+def test_the_interpreted_kernel_equals_the_reference(require):
+    require("torch")
+    require("triton")
+    run(["-m", "pytest", "tests/backends/kernel_suite", "-q", "-p", "no:cacheprovider", "-n", "0"],
+        interpret=True)  # fmt: skip
+
+
+@linux
+def test_the_kernel_compiles_for_gpus(require):
+    require("torch")
+    require("triton")
+    output = run(["tools/compile_kernel.py", "--quick"], interpret=False)
+    assert output.count(" tensor cores") == 3
+    assert output.endswith("4 of 4 kernels fit\n")
+
+
+@pytest.mark.parametrize("name", ["jax", "tensorflow"])
+def test_other_backends_name_what_they_have(backend_named, name):
+    backend = backend_named(name)
+    x = backend.array(np.ones((4, 3)))
+    message = "`implementation`. Expected one of 'auto', 'dense', 'tiled'. Received: .*'kernel'"
+    with pytest.raises(ValueError, match=message):
+        backend.library.fmicl_loss(x, x, implementation="kernel")
+    with pytest.raises(ValueError, match=message):
+        backend.library.FMICLLoss(implementation="kernel")
+
+
+def test_a_cpu_has_no_kernel_and_says_so(backend_named):
+    backend = backend_named("torch")
+    x = backend.array(np.eye(4, 3), "float32")
+    with pytest.raises(ValueError, match="needs features on an NVIDIA GPU, not on 'cpu'"):
+        backend.library.fmicl_loss(x, x, implementation="kernel")
+
+
+def test_importing_the_backend_does_not_import_triton(require):
+    require("torch")
+    code = "import sys, torch; known = set(sys.modules); import fmicl_torch;"
+    code += "assert 'triton' in known or 'triton' not in sys.modules"
+    assert find_spec("fmicl_torch") is not None
+    run(["-c", code], interpret=False)
