@@ -141,7 +141,7 @@ def test_messages_are_equal_in_all_backends(backend_named, other, mistake):
         with pytest.raises(ValueError) as caught:
             mistake(backend)
         messages.append(str(caught.value).replace(backend.array_name, "array"))
-    assert messages[0] == messages[1]
+    assert messages[0].replace(", 'kernel'", "") == messages[1]  # which PyTorch alone has
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

