@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterable
+from collections.abc import Iterator
 
 import torch
 
@@ -26,12 +26,14 @@ from fmicl_torch import fmicl_loss
 LIMIT = {"float32": 5e-5, "tf32": 5e-3, "float16": 5e-3, "bfloat16": 2e-2}
 FORMS = ("dense", "tiled", "kernel", "kernel_deterministic")
 CHECK_COLUMNS = ("loss_error", "gradient_error", "passed", "error")
-SPEED_COLUMNS = ("ms", "fraction_of_rate", "extra_mib", "error")
+SPEED_COLUMNS = ("ms", "fraction_of_rate", "extra_mib", "value", "error")
 
 
-def check(divergence: str, negatives: str, form: str, dtype: str, n: int, device: str) -> Row:
+def check(
+    divergence: str, negatives: str, form: str, dtype: str, n: int, d: int, device: str
+) -> Row:
     """Relative errors of one loss and its gradient, truth taken of the rounded features."""
-    x, y = views(n, 64, dtype, device)
+    x, y = views(n, d, dtype, device)
     options = {"divergence": divergence, "negatives": negatives}
     with precision(dtype, form == "kernel_deterministic"):
         name = form.split("_")[0]
@@ -50,17 +52,25 @@ def check(divergence: str, negatives: str, form: str, dtype: str, n: int, device
     }  # fmt: skip
 
 
-def checks(device: str) -> Iterable[Row]:
-    """A row for each divergence, scheme, form and dtype."""
+def checks(device: str) -> Iterator[Row]:
+    """A row for each divergence, scheme, form and dtype, and for each width of the kernel."""
+    n = 150 if device == "cpu" else 700
     suitable = [name for name in DIVERGENCES if get_divergence(name).suitable]
-    for divergence in suitable if device != "cpu" else suitable[:2]:
-        for negatives in NEGATIVES:
-            for form in FORMS:
-                for dtype in LIMIT:
-                    run = (divergence, negatives, form, dtype, 700 if device != "cpu" else 150)
-                    names = ("divergence", "negatives", "implementation", "dtype", "n")
-                    what: Row = dict(zip(names, run, strict=True))
-                    yield what | guarded(lambda run=run: check(*run, device))
+    runs = [
+        (divergence, negatives, form, dtype, n, 64)
+        for divergence in (suitable[:2] if device == "cpu" else suitable)
+        for negatives in NEGATIVES
+        for form in FORMS
+        for dtype in LIMIT
+    ]
+    widths = (5, 150) if device == "cpu" else (5, 100, 128, 200, 512, 768, 1024)
+    runs += [
+        ("js", "all", form, dtype, n, d) for form in FORMS[2:] for dtype in LIMIT for d in widths
+    ]
+    for run in runs:
+        names = ("divergence", "negatives", "implementation", "dtype", "n", "d")
+        what: Row = dict(zip(names, run, strict=True))
+        yield what | guarded(lambda run=run: check(*run, device))
 
 
 def complete(rows: list[Row], columns: tuple[str, ...]) -> list[Row]:

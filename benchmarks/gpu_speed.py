@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from benchmarks.timing import Row
+from fmicl_core.divergences import LOG2
 from fmicl_torch import fmicl_loss
 
 DTYPES = {
@@ -111,7 +112,8 @@ def chunks() -> Loss:
         )
         own = 2.0 * (x * y).float().sum(dim=1) - 2.0
         pairs = len(x) * (len(x) - 1)
-        return 40.0 * (total - F.softplus(own).sum()) / pairs + F.softplus(-own).mean()
+        uniformity = (total - F.softplus(own).sum()) / pairs - LOG2
+        return 40.0 * uniformity + F.softplus(-own).mean() - LOG2
 
     return loss
 
@@ -131,7 +133,7 @@ def speed(
     name: str, make: Callable[[], Loss], n: int, d: int, dtype: str, negatives: str, device: str,
     rate: float, repeats: int,
 ) -> Row:  # fmt: skip
-    """Time of the loss with its gradients, the fraction of the matrix rate, and extra memory."""
+    """Time of the loss with its gradients, fraction of the matrix rate, extra memory, and value."""
     x, y = views(n, d, dtype, device)
     loss = make()
 
@@ -149,6 +151,8 @@ def speed(
             torch.cuda.synchronize()
         row: Row = {"ms": round(milliseconds(step, device, repeats), 3)}
     flops = FLOPS[negatives] * n**2 * d
+    with torch.no_grad(), precision(dtype):
+        row["value"] = round(loss(x, y).item(), 5)  # of all losses of a case the same
     row["fraction_of_rate"] = round(1e-9 * flops / float(row["ms"]) / rate, 4)
     if device != "cpu":
         # The gradients of the step before are among what is held, as the inputs are.

@@ -42,8 +42,7 @@ def compiled(objective, dtype, d, kind, gpu):
     fixed = kernel.constants(objective, dtype, chunks, tiles) | KINDS[kind]
     fixed |= {"SKIPS": True, "BIAS": bool(objective.coefficients()[1])}
     names = triton_kernel.block_sums.arg_names
-    types = {name: "*fp32" for name in names}
-    types |= {name: "constexpr" for name in fixed}
+    types = dict.fromkeys(names, "*fp32") | dict.fromkeys(fixed, "constexpr")
     types |= dict.fromkeys(("left", "right"), POINTERS[dtype])
     types |= dict.fromkeys(("n", "k", "span"), "i32") | dict.fromkeys("ac", "fp32")
     aligned = [name for name in names if types[name].startswith("*")]
@@ -94,7 +93,8 @@ def main():
     objectives = {name: FMICL(name) for name in DIVERGENCES if get_divergence(name).suitable}
     objectives |= {"laplace": FMICL("vlc", Laplace()), "raw": FMICL("js", normalize=False)}
     if quick:
-        jobs = [("js", js, "bfloat16", 128, "triangle", 90), ("js", js, "bfloat16", 128, "rows", 80),
+        jobs = [("js", js, "bfloat16", 128, "triangle", 90),
+                ("js", js, "bfloat16", 128, "rows", 80),
                 ("raw", objectives["raw"], "float32", 100, "full", 90),
                 ("laplace", objectives["laplace"], "tf32", 64, "full", 89)]  # fmt: skip
     else:

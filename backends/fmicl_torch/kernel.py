@@ -1,6 +1,6 @@
 """When the Triton kernel is used, with which tiles, and how it is launched.
 
-The kernel computes what `fmicl_torch.tiled` computes, without leaving the chip between the products:
+The kernel computes what `fmicl_torch.tiled` computes, without leaving the chip between products;
 `triton_kernel.block_sums` states the naive code it equals. It has been compiled for GPUs and run in
 Triton's interpreter, but not yet run on a GPU, and its tiles have not been tuned on one.
 """

@@ -77,7 +77,7 @@ def add(matrix, rows, columns, n, d, values):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def product(x, y, z, PRECISION: tl.constexpr, WIDEN: tl.constexpr):  # type: ignore[no-untyped-def]
-    """z + x @ y in float32; WIDEN: of factors made float32 first."""
+    """Return z + x @ y in float32; WIDEN: of factors made float32 first."""
     if WIDEN:
         x = x.to(tl.float32)
         y = y.to(tl.float32)
@@ -130,7 +130,7 @@ def block_sums(  # type: ignore[no-untyped-def]
     total = tl.zeros((ROWS,), tl.float32)
     mass = tl.zeros((ROWS,), tl.float32)
     grad = tl.zeros((ROWS, WIDTH), tl.float32)
-    for turn in range(0, tiles):
+    for turn in range(tiles):
         step = turn
         if COLUMNS:  # programs that run together add to different columns
             step = (turn + block) % tiles
@@ -141,7 +141,7 @@ def block_sums(  # type: ignore[no-untyped-def]
             z = product(mine, tl.trans(theirs), None, PRECISION, WIDEN)
         else:
             z = tl.zeros((ROWS, COLS), tl.float32)
-            for piece in range(0, CHUNKS):
+            for piece in range(CHUNKS):
                 some = piece * WIDTH + tl.arange(0, WIDTH)
                 x = load(left, rows, some, n, D)
                 y = load(right, cols, some, k, D)

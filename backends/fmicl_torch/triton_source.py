@@ -42,7 +42,9 @@ def triton_source(objective: FMICL) -> str:
     steps: dict[str, str] = {}
     calls = {name: partial(_call, steps, form) for name, form in CALLS.items()}
     try:
-        results = objective.negative_total_and_slope(Symbol("z", steps), Ops(name="triton", **calls))
+        results = objective.negative_total_and_slope(
+            Symbol("z", steps), Ops(name="triton", **calls)
+        )
         # Adding 0 z makes a tile of a result that is the same number for every pair.
         penalty, slope = (r if isinstance(r, Symbol) else 0.0 * Symbol("z", steps) + r
                           for r in results)  # fmt: skip

@@ -16,6 +16,9 @@ ROOT = Path(__file__).resolve().parents[2]
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Triton is for Linux")
 
 
+SUITE = ["-m", "pytest", "tests/backends/kernel_suite", "-q", "-p", "no:cacheprovider", "-n", "0"]
+
+
 def run(command, interpret):
     environment = os.environ | {"TRITON_INTERPRET": "1" if interpret else "0"}
     done = subprocess.run(
@@ -31,8 +34,15 @@ def run(command, interpret):
 def test_the_interpreted_kernel_equals_the_reference(require):
     require("torch")
     require("triton")
-    run(["-m", "pytest", "tests/backends/kernel_suite", "-q", "-p", "no:cacheprovider", "-n", "0"],
-        interpret=True)  # fmt: skip
+    run([*SUITE, "-m", "not slow"], interpret=True)
+
+
+@linux
+@pytest.mark.slow
+def test_the_ring_of_ranks_takes_the_kernel(require):
+    require("torch")
+    require("triton")
+    run([*SUITE, "-m", "slow"], interpret=True)
 
 
 @linux

@@ -17,8 +17,8 @@ PACKAGES = sorted(
     p.name for folder in FOLDERS for p in folder.glob("fmicl_*") if (p / "__init__.py").exists()
 )
 FRAMEWORKS = (
-    "torch", "triton", "jax", "tensorflow", "keras", "flax", "optax", "orbax", "lightning", "kornia",
-    "sentence_transformers", "transformers",
+    "torch", "triton", "jax", "tensorflow", "keras", "flax", "optax", "orbax", "lightning",
+    "kornia", "sentence_transformers", "transformers",
 )  # fmt: skip
 BACKENDS = ("fmicl_torch", "fmicl_jax", "fmicl_tensorflow")
 RECIPES = ("fmicl_core", "fmicl_recipes")

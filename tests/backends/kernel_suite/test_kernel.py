@@ -1,5 +1,11 @@
 """The Triton kernel, run by Triton's interpreter, equals the reference."""
 
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -213,6 +219,17 @@ def test_auto_takes_the_kernel_for_large_batches_on_tensor_cores(monkeypatch):
     fmicl_loss(*features()[:2])
     torch.backends.cuda.matmul.allow_tf32 = allowed
     assert taken[2:] == [torch.float32]
+
+
+@pytest.mark.slow
+def test_shards_go_round_the_ring_through_the_kernel():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        command = [sys.executable, Path(__file__).parent / "ring.py", str(free.getsockname()[1])]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    errors = json.loads(output.splitlines()[-1])
+    assert set(errors) == {"cross", "all"}
+    assert max(errors.values()) < 1e-5
 
 
 @triton.jit
