@@ -51,9 +51,7 @@ def kernel_dtype(implementation: str, number: int, x: torch.Tensor) -> str:
     if implementation not in ("auto", KERNEL):
         return ""
     dtype = str(x.dtype).removeprefix("torch.")
-    if implementation == "auto" and dtype == "float32" and not _tf32():
-        return ""  # cuBLAS is better at products without tensor cores than Triton
-    why = _refusal(number, x.device.type, dtype)
+    why = _refusal(number, x.device.type, dtype, implementation == KERNEL)
     if not why and x.shape[1] > MAX_WIDTH:
         why = f"The kernel takes D <= {MAX_WIDTH}, not {x.shape[1]}."
     if why and implementation == KERNEL:
@@ -63,21 +61,29 @@ def kernel_dtype(implementation: str, number: int, x: torch.Tensor) -> str:
 
 
 @torch.compiler.assume_constant_result
-def _refusal(number: int, device: str, dtype: str) -> str:
-    """Why there is no kernel for features of this kind, or ""."""
+def _refusal(number: int, device: str, dtype: str, insisted: bool) -> str:
+    """Why features of this kind do not go through the kernel, or ""."""
     if device != "cuda" and not _interpreted():
         return f"The kernel needs features on an NVIDIA GPU, not on {device!r}."
     if not _has_triton():
         return "The kernel needs Triton, which is not installed."
-    if device == "cuda" and (torch.version.hip or torch.cuda.get_device_capability() < (8, 0)):
+    if device == "cuda" and not _is_nvidia():
         return "The kernel needs an NVIDIA GPU of compute capability 8.0 or more."
     if dtype == "float64":
         return "The kernel accumulates in float32, too little for float64 features."
+    if dtype == "float32" and not insisted and not _tf32():
+        return "cuBLAS is better than Triton at products without tensor cores."
     try:
         triton_source(objective_of(number))
     except TypeError as error:
         return f"The formulas cannot be written in Triton ({error})."
     return ""
+
+
+def _is_nvidia() -> bool:
+    if torch.version.hip or not torch.cuda.is_available():
+        return False
+    return torch.cuda.get_device_capability() >= (8, 0)
 
 
 @lru_cache(maxsize=1)
@@ -104,7 +110,8 @@ def tiles_for(d: int, dtype: torch.dtype, memory: int, atomic: bool) -> Tiles:
     if dtype == torch.float32 and not _tf32():  # without tensor cores registers run out first
         return Tiles(32, 32, narrow, 4, 2)
     if memory < LARGE_MEMORY:
-        return Tiles(32, 32, narrow, 4, 2) if width > 64 else Tiles(64, 64, width, 8, 2)
+        wide = dtype == torch.float32 and width > 64
+        return Tiles(32, 32, narrow, 4, 2) if wide else Tiles(64, 64, narrow, 8, 2)
     if dtype == torch.float32:
         return Tiles(64, 64, narrow, 8, 2)
     if width <= 128:

@@ -189,8 +189,13 @@ def _(
     columns: bool,
     kernel: str,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    grad_left = torch.empty_like(left) if grad else left.new_empty(0)
-    grad_right = torch.empty_like(right) if columns and right is not None else left.new_empty(0)
+    layout = torch.contiguous_format if kernel else torch.preserve_format
+    grad_left, grad_right = (
+        torch.empty_like(rows, memory_format=layout)
+        if wanted and rows is not None
+        else left.new_empty(0)
+        for wanted, rows in ((grad, left), (columns, right))
+    )
     return left.new_empty(()), grad_left, grad_right
 
 

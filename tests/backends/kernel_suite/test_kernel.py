@@ -116,14 +116,28 @@ def test_features_need_not_be_contiguous(errors):
     assert max(errors(FMICL("js", negatives="all"), x[:, ::2], y.T.contiguous().T[:, ::2])) < 4e-6
 
 
-def test_compiled_equals_eager_in_one_graph():
-    loss = FMICLLoss(divergence="js", negatives="all", implementation="kernel")
+@pytest.mark.parametrize("implementation", ["auto", "kernel"])
+def test_compiled_equals_eager_in_one_graph(implementation):
+    loss = FMICLLoss(divergence="js", negatives="all", implementation=implementation)
     x, y, _ = features(20, 6)
     step = torch.compile(loss, fullgraph=True, backend="aot_eager")
     leaves = [v.requires_grad_() for v in (x, y)]
     want, got = (torch.autograd.grad(f(x, y), leaves) for f in (loss, step))
     for a, b in zip(want, got, strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_the_operator_keeps_its_promises(normalize):
+    """Schema, sizes, layouts and dtypes of what it returns, as torch.compile relies on them."""
+    number = register(FMICL("js", normalize=normalize))
+    x, y, _ = features(20, 6)
+    for grad, columns in ((True, True), (True, False), (False, False)):
+        arguments = x.T.contiguous().T, y, number, True, 512, grad, columns, "bfloat16"
+        torch.library.opcheck(
+            torch.ops.fmicl.block_mean.default, arguments,
+            test_utils=("test_schema", "test_faketensor"),
+        )  # fmt: skip
 
 
 def test_autocast_and_dtypes_of_what_comes_back():
