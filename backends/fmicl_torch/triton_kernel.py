@@ -166,7 +166,8 @@ def block_sums(  # type: ignore[no-untyped-def]
         if GRAD:
             operand = weight.to(OPERAND)
             grad = product(operand, theirs.to(OPERAND), grad, PRECISION, WIDEN)
-            if BIAS:
+            if BIAS:  # of the same rounded weights, because the two parts of a gradient cancel
+                weight = operand.to(tl.float32)
                 mass += tl.sum(weight, 1)
             if COLUMNS:
                 update = product(tl.trans(operand), mine.to(OPERAND), None, PRECISION, WIDEN)

@@ -73,6 +73,16 @@ def test_any_size(n, k, d, tiles, atomic, errors, set_tiles, deterministic):
         assert max(errors(objective, *features(n, d, k))) < 4e-6
 
 
+@pytest.mark.parametrize("atomic", [True, False], ids=["atomic", "deterministic"])
+def test_features_far_from_0_lose_no_digits_of_the_gradient(atomic, errors, deterministic):
+    """Weighted features and the sum of weights nearly cancel there: weights must be the same."""
+    deterministic(not atomic)
+    x, y, _ = features(40, 8)
+    objective = FMICL("js", Gaussian(2.0), negatives="all", normalize=False)
+    _, gradient = errors(objective, *((0.5 * v + 10.0).bfloat16() for v in (x, y)))
+    assert gradient < GRADIENT["bfloat16"]
+
+
 @pytest.mark.parametrize("negatives", NEGATIVES)
 def test_the_deterministic_pass_repeats_and_equals_atomics(negatives, deterministic):
     x, y, _ = features(40, 10)
