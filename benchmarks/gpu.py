@@ -1,43 +1,44 @@
 """`python -m benchmarks.gpu`: every GPU path against the float64 reference, then timed.
 
 The one entry point for whoever has a GPU. It writes benchmarks/results/gpu_check.csv and
-gpu_speed.csv with machine and versions. `--device cpu` rehearses it on a small scale.
+gpu_speed.csv with machine and versions. No failure of a case keeps it from the others; each is in
+its row. On a small scale, with the kernel in Triton's interpreter, it can be rehearsed:
+
+    TRITON_INTERPRET=1 python -m benchmarks.gpu --device cpu
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable
+import os
+from collections.abc import Iterator
 
 import torch
 
 from benchmarks.__main__ import write
+from benchmarks.gpu_speed import guarded, precision, speeds, views
 from benchmarks.timing import Row
 from fmicl_core import DIVERGENCES, FMICL, fmicl_reference, get_divergence
 from fmicl_core.objective import NEGATIVES
 from fmicl_torch import fmicl_loss
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 #: Largest relative error of the loss and of the gradient that passes.
-LIMIT = {"float32": 5e-5, "bfloat16": 2e-2}
+LIMIT = {"float32": 5e-5, "tf32": 5e-3, "float16": 5e-3, "bfloat16": 2e-2}
+FORMS = ("dense", "tiled", "kernel", "kernel_deterministic")
+CHECK_COLUMNS = ("loss_error", "gradient_error", "passed", "error")
+SPEED_COLUMNS = ("ms", "fraction_of_rate", "extra_mib", "value", "error")
 
 
-def views(n: int, d: int, dtype: torch.dtype, device: str) -> list[torch.Tensor]:
-    """Two views of `n` samples that ask for gradients."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(n, d, generator=generator)
-    y = x + 0.5 * torch.randn(n, d, generator=generator)
-    return [v.to(device, dtype).requires_grad_() for v in (x, y)]
-
-
-def check(divergence: str, negatives: str, implementation: str, dtype: str, device: str) -> Row:
+def check(
+    divergence: str, negatives: str, form: str, dtype: str, n: int, d: int, device: str
+) -> Row:
     """Relative errors of one loss and its gradient, truth taken of the rounded features."""
-    x, y = views(700, 64, DTYPES[dtype], device)
+    x, y = views(n, d, dtype, device)
     options = {"divergence": divergence, "negatives": negatives}
-    loss = fmicl_loss(x, y, implementation=implementation, **options)  # type: ignore[arg-type]
-    loss.backward()
+    with precision(dtype, form == "kernel_deterministic"):
+        name = form.split("_")[0]
+        loss = fmicl_loss(x, y, implementation=name, **options)  # type: ignore[arg-type]
+        loss.backward()
     rows = [v.detach().double().cpu().numpy() for v in (x, y)]
     truth = fmicl_reference(*rows, FMICL(**options))  # type: ignore[arg-type]
     size = abs(truth.alignment) + FMICL().alpha * abs(truth.uniformity)
@@ -46,49 +47,38 @@ def check(divergence: str, negatives: str, implementation: str, dtype: str, devi
     wanted = (truth.grad_x, truth.grad_y)
     grad_error = max(abs(g - w).max() / abs(w).max() for g, w in zip(grads, wanted, strict=True))
     return {
-        **options, "implementation": implementation, "dtype": dtype,
         "loss_error": float(loss_error), "gradient_error": float(grad_error),
         "passed": int(max(loss_error, grad_error) <= LIMIT[dtype]),
     }  # fmt: skip
 
 
-def milliseconds(call: Callable[[], None], device: str, repeats: int = 10) -> float:
-    """Median time of a call, after two to warm up."""
-    times = []
-    for turn in range(repeats + 2):
-        synchronise(device)
-        start = time.perf_counter()
-        call()
-        synchronise(device)
-        if turn >= 2:
-            times.append(time.perf_counter() - start)
-    return 1e3 * statistics.median(times)
+def checks(device: str) -> Iterator[Row]:
+    """A row for each divergence, scheme, form and dtype, and for each width of the kernel."""
+    n = 150 if device == "cpu" else 700
+    suitable = [name for name in DIVERGENCES if get_divergence(name).suitable]
+    runs = [
+        (divergence, negatives, form, dtype, n, 64)
+        for divergence in (suitable[:2] if device == "cpu" else suitable)
+        for negatives in NEGATIVES
+        for form in FORMS
+        for dtype in LIMIT
+    ]
+    widths = (5, 150) if device == "cpu" else (5, 100, 128, 200, 512, 768, 1024)
+    runs += [
+        ("js", "all", form, dtype, n, d) for form in FORMS[2:] for dtype in LIMIT for d in widths
+    ]
+    for run in runs:
+        names = ("divergence", "negatives", "implementation", "dtype", "n", "d")
+        what: Row = dict(zip(names, run, strict=True))
+        yield what | guarded(lambda run=run: check(*run, device))
 
 
-def synchronise(device: str) -> None:
-    """Wait for the device."""
-    if device != "cpu":
-        torch.cuda.synchronize()
-
-
-def speed(n: int, d: int, dtype: str, device: str, dense: bool) -> Row:
-    """Tiled, dense and compiled dense "cross" with their gradients, in milliseconds."""
-    x, y = views(n, d, DTYPES[dtype], device)
-    row: Row = {"n": n, "d": d, "dtype": dtype}
-
-    def step(loss: Callable[..., torch.Tensor], implementation: str) -> Callable[[], None]:
-        def call() -> None:
-            x.grad = y.grad = None
-            loss(x, y, divergence="js", negatives="cross", implementation=implementation,
-                 check_finite=False).backward()  # fmt: skip
-
-        return call
-
-    row["tiled_ms"] = milliseconds(step(fmicl_loss, "tiled"), device)
-    if dense:
-        row["dense_ms"] = milliseconds(step(fmicl_loss, "dense"), device)
-        row["compiled_dense_ms"] = milliseconds(step(torch.compile(fmicl_loss), "dense"), device)
-    return row
+def complete(rows: list[Row], columns: tuple[str, ...]) -> list[Row]:
+    """The rows with the same columns in each, and the device."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    empty: Row = dict.fromkeys(columns, "")
+    return [row | empty | {c: row[c] for c in columns if c in row} | {"device": device}
+            for row in rows]  # fmt: skip
 
 
 def main() -> None:
@@ -96,32 +86,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument("--device", default="cuda")
     device = parser.parse_args().device
-    facts = {"device": "cpu" if device == "cpu" else torch.cuda.get_device_name()}
-    suitable = [name for name in DIVERGENCES if get_divergence(name).suitable]
-    rows = [
-        {**check(divergence, negatives, implementation, dtype, device), **facts}
-        for divergence in suitable
-        for negatives in NEGATIVES
-        for implementation in ("dense", "tiled")
-        for dtype in DTYPES
-    ]
-    failed = [row for row in rows if not row["passed"]]
+    if (device == "cpu") != (os.environ.get("TRITON_INTERPRET") == "1"):
+        parser.error("TRITON_INTERPRET=1 belongs to --device cpu")  # read before this line
+    suffix = "" if device != "cpu" else "_rehearsal"
+    rows = complete(list(checks(device)), CHECK_COLUMNS)
+    failed = [row for row in rows if row["passed"] != 1]
     print(f"{len(rows) - len(failed)} of {len(rows)} checks passed")
     for row in failed:
         print(row)
-    write("gpu_check.csv" if device != "cpu" else "gpu_check_rehearsal.csv", rows)
+    write(f"gpu_check{suffix}.csv", rows)
 
-    sizes = (1024, 2048) if device == "cpu" else (1024, 8192, 65536)
-    rows = [
-        {**speed(n, 128, dtype, device, dense=n <= 16384), **facts}
-        for n in sizes
-        for dtype in DTYPES
-    ]
-    for row in rows:
-        row.setdefault("dense_ms", "")
-        row.setdefault("compiled_dense_ms", "")
-        print(row)
-    write("gpu_speed.csv" if device != "cpu" else "gpu_speed_rehearsal.csv", rows)
+    rows = []
+    try:
+        for row in speeds(device):
+            print(row, flush=True)
+            rows.append(row)
+    finally:  # an interruption keeps what there is
+        write(f"gpu_speed{suffix}.csv", complete(rows, SPEED_COLUMNS))
 
 
 if __name__ == "__main__":

@@ -27,20 +27,29 @@ DEFAULTS = Defaults()
 
 #: How a backend may compute the loss; "auto" chooses by the number of pairs.
 IMPLEMENTATIONS = ("auto", "dense", "tiled")
+#: A fused routine for accelerators, in the backends that have one.
+KERNEL = "kernel"
 #: Up to this many pairs in a block the dense form is as fast and its memory does not matter.
 DENSE_PAIRS = 512 * 512
 
 
-def choose_implementation(implementation: str, n: int | None, k: int | None) -> str:
+def choose_implementation(
+    implementation: str, n: int | None, k: int | None, kernel: bool = False
+) -> str:
     """The form, "dense" or "tiled", for blocks of at most n x k pairs; None is a size unknown yet.
+
+    With `kernel`, whether the backend has one for these features, "kernel" takes tiled's place.
 
     Raises:
         ValueError: `implementation` is unknown (the message lists the names).
     """
-    check_choice("implementation", implementation, IMPLEMENTATIONS)
+    known = (*IMPLEMENTATIONS, KERNEL) if kernel else IMPLEMENTATIONS
+    check_choice("implementation", implementation, known)
     if implementation != "auto":
         return implementation
-    return "tiled" if n is None or k is None or n * k > DENSE_PAIRS else "dense"
+    if n is not None and k is not None and n * k <= DENSE_PAIRS:
+        return "dense"
+    return KERNEL if kernel else "tiled"
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,7 @@ class _Total(torch.autograd.Function):
         return ctx.count * grad, None
 
 
-def ring_uniformity(rows: Rows, number: int, ranks: Ranks) -> torch.Tensor:
+def ring_uniformity(rows: Rows, number: int, ranks: Ranks, kernel: str = "") -> torch.Tensor:
     """Uniformity of the union, which no rank ever holds; O(N D / W) memory, once differentiable.
 
     Equals `dense_uniformity` of the gathered rows. The shards go round the ring of ranks, and with
@@ -131,16 +131,17 @@ def ring_uniformity(rows: Rows, number: int, ranks: Ranks) -> torch.Tensor:
         rows: this rank's features by the names "x" (n, D), "y" (n, D) and, if given, "bank".
         number: of the objective in the registry; its normalization has been applied.
         ranks: that share the batch.
+        kernel: dtype of the products of the Triton kernel; "" for plain tiles.
     """
     names = sorted({side for block in objective_of(number).blocks(False)
                     for side in (block.left, block.right)})  # fmt: skip
-    return _Ring.apply(number, ranks, names, *(rows[name] for name in names))
+    return _Ring.apply(number, ranks, kernel, names, *(rows[name] for name in names))
 
 
 class _Ring(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, number: int, ranks: Ranks, names: list[str], *sides: torch.Tensor
+        ctx: Any, number: int, ranks: Ranks, kernel: str, names: list[str], *sides: torch.Tensor
     ) -> torch.Tensor:
         grad = any(ctx.needs_input_grad)
         # Side by side, so that a shard travels as one message.
@@ -162,7 +163,7 @@ class _Ring(torch.autograd.Function):
                 mean, grad_left, grad_right = block_mean_and_gradients(
                     own[:, left].contiguous(),
                     None if one_sided else guest[:, right].contiguous(),
-                    number, here and block.skips_diagonal, grad,
+                    number, here and block.skips_diagonal, grad, kernel=kernel,
                 )  # fmt: skip
                 total += share * mean
                 if grad:
@@ -185,7 +186,7 @@ class _Ring(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
         (own_grad,) = ctx.saved_tensors
         sides = (ctx.count * grad * own_grad).split(ctx.widths, dim=1)
-        return None, None, None, *sides
+        return None, None, None, None, *sides
 
 
 def _share(block: Block, objective: FMICL, ranks: Ranks, step: int, guests: int) -> float:

@@ -8,12 +8,16 @@ import torch
 
 from fmicl_core import FMICL, Divergence, Similarity
 from fmicl_core.checks import check_bool, check_choice, invalid, overflowed
-from fmicl_core.objective import DEFAULTS, IMPLEMENTATIONS, NO_SAMPLE, choose_implementation
+from fmicl_core.objective import DEFAULTS, IMPLEMENTATIONS, KERNEL, NO_SAMPLE, choose_implementation
 from fmicl_torch.dense import Rows, dense_uniformity, positive_scores
 from fmicl_torch.distributed import Distributed, Ranks, ranks_of, ring_uniformity
 from fmicl_torch.inputs import explain_non_finite, prepare
+from fmicl_torch.kernel import kernel_dtype
 from fmicl_torch.registry import objective_of, register, register_options
 from fmicl_torch.tiled import tiled_uniformity
+
+#: The forms of every backend, and the one that PyTorch adds.
+CHOICES = (*IMPLEMENTATIONS, KERNEL)
 
 
 class FMICLTerms(NamedTuple):
@@ -56,7 +60,8 @@ def fmicl_loss(
         normalize: scale every row to unit length first; a zero row stays zero and counts as
             orthogonal to every other.
         implementation: "dense" (any-order derivatives, O(N^2) memory), "tiled" (one pass, O(N D)
-            memory, differentiable once), or "auto", by size.
+            memory, differentiable once), "kernel" (as tiled, fused on an NVIDIA GPU by Triton;
+            products in the dtype of the features), or "auto", by size, device and dtype.
         check_finite: raise when the loss is not finite, which costs one read of a scalar. Skipped
             while compiling, where NaN shows in the loss.
         distributed: True, or a process group of `torch.distributed`, for the loss of the union of
@@ -115,18 +120,19 @@ def _terms(
     samples: Rows | None = None,
 ) -> FMICLTerms:
     check_bool("check_finite", check_finite)
-    check_choice("implementation", implementation, IMPLEMENTATIONS)
+    check_choice("implementation", implementation, CHOICES)
     objective = objective_of(number)
     shared = distributed is not False
     rows = prepare(x, y, bank, objective.normalize, least=1 if shared else 2)
+    kernel = kernel_dtype(implementation, number, x)
     ranks = ranks_of(distributed, x) if shared else None
     with torch.autocast(x.device.type, enabled=False):
         if ranks is None:
             alignment = positive_scores(rows, objective).mean()
-            uniformity = _uniformity(rows, number, implementation, samples)
+            uniformity = _uniformity(rows, number, implementation, kernel, samples)
         else:
             alignment = ranks.mean(positive_scores(rows, objective))
-            uniformity = _shared_uniformity(rows, number, implementation, ranks)
+            uniformity = _shared_uniformity(rows, number, implementation, kernel, ranks)
         loss = objective.alpha * uniformity - alignment
     if check_finite and not torch.compiler.is_compiling() and not loss.isfinite():
         raise explain_non_finite(x, y, bank) or overflowed(objective, loss.item())
@@ -134,24 +140,29 @@ def _terms(
 
 
 def _uniformity(
-    rows: Rows, number: int, implementation: str, samples: Rows | None = None
+    rows: Rows, number: int, implementation: str, kernel: str, samples: Rows | None = None
 ) -> torch.Tensor:
     x = rows["x"]
     if samples is not None:
-        if implementation == "tiled":
+        if implementation in ("tiled", KERNEL):
             raise invalid("implementation", "'auto' or 'dense' with `samples`", implementation)
         return dense_uniformity(rows, objective_of(number), samples)
-    if choose_implementation(implementation, len(x), len(rows.get("bank", x))) == "dense":
+    k = len(rows.get("bank", x))
+    form = choose_implementation(implementation, len(x), k, bool(kernel))
+    if form == "dense":
         return dense_uniformity(rows, objective_of(number))
-    return tiled_uniformity(rows, number)
+    return tiled_uniformity(rows, number, kernel if form == KERNEL else "")
 
 
-def _shared_uniformity(rows: Rows, number: int, implementation: str, ranks: Ranks) -> torch.Tensor:
+def _shared_uniformity(
+    rows: Rows, number: int, implementation: str, kernel: str, ranks: Ranks
+) -> torch.Tensor:
     if "bank" in rows:  # every rank has all negatives of its rows
-        own = _uniformity(rows, number, implementation)
+        own = _uniformity(rows, number, implementation, kernel)
         return ranks.mean(own.expand(len(rows["x"])))
-    if choose_implementation(implementation, ranks.total, ranks.total) == "tiled":
-        return ring_uniformity(rows, number, ranks)
+    form = choose_implementation(implementation, ranks.total, ranks.total, bool(kernel))
+    if form != "dense":
+        return ring_uniformity(rows, number, ranks, kernel if form == KERNEL else "")
     union = {name: ranks.gather(side) for name, side in rows.items()}
     return dense_uniformity(union, objective_of(number))
 
@@ -183,7 +194,7 @@ class FMICLLoss(torch.nn.Module):
         super().__init__()
         self.objective = FMICL(divergence, similarity, alpha, negatives, normalize)
         self._number = register(self.objective)
-        self.implementation = check_choice("implementation", implementation, IMPLEMENTATIONS)
+        self.implementation = check_choice("implementation", implementation, CHOICES)
         self.check_finite = check_bool("check_finite", check_finite)
         self.distributed = distributed
 

@@ -11,6 +11,7 @@ import torch
 from fmicl_core import FMICL
 from fmicl_core.checks import once_differentiable
 from fmicl_torch.dense import Rows
+from fmicl_torch.kernel import Launch, Sums, kernel_sums
 from fmicl_torch.ops import TORCH
 from fmicl_torch.registry import objective_of
 
@@ -19,35 +20,45 @@ TILE = {"cpu": 512}
 TILE_ACCELERATOR = 4096
 
 
-def tiled_uniformity(rows: Rows, number: int) -> torch.Tensor:
+def tiled_uniformity(rows: Rows, number: int, kernel: str = "") -> torch.Tensor:
     """Uniformity in one pass; equals `dense_uniformity(rows, objective)`, once differentiable.
 
     Args:
         rows: features by the names "x" (N, D), "y" (N, D) and, if given, "bank" (K, D).
         number: of the objective in the registry; its normalization has been applied.
+        kernel: dtype of the products of the Triton kernel; "" for plain tiles.
     """
     objective = objective_of(number)
     total = rows["x"].new_zeros(())
     for block in objective.blocks("bank" in rows):
         left = rows[block.left]
         right = None if block.symmetric else rows[block.right]
-        grad = left.requires_grad or (right is not None and right.requires_grad)
+        columns = right is not None and right.requires_grad
+        grad = torch.is_grad_enabled() and (columns or left.requires_grad)
         mean, _, _ = block_mean_and_gradients(
-            left, right, number, block.skips_diagonal, grad and torch.is_grad_enabled()
+            left, right, number, block.skips_diagonal, grad, grad and columns, kernel
         )
         total = total + block.share * mean
     return total
 
 
 def block_mean_and_gradients(
-    left: torch.Tensor, right: torch.Tensor | None, number: int, skips_diagonal: bool, grad: bool
+    left: torch.Tensor,
+    right: torch.Tensor | None,
+    number: int,
+    skips_diagonal: bool,
+    grad: bool,
+    columns: bool = True,
+    kernel: str = "",
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Mean penalty over the pairs (left_i, right_j), right None meaning left, and its gradients.
 
-    Without `grad`, and in place of the gradient in right where right is left, empty tensors.
+    Without `grad`, and in place of the gradient in right where right is left or `columns` is False,
+    empty tensors. `kernel` as for `tiled_uniformity`.
     """
     size = TILE.get(left.device.type, TILE_ACCELERATOR)
-    return _block_mean(left, right, number, skips_diagonal, size, grad)
+    columns = grad and columns and right is not None
+    return _block_mean(left, right, number, skips_diagonal, size, grad, columns, kernel)
 
 
 @torch.library.custom_op("fmicl::block_mean", mutates_args=())
@@ -58,24 +69,58 @@ def _block_mean(
     skips_diagonal: bool,
     tile: int,
     grad: bool,
+    columns: bool,
+    kernel: str,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Mean penalty over the pairs (left_i, right_j) and its gradients; right None means left."""
-    sweep = _Sweep(left, right, objective_of(number), grad)
+    objective = objective_of(number)
     others = left if right is None else right
-    for i in range(0, len(left), tile):
-        for j in range(i if right is None else 0, len(others), tile):
-            sweep.tile(slice(i, i + tile), slice(j, j + tile), skips_diagonal and i == j)
+    if kernel:
+        atomic = not torch.are_deterministic_algorithms_enabled()
+        launch = Launch(objective, skips_diagonal, getattr(torch, kernel), atomic)
+        sums = kernel_sums(left, right, launch, grad, columns)
+    else:
+        sweep = _Sweep(left, right, objective, grad, columns)
+        for i in range(0, len(left), tile):
+            for j in range(i if right is None else 0, len(others), tile):
+                sweep.tile(slice(i, i + tile), slice(j, j + tile), skips_diagonal and i == j)
+        sums = sweep.sums
     pairs = len(left) * (len(others) - skips_diagonal)
-    return sweep.finish(pairs)
+    mean = (sums.total / pairs).to(left.dtype)
+    nothing = left.new_empty(0)
+    if not grad:
+        return mean, nothing, left.new_empty(0)
+    # In a symmetric block (i, j) and (j, i) both count.
+    scale = (2.0 if right is None else 1.0) / pairs
+    _scale(sums.grad_left, sums.mass_left, left, objective, scale)
+    if columns:
+        _scale(sums.grad_right, sums.mass_right, others, objective, scale)
+    return mean, sums.grad_left, sums.grad_right if columns else nothing
+
+
+def _scale(
+    grad: torch.Tensor, mass: torch.Tensor | None, rows: torch.Tensor, objective: FMICL, by: float
+) -> None:
+    """Make the gradient in the rows of a sum of weighted rows and of the sum of the weights."""
+    a, b, _ = objective.coefficients()
+    grad.mul_(a * by)
+    if mass is not None:
+        grad.addcmul_(mass[:, None], rows, value=2.0 * b * by)
 
 
 class _Sweep:
-    """Sums of one block, tile by tile."""
+    """Sums of one block, tile by tile; in a symmetric block each tile is visited once."""
 
     def __init__(
-        self, left: torch.Tensor, right: torch.Tensor | None, objective: FMICL, grad: bool
+        self,
+        left: torch.Tensor,
+        right: torch.Tensor | None,
+        objective: FMICL,
+        grad: bool,
+        columns: bool,
     ) -> None:
         self.objective, self.grad, self.symmetric = objective, grad, right is None
+        self.columns = columns
         self.a, self.b, self.c = objective.coefficients()
         self.left, self.right = left, left if right is None else right
         self.scaled = self.a * left
@@ -90,9 +135,14 @@ class _Sweep:
         self.grad_right = self.grad_left
         self.mass_left = left.new_zeros(len(left)) if grad and self.b else None
         self.mass_right = self.mass_left
-        if grad and right is not None:
+        if columns and right is not None:
             self.grad_right = torch.zeros_like(right)
             self.mass_right = right.new_zeros(len(right)) if self.b else None
+
+    @property
+    def sums(self) -> Sums:
+        """The sums so far."""
+        return Sums(self.total, self.grad_left, self.grad_right, self.mass_left, self.mass_right)
 
     def tile(self, i: slice, j: slice, on_diagonal: bool) -> None:
         """Add the tile of rows i and columns j."""
@@ -103,7 +153,7 @@ class _Sweep:
         mirrored = self.symmetric and i != j
         self.total.add_(total, alpha=2 if mirrored else 1)
         if weight is not None:
-            self._add_gradient(weight, i, j, mirrored or not self.symmetric)
+            self._add_gradient(weight, i, j, mirrored or self.columns)
 
     def _evaluate(
         self, z: torch.Tensor, on_diagonal: bool
@@ -127,21 +177,6 @@ class _Sweep:
             if columns:
                 self.mass_right[j] += weight.sum(dim=0)
 
-    def finish(self, pairs: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The mean penalty and the gradients of it."""
-        mean = (self.total / pairs).to(self.left.dtype)
-        if not self.grad:
-            return mean, self.left.new_empty(0), self.left.new_empty(0)
-        # In a symmetric block (i, j) and (j, i) both count, and each tile was visited once.
-        scale = (2.0 if self.symmetric else 1.0) / pairs
-        grads = [self.grad_left] if self.symmetric else [self.grad_left, self.grad_right]
-        masses = [self.mass_left, self.mass_right]
-        for grad, mass, rows in zip(grads, masses, (self.left, self.right), strict=False):
-            grad.mul_(self.a * scale)
-            if mass is not None:
-                grad.addcmul_(mass[:, None], rows, value=2.0 * self.b * scale)
-        return mean, self.grad_left, self.left.new_empty(0) if self.symmetric else self.grad_right
-
 
 @_block_mean.register_fake
 def _(
@@ -151,14 +186,21 @@ def _(
     skips_diagonal: bool,
     tile: int,
     grad: bool,
+    columns: bool,
+    kernel: str,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    nothing = left.new_empty(0)
-    grads = torch.empty_like(left), nothing if right is None else torch.empty_like(right)
-    return left.new_empty(()), *(grads if grad else (nothing, left.new_empty(0)))
+    layout = torch.contiguous_format if kernel else torch.preserve_format
+    grad_left, grad_right = (
+        torch.empty_like(rows, memory_format=layout)
+        if wanted and rows is not None
+        else left.new_empty(0)
+        for wanted, rows in ((grad, left), (columns, right))
+    )
+    return left.new_empty(()), grad_left, grad_right
 
 
 def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    ctx.symmetric = inputs[1] is None
+    ctx.columns = inputs[6]
     ctx.save_for_backward(output[1], output[2])
 
 
@@ -166,8 +208,8 @@ def _backward(ctx, grad_mean, *_):  # type: ignore[no-untyped-def]
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
         raise once_differentiable()
     grad_left, grad_right = ctx.saved_tensors
-    right = None if ctx.symmetric else grad_mean * grad_right
-    return grad_mean * grad_left, right, None, None, None, None
+    right = grad_mean * grad_right if ctx.columns else None
+    return grad_mean * grad_left, right, None, None, None, None, None, None
 
 
 _block_mean.register_autograd(_backward, setup_context=_save)

@@ -85,8 +85,7 @@ OPTIONS = [
     ({"similarity": "dot"}, "`similarity`. Expected one of 'gaussian', 'cosine'"),
     ({"divergence": "js", "similarity": "cosine"}, "`similarity`. Expected a cosine temperature > "
      "1.4427"),
-    ({"implementation": "fast"}, "`implementation`. Expected one of 'auto', 'dense', 'tiled'. "
-     "Received: implementation='fast'"),
+    ({"implementation": "fast"}, "`implementation`. Expected one of 'auto', 'dense', 'tiled'"),
     ({"normalize": "yes"}, "`normalize`. Expected True or False. Received: normalize='yes'"),
     ({"check_finite": 1}, "`check_finite`. Expected True or False. Received: check_finite=1"),
 ]  # fmt: skip
@@ -142,7 +141,7 @@ def test_messages_are_equal_in_all_backends(backend_named, other, mistake):
         with pytest.raises(ValueError) as caught:
             mistake(backend)
         messages.append(str(caught.value).replace(backend.array_name, "array"))
-    assert messages[0] == messages[1]
+    assert messages[0].replace(", 'kernel'", "") == messages[1]  # which PyTorch alone has
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

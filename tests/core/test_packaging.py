@@ -17,15 +17,15 @@ PACKAGES = sorted(
     p.name for folder in FOLDERS for p in folder.glob("fmicl_*") if (p / "__init__.py").exists()
 )
 FRAMEWORKS = (
-    "torch", "jax", "tensorflow", "keras", "flax", "optax", "orbax", "lightning", "kornia",
-    "sentence_transformers", "transformers",
+    "torch", "triton", "jax", "tensorflow", "keras", "flax", "optax", "orbax", "lightning",
+    "kornia", "sentence_transformers", "transformers",
 )  # fmt: skip
 BACKENDS = ("fmicl_torch", "fmicl_jax", "fmicl_tensorflow")
 RECIPES = ("fmicl_core", "fmicl_recipes")
 #: What each package may import of ours, and of the frameworks: cli, trainers, backends, core.
 ALLOWED = {
     "fmicl_core": ((), ()),
-    "fmicl_torch": (("fmicl_core",), ("torch",)),
+    "fmicl_torch": (("fmicl_core",), ("torch", "triton")),
     "fmicl_jax": (("fmicl_core",), ("jax",)),
     "fmicl_tensorflow": (("fmicl_core",), ("tensorflow",)),
     "fmicl_recipes": (("fmicl_core",), ()),

@@ -1,0 +1,267 @@
+"""When the Triton kernel is used, with which tiles, and how it is launched.
+
+The kernel computes what `fmicl_torch.tiled` computes, without leaving the chip between products;
+`triton_kernel.block_sums` states the naive code it equals. It has been compiled for GPUs and run in
+Triton's interpreter, but not yet run on a GPU, and its tiles have not been tuned on one.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from contextlib import nullcontext
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+
+from fmicl_core import FMICL
+from fmicl_core.checks import invalid
+from fmicl_core.objective import IMPLEMENTATIONS, KERNEL
+from fmicl_torch.registry import objective_of
+from fmicl_torch.triton_source import triton_source
+
+#: Features may be this wide. Beyond the widest tile, scores are computed once for every tile.
+MAX_WIDTH = 1024
+#: Bytes of shared memory that the large tiles need at most; an H100 has 227 KiB, an A100 163.
+LARGE_MEMORY = 208 * 1024
+
+
+class Tiles(NamedTuple):
+    """Rows, columns and width of the tiles; warps and pipeline stages of a program."""
+
+    rows: int
+    columns: int
+    width: int
+    warps: int
+    stages: int
+
+
+def kernel_dtype(implementation: str, number: int, x: torch.Tensor) -> str:
+    """The dtype of the kernel's products, or "" where there is no kernel for such features.
+
+    Args:
+        implementation: as given to the loss. "auto" leaves plain float32 to the tiled form.
+        number: of the objective in the registry.
+        x: the features as given to the loss.
+
+    Raises:
+        ValueError: `implementation` is "kernel" and there is none; says why.
+    """
+    if implementation not in ("auto", KERNEL):
+        return ""
+    dtype = str(x.dtype).removeprefix("torch.")
+    why = _refusal(number, x.device.type, dtype, implementation == KERNEL)
+    if not why and x.shape[1] > MAX_WIDTH:
+        why = f"The kernel takes D <= {MAX_WIDTH}, not {x.shape[1]}."
+    if why and implementation == KERNEL:
+        others = ", ".join(repr(name) for name in IMPLEMENTATIONS)
+        raise invalid("implementation", f"one of {others} for this input", KERNEL, why=why)
+    return "" if why else dtype
+
+
+@torch.compiler.assume_constant_result
+def _refusal(number: int, device: str, dtype: str, insisted: bool) -> str:
+    """Why features of this kind do not go through the kernel, or ""."""
+    if device != "cuda" and not _interpreted():
+        return f"The kernel needs features on an NVIDIA GPU, not on {device!r}."
+    if not _has_triton():
+        return "The kernel needs Triton, which is not installed."
+    if device == "cuda" and not _is_nvidia():
+        return "The kernel needs an NVIDIA GPU of compute capability 8.0 or more."
+    if dtype == "float64":
+        return "The kernel accumulates in float32, too little for float64 features."
+    if dtype == "float32" and not insisted and not _tf32():
+        return "cuBLAS is better than Triton at products without tensor cores."
+    try:
+        triton_source(objective_of(number))
+    except TypeError as error:
+        return f"The formulas cannot be written in Triton ({error})."
+    return ""
+
+
+def _is_nvidia() -> bool:
+    if torch.version.hip or not torch.cuda.is_available():
+        return False
+    return torch.cuda.get_device_capability() >= (8, 0)
+
+
+@lru_cache(maxsize=1)
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def _interpreted() -> bool:
+    """Whether Triton runs its kernels in Python, which it decides when it is imported."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def tiles_for(d: int, dtype: torch.dtype, memory: int, atomic: bool) -> Tiles:
+    """Tiles that fit registers and memory (tools/compile_kernel.py); not tuned on a GPU.
+
+    Args:
+        d: width of the features.
+        dtype: of the features.
+        memory: bytes of shared memory a program may use.
+        atomic: whether a program also holds the update of the columns' gradient.
+    """
+    width = max(16, 1 << (d - 1).bit_length())  # powers of two, and tl.dot needs 16
+    narrow = min(width, 128)
+    if dtype == torch.float32 and not _tf32():  # without tensor cores registers run out first
+        return Tiles(32, 32, narrow, 4, 2)
+    if memory < LARGE_MEMORY:
+        wide = dtype == torch.float32 and width > 64
+        return Tiles(32, 32, narrow, 4, 2) if wide else Tiles(64, 64, narrow, 8, 2)
+    if dtype == torch.float32:
+        return Tiles(64, 64, narrow, 8, 2)
+    if width <= 128:
+        return Tiles(128, 64, width, 8, 3)
+    if width == 512 and dtype == torch.bfloat16 and not atomic:
+        return Tiles(64, 64, 512, 8, 2)
+    return Tiles(64, 64, 256, 8, 2)
+
+
+class Launch(NamedTuple):
+    """What stays the same between the launches of one block."""
+
+    objective: FMICL
+    skips_diagonal: bool
+    dtype: torch.dtype
+    atomic: bool
+
+
+class Sums(NamedTuple):
+    """What a pass over one block adds up; gradients are still to be scaled."""
+
+    total: torch.Tensor
+    grad_left: torch.Tensor
+    grad_right: torch.Tensor
+    mass_left: torch.Tensor | None
+    mass_right: torch.Tensor | None
+
+
+def kernel_sums(
+    left: torch.Tensor, right: torch.Tensor | None, launch: Launch, grad: bool, columns: bool
+) -> Sums:
+    """The sums of one block in one launch, or in two where atomics must not be used.
+
+    Atomic additions come in any order, so that gradients differ between runs in their last digits.
+    Without them every program owns rows of the gradient, which takes a launch for either side, the
+    scores computed twice (8 N^2 D flops instead of 6), and for a symmetric block all of its tiles
+    (4 N^2 D instead of 3).
+
+    Args:
+        left: (N, D), float32.
+        right: (K, D), float32, or None for left.
+        launch: settings.
+        grad: whether gradients are wanted.
+        columns: whether that in right is.
+    """
+    symmetric = right is None
+    others = left if right is None else right
+    b = launch.objective.coefficients()[1]
+    tiles = tiles_for(left.shape[1], launch.dtype, _memory(left), launch.atomic and grad)
+    x = _padded(left, launch.dtype, tiles.width)
+    y = x if symmetric else _padded(others, launch.dtype, tiles.width)
+    bias_x = b * left.square().sum(dim=1) if b else left.new_empty(0)
+    bias_y = bias_x if symmetric else b * others.square().sum(dim=1) if b else bias_x
+    both = grad and columns and not symmetric
+    total, grad_x, mass_x, grad_y, mass_y = _launch(
+        x, y, bias_x, bias_y, launch, tiles, symmetric, grad, both and launch.atomic
+    )
+    if both and not launch.atomic:
+        _, grad_y, mass_y, _, _ = _launch(y, x, bias_y, bias_x, launch, tiles, False, True, False)
+    grads = [g[..., : left.shape[1]].contiguous() for g in (grad_x, grad_y)]
+    return Sums(total, *grads, mass_x if b else None, mass_y if b else None)
+
+
+def _padded(rows: torch.Tensor, dtype: torch.dtype, width: int) -> torch.Tensor:
+    """The rows in the dtype, contiguous, with columns of zeros up to a multiple of the width."""
+    rows = rows.to(dtype)
+    missing = -rows.shape[1] % width
+    return (torch.nn.functional.pad(rows, (0, missing)) if missing else rows).contiguous()
+
+
+def _launch(
+    x: torch.Tensor, y: torch.Tensor, bias_x: torch.Tensor, bias_y: torch.Tensor,
+    launch: Launch, tiles: Tiles, symmetric: bool, grad: bool, columns: bool,
+) -> tuple[torch.Tensor, ...]:  # fmt: skip
+    """Total, gradient and mass of x, and those of y where `columns` asks for them or y is x."""
+    from fmicl_torch import triton_kernel as triton  # imports Triton
+
+    (n, d), k = x.shape, len(y)
+    triangle = symmetric and (launch.atomic or not grad)
+    atomic = grad and launch.atomic
+    columns = columns or (triangle and grad)
+    chunks = d // tiles.width
+    parts = min(parts_for(x, n, tiles, chunks), -(-k // tiles.columns))
+    span = -(-k // (tiles.columns * parts)) * tiles.columns
+    totals = bias_x.new_empty(parts, n)
+    lead = () if atomic or not grad else (parts,)
+    new = bias_x.new_zeros if atomic else bias_x.new_empty
+    biased = bias_x.numel() > 0
+    grad_x = new(*lead, n, d) if grad else bias_x.new_empty(0)
+    mass_x = new(*lead, n) if grad and biased else bias_x.new_empty(0)
+    grad_y, mass_y = grad_x, mass_x
+    if columns and not symmetric:
+        grad_y = bias_x.new_zeros(k, d)
+        mass_y = bias_x.new_zeros(k) if biased else mass_x
+    a, _, c = launch.objective.coefficients()
+    grid = -(-n // tiles.rows), parts, chunks if grad else 1
+    with torch.cuda.device(x.device) if x.device.type == "cuda" else nullcontext():
+        triton.block_sums[grid](
+            x, y, bias_x, bias_y, totals, grad_x, grad_y, mass_x, mass_y, n, k, span, a, c,
+            **constants(launch.objective, x.dtype, chunks, tiles),
+            TRIANGLE=triangle, SKIPS=launch.skips_diagonal, GRAD=grad, ATOMIC=atomic,
+            COLUMNS=columns, BIAS=biased, num_warps=tiles.warps, num_stages=tiles.stages,
+        )  # fmt: skip
+    total = totals.sum(dtype=torch.float64) * (2.0 if triangle else 1.0)
+    if lead:
+        grad_x = grad_x.sum(dim=0) if parts > 1 else grad_x[0]
+        mass_x = mass_x.sum(dim=0) if biased else mass_x
+    return total, grad_x, mass_x, grad_y, mass_y
+
+
+def constants(objective: FMICL, dtype: torch.dtype, chunks: int, tiles: Tiles) -> dict[str, Any]:
+    """What the kernel is compiled for, apart from the kind of block."""
+    import triton.language as tl
+
+    from fmicl_torch import triton_kernel as triton
+
+    tf32 = dtype != torch.float32 or _tf32()
+    return {
+        "EVALUATE": triton.evaluator(triton_source(objective)),
+        "ROWS": tiles.rows, "COLS": tiles.columns, "WIDTH": tiles.width,
+        "CHUNKS": chunks,
+        # Weights can leave the range of float16; tf32 has its digits and the range of float32.
+        "OPERAND": tl.bfloat16 if dtype == torch.bfloat16 else tl.float32,
+        "PRECISION": "tf32" if tf32 else "ieee",
+        # The interpreter takes bfloat16 for the integers that it keeps it in.
+        "WIDEN": _interpreted(),
+    }  # fmt: skip
+
+
+def _tf32() -> bool:
+    """Whether the user lets PyTorch round float32 products to tf32."""
+    settings = torch.backends.cuda.matmul
+    if hasattr(settings, "fp32_precision"):  # PyTorch 2.9 and later
+        return bool(settings.fp32_precision == "tf32")
+    return bool(settings.allow_tf32)
+
+
+@lru_cache(maxsize=64)
+def _facts(index: int) -> tuple[int, int]:
+    """Processors of a GPU, and bytes of shared memory a program may use."""
+    facts = torch.cuda.get_device_properties(index)
+    memory = getattr(facts, "shared_memory_per_block_optin", 99 * 1024)
+    return facts.multi_processor_count, memory
+
+
+def _memory(x: torch.Tensor) -> int:
+    return _facts(x.device.index)[1] if x.device.type == "cuda" else LARGE_MEMORY
+
+
+def parts_for(x: torch.Tensor, n: int, tiles: Tiles, chunks: int) -> int:
+    """Into how many parts the columns are cut, so that a small batch occupies every processor."""
+    processors = _facts(x.device.index)[0] if x.device.type == "cuda" else 1
+    return max(1, 2 * processors // (-(-n // tiles.rows) * chunks))

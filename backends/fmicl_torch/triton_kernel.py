@@ -1,0 +1,190 @@
+"""The Triton kernel of `fmicl_torch.kernel`: sums and gradients of one block in a pass over tiles.
+
+Imported only where it is used, because it needs Triton.
+"""
+
+from __future__ import annotations
+
+import linecache
+from functools import lru_cache
+from typing import Any
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def expm1(x):  # type: ignore[no-untyped-def]
+    """e^x - 1; below 1/2 a polynomial, off by 1e-8, keeps the digits that subtraction loses."""
+    series = 1.0 + x * (1.0 / 7.0) * (1.0 + x * (1.0 / 8.0))
+    series = 1.0 + x * (1.0 / 5.0) * (1.0 + x * (1.0 / 6.0) * series)
+    series = 1.0 + x * (1.0 / 3.0) * (1.0 + x * (1.0 / 4.0) * series)
+    return tl.where(tl.abs(x) < 0.5, x * (1.0 + x * 0.5 * series), tl.exp(x) - 1.0)
+
+
+@triton.jit
+def log1p(x):  # type: ignore[no-untyped-def]
+    """log(1 + x) = 2 atanh(s), s = x / (2 + x); near 0 by the series of atanh, off by 1e-8."""
+    s = x / (2.0 + x)
+    square = s * s
+    series = 1.0 / 5.0 + square * (1.0 / 7.0 + square * (1.0 / 9.0))
+    near = 2.0 * s * (1.0 + square * (1.0 / 3.0 + square * series))
+    return tl.where(tl.abs(x) < 0.4, near, tl.log(1.0 + x))
+
+
+@triton.jit
+def softplus(x):  # type: ignore[no-untyped-def]
+    """log(1 + e^x), finite at any finite x."""
+    return tl.where(x > 0.0, x, 0.0) + log1p(tl.exp(-tl.abs(x)))
+
+
+@triton.jit
+def sigmoid(x):  # type: ignore[no-untyped-def]
+    """1 / (1 + e^-x); where e^-x overflows, the quotient is 0."""
+    return 1.0 / (1.0 + tl.exp(-x))
+
+
+@triton.jit
+def relu(x):  # type: ignore[no-untyped-def]
+    """max(x, 0), which lets NaN through."""
+    return tl.where(x < 0.0, 0.0, x)
+
+
+@lru_cache(maxsize=256)
+def evaluator(source: str) -> Any:
+    """The Triton function of a source of `fmicl_torch.triton_source`."""
+    # Triton reads the source of its functions from the file they are in, so there must be one.
+    name = f"<fmicl {evaluator.cache_info().misses}>"
+    linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
+    scope = dict(globals())
+    exec(compile(source, name, "exec"), scope)
+    return triton.jit(scope["evaluate"])
+
+
+@triton.jit
+def load(matrix, rows, columns, n, d):  # type: ignore[no-untyped-def]
+    """Entries of a contiguous (n, d) matrix, 0 beyond its last row."""
+    offsets = rows.to(tl.int64)[:, None] * d + columns[None, :]
+    return tl.load(matrix + offsets, mask=(rows < n)[:, None], other=0.0)
+
+
+@triton.jit
+def add(matrix, rows, columns, n, d, values):  # type: ignore[no-untyped-def]
+    """Add to entries of a contiguous (n, d) matrix that other programs add to as well."""
+    offsets = rows.to(tl.int64)[:, None] * d + columns[None, :]
+    tl.atomic_add(matrix + offsets, values, mask=(rows < n)[:, None], sem="relaxed")
+
+
+@triton.jit
+def product(x, y, z, PRECISION: tl.constexpr, WIDEN: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Return z + x @ y in float32; WIDEN: of factors made float32 first."""
+    if WIDEN:
+        x = x.to(tl.float32)
+        y = y.to(tl.float32)
+    return tl.dot(x, y, z, input_precision=PRECISION)
+
+
+@triton.jit
+def block_sums(  # type: ignore[no-untyped-def]
+    left, right, left_bias, right_bias, totals, grad_left, grad_right, mass_left, mass_right,
+    n, k, span, a, c,
+    EVALUATE: tl.constexpr, TRIANGLE: tl.constexpr, SKIPS: tl.constexpr, GRAD: tl.constexpr,
+    ATOMIC: tl.constexpr, COLUMNS: tl.constexpr, BIAS: tl.constexpr,
+    ROWS: tl.constexpr, COLS: tl.constexpr, WIDTH: tl.constexpr, CHUNKS: tl.constexpr,
+    OPERAND: tl.constexpr, PRECISION: tl.constexpr, WIDEN: tl.constexpr,
+):  # fmt: skip
+    """Sums over the pairs (left_i, right_j), one program per ROWS rows, part of the columns, chunk.
+
+    z = a (left @ right.T) + left_bias[:, None] + right_bias + c        # biases only with BIAS
+    penalty, weight = EVALUATE(z)                                       # 0 for pairs left out
+    totals = penalty.sum(dim=1)
+    grad_left, mass_left = weight @ right, weight.sum(dim=1)            # with GRAD
+    grad_right, mass_right = weight.T @ left, weight.sum(dim=0)         # with COLUMNS
+
+    The programs of part p look at the columns [p span, (p + 1) span) and those of chunk q write the
+    q-th WIDTH columns of the gradients. Without ATOMIC every part writes a sum of its own.
+
+    Args:
+        left, right: (n, D), (k, D), D = WIDTH CHUNKS, contiguous; of the first product's dtype.
+        left_bias, right_bias: (n,), (k,), float32, as are all sums.
+        totals: (parts, n).
+        grad_left, mass_left: (n, D), (n,), zeros at first, with ATOMIC; else (parts, n, D) and
+            (parts, n).
+        grad_right, mass_right: (k, D), (k,), zeros at first. With TRIANGLE, those of left.
+        TRIANGLE: right is left, and only the pairs i < j count.
+        SKIPS: pairs with i = j do not count.
+        OPERAND: dtype in which the weights enter the second product.
+        PRECISION: of products of float32 numbers, "ieee" or "tf32".
+        WIDEN: whether factors become float32 before a product.
+    """
+    D: tl.constexpr = WIDTH * CHUNKS
+    block, part, chunk = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    rows = block * ROWS + tl.arange(0, ROWS)
+    own = chunk * WIDTH + tl.arange(0, WIDTH)
+    first = part * span
+    last = tl.minimum(first + span, k)
+    if TRIANGLE:
+        first = tl.maximum(first, block * ROWS // COLS * COLS)
+    tiles = tl.cdiv(tl.maximum(last - first, 0), COLS)
+    mine = load(left, rows, own, n, D)
+    total = tl.zeros((ROWS,), tl.float32)
+    mass = tl.zeros((ROWS,), tl.float32)
+    grad = tl.zeros((ROWS, WIDTH), tl.float32)
+    for turn in range(tiles):
+        step = turn
+        if COLUMNS:  # programs that run together add to different columns
+            step = (turn + block) % tiles
+        start = first + step * COLS
+        cols = start + tl.arange(0, COLS)
+        theirs = load(right, cols, own, k, D)
+        if CHUNKS == 1:
+            z = product(mine, tl.trans(theirs), None, PRECISION, WIDEN)
+        else:
+            z = tl.zeros((ROWS, COLS), tl.float32)
+            for piece in range(CHUNKS):
+                some = piece * WIDTH + tl.arange(0, WIDTH)
+                x = load(left, rows, some, n, D)
+                y = load(right, cols, some, k, D)
+                z = product(x, tl.trans(y), z, PRECISION, WIDEN)
+        z = a * z + c
+        if BIAS:
+            z += tl.load(left_bias + rows, mask=rows < n, other=0.0)[:, None]
+            z += tl.load(right_bias + cols, mask=cols < k, other=0.0)[None, :]
+        penalty, weight = EVALUATE(z)
+        edge = (start + COLS > k) | (block * ROWS + ROWS > n)
+        if SKIPS:
+            edge = edge | ((start < block * ROWS + ROWS) & (start + COLS > block * ROWS))
+        if edge:
+            counts = (rows < n)[:, None] & (cols < k)[None, :]
+            if TRIANGLE:
+                counts = counts & (rows[:, None] < cols[None, :])
+            elif SKIPS:
+                counts = counts & (rows[:, None] != cols[None, :])
+            penalty = tl.where(counts, penalty, 0.0)
+            weight = tl.where(counts, weight, 0.0)
+        total += tl.sum(penalty, 1)
+        if GRAD:
+            operand = weight.to(OPERAND)
+            grad = product(operand, theirs.to(OPERAND), grad, PRECISION, WIDEN)
+            if BIAS:  # of the same rounded weights, because the two parts of a gradient cancel
+                weight = operand.to(tl.float32)
+                mass += tl.sum(weight, 1)
+            if COLUMNS:
+                update = product(tl.trans(operand), mine.to(OPERAND), None, PRECISION, WIDEN)
+                add(grad_right, cols, own, k, D, update)
+                if BIAS:
+                    counted = (cols < k) & (chunk == 0)
+                    tl.atomic_add(mass_right + cols, tl.sum(weight, 0), counted, sem="relaxed")
+    line = part.to(tl.int64) * n
+    inside = (rows < n) & (chunk == 0)
+    tl.store(totals + line + rows, total, inside)
+    if GRAD:
+        if ATOMIC:
+            add(grad_left, rows, own, n, D, grad)
+            if BIAS:
+                tl.atomic_add(mass_left + rows, mass, inside, sem="relaxed")
+        else:
+            offsets = (line + rows)[:, None] * D + own[None, :]
+            tl.store(grad_left + offsets, grad, (rows < n)[:, None])
+            if BIAS:
+                tl.store(mass_left + line + rows, mass, inside)

@@ -1,0 +1,38 @@
+"""Run by test_kernel.py: the kernel on the shards of two ranks against one process; prints JSON."""
+
+import json
+import os
+import sys
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from fmicl_torch import FMICLLoss, kernel
+
+
+def run(rank, port):
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    torch.set_num_threads(1)
+    kernel.tiles_for = lambda *_: kernel.Tiles(16, 16, 16, 4, 1)
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(27, 5, generator=generator).requires_grad_() for _ in range(2))
+    mine = slice(0, 17) if rank == 0 else slice(17, 27)
+    errors = {}
+    for negatives in ("cross", "all"):
+        options = {"divergence": "js", "negatives": negatives, "implementation": "kernel"}
+        whole, part = FMICLLoss(**options), FMICLLoss(distributed=True, **options)
+        wanted, got = whole(x, y), part(x[mine], y[mine])
+        grads = [torch.autograd.grad(loss, (x, y)) for loss in (wanted, got)]
+        for grad in grads[1]:
+            dist.all_reduce(grad)
+        apart = [(g / 2.0 - w).abs().max().item() for w, g in zip(*grads, strict=True)]
+        errors[negatives] = max(abs(got.item() - wanted.item()), *apart)
+    if rank == 0:
+        print(json.dumps(errors), flush=True)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    mp.spawn(run, args=(int(sys.argv[1]),), nprocs=2)

@@ -1,0 +1,278 @@
+"""The Triton kernel, run by Triton's interpreter, equals the reference."""
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import triton
+import triton.language as tl
+
+from fmicl_core import FMICL, NUMPY, Divergence, Gaussian
+from fmicl_core import objective as specification
+from fmicl_core.objective import NEGATIVES
+from fmicl_torch import FMICLLoss, fmicl_loss, kernel, tiled, triton_kernel
+from fmicl_torch.registry import register
+
+#: Of the loss, by which a rounding of the features changes it, and of the gradients.
+LOSS = {"float32": 4e-6, "float16": 1e-3, "bfloat16": 8e-3}
+GRADIENT = {"float32": 2e-5, "float16": 2e-3, "bfloat16": 1.6e-2}
+
+
+@pytest.fixture(autouse=True)
+def small(set_tiles):
+    """Tiles of 16, two parts."""
+
+
+def features(n=21, d=5, k=None, dtype="float32", seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, d))
+    arrays = x, x + 0.5 * rng.normal(size=(n, d)), None if k is None else rng.normal(size=(k, d))
+    return [None if a is None else torch.tensor(a, dtype=getattr(torch, dtype)) for a in arrays]
+
+
+@pytest.mark.filterwarnings("ignore:.*known to collapse:UserWarning")
+@pytest.mark.parametrize("atomic", [True, False], ids=["atomic", "deterministic"])
+@pytest.mark.parametrize("dtype", LOSS)
+def test_within_the_error_budget(case, dtype, atomic, errors, deterministic):
+    """Every divergence with every similarity and scheme: off the dense error by a rounding."""
+    deterministic(not atomic)
+    x, y, bank = features(k=9 if case.pairs == "bank" else None, dtype=dtype)
+    if not case.objective.normalize:
+        x, y, bank = (None if v is None else 0.5 * v for v in (x, y, bank))
+    loss, gradient = errors(case.objective, x, y, bank)
+    dense_loss, dense_gradient = errors(case.objective, x, y, bank, "dense")
+    assert loss <= dense_loss + LOSS[dtype]
+    assert gradient <= dense_gradient + GRADIENT[dtype]
+
+
+@pytest.mark.parametrize("atomic", [True, False], ids=["atomic", "deterministic"])
+@pytest.mark.parametrize(
+    ("n", "k", "d", "tiles"),
+    [
+        (2, None, 1, (16, 16, 16, 1)),
+        (33, None, 5, (16, 16, 16, 5)),
+        (40, None, 100, (32, 16, 128, 2)),
+        (20, None, 130, (16, 32, 32, 1)),
+        (17, 70, 40, (16, 32, 16, 3)),
+        (32, 16, 32, (32, 16, 32, 1)),
+        (1, 1, 3, (16, 16, 16, 1)),
+    ],
+)
+def test_any_size(n, k, d, tiles, atomic, errors, set_tiles, deterministic):
+    """Rows, columns and widths off the tile, of one piece and of several."""
+    set_tiles(*tiles)
+    deterministic(not atomic)
+    for normalize in (True, False):
+        # "all" has symmetric blocks and a full one.
+        objective = FMICL("js", Gaussian(d / 2.0), negatives="all", normalize=normalize)
+        assert max(errors(objective, *features(n, d, k))) < 4e-6
+
+
+@pytest.mark.parametrize("atomic", [True, False], ids=["atomic", "deterministic"])
+def test_features_far_from_0_lose_no_digits_of_the_gradient(atomic, errors, deterministic):
+    """Weighted features and the sum of weights nearly cancel there: weights must be the same."""
+    deterministic(not atomic)
+    x, y, _ = features(40, 8)
+    objective = FMICL("js", Gaussian(2.0), negatives="all", normalize=False)
+    _, gradient = errors(objective, *((0.5 * v + 10.0).bfloat16() for v in (x, y)))
+    assert gradient < GRADIENT["bfloat16"]
+
+
+@pytest.mark.parametrize("negatives", NEGATIVES)
+def test_the_deterministic_pass_repeats_and_equals_atomics(negatives, deterministic):
+    x, y, _ = features(40, 10)
+    x.requires_grad_()
+    y.requires_grad_()
+    loss = FMICLLoss(divergence="vlc", negatives=negatives, implementation="kernel")
+    atomic = torch.autograd.grad(loss(x, y), (x, y))
+    deterministic(True)
+    first, second = (torch.autograd.grad(loss(x, y), (x, y)) for _ in range(2))
+    for a, b, c in zip(atomic, first, second, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+        assert torch.equal(b, c)
+
+
+@pytest.mark.parametrize("atomic", [True, False], ids=["atomic", "deterministic"])
+def test_gradients_are_computed_where_they_are_wanted(atomic, deterministic, monkeypatch):
+    deterministic(not atomic)
+    launched = []
+    launch = kernel._launch
+
+    def spy(*args):
+        launched.append(args[-2:])
+        return launch(*args)
+
+    monkeypatch.setattr(kernel, "_launch", spy)
+    x, y, bank = features(20, 5, 18)
+    x.requires_grad_()
+    (alone,) = torch.autograd.grad(fmicl_loss(x, y, bank=bank, implementation="kernel"), x)
+    assert launched == [(True, False)]
+    bank.requires_grad_()
+    both, _ = torch.autograd.grad(fmicl_loss(x, y, bank=bank, implementation="kernel"), (x, bank))
+    assert launched[1:] == ([(True, True)] if atomic else [(True, False)] * 2)
+    torch.testing.assert_close(alone, both)
+    with torch.no_grad():
+        fmicl_loss(x, y, bank=bank, implementation="kernel")
+    assert launched[-1] == (False, False)
+
+
+def test_features_need_not_be_contiguous(errors):
+    x, y, _ = features(20, 12)
+    assert max(errors(FMICL("js", negatives="all"), x[:, ::2], y.T.contiguous().T[:, ::2])) < 4e-6
+
+
+@pytest.mark.parametrize("implementation", ["auto", "kernel"])
+def test_compiled_equals_eager_in_one_graph(implementation):
+    loss = FMICLLoss(divergence="js", negatives="all", implementation=implementation)
+    x, y, _ = features(20, 6)
+    step = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    leaves = [v.requires_grad_() for v in (x, y)]
+    want, got = (torch.autograd.grad(f(x, y), leaves) for f in (loss, step))
+    for a, b in zip(want, got, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_the_operator_keeps_its_promises(normalize):
+    """Schema, sizes, layouts and dtypes of what it returns, as torch.compile relies on them."""
+    number = register(FMICL("js", normalize=normalize))
+    x, y, _ = features(20, 6)
+    for grad, columns in ((True, True), (True, False), (False, False)):
+        arguments = x.T.contiguous().T, y, number, True, 512, grad, columns, "bfloat16"
+        torch.library.opcheck(
+            torch.ops.fmicl.block_mean.default, arguments,
+            test_utils=("test_schema", "test_faketensor"),
+        )  # fmt: skip
+
+
+def test_autocast_and_dtypes_of_what_comes_back():
+    layer = torch.nn.Linear(8, 8)
+    x, y, _ = features(20, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        u, v = layer(x), layer(y)
+        loss = fmicl_loss(u, v, implementation="kernel")
+    loss.backward()
+    assert (u.dtype, loss.dtype) == (torch.bfloat16, torch.float32)
+    assert layer.weight.grad.isfinite().all()
+
+
+def test_a_second_derivative_is_refused():
+    x, y, _ = features()
+    loss = fmicl_loss(x.requires_grad_(), y, implementation="kernel")
+    with pytest.raises(RuntimeError, match=r"use implementation='dense'"):
+        torch.autograd.grad(loss, x, create_graph=True)
+
+
+def test_a_user_s_divergence_is_traced(cubic, quartic, errors):
+    objective = FMICL(cubic, quartic, negatives="all")
+    assert kernel.kernel_dtype("kernel", register(objective), features()[0]) == "float32"
+    x, y, _ = features()
+    leaves = x.requires_grad_(), y
+    options = {"divergence": cubic, "similarity": quartic, "negatives": "all"}
+    got, want = (
+        torch.autograd.grad(fmicl_loss(*leaves, implementation=i, **options), x)[0]
+        for i in ("kernel", "tiled")
+    )
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+
+
+class Branching(Divergence):
+    """KL, with a question that has an answer for every pair."""
+
+    def score(self, L, ops):
+        return L + 1.0
+
+    def score_slope(self, L, ops):
+        return 0.0 * L + 1.0
+
+    def penalty(self, L, ops):
+        return ops.exp(L) if L < 100.0 else L
+
+
+class Foreign(Branching):
+    """KL, by a function that is none of `Ops`."""
+
+    def penalty(self, L, ops):
+        return torch.exp(L)
+
+
+@pytest.mark.parametrize("divergence", [Foreign(), Branching()], ids=["foreign", "branching"])
+def test_what_cannot_be_traced_falls_back(divergence, monkeypatch):
+    monkeypatch.setattr(specification, "DENSE_PAIRS", 10)
+    x, y, _ = features(dtype="bfloat16")
+    if isinstance(divergence, Foreign):  # the other is beyond the tiled form too
+        got = fmicl_loss(x, y, divergence=divergence)
+        assert got.item() == fmicl_loss(x, y, divergence=divergence, implementation="tiled").item()
+    with pytest.raises(ValueError, match=r"`implementation`. Expected one of 'auto', 'dense', 't.*"
+                                         r"cannot be written in Triton \(TypeError"):  # fmt: skip
+        fmicl_loss(x, y, divergence=divergence, implementation="kernel")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "d", "why"), [("float64", 5, "float64"), ("float32", 1025, "D <= 1024, not 1025")]
+)
+def test_other_features_are_refused_or_fall_back(dtype, d, why):
+    x, y, _ = features(4, d, dtype=dtype)
+    with pytest.raises(ValueError, match=f"for this input.*{why}.*Received: implementation='kern"):
+        fmicl_loss(x, y, implementation="kernel")
+    assert fmicl_loss(x, y).isfinite()
+
+
+def test_auto_takes_the_kernel_for_large_batches_on_tensor_cores(monkeypatch):
+    sums, taken = kernel.kernel_sums, []
+
+    def spy(*args):
+        taken.append(args[2].dtype)
+        return sums(*args)
+
+    monkeypatch.setattr(tiled, "kernel_sums", spy)
+    for dtype in ("bfloat16", "float32"):
+        fmicl_loss(*features(dtype=dtype)[:2])
+    assert taken == []
+    monkeypatch.setattr(specification, "DENSE_PAIRS", 10)
+    for dtype in ("bfloat16", "float16", "float32"):
+        fmicl_loss(*features(dtype=dtype)[:2])
+    assert taken == [torch.bfloat16, torch.float16]
+    allowed = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    fmicl_loss(*features()[:2])
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    assert taken[2:] == [torch.float32]
+
+
+@pytest.mark.slow
+def test_shards_go_round_the_ring_through_the_kernel():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        command = [sys.executable, Path(__file__).parent / "ring.py", str(free.getsockname()[1])]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    errors = json.loads(output.splitlines()[-1])
+    assert set(errors) == {"cross", "all"}
+    assert max(errors.values()) < 1e-5
+
+
+@triton.jit
+def apply(given, result, SIZE: tl.constexpr, EVALUATE: tl.constexpr):
+    at = tl.arange(0, SIZE)
+    value, _ = EVALUATE(tl.load(given + at))
+    tl.store(result + at, value)
+
+
+@pytest.mark.parametrize("name", ["expm1", "log1p", "softplus", "sigmoid", "relu"])
+def test_functions_keep_their_digits(name):
+    points = np.array([-80, -30, -9, -1, -0.49, -1e-3, -1e-8, 0])
+    points = np.concatenate([points, [1e-8, 1e-3, 0.39, 0.5, 1, 4.8, 30, 80]])
+    if name == "log1p":
+        points = np.abs(points)
+    given, result = torch.tensor(points, dtype=torch.float32), torch.empty(16)
+    evaluate = triton_kernel.evaluator(f"def evaluate(z):\n    return {name}(z), z\n")
+    apply[(1,)](given, result, SIZE=16, EVALUATE=evaluate)
+    want = getattr(NUMPY, name)(given.double().numpy())
+    np.testing.assert_allclose(result.numpy(), want, rtol=1e-6)
+    apply[(1,)](torch.full((16,), torch.nan), result, SIZE=16, EVALUATE=evaluate)
+    assert result.isnan().all()

@@ -1,0 +1,72 @@
+"""The Triton kernel of fmicl_torch: right by Triton's interpreter, and accepted by its compiler.
+
+The interpreter has to be chosen before Triton is imported, so its tests are in a process of their
+own: TRITON_INTERPRET=1 python -m pytest tests/backends/kernel_suite
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Triton is for Linux")
+
+
+SUITE = ["-m", "pytest", "tests/backends/kernel_suite", "-q", "-p", "no:cacheprovider", "-n", "0"]
+
+
+def run(command, interpret):
+    environment = os.environ | {"TRITON_INTERPRET": "1" if interpret else "0"}
+    done = subprocess.run(
+        [sys.executable, *command], env=environment, cwd=ROOT, capture_output=True, text=True,
+        timeout=600,
+    )  # fmt: skip
+    if done.returncode:
+        pytest.fail(f"{' '.join(command)}\n{done.stdout}{done.stderr}", pytrace=False)
+    return done.stdout
+
+
+@linux
+def test_the_interpreted_kernel_equals_the_reference(require):
+    require("torch")
+    require("triton")
+    run([*SUITE, "-m", "not slow"], interpret=True)
+
+
+@linux
+@pytest.mark.slow
+def test_the_ring_of_ranks_takes_the_kernel(require):
+    require("torch")
+    require("triton")
+    run([*SUITE, "-m", "slow"], interpret=True)
+
+
+@linux
+def test_the_kernel_compiles_for_gpus(require):
+    require("torch")
+    require("triton")
+    output = run(["tools/compile_kernel.py", "--quick"], interpret=False)
+    assert output.count("no tensor cores") == 1
+    assert output.endswith("4 of 4 kernels fit\n")
+
+
+@pytest.mark.parametrize("name", ["jax", "tensorflow"])
+def test_other_backends_name_what_they_have(backend_named, name):
+    backend = backend_named(name)
+    x = backend.array(np.ones((4, 3)))
+    message = "`implementation`. Expected one of 'auto', 'dense', 'tiled'. Received: .*'kernel'"
+    with pytest.raises(ValueError, match=message):
+        backend.library.fmicl_loss(x, x, implementation="kernel")
+    with pytest.raises(ValueError, match=message):
+        backend.library.FMICLLoss(implementation="kernel")
+
+
+def test_a_cpu_has_no_kernel_and_says_so(backend_named):
+    backend = backend_named("torch")
+    x = backend.array(np.eye(4, 3), "float32")
+    with pytest.raises(ValueError, match="needs features on an NVIDIA GPU, not on 'cpu'"):
+        backend.library.fmicl_loss(x, x, implementation="kernel")
