@@ -46,8 +46,12 @@ def block_mean_and_gradients(
 
     Without `grad`, and in place of the gradient in right where right is left, empty tensors.
     """
-    size = TILE.get(left.device.type, TILE_ACCELERATOR)
-    return _block_mean(left, right, number, skips_diagonal, size, grad)
+    return _block_mean(left, right, number, skips_diagonal, tile_size(left), grad)
+
+
+def tile_size(x: torch.Tensor) -> int:
+    """Rows and columns of a tile, at most, on the device of x."""
+    return TILE.get(x.device.type, TILE_ACCELERATOR)
 
 
 @torch.library.custom_op("fmicl::block_mean", mutates_args=())
