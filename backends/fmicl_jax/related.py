@@ -13,6 +13,7 @@ from fmicl_core.related import RELATED_DEFAULTS, info_nce_anchors
 from fmicl_jax.dense import Rows
 from fmicl_jax.inputs import prepare
 from fmicl_jax.ops import off_diagonal, product, square_lengths
+from fmicl_jax.tiled_related import tiled_info_nce
 
 
 def info_nce_loss(
@@ -54,6 +55,9 @@ def info_nce_loss(
     check_choice("implementation", implementation, IMPLEMENTATIONS)
     anchors = info_nce_anchors(negatives, bank is not None)
     rows = prepare(x, y, bank, normalize)
+    form = choose_implementation(implementation, len(x), len(rows.get("bank", rows["x"])))
+    if form == "tiled":
+        return tiled_info_nce(rows, temperature, negatives)
     positive = (rows["x"] * rows["y"]).sum(axis=1) / temperature
     losses = []
     for anchor, pools in anchors:
