@@ -51,12 +51,12 @@ def info_nce_loss(
 
     Source: Oord et al. (2018), eq. 4; Chen et al. (2020), eq. 1; He et al. (2020), eq. 1.
     """
-    check_positive("temperature", temperature)
+    temperature = check_positive("temperature", temperature)
     check_choice("implementation", implementation, IMPLEMENTATIONS)
     anchors = info_nce_anchors(negatives, bank is not None)
     rows = prepare(x, y, bank, normalize)
-    form = choose_implementation(implementation, len(x), len(rows.get("bank", rows["x"])))
-    if form == "tiled":
+    n, k = len(rows["x"]), len(rows.get("bank", rows["x"]))
+    if choose_implementation(implementation, n, k) == "tiled":
         return tiled_info_nce(rows, temperature, negatives)
     positive = (rows["x"] * rows["y"]).sum(axis=1) / temperature
     losses = []

@@ -120,11 +120,7 @@ def _sweep(
 
     def at_edge(z: jax.Array, i: jax.Array, j: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Total and slopes without the diagonal and what was appended to fill the tile."""
-        row = i * z.shape[0] + jax.lax.broadcasted_iota(jnp.int32, z.shape, 0)
-        column = j * z.shape[1] + jax.lax.broadcasted_iota(jnp.int32, z.shape, 1)
-        keep = (row < n) & (column < k)
-        if skips_diagonal:
-            keep &= (row < column) if symmetric else (row != column)
+        keep = counted_pairs(i, j, z.shape, n, k, symmetric, skips_diagonal)
         penalty, slope = critic.negative_and_slope(generator, z, JAX)
         return JAX.sum(jnp.where(keep, penalty, 0.0)), jnp.where(keep, slope, 0.0)
 
@@ -162,7 +158,9 @@ class GradientSums(NamedTuple):
     masses: jax.Array | None
 
     @classmethod
-    def zeros(cls, tiles: jax.Array, wanted: bool, has_lengths: bool, zero: jax.Array) -> GradientSums:
+    def zeros(
+        cls, tiles: jax.Array, wanted: bool, has_lengths: bool, zero: jax.Array
+    ) -> GradientSums:
         products = jnp.zeros_like(tiles) + zero if wanted else None
         masses = jnp.zeros_like(tiles[..., 0]) + zero if wanted and has_lengths else None
         return cls(products, masses)
@@ -191,6 +189,18 @@ def split_tiles(x: jax.Array, tile: int) -> jax.Array:
     count = -(-len(x) // tile)
     size = -(-len(x) // count)
     return jnp.pad(x, ((0, count * size - len(x)), (0, 0))).reshape(count, size, x.shape[1])
+
+
+def counted_pairs(
+    i: jax.Array, j: jax.Array, shape: tuple[int, ...], n: int, k: int, symmetric: bool, skips: bool
+) -> jax.Array:
+    """Which pairs of the tile count: not the diagonal, nor what was appended to fill the tile."""
+    row = i * shape[0] + jax.lax.broadcasted_iota(jnp.int32, shape, 0)
+    column = j * shape[1] + jax.lax.broadcasted_iota(jnp.int32, shape, 1)
+    keep = (row < n) & (column < k)
+    if skips:
+        keep &= (row < column) if symmetric else (row != column)
+    return keep
 
 
 def tile_places(

@@ -20,7 +20,7 @@ from fmicl_core.objective import Block
 from fmicl_core.related import info_nce_anchors, info_nce_blocks
 from fmicl_jax.dense import Rows
 from fmicl_jax.ops import product
-from fmicl_jax.tiled import GradientSums, split_tiles, tile_places, tile_size
+from fmicl_jax.tiled import GradientSums, counted_pairs, split_tiles, tile_places, tile_size
 
 Places = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -182,11 +182,7 @@ def _scores(
     n, k = len(rows[block.left]), len(rows[block.right])
 
     def at_edge(s: jax.Array, i: jax.Array, j: jax.Array) -> jax.Array:
-        row = i * s.shape[0] + jax.lax.broadcasted_iota(jnp.int32, s.shape, 0)
-        column = j * s.shape[1] + jax.lax.broadcasted_iota(jnp.int32, s.shape, 1)
-        keep = (row < n) & (column < k)
-        if block.skips_diagonal:
-            keep &= (row < column) if block.symmetric else (row != column)
+        keep = counted_pairs(i, j, s.shape, n, k, block.symmetric, block.skips_diagonal)
         return jnp.where(keep, s, -jnp.inf)
 
     def score(i: jax.Array, j: jax.Array, edge: jax.Array) -> jax.Array:

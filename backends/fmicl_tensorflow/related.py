@@ -12,6 +12,7 @@ from fmicl_core.related import RELATED_DEFAULTS, info_nce_anchors
 from fmicl_tensorflow.dense import Rows
 from fmicl_tensorflow.inputs import prepare
 from fmicl_tensorflow.ops import off_diagonal, square_lengths
+from fmicl_tensorflow.tiled_related import tiled_info_nce
 
 
 def info_nce_loss(
@@ -49,10 +50,13 @@ def info_nce_loss(
 
     Source: Oord et al. (2018), eq. 4; Chen et al. (2020), eq. 1; He et al. (2020), eq. 1.
     """
-    check_positive("temperature", temperature)
+    temperature = check_positive("temperature", temperature)
     check_choice("implementation", implementation, IMPLEMENTATIONS)
     anchors = info_nce_anchors(negatives, bank is not None)
     rows = prepare(x, y, bank, normalize)
+    n, k = rows["x"].shape[0], rows.get("bank", rows["x"]).shape[0]
+    if choose_implementation(implementation, n, k) == "tiled":
+        return tiled_info_nce(rows, temperature, negatives)
     positive = tf.reduce_sum(rows["x"] * rows["y"], axis=1) / temperature
     losses = []
     for anchor, pools in anchors:

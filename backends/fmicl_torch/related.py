@@ -50,11 +50,11 @@ def info_nce_loss(
 
     Source: Oord et al. (2018), eq. 4; Chen et al. (2020), eq. 1; He et al. (2020), eq. 1.
     """
-    check_positive("temperature", temperature)
+    temperature = check_positive("temperature", temperature)
     check_choice("implementation", implementation, IMPLEMENTATIONS)
     anchors = info_nce_anchors(negatives, bank is not None)
     rows = prepare(x, y, bank, normalize)
-    form = choose_implementation(implementation, len(x), len(rows.get("bank", rows["x"])))
+    form = choose_implementation(implementation, len(x), len(rows.get("bank", x)))
     with torch.autocast(x.device.type, enabled=False):
         if form == "tiled":
             return tiled_info_nce(rows, temperature, negatives)
