@@ -161,6 +161,7 @@ class GradientSums(NamedTuple):
     def zeros(
         cls, tiles: jax.Array, wanted: bool, has_lengths: bool, zero: jax.Array
     ) -> GradientSums:
+        """Nothing added yet, on the side of these tiles; `zero` is 0 of the kind a scan carries."""
         products = jnp.zeros_like(tiles) + zero if wanted else None
         masses = jnp.zeros_like(tiles[..., 0]) + zero if wanted and has_lengths else None
         return cls(products, masses)

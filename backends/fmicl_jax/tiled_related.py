@@ -80,8 +80,8 @@ def _(negatives, tile, wanted, primals, tangents):  # type: ignore[no-untyped-de
 @partial(jax.jit, static_argnums=(2, 3))
 def _log_sums(
     rows: Rows, temperature: jax.Array, negatives: str, tile: int
-) -> tuple[jax.Array, Rows]:
-    """The loss, and by the name of the anchor's view the log-sum-exp of every anchor, in tiles."""
+) -> tuple[jax.Array, dict[str, _LogSum]]:
+    """The loss, and by the name of the anchors' view the log-sum-exp of every anchor, in tiles."""
     tiles = {name: split_tiles(side, tile) for name, side in rows.items()}
     positive = (tiles["x"] * tiles["y"]).sum(axis=2) / temperature
     start = _LogSum(positive + _zero(rows), jnp.ones_like(positive) + _zero(rows))
@@ -90,13 +90,15 @@ def _log_sums(
         score, places = _scores(block, rows, tiles, temperature)
         step = partial(_add_scores, block, both, score)
         sums, _ = jax.lax.scan(step, sums, places)
-    log_sums = {name: total.finish() for name, total in sums.items()}
-    losses = [(total - positive).ravel()[: len(rows["x"])].mean() for total in log_sums.values()]
-    return jnp.stack(losses).mean(), log_sums
+    losses = [-total.log_share(positive).ravel()[: len(rows["x"])] for total in sums.values()]
+    return jnp.stack(losses).mean(), sums
 
 
 class _LogSum(NamedTuple):
-    """The log-sum-exp of every anchor's scores, as they come, from the positive on."""
+    """The log-sum-exp of every anchor's scores as they come, from the positive on.
+
+    It is kept as peak + log(total): their sum would round away digits of log(total).
+    """
 
     peak: jax.Array
     total: jax.Array  # of e^(score - peak)
@@ -109,9 +111,13 @@ class _LogSum(NamedTuple):
         total = self.total[place] * jnp.exp(before - peak) + part
         return _LogSum(self.peak.at[place].set(peak), self.total.at[place].set(total))
 
-    def finish(self) -> jax.Array:
-        """The log-sum-exp of every anchor."""
-        return self.peak + jnp.log(self.total)
+    def log_share(self, scores: jax.Array) -> jax.Array:
+        """The scores less the log-sum-exp: logarithms of the softmax."""
+        return scores - self.peak - jnp.log(self.total)
+
+    def at(self, place: jax.Array, axis: int) -> _LogSum:
+        """Those of one tile of anchors, along the other axis of its scores than `axis`."""
+        return _LogSum(*(jnp.expand_dims(part[place], axis) for part in self))
 
 
 def _add_scores(
@@ -129,7 +135,7 @@ def _add_scores(
 def _gradients(
     rows: Rows,
     temperature: jax.Array,
-    log_sums: Rows,
+    log_sums: dict[str, _LogSum],
     negatives: str,
     tile: int,
     wanted: tuple[str, ...],
@@ -144,7 +150,7 @@ def _gradients(
         sums, _ = jax.lax.scan(step, sums, places)
     # Every anchor's positive: its probability less 1, as one expression to keep the digits.
     positive = (tiles["x"] * tiles["y"]).sum(axis=2) / temperature
-    pulls = jnp.stack([jnp.expm1(positive - total) for total in log_sums.values()])
+    pulls = jnp.stack([jnp.expm1(total.log_share(positive)) for total in log_sums.values()])
     n = len(rows["x"])
     pull = pulls.sum(axis=0).ravel()[:n, None]
     own = {"x": pull * rows["y"], "y": pull * rows["x"]}
@@ -158,15 +164,15 @@ def _add_gradients(
     both: bool,
     score: Callable[..., jax.Array],
     tiles: Rows,
-    log_sums: Rows,
+    log_sums: dict[str, _LogSum],
     sums: Any,
     place: Any,
 ) -> tuple[Any, None]:
     i, j, _ = place
     scores = score(*place)
-    weight = jnp.exp(scores - log_sums[block.left][i][:, None])
+    weight = jnp.exp(log_sums[block.left].at(i, axis=1).log_share(scores))
     if both:
-        weight = weight + jnp.exp(scores - log_sums[block.right][j][None, :])
+        weight = weight + jnp.exp(log_sums[block.right].at(j, axis=0).log_share(scores))
     sums = {**sums, block.left: sums[block.left].add(i, weight, tiles[block.right][j])}
     return {**sums, block.right: sums[block.right].add(j, weight.T, tiles[block.left][i])}, None
 

@@ -197,6 +197,7 @@ class GradientSums(NamedTuple):
 
     @classmethod
     def zeros(cls, tiles: tf.Tensor, has_lengths: bool) -> GradientSums:
+        """Nothing added yet, on the side of these tiles."""
         return cls(tf.zeros_like(tiles), tf.zeros_like(tiles[..., 0]) if has_lengths else ())
 
     def add(self, place: tf.Tensor, weight: tf.Tensor, others: tf.Tensor) -> GradientSums:

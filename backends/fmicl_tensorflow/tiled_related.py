@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -47,7 +47,7 @@ def tiled_info_nce(rows: Rows, temperature: float, negatives: str) -> tf.Tensor:
     def loss_of(*sides: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], list[tf.Tensor]]]:
         # Else an enclosing tape would ask TensorFlow for the derivatives of the passes themselves.
         fixed = [tf.stop_gradient(side) for side in sides]
-        loss, *log_sums = first(divisor, *fixed)
+        loss, log_sums = first(divisor, *fixed)
 
         def backward(upstream: tf.Tensor) -> list[tf.Tensor]:
             pairs = zip(second(divisor, log_sums, *fixed), sides, strict=True)
@@ -59,16 +59,16 @@ def tiled_info_nce(rows: Rows, temperature: float, negatives: str) -> tf.Tensor:
 
 
 @lru_cache(maxsize=1024)
-def _compiled_passes(plan: Plan) -> tuple[Callable[..., list[tf.Tensor]], ...]:
+def _compiled_passes(plan: Plan) -> tuple[Callable[..., Any], ...]:
     """The two passes of this plan, compiled anew for every shape."""
 
     @tf.function(jit_compile=True, autograph=False)
-    def first(temperature: tf.Tensor, *sides: tf.Tensor) -> list[tf.Tensor]:
+    def first(temperature: tf.Tensor, *sides: tf.Tensor) -> tuple[tf.Tensor, LogSums]:
         return _log_sums(_Scores(plan, sides, temperature))
 
     @tf.function(jit_compile=True, autograph=False)
     def second(
-        temperature: tf.Tensor, log_sums: list[tf.Tensor], *sides: tf.Tensor
+        temperature: tf.Tensor, log_sums: LogSums, *sides: tf.Tensor
     ) -> list[tf.Tensor]:
         return _gradients(_Scores(plan, sides, temperature), log_sums)
 
@@ -104,24 +104,21 @@ class _Scores:
         )
 
 
-def _log_sums(scores: _Scores) -> list[tf.Tensor]:
-    """The loss, and of each anchor view in turn the log-sum-exp of every anchor, in tiles."""
+def _log_sums(scores: _Scores) -> tuple[tf.Tensor, LogSums]:
+    """The loss, and by the name of the anchors' view the log-sum-exp of every anchor, in tiles."""
     start = _LogSum(scores.positive, tf.ones_like(scores.positive))
-    sums = {name: start for name in scores.anchors}
+    sums = dict.fromkeys(scores.anchors, start)
     for block, both in scores.blocks:
         sums = _sum_block(scores, block, both, sums)
-    log_sums = [sums[name].finish() for name in scores.anchors]
     n = tf.shape(scores.rows["x"])[0]
-    losses = [tf.reshape(total - scores.positive, [-1])[:n] for total in log_sums]
-    return [tf.reduce_mean(tf.stack(losses)), *log_sums]
+    shares = [tf.reshape(total.log_share(scores.positive), [-1])[:n] for total in sums.values()]
+    return -tf.reduce_mean(tf.stack(shares)), sums
 
 
-def _sum_block(
-    scores: _Scores, block: Block, both: bool, sums: dict[str, _LogSum]
-) -> dict[str, _LogSum]:
+def _sum_block(scores: _Scores, block: Block, both: bool, sums: LogSums) -> LogSums:
     grid = scores.grid(block)
 
-    def add(i: tf.Tensor, j: tf.Tensor, sums: dict[str, _LogSum]) -> dict[str, _LogSum]:
+    def add(i: tf.Tensor, j: tf.Tensor, sums: LogSums) -> LogSums:
         s = scores.at(grid, i, j)
         sums = {**sums, block.left: sums[block.left].add(i, s, axis=1)}
         if both:
@@ -132,7 +129,10 @@ def _sum_block(
 
 
 class _LogSum(NamedTuple):
-    """The log-sum-exp of every anchor's scores, as they come, from the positive on."""
+    """The log-sum-exp of every anchor's scores as they come, from the positive on.
+
+    It is kept as peak + log(total): their sum would round away digits of log(total).
+    """
 
     peak: tf.Tensor
     total: tf.Tensor  # of e^(score - peak)
@@ -149,19 +149,26 @@ class _LogSum(NamedTuple):
             tf.tensor_scatter_nd_update(self.total, at, total[None]),
         )
 
-    def finish(self) -> tf.Tensor:
-        """The log-sum-exp of every anchor."""
-        return self.peak + tf.math.log(self.total)
+    def log_share(self, scores: tf.Tensor) -> tf.Tensor:
+        """The scores less the log-sum-exp: logarithms of the softmax."""
+        return scores - self.peak - tf.math.log(self.total)
+
+    def at(self, place: tf.Tensor, axis: int) -> _LogSum:
+        """Those of one tile of anchors, along the other axis of its scores than `axis`."""
+        return _LogSum(*(tf.expand_dims(part[place], axis) for part in self))
 
 
-def _gradients(scores: _Scores, log_sums: list[tf.Tensor]) -> list[tf.Tensor]:
+#: By the name of the anchors' view.
+LogSums = dict[str, _LogSum]
+
+
+def _gradients(scores: _Scores, log_sums: LogSums) -> list[tf.Tensor]:
     """The gradients in the sides."""
-    log_sum = dict(zip(scores.anchors, log_sums, strict=True))
     sums = {name: GradientSums.zeros(tiles, False) for name, tiles in scores.tiles.items()}
     for block, both in scores.blocks:
-        sums = _pull_block(scores, block, both, log_sum, sums)
+        sums = _pull_block(scores, block, both, log_sums, sums)
     # Every anchor's positive: its probability less 1, as one expression to keep the digits.
-    pulls = [tf.math.expm1(scores.positive - total) for total in log_sums]
+    pulls = [tf.math.expm1(total.log_share(scores.positive)) for total in log_sums.values()]
     n = tf.shape(scores.rows["x"])[0]
     pull = tf.reshape(tf.add_n(pulls), [-1])[:n, None]
     own = {"x": pull * scores.rows["y"], "y": pull * scores.rows["x"]}
@@ -175,16 +182,16 @@ def _pull_block(
     scores: _Scores,
     block: Block,
     both: bool,
-    log_sum: dict[str, tf.Tensor],
+    log_sums: LogSums,
     sums: dict[str, GradientSums],
 ) -> dict[str, GradientSums]:
     grid = scores.grid(block)
 
     def add(i: tf.Tensor, j: tf.Tensor, sums: dict[str, GradientSums]) -> dict[str, GradientSums]:
         s = scores.at(grid, i, j)
-        weight = tf.exp(s - log_sum[block.left][i][:, None])
+        weight = tf.exp(log_sums[block.left].at(i, axis=1).log_share(s))
         if both:
-            weight += tf.exp(s - log_sum[block.right][j][None, :])
+            weight += tf.exp(log_sums[block.right].at(j, axis=0).log_share(s))
         sums = {**sums, block.left: sums[block.left].add(i, weight, grid.right[j])}
         pulled = sums[block.right].add(j, tf.transpose(weight), grid.left[i])
         return {**sums, block.right: pulled}

@@ -34,7 +34,7 @@ def tiled_info_nce(rows: Rows, temperature: float, negatives: str) -> torch.Tens
         negatives: which negatives; its normalization has been applied.
     """
     sides = [rows.get(name) for name in NAMES]
-    loss, _ = _info_nce(*sides, negatives, temperature, tile_size(rows["x"]))
+    loss, _, _ = _info_nce(*sides, negatives, temperature, tile_size(rows["x"]))
     return loss
 
 
@@ -46,8 +46,8 @@ def _info_nce(
     negatives: str,
     temperature: float,
     tile: int,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The loss, and the log-sum-exp of every anchor, (anchor views, N)."""
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The loss, and the log-sum-exp of every anchor in two parts, (anchor views, N) each."""
     rows = _by_name(x, y, bank)
     positive = (x * y).sum(dim=1) / temperature
     anchors = info_nce_anchors(negatives, bank is not None)
@@ -56,8 +56,9 @@ def _info_nce(
         sums[block.left].add(i, s, dim=1)
         if columns:
             sums[block.right].add(j, s, dim=0)
-    log_sums = torch.stack([total.finish() for total in sums.values()])
-    return (log_sums - positive).mean(), log_sums
+    peaks = torch.stack([total.peak for total in sums.values()])
+    logs = torch.stack([total.total for total in sums.values()]).log_()
+    return (peaks - positive + logs).mean(), peaks, logs
 
 
 @torch.library.custom_op("fmicl::info_nce_gradients", mutates_args=())
@@ -65,7 +66,8 @@ def _gradients(
     x: torch.Tensor,
     y: torch.Tensor,
     bank: torch.Tensor | None,
-    log_sums: torch.Tensor,
+    peaks: torch.Tensor,
+    logs: torch.Tensor,
     negatives: str,
     temperature: float,
     tile: int,
@@ -75,24 +77,24 @@ def _gradients(
     rows = _by_name(x, y, bank)
     with torch.autocast(x.device.type, enabled=False):  # the backward pass may run inside one
         grads = {k: torch.zeros_like(rows[k]) for k, w in zip(NAMES, wanted, strict=True) if w}
-        anchors = info_nce_anchors(negatives, bank is not None)
-        log_sum = {name: log_sums[place] for place, (name, _) in enumerate(anchors)}
+        names = [name for name, _ in info_nce_anchors(negatives, bank is not None)]
+        peak, log = dict(zip(names, peaks, strict=True)), dict(zip(names, logs, strict=True))
         for block, i, j, s, columns in _score_tiles(rows, negatives, temperature, tile):
-            weight = torch.exp(s - log_sum[block.left][i, None])
+            weight = (s - peak[block.left][i, None]).sub_(log[block.left][i, None]).exp_()
             if columns:
-                weight += s.sub_(log_sum[block.right][j]).exp_()
+                weight += s.sub_(peak[block.right][j]).sub_(log[block.right][j]).exp_()
             if block.left in grads:
                 grads[block.left][i].addmm_(weight, rows[block.right][j])
             if block.right in grads:
                 grads[block.right][j].addmm_(weight.T, rows[block.left][i])
         # Every anchor's positive: its probability less 1, as one expression to keep the digits.
         positive = (x * y).sum(dim=1) / temperature
-        pull = torch.expm1(positive - log_sums).sum(dim=0)[:, None]
+        pull = torch.expm1(positive - peaks - logs).sum(dim=0)[:, None]
         for name, other in (("x", y), ("y", x)):
             if name in grads:
                 grads[name].addcmul_(pull, other)
         for grad in grads.values():
-            grad /= temperature * log_sums.numel()
+            grad /= temperature * peaks.numel()
     return tuple(grads[name] if name in grads else x.new_empty(0) for name in NAMES)  # type: ignore[return-value]
 
 
@@ -121,7 +123,10 @@ def _score_tiles(
 
 
 class _LogSum:
-    """The log-sum-exp of every anchor's scores, as they come, from the positive on."""
+    """The log-sum-exp of every anchor's scores as they come, from the positive on.
+
+    It is kept as peak + log(total): their sum would round away digits of log(total).
+    """
 
     def __init__(self, positive: torch.Tensor) -> None:
         self.peak = positive.clone()
@@ -135,10 +140,6 @@ class _LogSum:
         self.total[anchors] = self.total[anchors] * torch.exp(before - peak) + part
         self.peak[anchors] = peak
 
-    def finish(self) -> torch.Tensor:
-        """The log-sum-exp of every anchor."""
-        return self.peak + self.total.log()
-
 
 @_info_nce.register_fake
 def _(
@@ -148,23 +149,23 @@ def _(
     negatives: str,
     temperature: float,
     tile: int,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     views = len(info_nce_anchors(negatives, bank is not None))
-    return x.new_empty(()), x.new_empty((views, len(x)))
+    return x.new_empty(()), x.new_empty((views, len(x))), x.new_empty((views, len(x)))
 
 
 @_gradients.register_fake
-def _(x, y, bank, log_sums, negatives, temperature, tile, wanted):  # type: ignore[no-untyped-def]
+def _(x, y, bank, peaks, logs, negatives, temperature, tile, wanted):  # type: ignore[no-untyped-def]
     sides = zip((x, y, bank), wanted, strict=True)
     return tuple(torch.empty_like(side) if w else x.new_empty(0) for side, w in sides)
 
 
 def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    ctx.save_for_backward(*inputs[:3], output[1])
+    ctx.save_for_backward(*inputs[:3], *output[1:])
     ctx.options = inputs[3:]
 
 
-def _backward(ctx, grad_loss, _):  # type: ignore[no-untyped-def]
+def _backward(ctx, grad_loss, *_):  # type: ignore[no-untyped-def]
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
         raise once_differentiable()
     wanted = list(ctx.needs_input_grad[:3])
