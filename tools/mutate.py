@@ -28,7 +28,8 @@ OBJECTIVE = ["tests/core/test_objective.py", "tests/core/test_reference.py"]
 
 def of(framework: str, first: str = "values") -> list[str]:
     """The tests of one backend, first those that are most likely to notice."""
-    files = ("values", "properties", "numerics", "related", "bad_input", f"{framework}_specifics")
+    files = ("values", "properties", "numerics", "related", "info_nce", "bad_input",
+             f"{framework}_specifics")  # fmt: skip
     ordered = sorted(files, key=lambda name: not name.endswith(first))
     return [*(f"tests/backends/test_{name}.py" for name in ordered), "-k", framework]
 
@@ -106,6 +107,25 @@ MUTATIONS = [
         ("return grad_mean * grad_left", "return grad_left"),
         ("if torch.is_grad_enabled() and", "if False and"),
     ]),
+    (TORCH + "tiled_related.py", of("torch", "info_nce"), [
+        ("sums[block.right].add(j, s, dim=0)", "pass"),
+        ("(peaks - positive + logs)", "(peaks + positive + logs)"),
+        ("sub_(log[block.left][i, None])", "sub_(log[block.left][i, None] + 1.0)"),
+        ("weight += s", "weight -= s"),
+        ("addmm_(weight.T, rows[block.left][i])", "addmm_(weight.T, rows[block.right][i])"),
+        ("torch.expm1(positive", "torch.exp(positive"),
+        ('(("x", y), ("y", x))', '(("x", x), ("y", y))'),
+        ("temperature * peaks.numel()", "temperature * len(x)"),
+        ("left[i : i + tile] / temperature", "left[i : i + tile]"),
+        ("i if block.symmetric else 0", "0"),
+        ("block.skips_diagonal and i == j", "False"),
+        ("both and not (block.symmetric and i == j)", "both"),
+        ("torch.maximum(before, scores.amax(dim=dim))", "torch.maximum(before, 0.0 * before)"),
+        ("* torch.exp(before - peak)", "* 1.0"),
+        ("enabled=False):  # the", "enabled=True):  # the"),
+        ("if torch.is_grad_enabled() and", "if False and"),
+        ("grad_loss * grad if w", "grad if w"),
+    ]),
     (TORCH + "loss.py", of("torch"), [
         ("objective.alpha * uniformity - alignment", "objective.alpha * uniformity + alignment"),
     ]),
@@ -153,6 +173,21 @@ MUTATIONS = [
         ("exponent / 2.0", "exponent"),
         ("- 2.0 * product(x, x.T)", "+ 2.0 * product(x, x.T)"),
         ("-2.0 * s.diagonal()", "-s.diagonal()"),
+    ]),
+    (JAX + "tiled_related.py", of("jax", "info_nce"), [
+        ("slope = slope + (gradients", "slope = slope - (gradients"),
+        ("    raise once_differentiable()", "    return primals, tangents"),
+        ("-total.log_share(positive)", "total.log_share(positive)"),
+        ("jnp.maximum(before, scores.max(axis=axis))", "jnp.maximum(before, 0.0 * before)"),
+        ("* jnp.exp(before - peak)", "* 1.0"),
+        ("add(j, scores, axis=0)", "add(j, 0.0 * scores, axis=0)"),
+        ("jnp.expm1(total", "jnp.exp(total"),
+        ('{"x": pull * rows["y"]', '{"x": pull * rows["x"]'),
+        ("temperature * len(log_sums) * n", "temperature * n"),
+        ("    if both:\n        weight = weight +", "    if both:\n        weight = weight -"),
+        ("add(j, weight.T, tiles", "add(j, -weight.T, tiles"),
+        ("jnp.where(keep, s, -jnp.inf)", "s"),
+        ("product(left[i] / temperature", "product(left[i]"),
     ]),
     (JAX + "loss.py", of("jax"), [
         ("objective.alpha * uniformity - alignment", "objective.alpha * uniformity + alignment"),
@@ -203,6 +238,20 @@ MUTATIONS = [
         ("exponent / 2.0", "exponent"),
         ("- 2.0 * tf.matmul(x, x", "+ 2.0 * tf.matmul(x, x"),
         ("- 2.0 * aligned", "- aligned"),
+    ]),
+    (TENSORFLOW + "tiled_related.py", of("tensorflow", "info_nce"), [
+        ("= products / temperature", "= products"),
+        ("grid.left[i] / self.temperature", "grid.left[i]"),
+        ("tf.where(grid.counted(i, j), s, never)", "s"),
+        ("add(j, s, axis=0)", "add(j, 0.0 * s, axis=0)"),
+        ("-tf.reduce_mean(tf.stack(shares))", "tf.reduce_mean(tf.stack(shares))"),
+        ("tf.maximum(before, tf.reduce_max(scores, axis=axis))", "tf.nn.relu(before)"),
+        ("* tf.exp(before - peak)", "* 1.0"),
+        ("tf.math.expm1(total", "tf.exp(total"),
+        ('{"x": pull * scores.rows["y"]', '{"x": pull * scores.rows["x"]'),
+        ("len(log_sums) * n", "n"),
+        ("weight += tf.exp", "weight -= tf.exp"),
+        ("add(j, tf.transpose(weight)", "add(j, -tf.transpose(weight)"),
     ]),
     (TENSORFLOW + "loss.py", of("tensorflow"), [
         ("objective.alpha * uniformity - alignment", "objective.alpha * uniformity + alignment"),

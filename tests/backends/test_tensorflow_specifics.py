@@ -13,6 +13,11 @@ fmicl_tensorflow = pytest.importorskip(
 )
 both = pytest.mark.parametrize("implementation", ["dense", "tiled"])
 both_losses = pytest.mark.parametrize("name", ["fmicl_loss", "info_nce_loss"])
+#: InfoNCE in its dense form is plain code, with nothing of the framework to go wrong.
+forms = pytest.mark.parametrize(
+    ("name", "implementation"),
+    [("fmicl_loss", "dense"), ("fmicl_loss", "tiled"), ("info_nce_loss", "tiled")],
+)
 GRAPHS = {
     "eager": lambda f, signature: f,
     "graph": lambda f, signature: tf.function(f),
@@ -46,8 +51,7 @@ def close(got, want):
     np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-12)
 
 
-@both
-@both_losses
+@forms
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_every_kind_of_graph_gives_the_same_gradient(views, graph, name, implementation):
     """Sizes known, or unknown until the graph runs."""
@@ -197,8 +201,7 @@ def test_terms_and_persistent_tapes(views, implementation):
     close(seven, 7.0 * loss)
 
 
-@both
-@both_losses
+@forms
 def test_jacobians_recomputation_and_maps(views, name, implementation):
     loss = partial(getattr(fmicl_tensorflow, name), implementation=implementation)
     x, y = views
@@ -212,8 +215,7 @@ def test_jacobians_recomputation_and_maps(views, name, implementation):
     close(tf.map_fn(lambda xy: loss(*xy), stacked, fn_output_signature=tf.float64), both_ways)
 
 
-@both
-@both_losses
+@forms
 def test_only_one_side_may_ask_for_gradients(views, name, implementation):
     loss = partial(getattr(fmicl_tensorflow, name), implementation=implementation, negatives="all")
     x, y = views
