@@ -67,9 +67,7 @@ def _compiled_passes(plan: Plan) -> tuple[Callable[..., Any], ...]:
         return _log_sums(_Scores(plan, sides, temperature))
 
     @tf.function(jit_compile=True, autograph=False)
-    def second(
-        temperature: tf.Tensor, log_sums: LogSums, *sides: tf.Tensor
-    ) -> list[tf.Tensor]:
+    def second(temperature: tf.Tensor, log_sums: LogSums, *sides: tf.Tensor) -> list[tf.Tensor]:
         return _gradients(_Scores(plan, sides, temperature), log_sums)
 
     return first, second

@@ -33,7 +33,7 @@ def close(got, want, tolerance):
 
 
 @every_supply
-@settings(max_examples=6)
+@settings(max_examples=5)
 @given(
     seed=st.integers(0, 2**32 - 1),
     temperature=st.sampled_from([0.01, 0.1, 0.5, 3.0]),
@@ -63,18 +63,17 @@ def test_the_size_of_tiles_does_not_matter(backend, set_tile, draw, pairs, tile)
     close(tiled, dense, 1e-12)
 
 
-@pytest.mark.parametrize("pairs", ["all", "bank"])
-def test_compiled_is_eager(backend, set_tile, draw, pairs):
+def test_compiled_is_eager(backend, set_tile, draw):
     set_tile(4)
-    arrays = draw(7, k=9 if pairs == "bank" else None)
-    options = {"implementation": "tiled", "temperature": 0.1, **scheme(pairs)}
+    arrays = draw(7, k=9)
+    options = {"implementation": "tiled", "temperature": 0.1}
     eager, compiled = (loss_of(backend, arrays, compiled=c, **options) for c in (False, True))
     assert compiled.loss == pytest.approx(eager.loss, rel=1e-12)
     close(compiled, eager, 1e-11)
 
 
 @pytest.mark.parametrize(("pairs", "temperature", "dtype"), [
-    ("all", 0.5, "float32"), ("all", 0.01, "float32"), ("bank", 0.1, "float32"),
+    ("all", 0.01, "float32"), ("bank", 0.1, "float32"),
     ("all", 0.05, "bfloat16"), ("all", 0.05, "float16"),
 ])  # fmt: skip
 def test_within_the_error_budget(backend, set_tile, draw, pairs, temperature, dtype):

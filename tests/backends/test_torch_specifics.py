@@ -70,11 +70,13 @@ def test_the_function_compiles_in_one_graph(implementation):
     def step(x, y):
         named = fmicl_torch.fmicl_loss(x, y, alpha=12.5, implementation=implementation)
         js = fmicl_core.JensenShannon()
-        return named + fmicl_torch.fmicl_loss(x, y, divergence=js, implementation=implementation)
+        other = fmicl_torch.fmicl_loss(x, y, divergence=js, implementation=implementation)
+        return named + other + fmicl_torch.info_nce_loss(x, y, implementation=implementation)
 
     x, y = views()
-    got = torch.compile(step, fullgraph=True, backend="aot_eager")(x, y)
-    assert got.item() == pytest.approx(step(x, y).item(), rel=1e-12)
+    got, expected = torch.compile(step, fullgraph=True, backend="aot_eager")(x, y), step(x, y)
+    assert got.item() == pytest.approx(expected.item(), rel=1e-12)
+    torch.testing.assert_close(gradients(got, x, y), gradients(expected, x, y))
 
 
 def test_dense_has_any_order_of_derivatives():
