@@ -14,6 +14,7 @@ import importlib.util
 import os
 from pathlib import Path
 
+from benchmarks import info_nce
 from benchmarks.machine import machine
 from benchmarks.memory import extra_mib
 from benchmarks.steps import STEPS
@@ -43,6 +44,11 @@ def main() -> None:
         print(f"{framework}: float32, forward and backward, medians")
         write(f"{framework}_cpu_speed.csv", speeds(framework, options), (framework,))
         write(f"{framework}_cpu_memory.csv", memories(framework, options.d), (framework,))
+        rows = [
+            show(info_nce.compare(framework, 4096, options.d, negatives, options.repeats))
+            for negatives in ("cross", "all")
+        ]
+        write(f"{framework}_cpu_info_nce.csv", rows, (framework,))
 
 
 def speeds(framework: str, options: argparse.Namespace) -> list[Row]:

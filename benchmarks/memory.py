@@ -1,7 +1,8 @@
 """Peak memory of one loss with its gradient, in a process of its own.
 
-Run as `python -m benchmarks.memory FRAMEWORK N D NEGATIVES IMPLEMENTATION`; prints the bytes that
-the peak of the resident set rises beyond inputs and gradients.
+Run as `python -m benchmarks.memory FRAMEWORK N D NEGATIVES IMPLEMENTATION [LOSS]`; prints the bytes
+that the peak of the resident set rises beyond inputs and gradients. LOSS is "fmicl_loss" or
+"info_nce_loss".
 """
 
 from __future__ import annotations
@@ -27,9 +28,11 @@ def status(field: str) -> int:
     return int(match.group(1)) * 1024
 
 
-def measure(framework: str, n: int, d: int, negatives: str, implementation: str) -> int:
+def measure(
+    framework: str, n: int, d: int, negatives: str, implementation: str, loss: str = "fmicl_loss"
+) -> int:
     """Bytes beyond inputs and gradients at the peak of the second run."""
-    step = STEPS[framework](n, d, negatives=negatives, implementation=implementation)
+    step = STEPS[framework](n, d, loss, negatives=negatives, implementation=implementation)
     return peak_of_second_run(step) - 2 * n * d * 4
 
 
@@ -46,9 +49,11 @@ def peak_of_second_run(step: Callable[[], Any]) -> int:
     return rise
 
 
-def extra_mib(framework: str, n: int, d: int, negatives: str, implementation: str) -> float:
+def extra_mib(
+    framework: str, n: int, d: int, negatives: str, implementation: str, loss: str = "fmicl_loss"
+) -> float:
     """The same measured in a fresh process, in MiB."""
-    options = framework, str(n), str(d), negatives, implementation
+    options = framework, str(n), str(d), negatives, implementation, loss
     command = [sys.executable, "-m", "benchmarks.memory", *options]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return round(int(output) / 2**20, 1)
@@ -57,5 +62,5 @@ def extra_mib(framework: str, n: int, d: int, negatives: str, implementation: st
 if __name__ == "__main__":
     # The allocator of oneDNN keeps what was freed, so that a second run would seem to need nothing.
     os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"
-    name, rows, width, scheme, kind = sys.argv[1:]
-    print(measure(name, int(rows), int(width), scheme, kind))
+    name, rows, width, *others = sys.argv[1:]
+    print(measure(name, int(rows), int(width), *others))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,48 +23,49 @@ def views(n: int, d: int) -> list[np.ndarray]:
     return [(v / np.linalg.norm(v, axis=1, keepdims=True)).astype(np.float32) for v in rows]
 
 
-def torch_step(n: int, d: int, **options: Any) -> Step:
+def torch_step(n: int, d: int, loss: str = "fmicl_loss", **options: Any) -> Step:
     """Eager, as most PyTorch code is; gradients go into buffers that stay."""
     import torch
 
-    from fmicl_torch import fmicl_loss
+    import fmicl_torch
 
+    of = getattr(fmicl_torch, loss)
     x, y = (torch.from_numpy(v).requires_grad_() for v in views(n, d))
 
     def step() -> tuple[Any, Any]:
         for leaf in (x, y):
             leaf.grad = None
-        fmicl_loss(x, y, **options).backward()
+        of(x, y, **options).backward()
         return x.grad, y.grad
 
     return step
 
 
-def jax_step(n: int, d: int, **options: Any) -> Step:
+def jax_step(n: int, d: int, loss: str = "fmicl_loss", **options: Any) -> Step:
     """Under jax.jit."""
     import jax
 
-    from fmicl_jax import FMICLLoss
+    import fmicl_jax
 
     x, y = (jax.device_put(v) for v in views(n, d))
-    run = jax.jit(jax.grad(FMICLLoss(**options), argnums=(0, 1)))
+    run = jax.jit(jax.grad(partial(getattr(fmicl_jax, loss), **options), argnums=(0, 1)))
     return lambda: jax.block_until_ready(run(x, y))  # type: ignore[no-any-return]
 
 
-def tensorflow_step(n: int, d: int, **options: Any) -> Step:
+def tensorflow_step(n: int, d: int, loss: str = "fmicl_loss", **options: Any) -> Step:
     """In a function that XLA compiles."""
     import tensorflow as tf
 
-    from fmicl_tensorflow import FMICLLoss
+    import fmicl_tensorflow
 
     x, y = (tf.constant(v) for v in views(n, d))
-    loss = FMICLLoss(**options)
+    of = partial(getattr(fmicl_tensorflow, loss), **options)
 
     @tf.function(jit_compile=True)
     def run(x: tf.Tensor, y: tf.Tensor) -> Any:
         with tf.GradientTape() as tape:
             tape.watch((x, y))
-            value = loss(x, y)
+            value = of(x, y)
         return tape.gradient(value, (x, y))
 
     def step() -> tuple[Any, Any]:

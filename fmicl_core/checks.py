@@ -211,6 +211,6 @@ def overflowed(objective: Any, loss: float) -> ValueError:
 def once_differentiable() -> RuntimeError:
     """Build the error for a second derivative of the tiled form."""
     return RuntimeError(
-        "The tiled f-MICL loss can be differentiated once. For second derivatives"
+        "The tiled form of a loss can be differentiated once. For second derivatives"
         " (create_graph=True, jax.hessian, nested tapes) use implementation='dense'."
     )

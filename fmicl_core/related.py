@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmicl_core.checks import check_features
-from fmicl_core.objective import negative_blocks
+from fmicl_core.objective import Block, negative_blocks
 from fmicl_core.reference import Matrix, normalize_rows
 
 
@@ -46,6 +46,19 @@ def info_nce_anchors(negatives: str, has_bank: bool) -> tuple[tuple[str, tuple[s
     """
     negative_blocks(negatives, has_bank)
     return (("x", ("bank",)),) if has_bank else ANCHORS[negatives]
+
+
+def info_nce_blocks(negatives: str, has_bank: bool) -> tuple[tuple[Block, bool], ...]:
+    """The same softmaxes, every pair once: blocks, and whether their right rows are anchors too.
+
+    The left rows of a block always are.
+
+    Raises:
+        ValueError: `negatives` is unknown (the message lists the names).
+    """
+    pools = dict(info_nce_anchors(negatives, has_bank))
+    blocks = negative_blocks(negatives, has_bank)
+    return tuple((block, block.left in pools.get(block.right, ())) for block in blocks)
 
 
 def info_nce_reference(

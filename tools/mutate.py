@@ -28,7 +28,8 @@ OBJECTIVE = ["tests/core/test_objective.py", "tests/core/test_reference.py"]
 
 def of(framework: str, first: str = "values") -> list[str]:
     """The tests of one backend, first those that are most likely to notice."""
-    files = ("values", "properties", "numerics", "related", "bad_input", f"{framework}_specifics")
+    files = ("values", "properties", "numerics", "related", "info_nce", "bad_input",
+             f"{framework}_specifics")  # fmt: skip
     ordered = sorted(files, key=lambda name: not name.endswith(first))
     return [*(f"tests/backends/test_{name}.py" for name in ordered), "-k", framework]
 
@@ -74,7 +75,7 @@ MUTATIONS = [
     ]),
     (CORE + "reference.py", OBJECTIVE, [
         ("-alignment + objective.alpha", "alignment + objective.alpha"),
-        ("np.fill_diagonal(counts, 0.0)", "pass"),
+        ("counts *= block.share / counts.sum()", "counts *= 1.0 / counts.sum()"),
         ("2 * b * weight.sum(axis=0)", "b * weight.sum(axis=0)"),
         ("grad - unit *", "grad + unit *"),
     ]),
@@ -89,7 +90,7 @@ MUTATIONS = [
         ("a * (x * y).sum(dim=1) + c", "a * (x * y).sum(dim=1) - c"),
         ("z + b * (left", "z - b * (left"),
         ("total + block.share", "total + 1.0"),
-        ("if block.skips_diagonal", "if False"),
+        ("elif block.skips_diagonal", "elif False"),
     ]),
     (TORCH + "tiled.py", of("torch"), [
         ("i if right is None else 0", "0"),
@@ -98,13 +99,32 @@ MUTATIONS = [
         ("self.scaled = self.a * left", "self.scaled = left"),
         ("self.bias += self.b", "self.bias -= self.b"),
         ("alpha=2 if mirrored else 1", "alpha=1"),
-        ("mirrored or not self.symmetric)", "mirrored)"),
+        ("mirrored or self.columns)", "mirrored)"),
         ("addmm_(weight.T, self.left[i])", "addmm_(weight.T, self.left[i], alpha=-1.0)"),
-        ("2.0 if self.symmetric else 1.0", "1.0"),
-        ("value=2.0 * self.b * scale", "value=self.b * scale"),
+        ("2.0 if right is None else 1.0", "1.0"),
+        ("value=2.0 * b * by", "value=b * by"),
         ("weight = weight.fill_diagonal_(0.0)", "pass"),
         ("return grad_mean * grad_left", "return grad_left"),
         ("if torch.is_grad_enabled() and", "if False and"),
+    ]),
+    (TORCH + "tiled_related.py", of("torch", "info_nce"), [
+        ("sums[block.right].add(j, s, dim=0)", "pass"),
+        ("(peaks - positive + logs)", "(peaks + positive + logs)"),
+        ("sub_(log[block.left][i, None])", "sub_(log[block.left][i, None] + 1.0)"),
+        ("weight += s", "weight -= s"),
+        ("addmm_(weight.T, rows[block.left][i])", "addmm_(weight.T, rows[block.right][i])"),
+        ("torch.expm1(positive", "torch.exp(positive"),
+        ('(("x", y), ("y", x))', '(("x", x), ("y", y))'),
+        ("temperature * peaks.numel()", "temperature * len(x)"),
+        ("left[i : i + tile] / temperature", "left[i : i + tile]"),
+        ("i if block.symmetric else 0", "0"),
+        ("block.skips_diagonal and i == j", "False"),
+        ("both and not (block.symmetric and i == j)", "both"),
+        ("torch.maximum(before, scores.amax(dim=dim))", "torch.maximum(before, 0.0 * before)"),
+        ("* torch.exp(before - peak)", "* 1.0"),
+        ("enabled=False):  # the", "enabled=True):  # the"),
+        ("if torch.is_grad_enabled() and", "if False and"),
+        ("grad_loss * grad if w", "grad if w"),
     ]),
     (TORCH + "loss.py", of("torch"), [
         ("objective.alpha * uniformity - alignment", "objective.alpha * uniformity + alignment"),
@@ -122,7 +142,7 @@ MUTATIONS = [
         ("a * (x * y).sum(axis=1) + c", "a * (x * y).sum(axis=1) - c"),
         ("z + b * (square_lengths(left)", "z - b * (square_lengths(left)"),
         ("total + block.share", "total + 1.0"),
-        ("if block.skips_diagonal", "if False"),
+        ("off_diagonal(z) if skips_diagonal else z", "z"),
     ]),
     (JAX + "tiled.py", of("jax"), [
         ("total + block.share", "total + 1.0"),
@@ -154,6 +174,21 @@ MUTATIONS = [
         ("- 2.0 * product(x, x.T)", "+ 2.0 * product(x, x.T)"),
         ("-2.0 * s.diagonal()", "-s.diagonal()"),
     ]),
+    (JAX + "tiled_related.py", of("jax", "info_nce"), [
+        ("slope = slope + (gradients", "slope = slope - (gradients"),
+        ("    raise once_differentiable()", "    return primals, tangents"),
+        ("-total.log_share(positive)", "total.log_share(positive)"),
+        ("jnp.maximum(before, scores.max(axis=axis))", "jnp.maximum(before, 0.0 * before)"),
+        ("* jnp.exp(before - peak)", "* 1.0"),
+        ("add(j, scores, axis=0)", "add(j, 0.0 * scores, axis=0)"),
+        ("jnp.expm1(total", "jnp.exp(total"),
+        ('{"x": pull * rows["y"]', '{"x": pull * rows["x"]'),
+        ("temperature * len(log_sums) * n", "temperature * n"),
+        ("    if both:\n        weight = weight +", "    if both:\n        weight = weight -"),
+        ("add(j, weight.T, tiles", "add(j, -weight.T, tiles"),
+        ("jnp.where(keep, s, -jnp.inf)", "s"),
+        ("product(left[i] / temperature", "product(left[i]"),
+    ]),
     (JAX + "loss.py", of("jax"), [
         ("objective.alpha * uniformity - alignment", "objective.alpha * uniformity + alignment"),
     ]),
@@ -170,7 +205,7 @@ MUTATIONS = [
         ("axis=1) + c", "axis=1) - c"),
         ("z + b * (square_lengths(left)", "z - b * (square_lengths(left)"),
         ("total + block.share", "total + 1.0"),
-        ("if block.skips_diagonal", "if False"),
+        ("off_diagonal(z) if skips_diagonal else z", "z"),
     ]),
     (TENSORFLOW + "inputs.py", of("tensorflow", "specifics"), [
         ("width >= 1", "width >= 0"),
@@ -181,17 +216,17 @@ MUTATIONS = [
         ("total + block.share", "total + 1.0"),
         ("return upstream * gradient, backward", "return gradient, backward"),
         ("        raise once_differentiable()", "        return upstream, gradient, side"),
-        ("(at < n) & (beside < k)", "(at < n)"),
-        ("(at < n) & (beside < k)", "(beside < k)"),
-        ("(at < beside) if symmetric", "(at <= beside) if symmetric"),
+        ("(at < self.n) & (beside < self.k)", "(at < self.n)"),
+        ("(at < self.n) & (beside < self.k)", "(beside < self.k)"),
+        ("(at < beside) if self.symmetric", "(at <= beside) if self.symmetric"),
         ("tf.where(keep, slope, zero)", "slope"),
         ("tf.where(keep, penalty, zero)", "penalty"),
-        ("edge = (bottom > n) | (last > k)", "edge = bottom > n"),
+        ("edge = (bottom > self.n) | (last > self.k)", "edge = bottom > self.n"),
         ("edge |= (i", "edge &= (i"),
         ("transpose_b=True) + c", "transpose_b=True) - c"),
         ("z += b * (square_lengths(x)", "z -= b * (square_lengths(x)"),
         ("add(j, tf.transpose(weight), x)", "add(j, tf.transpose(weight), -x)"),
-        ("start = i if symmetric", "start = tf.zeros_like(i) if symmetric"),
+        ("start = i if self.symmetric", "start = tf.zeros_like(i) if self.symmetric"),
         ("k - 1 if skips_diagonal else k", "k"),
         ("2.0 if symmetric else 1.0", "1.0"),
         ("tf.reduce_sum(weight, axis=1)", "tf.reduce_sum(weight, axis=0)"),
@@ -204,6 +239,20 @@ MUTATIONS = [
         ("- 2.0 * tf.matmul(x, x", "+ 2.0 * tf.matmul(x, x"),
         ("- 2.0 * aligned", "- aligned"),
     ]),
+    (TENSORFLOW + "tiled_related.py", of("tensorflow", "info_nce"), [
+        ("= products / temperature", "= products"),
+        ("grid.left[i] / self.temperature", "grid.left[i]"),
+        ("tf.where(grid.counted(i, j), s, never)", "s"),
+        ("add(j, s, axis=0)", "add(j, 0.0 * s, axis=0)"),
+        ("-tf.reduce_mean(tf.stack(shares))", "tf.reduce_mean(tf.stack(shares))"),
+        ("tf.maximum(before, tf.reduce_max(scores, axis=axis))", "tf.nn.relu(before)"),
+        ("* tf.exp(before - peak)", "* 1.0"),
+        ("tf.math.expm1(total", "tf.exp(total"),
+        ('{"x": pull * scores.rows["y"]', '{"x": pull * scores.rows["x"]'),
+        ("len(log_sums) * n", "n"),
+        ("weight += tf.exp", "weight -= tf.exp"),
+        ("add(j, tf.transpose(weight)", "add(j, -tf.transpose(weight)"),
+    ]),
     (TENSORFLOW + "loss.py", of("tensorflow"), [
         ("objective.alpha * uniformity - alignment", "objective.alpha * uniformity + alignment"),
     ]),
@@ -214,8 +263,6 @@ def survives(file: str, tests: list[str], old: str, new: str, scratch: Path) -> 
     """Whether the tests pass in spite of the mutation."""
     path = scratch / file
     text = path.read_text(encoding="utf-8")
-    if old not in text:
-        raise SystemExit(f"{file} no longer has {old!r}: bring tools/mutate.py up to date")
     path.write_text(text.replace(old, new, 1), encoding="utf-8")
     folders = [scratch, scratch / "backends", scratch / "integrations"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders)), "CI": "1"}
@@ -233,6 +280,11 @@ def survives(file: str, tests: list[str], old: str, new: str, scratch: Path) -> 
 
 def main() -> None:
     chosen = sys.argv[1:]
+    for file, _, changes in MUTATIONS:
+        text = (ROOT / file).read_text(encoding="utf-8")
+        for old, _ in changes:
+            if old not in text:
+                raise SystemExit(f"{file} no longer has {old!r}: bring tools/mutate.py up to date")
     total, survivors = 0, []
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder) / "copy"

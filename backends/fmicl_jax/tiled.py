@@ -54,11 +54,16 @@ def tiled_block_mean(
     left: jax.Array, right: jax.Array | None, objective: FMICL, skips_diagonal: bool
 ) -> jax.Array:
     """Mean penalty over the pairs (left_i, right_j), i != j if so asked; right None means left."""
-    tile = TILE.get(jax.default_backend(), TILE_ACCELERATOR)
+    tile = tile_size()
     pairwise = Pairwise(
         objective.generator, objective.critic, objective.coefficients(), skips_diagonal, tile
     )
     return _block_mean(left, right, pairwise)
+
+
+def tile_size() -> int:
+    """Rows and columns of a tile, at most."""
+    return TILE.get(jax.default_backend(), TILE_ACCELERATOR)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
@@ -105,21 +110,17 @@ def _sweep(
     symmetric = right is None
     others = left if symmetric else right
     n, k = len(left), len(others)
-    rows, columns = _tiles(left, tile), _tiles(others, tile)
+    rows, columns = split_tiles(left, tile), split_tiles(others, tile)
     want_left, want_right = (wanted[0], wanted[0]) if symmetric else wanted
     # Made of the features, so that inside jax.shard_map the carry of the scan varies over the same
     # mesh axes, as it must; features that are not finite have no gradient anyway.
     zero = 0.0 * (left[0, 0] + others[0, 0])
-    grad_rows = _Gradient.zeros(rows, want_left, bool(b), zero)
-    grad_columns = None if symmetric else _Gradient.zeros(columns, want_right, bool(b), zero)
+    grad_rows = GradientSums.zeros(rows, want_left, bool(b), zero)
+    grad_columns = None if symmetric else GradientSums.zeros(columns, want_right, bool(b), zero)
 
     def at_edge(z: jax.Array, i: jax.Array, j: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Total and slopes without the diagonal and what was appended to fill the tile."""
-        row = i * z.shape[0] + jax.lax.broadcasted_iota(jnp.int32, z.shape, 0)
-        column = j * z.shape[1] + jax.lax.broadcasted_iota(jnp.int32, z.shape, 1)
-        keep = (row < n) & (column < k)
-        if skips_diagonal:
-            keep &= (row < column) if symmetric else (row != column)
+        keep = counted_pairs(i, j, z.shape, n, k, symmetric, skips_diagonal)
         penalty, slope = critic.negative_and_slope(generator, z, JAX)
         return JAX.sum(jnp.where(keep, penalty, 0.0)), jnp.where(keep, slope, 0.0)
 
@@ -141,7 +142,7 @@ def _sweep(
             grad_columns = grad_columns.add(j, weight.T, x)
         return (grad_rows, grad_columns), total
 
-    places = _places(rows.shape, columns.shape, n, k, symmetric, skips_diagonal)
+    places = tile_places(rows.shape, columns.shape, n, k, symmetric, skips_diagonal)
     (grad_rows, grad_columns), totals = jax.lax.scan(step, (grad_rows, grad_columns), places)
     pairs = n * (k - 1 if skips_diagonal else k)
     scale = (2.0 if symmetric else 1.0) / pairs
@@ -150,26 +151,29 @@ def _sweep(
     return totals.sum() * scale, (grad_left, grad_right)
 
 
-class _Gradient(NamedTuple):
+class GradientSums(NamedTuple):
     """Sums over the tiles of one side: W y, and the row sums of W if z has squared lengths."""
 
     products: jax.Array | None
     masses: jax.Array | None
 
     @classmethod
-    def zeros(cls, tiles: jax.Array, wanted: bool, has_lengths: bool, zero: jax.Array) -> _Gradient:
+    def zeros(
+        cls, tiles: jax.Array, wanted: bool, has_lengths: bool, zero: jax.Array
+    ) -> GradientSums:
+        """Nothing added yet, on the side of these tiles; `zero` is 0 of the kind a scan carries."""
         products = jnp.zeros_like(tiles) + zero if wanted else None
         masses = jnp.zeros_like(tiles[..., 0]) + zero if wanted and has_lengths else None
         return cls(products, masses)
 
-    def add(self, place: jax.Array, weight: jax.Array, others: jax.Array) -> _Gradient:
+    def add(self, place: jax.Array, weight: jax.Array, others: jax.Array) -> GradientSums:
         """Add the weights of one tile times the features on its other side."""
         products, masses = self
         if products is not None:
             products = products.at[place].add(product(weight, others))
         if masses is not None:
             masses = masses.at[place].add(weight.sum(axis=1))
-        return _Gradient(products, masses)
+        return GradientSums(products, masses)
 
     def finish(self, a: float, b: float, scale: float, rows: jax.Array) -> jax.Array | None:
         """d/drows of scale times the sum of penalties: a W y + 2 b (sum of W) rows."""
@@ -181,14 +185,26 @@ class _Gradient(NamedTuple):
         return scale * gradient
 
 
-def _tiles(x: jax.Array, tile: int) -> jax.Array:
+def split_tiles(x: jax.Array, tile: int) -> jax.Array:
     """(N, D) as (tiles, rows, D) of equally many rows, at most `tile`; zeros fill the last one."""
     count = -(-len(x) // tile)
     size = -(-len(x) // count)
     return jnp.pad(x, ((0, count * size - len(x)), (0, 0))).reshape(count, size, x.shape[1])
 
 
-def _places(
+def counted_pairs(
+    i: jax.Array, j: jax.Array, shape: tuple[int, ...], n: int, k: int, symmetric: bool, skips: bool
+) -> jax.Array:
+    """Which pairs of the tile count: not the diagonal, nor what was appended to fill the tile."""
+    row = i * shape[0] + jax.lax.broadcasted_iota(jnp.int32, shape, 0)
+    column = j * shape[1] + jax.lax.broadcasted_iota(jnp.int32, shape, 1)
+    keep = (row < n) & (column < k)
+    if skips:
+        keep &= (row < column) if symmetric else (row != column)
+    return keep
+
+
+def tile_places(
     rows: tuple[int, ...], columns: tuple[int, ...], n: int, k: int, symmetric: bool, skips: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Tile row, tile column, and whether some pairs of the tile do not count, of every tile."""

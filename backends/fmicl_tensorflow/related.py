@@ -6,11 +6,13 @@ import math
 
 import tensorflow as tf
 
-from fmicl_core.checks import check_positive
+from fmicl_core.checks import check_choice, check_positive
+from fmicl_core.objective import IMPLEMENTATIONS, choose_implementation
 from fmicl_core.related import RELATED_DEFAULTS, info_nce_anchors
 from fmicl_tensorflow.dense import Rows
 from fmicl_tensorflow.inputs import prepare
 from fmicl_tensorflow.ops import off_diagonal, square_lengths
+from fmicl_tensorflow.tiled_related import tiled_info_nce
 
 
 def info_nce_loss(
@@ -22,6 +24,7 @@ def info_nce_loss(
     negatives: str = RELATED_DEFAULTS.negatives,
     bank: tf.Tensor | None = None,
     normalize: bool = RELATED_DEFAULTS.normalize,
+    implementation: str = "auto",
 ) -> tf.Tensor:
     """InfoNCE: mean over anchors of log(e^s+ + sum over negatives of e^s-) - s+.
 
@@ -36,6 +39,8 @@ def info_nce_loss(
             "anchor": anchors x, negatives x; "within": "anchor" averaged with its twin on y.
         bank: (K, D) features that supply all negatives (MoCo's queue), or None.
         normalize: scale every row to unit length first.
+        implementation: "dense" (any-order derivatives, O(N^2) memory), "tiled" (two passes, O(N D)
+            memory, differentiable once), or "auto", by size.
 
     Returns:
         Scalar to minimise, float32 (float64 for float64 features).
@@ -45,9 +50,13 @@ def info_nce_loss(
 
     Source: Oord et al. (2018), eq. 4; Chen et al. (2020), eq. 1; He et al. (2020), eq. 1.
     """
-    check_positive("temperature", temperature)
+    temperature = check_positive("temperature", temperature)
+    check_choice("implementation", implementation, IMPLEMENTATIONS)
     anchors = info_nce_anchors(negatives, bank is not None)
     rows = prepare(x, y, bank, normalize)
+    n, k = rows["x"].shape[0], rows.get("bank", rows["x"]).shape[0]
+    if choose_implementation(implementation, n, k) == "tiled":
+        return tiled_info_nce(rows, temperature, negatives)
     positive = tf.reduce_sum(rows["x"] * rows["y"], axis=1) / temperature
     losses = []
     for anchor, pools in anchors:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -52,7 +52,7 @@ def tiled_block_mean(
     left: tf.Tensor, right: tf.Tensor | None, objective: FMICL, skips_diagonal: bool
 ) -> tf.Tensor:
     """Mean penalty over the pairs (left_i, right_j), i != j if so asked; right None means left."""
-    tile = TILE_ACCELERATOR if tf.config.list_logical_devices("GPU") else TILE["cpu"]
+    tile = tile_size()
     pairwise = Pairwise(
         objective.generator, objective.critic, objective.coefficients(), skips_diagonal, tile
     )
@@ -66,15 +66,20 @@ def tiled_block_mean(
 
         def backward(upstream: tf.Tensor) -> list[tf.Tensor]:
             pairs = zip(gradients, sides, strict=True)
-            return [_once(upstream, gradient, side) for gradient, side in pairs]
+            return [times_once(upstream, gradient, side) for gradient, side in pairs]
 
         return mean, backward
 
     return mean_of(*sides)
 
 
+def tile_size() -> int:
+    """Rows and columns of a tile, at most."""
+    return TILE_ACCELERATOR if tf.config.list_logical_devices("GPU") else TILE["cpu"]
+
+
 @tf.custom_gradient
-def _once(
+def times_once(
     upstream: tf.Tensor, gradient: tf.Tensor, side: tf.Tensor
 ) -> tuple[tf.Tensor, Callable[..., None]]:
     """Gradient times upstream; `side` ties it to the features, so that an outer tape gets here."""
@@ -104,10 +109,8 @@ def _sweep(pairwise: Pairwise, *sides: tf.Tensor) -> list[tf.Tensor]:
     generator, critic, (a, b, c), skips_diagonal, tile = pairwise
     left, right, symmetric = sides[0], sides[-1], len(sides) == 1
     n, k = tf.shape(left)[0], tf.shape(right)[0]
-    rows, columns = _tiles(left, tile), _tiles(right, tile)
-    size = tf.shape(rows)[1], tf.shape(columns)[1]
-    row = tf.range(size[0])[:, None]
-    column = tf.range(size[1])[None, :]
+    rows, columns = split_tiles(left, tile), split_tiles(right, tile)
+    grid = TileGrid(rows, columns, n, k, symmetric, skips_diagonal)
 
     def inside(z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         if z.shape.is_fully_defined():  # a total may count the pairs by the shape
@@ -117,67 +120,94 @@ def _sweep(pairwise: Pairwise, *sides: tf.Tensor) -> list[tf.Tensor]:
 
     def at_edge(z: tf.Tensor, i: tf.Tensor, j: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Total and slopes without the diagonal and what was appended to fill the tile."""
-        at, beside = i * size[0] + row, j * size[1] + column
-        keep = (at < n) & (beside < k)
-        if skips_diagonal:
-            keep &= (at < beside) if symmetric else (at != beside)
+        keep = grid.counted(i, j)
         penalty, slope = critic.negative_and_slope(generator, z, TENSORFLOW)
         zero = tf.zeros_like(z)
         return TENSORFLOW.sum(tf.where(keep, penalty, zero)), tf.where(keep, slope, zero)
 
-    def is_edge(i: tf.Tensor, j: tf.Tensor) -> tf.Tensor:
-        bottom, last = (i + 1) * size[0], (j + 1) * size[1]
-        edge = (bottom > n) | (last > k)
-        if skips_diagonal:  # where the ranges of rows and columns meet
-            edge |= (i * size[0] < last) & (j * size[1] < bottom)
-        return edge
-
-    def step(i: tf.Tensor, j: tf.Tensor, total: tf.Tensor, sums: list[_Sums]) -> list:
+    def add(i: tf.Tensor, j: tf.Tensor, state: list) -> list:
+        total, sums = state
         x, y = rows[i], columns[j]
         z = tf.matmul(a * x, y, transpose_b=True) + c
         if b:
             z += b * (square_lengths(x)[:, None] + square_lengths(y)[None, :])
-        part, weight = tf.cond(is_edge(i, j), lambda: at_edge(z, i, j), lambda: inside(z))
+        part, weight = tf.cond(grid.is_edge(i, j), lambda: at_edge(z, i, j), lambda: inside(z))
         sums = [sums[0].add(i, weight, y), *sums[1:]]
         sums[-1] = sums[-1].add(j, tf.transpose(weight), x)
-        return [i, j + 1, total + part, sums]
+        return [total + part, sums]
 
-    def line(i: tf.Tensor, total: tf.Tensor, sums: list[_Sums]) -> list:
-        start = i if symmetric else tf.zeros_like(i)
-        _, _, total, sums = tf.while_loop(
-            lambda i, j, *_: j < tf.shape(columns)[0], step, [i, start, total, sums]
-        )
-        return [i + 1, total, sums]
-
-    sums = [_Sums.zeros(tiles, bool(b)) for tiles in ([rows] if symmetric else [rows, columns])]
+    sums = [
+        GradientSums.zeros(tiles, bool(b)) for tiles in ([rows] if symmetric else [rows, columns])
+    ]
     zero = tf.zeros((), left.dtype)
-    _, total, sums = tf.while_loop(
-        lambda i, *_: i < tf.shape(rows)[0], line, [tf.constant(0), zero, sums]
-    )
+    total, sums = grid.sweep(add, [zero, sums])
     pairs = tf.cast(n, left.dtype) * tf.cast(k - 1 if skips_diagonal else k, left.dtype)
     scale = (2.0 if symmetric else 1.0) / pairs
     gradients = [s.finish(a, b, scale, side) for s, side in zip(sums, sides, strict=True)]
     return [scale * total, *gradients]
 
 
-class _Sums(NamedTuple):
+class TileGrid(NamedTuple):
+    """The tiles of a block of n x k pairs: (tiles, rows, D) of the left, likewise of the right."""
+
+    left: tf.Tensor
+    right: tf.Tensor
+    n: tf.Tensor
+    k: tf.Tensor
+    symmetric: bool
+    skips_diagonal: bool
+
+    def counted(self, i: tf.Tensor, j: tf.Tensor) -> tf.Tensor:
+        """Which pairs of the tile count: not the diagonal, nor what was appended to fill it."""
+        height, width = tf.shape(self.left)[1], tf.shape(self.right)[1]
+        at = i * height + tf.range(height)[:, None]
+        beside = j * width + tf.range(width)[None, :]
+        keep = (at < self.n) & (beside < self.k)
+        if self.skips_diagonal:
+            keep &= (at < beside) if self.symmetric else (at != beside)
+        return keep
+
+    def is_edge(self, i: tf.Tensor, j: tf.Tensor) -> tf.Tensor:
+        """Whether some pairs of the tile do not count."""
+        height, width = tf.shape(self.left)[1], tf.shape(self.right)[1]
+        bottom, last = (i + 1) * height, (j + 1) * width
+        edge = (bottom > self.n) | (last > self.k)
+        if self.skips_diagonal:  # where the ranges of rows and columns meet
+            edge |= (i * height < last) & (j * width < bottom)
+        return edge
+
+    def sweep(self, add: Callable[[tf.Tensor, tf.Tensor, Any], Any], state: Any) -> Any:
+        """The state after add(i, j, state) of every tile; if symmetric, those with i <= j."""
+
+        def line(i: tf.Tensor, state: Any) -> list:
+            start = i if self.symmetric else tf.zeros_like(i)
+            inside = lambda j, _: j < tf.shape(self.right)[0]  # noqa: E731
+            step = lambda j, state: [j + 1, add(i, j, state)]  # noqa: E731
+            return [i + 1, tf.while_loop(inside, step, [start, state])[1]]
+
+        above = lambda i, _: i < tf.shape(self.left)[0]  # noqa: E731
+        return tf.while_loop(above, line, [tf.constant(0), state])[1]
+
+
+class GradientSums(NamedTuple):
     """Sums over the tiles of one side: W y, and the row sums of W if z has squared lengths."""
 
     products: tf.Tensor
     masses: tf.Tensor | tuple[()]
 
     @classmethod
-    def zeros(cls, tiles: tf.Tensor, has_lengths: bool) -> _Sums:
+    def zeros(cls, tiles: tf.Tensor, has_lengths: bool) -> GradientSums:
+        """Nothing added yet, on the side of these tiles."""
         return cls(tf.zeros_like(tiles), tf.zeros_like(tiles[..., 0]) if has_lengths else ())
 
-    def add(self, place: tf.Tensor, weight: tf.Tensor, others: tf.Tensor) -> _Sums:
+    def add(self, place: tf.Tensor, weight: tf.Tensor, others: tf.Tensor) -> GradientSums:
         """Add the weights of one tile times the features on its other side."""
         at = place[None, None]
         products = tf.tensor_scatter_nd_add(self.products, at, tf.matmul(weight, others)[None])
         masses = self.masses
         if isinstance(masses, tf.Tensor):
             masses = tf.tensor_scatter_nd_add(masses, at, tf.reduce_sum(weight, axis=1)[None])
-        return _Sums(products, masses)
+        return GradientSums(products, masses)
 
     def finish(self, a: float, b: float, scale: tf.Tensor, side: tf.Tensor) -> tf.Tensor:
         """d/dside of scale times the sum of penalties: a W y + 2 b (sum of W) side."""
@@ -188,7 +218,7 @@ class _Sums(NamedTuple):
         return scale * gradient
 
 
-def _tiles(x: tf.Tensor, tile: int) -> tf.Tensor:
+def split_tiles(x: tf.Tensor, tile: int) -> tf.Tensor:
     """(N, D) as (tiles, rows, D) of equally many rows, at most `tile`; zeros fill the last one."""
     n = x.shape[0] or tf.shape(x)[0]  # XLA knows it, even where the graph does not
     count = -(-n // tile)

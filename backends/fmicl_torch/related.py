@@ -6,11 +6,13 @@ import math
 
 import torch
 
-from fmicl_core.checks import check_positive
+from fmicl_core.checks import check_choice, check_positive
+from fmicl_core.objective import IMPLEMENTATIONS, choose_implementation
 from fmicl_core.related import RELATED_DEFAULTS, info_nce_anchors
 from fmicl_torch.dense import Rows
 from fmicl_torch.inputs import prepare
 from fmicl_torch.ops import off_diagonal
+from fmicl_torch.tiled_related import tiled_info_nce
 
 
 def info_nce_loss(
@@ -22,6 +24,7 @@ def info_nce_loss(
     negatives: str = RELATED_DEFAULTS.negatives,
     bank: torch.Tensor | None = None,
     normalize: bool = RELATED_DEFAULTS.normalize,
+    implementation: str = "auto",
 ) -> torch.Tensor:
     """InfoNCE: mean over anchors of log(e^s+ + sum over negatives of e^s-) - s+.
 
@@ -36,6 +39,8 @@ def info_nce_loss(
             "anchor": anchors x, negatives x; "within": "anchor" averaged with its twin on y.
         bank: (K, D) features that supply all negatives (MoCo's queue), or None.
         normalize: scale every row to unit length first.
+        implementation: "dense" (any-order derivatives, O(N^2) memory), "tiled" (two passes, O(N D)
+            memory, differentiable once), or "auto", by size.
 
     Returns:
         Scalar to minimise, float32 (float64 for float64 features).
@@ -45,10 +50,14 @@ def info_nce_loss(
 
     Source: Oord et al. (2018), eq. 4; Chen et al. (2020), eq. 1; He et al. (2020), eq. 1.
     """
-    check_positive("temperature", temperature)
+    temperature = check_positive("temperature", temperature)
+    check_choice("implementation", implementation, IMPLEMENTATIONS)
     anchors = info_nce_anchors(negatives, bank is not None)
     rows = prepare(x, y, bank, normalize)
+    form = choose_implementation(implementation, len(x), len(rows.get("bank", x)))
     with torch.autocast(x.device.type, enabled=False):
+        if form == "tiled":
+            return tiled_info_nce(rows, temperature, negatives)
         positive = (rows["x"] * rows["y"]).sum(dim=1) / temperature
         losses = []
         for anchor, pools in anchors:

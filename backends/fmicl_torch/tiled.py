@@ -56,9 +56,14 @@ def block_mean_and_gradients(
     Without `grad`, and in place of the gradient in right where right is left or `columns` is False,
     empty tensors. `kernel` as for `tiled_uniformity`.
     """
-    size = TILE.get(left.device.type, TILE_ACCELERATOR)
     columns = grad and columns and right is not None
+    size = tile_size(left)
     return _block_mean(left, right, number, skips_diagonal, size, grad, columns, kernel)
+
+
+def tile_size(x: torch.Tensor) -> int:
+    """Rows and columns of a tile, at most, on the device of x."""
+    return TILE.get(x.device.type, TILE_ACCELERATOR)
 
 
 @torch.library.custom_op("fmicl::block_mean", mutates_args=())

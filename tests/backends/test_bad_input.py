@@ -112,6 +112,13 @@ def test_related_options(backend, function, option):
         getattr(backend.library, function)(x, x, **{option: -1.0})
 
 
+def test_options_of_info_nce(backend):
+    x = backend.array(ONES)
+    message = next(text for options, text in OPTIONS if "implementation" in options)
+    with pytest.raises(ValueError, match=re.escape(f"Invalid value for argument {message}")):
+        backend.library.info_nce_loss(x, x, implementation="fast")
+
+
 #: Every mistake above once, as a function of the backend that makes it.
 MISTAKES = (
     [lambda b, a=arrays: b.library.fmicl_loss(

@@ -12,6 +12,13 @@ from fmicl_core import KL, Tsallis
 jax = pytest.importorskip("jax", reason="these are tests of the JAX backend")
 fmicl_jax = pytest.importorskip("fmicl_jax", reason="these are tests of the JAX backend")
 both = pytest.mark.parametrize("implementation", ["dense", "tiled"])
+both_losses = pytest.mark.parametrize("name", ["fmicl_loss", "info_nce_loss"])
+#: InfoNCE in its dense form is plain code, with nothing of the framework to go wrong.
+forms = pytest.mark.parametrize(
+    ("name", "implementation"),
+    [("fmicl_loss", "dense"), ("fmicl_loss", "tiled"), ("info_nce_loss", "tiled")],
+)
+tiled_related = pytest.importorskip("fmicl_jax.tiled_related", reason="as above")
 jnp = jax.numpy
 
 
@@ -89,20 +96,32 @@ def test_outside_of_jit_equal_specs_share_a_compiled_sweep(views):
     assert Counting.calls == before
 
 
-def test_the_trace_does_not_grow_with_the_batch():
+@both_losses
+def test_the_trace_does_not_grow_with_the_batch(name):
     def equations(n):
         rows = jax.ShapeDtypeStruct((n, 4), jnp.float32)
-        loss = partial(fmicl_jax.fmicl_loss, implementation="tiled", negatives="all")
+        loss = partial(getattr(fmicl_jax, name), implementation="tiled", negatives="all")
         return len(re.findall(r" = ", str(jax.make_jaxpr(jax.grad(loss))(rows, rows))))
 
     assert equations(16) == equations(800)
 
 
-@both
-def test_vmap_equals_a_loop(draw, implementation):
+def test_info_nce_is_not_compiled_anew_for_another_temperature(draw, monkeypatch):
+    x, y = (jnp.asarray(v) for v in draw(0, 6, 2)[:2])  # of a shape that no other test compiles
+    traced = []
+    blocks = tiled_related.info_nce_blocks
+    monkeypatch.setattr(tiled_related, "info_nce_blocks", lambda *a: traced.append(a) or blocks(*a))
+    for temperature in (0.5, 0.5, 0.1):
+        loss = partial(fmicl_jax.info_nce_loss, temperature=temperature, implementation="tiled")
+        jax.grad(loss)(x, y)
+    assert len(traced) == 2  # the two passes
+
+
+@forms
+def test_vmap_equals_a_loop(draw, name, implementation):
     """Of the loss and of its gradient, jitted or not, over one argument or both."""
     x, y = (jnp.asarray(v).reshape(3, 7, 5) for v in draw(1, 21)[:2])
-    loss = partial(fmicl_jax.fmicl_loss, implementation=implementation, negatives="all")
+    loss = partial(getattr(fmicl_jax, name), implementation=implementation, negatives="all")
     run = jax.jit(jax.value_and_grad(loss, argnums=1))
     values, gradients = zip(*(run(a, b) for a, b in zip(x, y, strict=True)), strict=True)
     close = partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-12)
@@ -112,9 +131,9 @@ def test_vmap_equals_a_loop(draw, implementation):
     close(jax.jit(jax.vmap(loss, in_axes=(0, None)))(x, y[0])[0], values[0])
 
 
-@both
-def test_forward_mode_is_the_gradient_times_the_tangent(views, implementation):
-    loss = partial(fmicl_jax.fmicl_loss, implementation=implementation, negatives="all")
+@forms
+def test_forward_mode_is_the_gradient_times_the_tangent(views, name, implementation):
+    loss = partial(getattr(fmicl_jax, name), implementation=implementation, negatives="all")
     x, y = views
     tangents = jnp.cos(x), jnp.sin(y)
     _, slope = jax.jit(partial(jax.jvp, loss))(views, tangents)
@@ -152,32 +171,35 @@ def test_dense_has_second_derivatives(views):
     np.testing.assert_allclose(curved, (ahead - behind) / 2e-5, rtol=1e-5, atol=1e-8)
 
 
+@both_losses
 @pytest.mark.parametrize("second", [
     jax.hessian,
     lambda f: jax.grad(lambda x, y: jax.grad(f)(x, y).sum()),
     lambda f: lambda x, y: jax.jvp(jax.grad(f), (x, y), (x, y)),
     lambda f: jax.jit(jax.hessian(f)),
 ], ids=["hessian", "grad of grad", "jvp of grad", "jit of hessian"])  # fmt: skip
-def test_tiled_refuses_a_second_derivative_and_says_what_to_do(views, second):
-    loss = partial(fmicl_jax.fmicl_loss, implementation="tiled")
+def test_tiled_refuses_a_second_derivative_and_says_what_to_do(views, second, name):
+    loss = partial(getattr(fmicl_jax, name), implementation="tiled")
     with pytest.raises(RuntimeError, match=r"use implementation='dense'"):
         second(loss)(*views)
 
 
-def test_auto_is_dense_for_small_batches_and_tiled_for_large_ones():
+@both_losses
+def test_auto_is_dense_for_small_batches_and_tiled_for_large_ones(name):
     def gradient_of_gradient(n):
         rows = jax.ShapeDtypeStruct((n, 4), jnp.float32)
-        jax.eval_shape(jax.hessian(fmicl_jax.fmicl_loss), rows, rows)
+        jax.eval_shape(jax.hessian(getattr(fmicl_jax, name)), rows, rows)
 
     gradient_of_gradient(512)
     with pytest.raises(RuntimeError, match=r"use implementation='dense'"):
         gradient_of_gradient(513)
 
 
-def test_tiled_keeps_linear_memory_for_the_backward_pass():
+@both_losses
+def test_tiled_keeps_linear_memory_for_the_backward_pass(name):
     def saved(n, implementation):
         rows = jnp.ones((n, 16), jnp.float32)
-        loss = partial(fmicl_jax.fmicl_loss, negatives="cross", implementation=implementation)
+        loss = partial(getattr(fmicl_jax, name), negatives="cross", implementation=implementation)
         kept = jax.tree.leaves(jax.eval_shape(lambda x, y: jax.vjp(loss, x, y)[1], rows, rows))
         return sum(leaf.size * leaf.dtype.itemsize for leaf in kept)
 

@@ -12,6 +12,12 @@ fmicl_tensorflow = pytest.importorskip(
     "fmicl_tensorflow", reason="these are tests of the TensorFlow backend"
 )
 both = pytest.mark.parametrize("implementation", ["dense", "tiled"])
+both_losses = pytest.mark.parametrize("name", ["fmicl_loss", "info_nce_loss"])
+#: InfoNCE in its dense form is plain code, with nothing of the framework to go wrong.
+forms = pytest.mark.parametrize(
+    ("name", "implementation"),
+    [("fmicl_loss", "dense"), ("fmicl_loss", "tiled"), ("info_nce_loss", "tiled")],
+)
 GRAPHS = {
     "eager": lambda f, signature: f,
     "graph": lambda f, signature: tf.function(f),
@@ -45,28 +51,30 @@ def close(got, want):
     np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-12)
 
 
-@both
+@forms
 @pytest.mark.parametrize("graph", GRAPHS)
-def test_every_kind_of_graph_gives_the_same_gradient(views, graph, implementation):
+def test_every_kind_of_graph_gives_the_same_gradient(views, graph, name, implementation):
     """Sizes known, or unknown until the graph runs."""
-    loss = partial(fmicl_tensorflow.fmicl_loss, implementation=implementation, negatives="all")
-    want = gradients(partial(fmicl_tensorflow.fmicl_loss, negatives="all"), *views)
+    of = getattr(fmicl_tensorflow, name)
+    loss = partial(of, implementation=implementation, negatives="all")
+    want = gradients(partial(of, negatives="all"), *views)
     step = GRAPHS[graph](lambda x, y: gradients(loss, x, y), SIGNATURE)
     for got, expected in zip(step(*views), want, strict=True):
         close(got, expected)
 
 
-def test_one_graph_serves_every_batch_size(views):
-    traced = []
+@both_losses
+def test_one_graph_serves_every_batch_size(views, name):
+    traced, loss = [], getattr(fmicl_tensorflow, name)
 
     @tf.function(input_signature=SIGNATURE)
     def step(x, y):
         traced.append(x.shape)
-        return fmicl_tensorflow.fmicl_loss(x, y, implementation="tiled")
+        return loss(x, y, implementation="tiled")
 
     for n in (11, 9, 4, 2):
         x, y = (v[:n] for v in views)
-        assert float(step(x, y)) == pytest.approx(float(fmicl_tensorflow.fmicl_loss(x, y)))
+        assert float(step(x, y)) == pytest.approx(float(loss(x, y)))
     assert len(traced) == 1
 
 
@@ -119,9 +127,10 @@ def test_equal_specs_share_a_compiled_sweep(views):
     assert Counting.calls == before
 
 
-def test_the_graph_does_not_grow_with_the_batch():
+@both_losses
+def test_the_graph_does_not_grow_with_the_batch(name):
     def nodes(n):
-        loss = partial(fmicl_tensorflow.fmicl_loss, implementation="tiled", negatives="all")
+        loss = partial(getattr(fmicl_tensorflow, name), implementation="tiled", negatives="all")
         spec = tf.TensorSpec([n, 4])
         step = tf.function(lambda x, y: gradients(loss, x, y)).get_concrete_function(spec, spec)
         graph = step.graph.as_graph_def()
@@ -137,9 +146,10 @@ def second_derivative(loss, x, y):
     return outer.gradient(gradient, x)
 
 
+@both_losses
 @pytest.mark.parametrize("graph", ["eager", "graph", "XLA"])
-def test_tiled_refuses_a_nested_tape_and_says_what_to_do(views, graph):
-    loss = partial(fmicl_tensorflow.fmicl_loss, implementation="tiled")
+def test_tiled_refuses_a_nested_tape_and_says_what_to_do(views, graph, name):
+    loss = partial(getattr(fmicl_tensorflow, name), implementation="tiled")
     step = GRAPHS[graph](partial(second_derivative, loss), SIGNATURE)
     with pytest.raises(RuntimeError, match=r"use implementation='dense'"):
         step(*views)
@@ -154,9 +164,10 @@ def test_dense_has_second_derivatives(views, graph):
     np.testing.assert_allclose(got, (ahead - behind) / 2e-5, rtol=1e-5, atol=1e-7)
 
 
-def test_a_large_batch_is_tiled_and_so_is_one_of_unknown_size(views):
+@both_losses
+def test_a_large_batch_is_tiled_and_so_is_one_of_unknown_size(views, name):
     refused = pytest.raises(RuntimeError, match=r"use implementation='dense'")
-    step = partial(second_derivative, fmicl_tensorflow.fmicl_loss)
+    step = partial(second_derivative, getattr(fmicl_tensorflow, name))
     step(*views)
     with refused:
         tf.function(step).get_concrete_function(*[tf.TensorSpec([513, 4])] * 2)
@@ -190,9 +201,9 @@ def test_terms_and_persistent_tapes(views, implementation):
     close(seven, 7.0 * loss)
 
 
-@both
-def test_jacobians_recomputation_and_maps(views, implementation):
-    loss = partial(fmicl_tensorflow.fmicl_loss, implementation=implementation)
+@forms
+def test_jacobians_recomputation_and_maps(views, name, implementation):
+    loss = partial(getattr(fmicl_tensorflow, name), implementation=implementation)
     x, y = views
     with tf.GradientTape() as tape:
         tape.watch(x)
@@ -204,9 +215,9 @@ def test_jacobians_recomputation_and_maps(views, implementation):
     close(tf.map_fn(lambda xy: loss(*xy), stacked, fn_output_signature=tf.float64), both_ways)
 
 
-@both
-def test_only_one_side_may_ask_for_gradients(views, implementation):
-    loss = partial(fmicl_tensorflow.fmicl_loss, implementation=implementation, negatives="all")
+@forms
+def test_only_one_side_may_ask_for_gradients(views, name, implementation):
+    loss = partial(getattr(fmicl_tensorflow, name), implementation=implementation, negatives="all")
     x, y = views
     got = gradients(lambda x, y: loss(x, tf.stop_gradient(y)), x, y)
     close(got[0], gradients(loss, x, y)[0])

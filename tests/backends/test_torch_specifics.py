@@ -1,6 +1,7 @@
 """What a PyTorch user relies on: autocast, compile, copies, memory, one-line use."""
 
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from fmicl_core import FMICL, Gaussian, fmicl_reference
 torch = pytest.importorskip("torch", reason="these are tests of the PyTorch backend")
 fmicl_torch = pytest.importorskip("fmicl_torch", reason="these are tests of the PyTorch backend")
 both = pytest.mark.parametrize("implementation", ["dense", "tiled"])
+both_losses = pytest.mark.parametrize("name", ["fmicl_loss", "info_nce_loss"])
 
 
 def views(n=40, d=8, dtype=torch.float64, seed=0):
@@ -68,11 +70,13 @@ def test_the_function_compiles_in_one_graph(implementation):
     def step(x, y):
         named = fmicl_torch.fmicl_loss(x, y, alpha=12.5, implementation=implementation)
         js = fmicl_core.JensenShannon()
-        return named + fmicl_torch.fmicl_loss(x, y, divergence=js, implementation=implementation)
+        other = fmicl_torch.fmicl_loss(x, y, divergence=js, implementation=implementation)
+        return named + other + fmicl_torch.info_nce_loss(x, y, implementation=implementation)
 
     x, y = views()
-    got = torch.compile(step, fullgraph=True, backend="aot_eager")(x, y)
-    assert got.item() == pytest.approx(step(x, y).item(), rel=1e-12)
+    got, expected = torch.compile(step, fullgraph=True, backend="aot_eager")(x, y), step(x, y)
+    assert got.item() == pytest.approx(expected.item(), rel=1e-12)
+    torch.testing.assert_close(gradients(got, x, y), gradients(expected, x, y))
 
 
 def test_dense_has_any_order_of_derivatives():
@@ -82,16 +86,18 @@ def test_dense_has_any_order_of_derivatives():
     assert torch.autograd.gradgradcheck(call, (x, y))
 
 
-def test_tiled_refuses_a_second_derivative_and_says_what_to_do():
+@both_losses
+def test_tiled_refuses_a_second_derivative_and_says_what_to_do(name):
     x, y = views()
-    loss = fmicl_torch.fmicl_loss(x, y, implementation="tiled")
+    loss = getattr(fmicl_torch, name)(x, y, implementation="tiled")
     with pytest.raises(RuntimeError, match=r"use implementation='dense'"):
         torch.autograd.grad(loss, x, create_graph=True)
 
 
-def test_gradient_scales_with_the_loss():
+@both_losses
+def test_gradient_scales_with_the_loss(name):
     x, y = views()
-    loss = fmicl_torch.FMICLLoss(implementation="tiled")
+    loss = partial(getattr(fmicl_torch, name), implementation="tiled")
     one, seven = gradients(loss(x, y), x, y), gradients(7.0 * loss(x, y), x, y)
     torch.testing.assert_close(seven[0], 7.0 * one[0])
 
@@ -108,17 +114,56 @@ def test_terms_are_differentiable_one_by_one():
 
 
 @both
-def test_only_one_side_may_ask_for_gradients(implementation):
+@both_losses
+def test_only_one_side_may_ask_for_gradients(name, implementation):
     x, y = views()
+    of = getattr(fmicl_torch, name)
     frozen = y.detach()
     for negatives in ("cross", "all", "within"):
-        loss = fmicl_torch.FMICLLoss(negatives=negatives, implementation=implementation)
+        loss = partial(of, negatives=negatives, implementation=implementation)
         (got,) = torch.autograd.grad(loss(x, frozen), x)
         torch.testing.assert_close(got, gradients(loss(x, y), x, y)[0])
     with torch.no_grad():
-        value = fmicl_torch.FMICLLoss(implementation=implementation)(x, y)
+        value = of(x, y, implementation=implementation)
     assert not value.requires_grad
-    assert value.item() == pytest.approx(fmicl_torch.fmicl_loss(x, y).item(), rel=1e-12)
+    assert value.item() == pytest.approx(of(x, y).item(), rel=1e-12)
+
+
+@both
+@pytest.mark.parametrize("wanted", ["x", "y", "bank"])
+def test_info_nce_of_a_queue_differentiates_what_is_asked_for(wanted, implementation):
+    x, y = views()
+    bank = torch.randn(9, 8, dtype=torch.float64)
+    arrays = {"x": x.detach(), "y": y.detach(), "bank": bank}
+    loss = partial(fmicl_torch.info_nce_loss, implementation=implementation)
+    every = [v.clone().requires_grad_() for v in arrays.values()]
+    want = torch.autograd.grad(loss(*every[:2], bank=every[2]), every)
+    one = arrays | {wanted: arrays[wanted].clone().requires_grad_()}
+    (got,) = torch.autograd.grad(loss(one["x"], one["y"], bank=one["bank"]), one[wanted])
+    torch.testing.assert_close(got, want[list(arrays).index(wanted)])
+
+
+@both_losses
+def test_the_backward_pass_inside_autocast_is_in_float32(name):
+    x, y = views(dtype=torch.float32)
+    loss = partial(getattr(fmicl_torch, name), implementation="tiled")
+    want = gradients(loss(x, y), x, y)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = gradients(loss(x, y), x, y)
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-7)
+
+
+@both_losses
+def test_gradients_of_several_losses_at_once(name):
+    """`is_grads_batched`, which `torch.autograd.functional.jacobian(vectorize=True)` uses."""
+    x, y = views()
+    loss = partial(getattr(fmicl_torch, name), implementation="tiled")
+    several = torch.stack([loss(x, y), 2.0 * loss(x, y)])
+    (got,) = torch.autograd.grad(
+        several, x, torch.eye(2, dtype=torch.float64), is_grads_batched=True
+    )
+    want = gradients(loss(x, y), x, y)[0]
+    torch.testing.assert_close(got, torch.stack([want, 2.0 * want]))
 
 
 def test_the_module_has_no_state():
@@ -128,7 +173,8 @@ def test_the_module_has_no_state():
     assert loss.load_state_dict({}, strict=True)
 
 
-def test_tiled_saves_linear_memory_for_the_backward_pass():
+@both_losses
+def test_tiled_saves_linear_memory_for_the_backward_pass(name):
     def saved(n, implementation):
         total = 0
 
@@ -139,7 +185,7 @@ def test_tiled_saves_linear_memory_for_the_backward_pass():
 
         x, y = views(n, 16, torch.float32)
         with torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
-            fmicl_torch.fmicl_loss(x, y, implementation=implementation, negatives="cross")
+            getattr(fmicl_torch, name)(x, y, implementation=implementation, negatives="cross")
         return total
 
     assert saved(2048, "tiled") < 2.2 * saved(1024, "tiled")
@@ -147,12 +193,14 @@ def test_tiled_saves_linear_memory_for_the_backward_pass():
     assert saved(2048, "dense") > 3.5 * saved(1024, "dense")
 
 
-def test_auto_is_dense_for_small_batches_and_tiled_for_large_ones():
+@both_losses
+def test_auto_is_dense_for_small_batches_and_tiled_for_large_ones(name):
+    loss = getattr(fmicl_torch, name)
     x, y = views(600, 4)
     with pytest.raises(RuntimeError, match=r"implementation='dense'"):
-        torch.autograd.grad(fmicl_torch.fmicl_loss(x, y), x, create_graph=True)
+        torch.autograd.grad(loss(x, y), x, create_graph=True)
     x, y = views(100, 4)
-    torch.autograd.grad(fmicl_torch.fmicl_loss(x, y), x, create_graph=True)
+    torch.autograd.grad(loss(x, y), x, create_graph=True)
 
 
 @pytest.mark.parametrize("negatives", ["anchor", "within", "cross", "all"])

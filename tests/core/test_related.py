@@ -8,15 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fmicl_core import FMICL, Gaussian, Pearson, fmicl_reference
+from fmicl_core.objective import NEGATIVES
 from fmicl_core.reference import normalize_rows
 from fmicl_core.related import (
     alignment_uniformity_reference,
     donsker_varadhan_reference,
+    info_nce_anchors,
+    info_nce_blocks,
     info_nce_reference,
     spectral_contrastive_reference,
 )
 
 seeds = st.integers(0, 2**32 - 1)
+PAIRS = [(negatives, False) for negatives in NEGATIVES] + [("anchor", True)]
 
 
 def draw(seed, n=6, d=4):
@@ -36,6 +40,18 @@ def test_info_nce_objective_is_above_its_donsker_varadhan_form(seed, temperature
     assert info_nce_form <= donsker_varadhan_reference(x, y, temperature) + 1e-12
     full = info_nce_reference(x, y, temperature, "cross")
     assert full >= info_nce_form + math.log(n - 1) - 1e-12  # its sum has the positive, too
+
+
+@pytest.mark.parametrize(("negatives", "has_bank"), PAIRS)
+def test_blocks_hold_every_anchor_s_pools_once(negatives, has_bank):
+    anchors = {name: set(pools) for name, pools in info_nce_anchors(negatives, has_bank)}
+    served: dict[str, list[str]] = {name: [] for name in anchors}
+    for block, both in info_nce_blocks(negatives, has_bank):
+        served[block.left].append(block.right)
+        if both and not block.symmetric:
+            served[block.right].append(block.left)
+    assert {name: set(pools) for name, pools in served.items()} == anchors
+    assert all(len(pools) == len(set(pools)) for pools in served.values())
 
 
 @given(seed=seeds)
