@@ -22,8 +22,9 @@ $(VENV)/.demo: $(BIN)/python requirements/demo.txt $(CHECKED)
 	$(PIP) install --quiet --no-build-isolation --no-deps -e .
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.demo requirements/test.txt
+$(VENV)/.test: $(VENV)/.demo requirements/test.txt requirements/triton.txt
 	$(PIP) install --quiet -r requirements/test.txt
+	$(PIP) install --quiet --no-deps --upgrade --target $(VENV)/triton -r requirements/triton.txt
 	@touch $@
 
 demo: $(VENV)/.demo  ## train InfoNCE, KL-MICL and JS-MICL on digits, print a table, draw pictures
