@@ -33,20 +33,25 @@ def measure(
 ) -> int:
     """Bytes beyond inputs and gradients at the peak of the second run."""
     step = STEPS[framework](n, d, loss, negatives=negatives, implementation=implementation)
-    return peak_of_second_run(step) - 2 * n * d * 4
+    return peak_of_second_run(step)[0] - 2 * n * d * 4
 
 
-def peak_of_second_run(step: Callable[[], Any]) -> int:
-    """Bytes that the resident set rises in a run, gradients included; a first run compiles."""
+def peak_of_second_run(step: Callable[[], Any]) -> tuple[int, float]:
+    """Bytes that the resident set rises in a run, gradients included; its seconds.
+
+    A first run compiles.
+    """
     step()
     time.sleep(1.0)  # frameworks free their buffers a little later, in threads of their own
     ctypes.CDLL("libc.so.6").malloc_trim(0)  # what the first run freed goes back to the system
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     start = status("VmRSS")
+    started = time.perf_counter()
     kept = step()
+    elapsed = time.perf_counter() - started
     rise = status("VmHWM") - start
     del kept
-    return rise
+    return rise, elapsed
 
 
 def extra_mib(

@@ -16,14 +16,28 @@ def seconds(call: Callable[[], None]) -> float:
     return time.perf_counter() - start
 
 
-def interleaved(calls: dict[str, Callable[[], None]], repeats: int) -> dict[str, list[float]]:
-    """Times of each call, taken in turn so that all see the same machine; one warm-up each."""
-    for call in calls.values():
+def interleaved(
+    calls: dict[str, Callable[[], None]], repeats: int, row: float = 0.0
+) -> dict[str, list[float]]:
+    """Times of each call, taken in turn so that all see the same machine; one warm-up each.
+
+    Args:
+        calls: by name.
+        repeats: turns.
+        row: seconds. A call that needs less is made several times in a row in each turn, after one
+            that does not count, since the one before it may have emptied the caches.
+    """
+    counts = {}
+    for name, call in calls.items():
         call()
+        counts[name] = min(50, int(row / seconds(call)))
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
-            times[name].append(seconds(call))
+            if counts[name]:
+                call()
+            count = max(1, counts[name])
+            times[name].append(sum(seconds(call) for _ in range(count)) / count)
     return times
 
 

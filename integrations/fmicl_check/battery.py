@@ -33,8 +33,9 @@ SHAPE = (37, 37, 8)
 TILE = 17
 #: More pairs than `implementation="auto"` computes at once: tiles of the size users get.
 LARGE = (600, 530, 8)
-#: Central differences differentiate the related losses, so their batch is small.
+#: Central differences differentiate the related losses, so their batch and their tiles are small.
 SMALL = (7, 5, 4)
+SMALL_TILE = 3
 
 DTYPES = ("float64", "float32", "bfloat16")
 SUITABLE = tuple(name for name, make in DIVERGENCES.items() if make().suitable)
@@ -64,7 +65,7 @@ class Case:
         similarity: name in `KERNELS`; of no meaning to a related loss.
         negatives: a scheme, or "bank".
         implementation: "dense", "tiled" (small tiles, so that a small batch has several), or
-            "auto", for which the batch is large; of no meaning to a related loss.
+            "auto", for which the batch is large; of the related losses only InfoNCE has forms.
         dtype: of the features.
         compiled: by torch.compile, jax.jit, tf.function with XLA.
     """
@@ -189,6 +190,8 @@ def _related() -> Iterator[Case]:
     for loss, schemes in RELATED.items():
         for j, scheme in enumerate(schemes):
             yield Case(loss, negatives=scheme, compiled=j > 0)
+            if loss == "info_nce_loss":
+                yield Case(loss, negatives=scheme, implementation="tiled")
 
 
 def run_case(framework: str | Adapter, case: Case, device: str = "cpu") -> Outcome:
@@ -223,7 +226,10 @@ def _compute(adapter: Adapter, case: Case, features: dict[str, Array]) -> Result
     arrays: dict[str, Any] = {"bank": None, **features}
     if case.is_related:
         options = {} if case.negatives in ("", "bank") else {"negatives": case.negatives}
-        return adapter.call(case.loss, arrays, case.dtype, case.compiled, **options)
+        if case.implementation != "dense":
+            options["implementation"] = case.implementation
+        with adapter.tiles(SMALL_TILE):
+            return adapter.call(case.loss, arrays, case.dtype, case.compiled, **options)
     with adapter.tiles(TILE) if case.implementation == "tiled" else nullcontext():
         return adapter.evaluate(
             arrays["x"], arrays["y"], arrays["bank"], case.objective,

@@ -7,8 +7,8 @@ from typing import Any, Self
 import keras
 
 from fmicl_core import FMICL, Divergence, Similarity
-from fmicl_core.checks import check_bool, check_positive
-from fmicl_core.objective import DEFAULTS
+from fmicl_core.checks import check_bool, check_choice, check_positive
+from fmicl_core.objective import DEFAULTS, IMPLEMENTATIONS
 from fmicl_core.related import RELATED_DEFAULTS, info_nce_anchors
 from fmicl_keras.anchors import fmicl_by_anchor, info_nce_by_anchor
 from fmicl_keras.native import Tensor, count, float32_at_least, library, per_sample, split_views
@@ -179,8 +179,9 @@ class InfoNCELoss(TwoViewLoss):
     mean over its views that are anchors.
 
     Args:
-        temperature, negatives, normalize: as for the backend's `info_nce_loss`; negatives="all" is
-            the NT-Xent of SimCLR.
+        temperature, negatives, normalize, implementation: as for the backend's `info_nce_loss`;
+            negatives="all" is the NT-Xent of SimCLR. With weights, or reduction "none", all pairs
+            are held at once whatever the implementation.
         reduction, name, dtype: as for `FMICLLoss`.
 
     Raises:
@@ -195,6 +196,7 @@ class InfoNCELoss(TwoViewLoss):
         temperature: float = RELATED_DEFAULTS.temperature,
         negatives: str = RELATED_DEFAULTS.negatives,
         normalize: bool = RELATED_DEFAULTS.normalize,
+        implementation: str = "auto",
         reduction: str | None = "sum_over_batch_size",
         name: str | None = "info_nce_loss",
         dtype: Any = None,
@@ -203,6 +205,7 @@ class InfoNCELoss(TwoViewLoss):
         info_nce_anchors(negatives, has_bank=False)
         self.temperature, self.negatives = check_positive("temperature", temperature), negatives
         self.normalize = check_bool("normalize", normalize)
+        self.implementation = check_choice("implementation", implementation, IMPLEMENTATIONS)
 
     def of_batch(self, x: Tensor, y: Tensor) -> Tensor:
         """The loss of the views x (N, D) and y (N, D); scalar."""
@@ -215,4 +218,5 @@ class InfoNCELoss(TwoViewLoss):
 
     def options(self) -> dict[str, Any]:
         """The options, as they would be passed."""
-        return {name: getattr(self, name) for name in ("temperature", "negatives", "normalize")}
+        names = ("temperature", "negatives", "normalize", "implementation")
+        return {name: getattr(self, name) for name in names}
