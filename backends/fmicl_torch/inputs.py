@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from fmicl_core.checks import check_bool, check_features, invalid, non_finite
+from fmicl_core.objective import choose_implementation
 from fmicl_torch.dense import Rows
-from fmicl_torch.ops import normalize_rows
+from fmicl_torch.ops import UnitRows, normalize_rows
 
 
 def prepare(
@@ -16,6 +17,7 @@ def prepare(
     normalize: bool,
     *,
     least: int = 2,
+    implementation: str = "dense",
 ) -> Rows:
     """Checked features by name, in float32 at least, of unit length where asked for.
 
@@ -25,6 +27,8 @@ def prepare(
         bank: negatives, or None.
         normalize: scale rows to unit length.
         least: rows that x needs without a bank; 1 for a shard of a distributed batch.
+        implementation: what the loss will use. All but the dense form can be differentiated once,
+            and so can their unit rows, which keep less in memory.
 
     Raises:
         ValueError: a feature array is no tensor, or shapes, dtypes or devices do not fit.
@@ -44,7 +48,12 @@ def prepare(
     )
     with torch.autocast(x.device.type, enabled=False):
         rows = {k: v if v.dtype == torch.float64 else v.float() for k, v in given.items()}
-        return {k: normalize_rows(v) for k, v in rows.items()} if normalize else rows
+        if not normalize:
+            return rows
+        k = len(x if bank is None else bank)
+        dense = choose_implementation(implementation, len(x), k, kernel=True) == "dense"
+        unit = normalize_rows if dense else UnitRows.apply
+        return {name: unit(value) for name, value in rows.items()}
 
 
 def explain_non_finite(

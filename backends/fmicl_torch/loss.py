@@ -123,7 +123,9 @@ def _terms(
     check_choice("implementation", implementation, CHOICES)
     objective = objective_of(number)
     shared = distributed is not False
-    rows = prepare(x, y, bank, objective.normalize, least=1 if shared else 2)
+    form = implementation if samples is None else "dense"
+    least = 1 if shared else 2
+    rows = prepare(x, y, bank, objective.normalize, least=least, implementation=form)
     kernel = kernel_dtype(implementation, number, x)
     ranks = ranks_of(distributed, x) if shared else None
     with torch.autocast(x.device.type, enabled=False):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from fmicl_core.checks import once_differentiable
 from fmicl_core.ops import Ops
 
 
@@ -52,6 +53,31 @@ def normalize_rows(x: torch.Tensor) -> torch.Tensor:
     scaled = x / torch.where(largest == 0, 1.0, largest)
     square = (scaled * scaled).sum(dim=1, keepdim=True)
     return scaled / torch.where(square == 0, 1.0, square).sqrt()
+
+
+class UnitRows(torch.autograd.Function):
+    """`normalize_rows`, once differentiable: keeps only its result and two numbers a row."""
+
+    @staticmethod
+    def forward(ctx, x: torch.Tensor) -> torch.Tensor:  # type: ignore[no-untyped-def]
+        """x / |x|; (N, D) to (N, D)."""
+        largest = x.abs().amax(dim=1, keepdim=True)
+        largest = torch.where(largest == 0, 1.0, largest)
+        unit = x / largest
+        length = torch.linalg.vector_norm(unit, dim=1, keepdim=True)
+        length = torch.where(length == 0, 1.0, length)
+        unit.div_(length)
+        ctx.save_for_backward(unit, largest, length)
+        return unit
+
+    @staticmethod
+    def backward(ctx, upstream: torch.Tensor) -> torch.Tensor:  # type: ignore[no-untyped-def,override]
+        """The part of the gradient at right angles to the row, over its length."""
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            raise once_differentiable()
+        unit, largest, length = ctx.saved_tensors
+        inner = (unit * upstream).sum(dim=1, keepdim=True)
+        return torch.addcmul(upstream, unit, inner, value=-1.0).div_(length).div_(largest)
 
 
 def off_diagonal(square: torch.Tensor) -> torch.Tensor:

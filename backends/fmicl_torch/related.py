@@ -53,7 +53,7 @@ def info_nce_loss(
     temperature = check_positive("temperature", temperature)
     check_choice("implementation", implementation, IMPLEMENTATIONS)
     anchors = info_nce_anchors(negatives, bank is not None)
-    rows = prepare(x, y, bank, normalize)
+    rows = prepare(x, y, bank, normalize, implementation=implementation)
     form = choose_implementation(implementation, len(x), len(rows.get("bank", x)))
     with torch.autocast(x.device.type, enabled=False):
         if form == "tiled":

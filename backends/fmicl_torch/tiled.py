@@ -128,7 +128,6 @@ class _Sweep:
         self.columns = columns
         self.a, self.b, self.c = objective.coefficients()
         self.left, self.right = left, left if right is None else right
-        self.scaled = self.a * left
         self.bias = self.right.new_full((len(self.right),), self.c)
         if self.b:
             self.bias += self.b * self.right.square().sum(dim=1)
@@ -151,7 +150,7 @@ class _Sweep:
 
     def tile(self, i: slice, j: slice, on_diagonal: bool) -> None:
         """Add the tile of rows i and columns j."""
-        z = torch.addmm(self.bias[j], self.scaled[i], self.right[j].T)
+        z = torch.addmm(self.bias[j], self.left[i], self.right[j].T, alpha=self.a)
         if self.b:
             z += self.left_bias[i]
         total, weight = self._evaluate(z, on_diagonal)
