@@ -96,7 +96,7 @@ MUTATIONS = [
         ("i if right is None else 0", "0"),
         ("skips_diagonal and i == j", "False"),
         ("(len(others) - skips_diagonal)", "len(others)"),
-        ("self.scaled = self.a * left", "self.scaled = left"),
+        ("alpha=self.a)", "alpha=1.0)"),
         ("self.bias += self.b", "self.bias -= self.b"),
         ("alpha=2 if mirrored else 1", "alpha=1"),
         ("mirrored or self.columns)", "mirrored)"),

@@ -60,7 +60,7 @@ class UnitRows(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: torch.Tensor) -> torch.Tensor:  # type: ignore[no-untyped-def]
-        """x / |x|; (N, D) to (N, D)."""
+        """Scale rows, x / |x|; (N, D) to (N, D)."""
         largest = x.abs().amax(dim=1, keepdim=True)
         largest = torch.where(largest == 0, 1.0, largest)
         unit = x / largest
