@@ -25,7 +25,7 @@ from benchmarks.timing import Row, interleaved, median_ratio, medians
 
 SIZES = (256, 512, 1024, 4096, 16384, 65536)
 #: What one loss may take of this machine before it counts as failed.
-LIMIT_GIB, LIMIT_SECONDS = 18, 150.0
+LIMIT_GIB, LIMIT_SECONDS = 18, 240.0
 #: Above this time of one step a loss is not timed again in turn with the others, and above the
 #: next ones, ours and theirs, it has no further sizes.
 ONCE_SECONDS, LAST_SECONDS = 3.0, {True: 3.0, False: 2.5}
@@ -54,7 +54,7 @@ def probe_here(name: str, n: int, d: int) -> Row:
     step = contestant.step(n, d)
     rise, once = peak_of_second_run(step)
     row: Row = {"extra_mib": round((rise - 2 * n * d * 4) / 2**20, 1), "once_s": round(once, 4)}
-    if contestant.saved is not None:
+    if contestant.saved is not None and n <= 16384:  # a forward pass more
         row["saved_mib"] = round(contestant.saved(n, d) / 2**20, 2)
     if n <= 1024:
         row["error"] = float(f"{contestant.error(n, d):.1e}")

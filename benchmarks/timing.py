@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -32,8 +33,11 @@ def interleaved(
         call()
         counts[name] = min(50, int(row / seconds(call)))
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(repeats):
-        for name, call in calls.items():
+    order = list(calls)
+    for turn in range(repeats):
+        random.Random(turn).shuffle(order)  # so that none always follows the same other
+        for name in order:
+            call = calls[name]
             if counts[name]:
                 call()
             count = max(1, counts[name])
