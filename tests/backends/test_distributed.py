@@ -12,7 +12,7 @@ PROGRAMS = Path(__file__).parent / "ranks"
 FRAMEWORKS = ("torch", "jax", "tensorflow")
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("ranks", [pytest.param(2, marks=pytest.mark.slow), 4])
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_ranks_equal_one_process(require, framework, ranks):
     """Uneven shards where the framework has them, every scheme, a bank, dense and tiled."""

@@ -211,6 +211,14 @@ def test_bad_sources_are_named(tmp_path, name, message):
         training_columns(bad_source(name, tmp_path))
 
 
+@pytest.fixture
+def offline(monkeypatch):
+    """As the hub's libraries are with HF_HUB_OFFLINE=1: they do not try for a minute."""
+    for module in ("huggingface_hub.constants", "datasets.config"):
+        monkeypatch.setattr(f"{module}.HF_HUB_OFFLINE", True)
+
+
+@pytest.mark.usefixtures("offline")
 def test_what_is_only_on_the_hub_says_what_to_download():
     with pytest.raises(ValueError, match=r"Download the file wiki1m_for_simcse.txt.*with --data"):
         read_table("wiki1m")
@@ -272,7 +280,9 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("arguments", "message"), MISTAKES, ids=[" ".join(a) for a, _ in MISTAKES])
-def test_mistakes_end_in_one_line(tmp_path, sts, monkeypatch, capsys, arguments, message):
+def test_mistakes_end_in_one_line(tmp_path, sts, monkeypatch, capsys, request, arguments, message):
+    if "some-model" in arguments:
+        request.getfixturevalue("offline")
     monkeypatch.chdir(tmp_path)
     base = ["--data", sts, "--out", tmp_path / "run", "--device", "cpu", "--batch-size", 4]
     code, _, err = fmicl(monkeypatch, capsys, "train", "simcse", *base, *arguments)

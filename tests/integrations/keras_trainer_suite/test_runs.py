@@ -21,7 +21,12 @@ BACKEND = os.environ["KERAS_BACKEND"]
 once = pytest.mark.skipif(BACKEND != "tensorflow", reason="the same on every backend")
 
 
-@pytest.mark.parametrize("method", METHODS if BACKEND == "tensorflow" else ["moco"])
+@pytest.mark.parametrize(
+    "method",
+    METHODS
+    if BACKEND == "tensorflow"
+    else [pytest.param("moco", marks=pytest.mark.slow if BACKEND == "jax" else ())],
+)
 def test_an_interrupted_run_resumes_bit_for_bit(
     tmp_path, monkeypatch, method, tiny, fit, trainer_of, numpy
 ):
