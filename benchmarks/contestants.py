@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.steps import views
+from benchmarks.steps import jax_step_of, torch_step_of, views
 from fmicl_core import FMICL, fmicl_reference
 from fmicl_core.related import info_nce_reference
 
@@ -42,7 +42,7 @@ class Contestant:
 
     def step(self, n: int, d: int) -> Callable[[], Any]:
         """Runs loss and gradient once and returns the gradients."""
-        return {"torch": torch_step, "jax": jax_step}[self.framework](self.make(), n, d)
+        return {"torch": torch_step_of, "jax": jax_step_of}[self.framework](self.make(), n, d)
 
     def error(self, n: int, d: int) -> float:
         """Relative error of the loss."""
@@ -66,27 +66,6 @@ def as_array(v: np.ndarray, framework: str) -> Any:
     import torch
 
     return torch.from_numpy(v)
-
-
-def torch_step(loss: Callable[[Any, Any], Any], n: int, d: int) -> Callable[[], Any]:
-    """Forward and backward in PyTorch."""
-    x, y = (as_array(v, "torch").requires_grad_() for v in views(n, d))
-
-    def step() -> Any:
-        x.grad = y.grad = None
-        loss(x, y).backward()
-        return x.grad, y.grad
-
-    return step
-
-
-def jax_step(loss: Callable[[Any, Any], Any], n: int, d: int) -> Callable[[], Any]:
-    """Value and gradient under jax.jit."""
-    import jax
-
-    x, y = (as_array(v, "jax") for v in views(n, d))
-    run = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
-    return lambda: jax.block_until_ready(run(x, y))
 
 
 def saved_bytes(make: Callable[[], Callable[[Any, Any], Any]], n: int, d: int) -> int:

@@ -24,31 +24,40 @@ def views(n: int, d: int) -> list[np.ndarray]:
 
 
 def torch_step(n: int, d: int, loss: str = "fmicl_loss", **options: Any) -> Step:
+    """A loss of fmicl_torch, eager."""
+    import fmicl_torch
+
+    return torch_step_of(partial(getattr(fmicl_torch, loss), **options), n, d)
+
+
+def torch_step_of(loss: Callable[[Any, Any], Any], n: int, d: int) -> Step:
     """Eager, as most PyTorch code is; gradients go into buffers that stay."""
     import torch
 
-    import fmicl_torch
-
-    of = getattr(fmicl_torch, loss)
     x, y = (torch.from_numpy(v).requires_grad_() for v in views(n, d))
 
     def step() -> tuple[Any, Any]:
         for leaf in (x, y):
             leaf.grad = None
-        of(x, y, **options).backward()
+        loss(x, y).backward()
         return x.grad, y.grad
 
     return step
 
 
 def jax_step(n: int, d: int, loss: str = "fmicl_loss", **options: Any) -> Step:
+    """A loss of fmicl_jax."""
+    import fmicl_jax
+
+    return jax_step_of(partial(getattr(fmicl_jax, loss), **options), n, d)
+
+
+def jax_step_of(loss: Callable[[Any, Any], Any], n: int, d: int) -> Step:
     """Under jax.jit."""
     import jax
 
-    import fmicl_jax
-
     x, y = (jax.device_put(v) for v in views(n, d))
-    run = jax.jit(jax.grad(partial(getattr(fmicl_jax, loss), **options), argnums=(0, 1)))
+    run = jax.jit(jax.grad(loss, argnums=(0, 1)))
     return lambda: jax.block_until_ready(run(x, y))  # type: ignore[no-any-return]
 
 

