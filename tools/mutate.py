@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CORE = "fmicl_core/"
 TORCH, JAX = "backends/fmicl_torch/", "backends/fmicl_jax/"
 TENSORFLOW = "backends/fmicl_tensorflow/"
-DIVERGENCES = ["tests/core/test_divergences.py"]
+DIVERGENCES = ["tests/core/test_divergences.py", "tests/core/test_objective.py"]
 OBJECTIVE = ["tests/core/test_objective.py", "tests/core/test_reference.py"]
 
 

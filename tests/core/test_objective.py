@@ -17,6 +17,7 @@ from fmicl_core import (
     Cosine,
     Gaussian,
     Laplace,
+    Tsallis,
     get_similarity,
 )
 from fmicl_core.objective import NEGATIVES, negative_blocks
@@ -98,6 +99,21 @@ def test_cosine_is_refused_where_no_temperature_helps(name):
 def test_cosine_serves_conjugates_that_are_finite_everywhere(name):
     FMICL(name, Cosine(0.05))
     FMICL(name, Cosine(0.05), normalize=False)
+
+
+def test_a_tsallis_order_below_1_takes_no_cosine():
+    """Its conjugate is finite below 0 alone, and cosines have both signs."""
+    with pytest.raises(ValueError, match="`similarity`"):
+        FMICL(Tsallis(0.5), Cosine(1.0))
+
+
+@pytest.mark.parametrize("kernel", [Laplace(0.7, 1.5), Cauchy(1.3, 0.5)], ids=repr)
+@pytest.mark.parametrize("normalize", [True, False])
+def test_kernels_are_of_the_squared_distance(kernel, normalize):
+    x, y = np.array([0.6, 0.8]), np.array([-1.0, 0.0])
+    a, b, c = FMICL("kl", kernel, normalize=normalize).coefficients()
+    z = a * (x @ y) + b * (x @ x + y @ y) + c
+    assert z == pytest.approx(((x - y) ** 2).sum())
 
 
 @pytest.mark.parametrize("kernel", [Laplace(0.7, 1.5), Cauchy(1.3, 0.5)], ids=repr)
