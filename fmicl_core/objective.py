@@ -29,6 +29,7 @@ DEFAULTS = Defaults()
 IMPLEMENTATIONS = ("auto", "dense", "tiled")
 #: A fused routine for accelerators, in the backends that have one.
 KERNEL = "kernel"
+WITH_KERNEL = (*IMPLEMENTATIONS, KERNEL)
 #: Up to this many pairs in a block the dense form is as fast and its memory does not matter.
 DENSE_PAIRS = 512 * 512
 
@@ -43,7 +44,7 @@ def choose_implementation(
     Raises:
         ValueError: `implementation` is unknown (the message lists the names).
     """
-    known = (*IMPLEMENTATIONS, KERNEL) if kernel else IMPLEMENTATIONS
+    known = WITH_KERNEL if kernel else IMPLEMENTATIONS
     check_choice("implementation", implementation, known)
     if implementation != "auto":
         return implementation

@@ -1,10 +1,11 @@
-"""Compile the Triton kernel for NVIDIA GPUs, on any Linux machine, and show what it needs.
+"""Compile the Triton and Pallas kernels for NVIDIA GPUs, on any Linux machine; show their needs.
 
     python tools/compile_kernel.py                # every dtype, width and kind of block
     python tools/compile_kernel.py --quick        # a few of them, as the tests do
 
 Ends with an error where a kernel does not compile or needs more shared memory than the GPU has.
-It shows that kernels are accepted, not that they are right or fast: that takes a GPU.
+It shows that kernels are accepted, not that they are right or fast: that takes a GPU. The Triton
+code that Pallas writes is compiled by the Triton that is installed, which on a GPU is XLA's own.
 """
 
 import argparse
@@ -15,15 +16,22 @@ import sys
 import tempfile
 from pathlib import Path
 
+import jax
 import torch
 import triton
+from jax._src.pallas.triton.lowering import _new_ir_context
+from jaxlib.mlir import ir
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from fmicl_core import DIVERGENCES, FMICL, Laplace, get_divergence
+from fmicl_core.kernel import tiles_for
+from fmicl_jax.kernel import Kernel
+from fmicl_jax.pallas_kernel import block_sums
+from fmicl_jax.tiled import pairwise_of
 from fmicl_torch import kernel, triton_kernel
 
-POINTERS = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}
+POINTERS = {"bfloat16": "*bf16", "float16": "*fp16", "float32": "*fp32", "tf32": "*fp32"}
 #: Compute capability and KiB of shared memory a program may use: A100, RTX 4090, H100 and H200.
 GPUS = {80: 163, 89: 99, 90: 227}
 #: How a block is summed: half of a symmetric one, a full one, rows alone without atomics, the loss.
@@ -33,17 +41,21 @@ KINDS = {
     "rows": {"TRIANGLE": False, "GRAD": True, "ATOMIC": False, "COLUMNS": False},
     "loss": {"TRIANGLE": True, "GRAD": False, "ATOMIC": False, "COLUMNS": False},
 }
+#: Those that Pallas' kernel has.
+PALLAS_KINDS = ("rows", "loss")
 
 
-def compiled(objective, dtype, d, kind, gpu):
-    """The compiled kernel and its tiles."""
-    tiles = kernel.tiles_for(d, dtype, 1024 * GPUS[gpu], KINDS[kind]["COLUMNS"])
+def compiled(objective, precision, d, kind, gpu):
+    """The Triton kernel of fmicl_torch, compiled, and its tiles."""
+    tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    name = "float32" if tf32 else precision
+    tiles = tiles_for(d, name, tf32, 1024 * GPUS[gpu], KINDS[kind]["COLUMNS"])
     chunks = -(-d // tiles.width)
-    fixed = kernel.constants(objective, dtype, chunks, tiles) | KINDS[kind]
+    fixed = kernel.constants(objective, getattr(torch, name), chunks, tiles) | KINDS[kind]
     fixed |= {"SKIPS": True, "BIAS": bool(objective.coefficients()[1])}
     names = triton_kernel.block_sums.arg_names
     types = dict.fromkeys(names, "*fp32") | dict.fromkeys(fixed, "constexpr")
-    types |= dict.fromkeys(("left", "right"), POINTERS[dtype])
+    types |= dict.fromkeys(("left", "right"), POINTERS[precision])
     types |= dict.fromkeys(("n", "k", "span"), "i32") | dict.fromkeys("ac", "fp32")
     aligned = [name for name in names if types[name].startswith("*")]
     source = ASTSource(
@@ -53,6 +65,36 @@ def compiled(objective, dtype, d, kind, gpu):
     options = {"num_warps": tiles.warps, "num_stages": tiles.stages}
     target = GPUTarget("cuda", gpu, 32)
     return triton.compile(source, target=target, options=options), tiles
+
+
+def compiled_pallas(objective, precision, d, kind, gpu):
+    """The Pallas kernel of fmicl_jax, compiled, and its tiles."""
+    tf32, memory = precision == "tf32", 1024 * GPUS[gpu]
+    name = "float32" if tf32 else precision
+    pairwise = pairwise_of(objective, True, Kernel(name, tf32, 132, memory, False))
+    rows = jax.ShapeDtypeStruct((4096, d), "float32")
+    sums = jax.jit(lambda x, y: block_sums(x, y, pairwise, kind == "rows", kind == "loss"))
+    module = sums.trace(rows, rows).lower(lowering_platforms=("cuda",)).compiler_ir()
+    (call,) = operations(module.operation, "custom_call")
+    settings = ir.DictAttr(call.attributes["mhlo.backend_config"])
+    with _new_ir_context(), tempfile.TemporaryDirectory() as folder:
+        written = ir.Module.parse(ir.StringAttr(settings["ir"]).value_bytes)
+        path = Path(folder) / "kernel.ttir"
+        path.write_text(str(written))
+        names = "num_warps", "num_stages"
+        options = {name: ir.IntegerAttr(settings[name]).value for name in names}
+        made = triton.compile(str(path), target=GPUTarget("cuda", gpu, 32), options=options)
+    return made, tiles_for(d, name, tf32, memory, atomic=False)
+
+
+def operations(operation, name):
+    """The operations whose names end so, within another, at any depth."""
+    for region in operation.regions:
+        for block in region:
+            for inner in block:
+                if inner.operation.name.endswith(name):
+                    yield inner
+                yield from operations(inner.operation, name)
 
 
 def registers(binary):
@@ -65,19 +107,19 @@ def registers(binary):
     return map(int, re.search(r"REG:(\d+) STACK:(\d+)", text).groups())
 
 
-def show(name, objective, precision, d, kind, gpu):
+def show(library, name, objective, precision, d, kind, gpu):
     """Compile one kernel, print its needs, and return whether the GPU can hold it."""
-    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-    dtype = getattr(torch, "float32" if precision == "tf32" else precision)
-    made, tiles = compiled(objective, dtype, d, kind, gpu)
+    compile_it = {"torch": compiled, "jax": compiled_pallas}[library]
+    made, tiles = compile_it(objective, precision, d, kind, gpu)
     count, spilled = registers(made.asm["cubin"])
     memory = made.metadata.shared / 1024
     tensor_cores = bool(re.search(r"wgmma|mma\.sync", made.asm["ptx"]))
     fits = memory <= GPUS[gpu]
     print(
-        f"sm_{gpu} {name:24} {precision:8} D={d:<5} {kind:8} tiles {tiles.rows}x{tiles.columns}"
-        f"x{tiles.width}: {count} registers, {spilled} bytes spilled, {memory:.0f} KiB shared,"
-        f" {'tensor cores' if tensor_cores else 'no tensor cores'}{'' if fits else ' TOO LARGE'}",
+        f"{library:5} sm_{gpu} {name:17} {precision:8} D={d:<5} {kind:8} tiles"
+        f" {tiles.rows}x{tiles.columns}x{tiles.width}: {count} registers, {spilled} bytes spilled,"
+        f" {memory:.0f} KiB shared, {'tensor cores' if tensor_cores else 'no tensor cores'}"
+        f"{'' if fits else ' TOO LARGE'}",
         flush=True,
     )
     return fits
@@ -86,24 +128,30 @@ def show(name, objective, precision, d, kind, gpu):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true")
-    quick = parser.parse_args().quick
+    parser.add_argument("--library", choices=["torch", "jax"], help="one of them alone")
+    arguments = parser.parse_args()
     if os.environ.get("TRITON_INTERPRET") == "1":
         parser.error("TRITON_INTERPRET=1 leaves nothing to compile")
     js = FMICL("js")
     objectives = {name: FMICL(name) for name in DIVERGENCES if get_divergence(name).suitable}
     objectives |= {"laplace": FMICL("vlc", Laplace()), "raw": FMICL("js", normalize=False)}
-    if quick:
-        jobs = [("js", js, "bfloat16", 128, "triangle", 90),
-                ("js", js, "bfloat16", 128, "rows", 80),
-                ("raw", objectives["raw"], "float32", 100, "full", 90),
-                ("laplace", objectives["laplace"], "tf32", 64, "full", 89)]  # fmt: skip
+    kinds = {"torch": KINDS, "jax": PALLAS_KINDS}
+    if arguments.quick:
+        raw, laplace = objectives["raw"], objectives["laplace"]
+        jobs = [("torch", "js", js, "bfloat16", 128, "triangle", 90),
+                ("torch", "js", js, "bfloat16", 128, "rows", 80),
+                ("torch", "raw", raw, "float32", 100, "full", 90),
+                ("torch", "laplace", laplace, "tf32", 64, "full", 89),
+                ("jax", "raw", raw, "bfloat16", 200, "rows", 90),
+                ("jax", "laplace", laplace, "tf32", 64, "loss", 80)]  # fmt: skip
     else:
-        jobs = [("js", js, precision, d, kind, gpu)
-                for gpu in GPUS for precision in ("bfloat16", "float16", "tf32", "float32")
-                for d in (5, 64, 100, 128, 256, 512, 1024) for kind in KINDS]  # fmt: skip
-        jobs += [(name, objective, "bfloat16", 128, "full", 90)
+        jobs = [(library, "js", js, precision, d, kind, gpu)
+                for library, of_library in kinds.items() for gpu in GPUS for precision in POINTERS
+                for d in (5, 64, 100, 128, 256, 512, 1024) for kind in of_library]  # fmt: skip
+        jobs += [(library, name, objective, "bfloat16", 128, kind, 90)
+                 for library, kind in (("torch", "full"), ("jax", "rows"))
                  for name, objective in objectives.items()]  # fmt: skip
-    fits = [show(*job) for job in jobs]
+    fits = [show(*job) for job in jobs if arguments.library in (None, job[0])]
     print(f"{sum(fits)} of {len(fits)} kernels fit")
     sys.exit(0 if all(fits) else 1)
 

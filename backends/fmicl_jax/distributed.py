@@ -66,8 +66,9 @@ def shared_uniformity(
         if n > 1:
             share = block.share * (n - 1) / pairs
             total += share * block_mean(left, here, objective, True)
-        others = _others(right, axis_name)
-        total += block.share * len(others) / pairs * block_mean(left, others, objective, False)
+        if devices > 1:
+            others = _others(right, axis_name)
+            total += block.share * len(others) / pairs * block_mean(left, others, objective, False)
     return jax.lax.psum(total / devices, axis_name)
 
 

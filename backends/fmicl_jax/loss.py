@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -10,10 +11,11 @@ import jax.numpy as jnp
 
 from fmicl_core import FMICL, Divergence, Similarity
 from fmicl_core.checks import check_bool, check_choice, overflowed
-from fmicl_core.objective import DEFAULTS, IMPLEMENTATIONS, choose_implementation
+from fmicl_core.objective import DEFAULTS, KERNEL, WITH_KERNEL, choose_implementation
 from fmicl_jax.dense import dense_block_mean, dense_uniformity, positive_scores
 from fmicl_jax.distributed import axis_size, shared_mean, shared_uniformity
 from fmicl_jax.inputs import explain_non_finite, prepare
+from fmicl_jax.kernel import kernel_for
 from fmicl_jax.tiled import tiled_block_mean, tiled_uniformity
 
 
@@ -57,7 +59,8 @@ def fmicl_loss(
         normalize: scale every row to unit length first; a zero row stays zero and counts as
             orthogonal to every other.
         implementation: "dense" (any-order derivatives, O(N^2) memory), "tiled" (one pass, O(N D)
-            memory, differentiable once), or "auto", by size.
+            memory, differentiable once), "kernel" (as tiled, fused on an NVIDIA GPU by Pallas;
+            products in the dtype of the features), or "auto", by size, device and dtype.
         check_finite: raise when the loss is not finite, which costs one read of a scalar. Skipped
             while tracing, where NaN shows in the loss.
         axis_name: axis of the `jax.shard_map` or `jax.pmap` around the call, for the loss of the
@@ -114,18 +117,24 @@ def _terms(
     axis_name: str | None,
 ) -> FMICLTerms:
     check_bool("check_finite", check_finite)
-    check_choice("implementation", implementation, IMPLEMENTATIONS)
+    check_choice("implementation", implementation, WITH_KERNEL)
     rows = prepare(x, y, bank, objective.normalize, least=2 if axis_name is None else 1)
     devices = 1 if axis_name is None else axis_size(axis_name, x)
     n, k = devices * len(x), len(bank) if bank is not None else devices * len(x)
-    dense = choose_implementation(implementation, n, k) == "dense"
+    kernel = kernel_for(implementation, objective, x, max(n, k))
+    form = choose_implementation(implementation, n, k, kernel is not None)
+    kernel = kernel if form == KERNEL else None
     scores = positive_scores(rows, objective)
     if axis_name is None:
         alignment = scores.mean()
-        uniformity = (dense_uniformity if dense else tiled_uniformity)(rows, objective)
+        if form == "dense":
+            uniformity = dense_uniformity(rows, objective)
+        else:
+            uniformity = tiled_uniformity(rows, objective, kernel)
     else:
         alignment = shared_mean(scores, axis_name)
-        block_mean = dense_block_mean if dense else tiled_block_mean
+        tiled = partial(tiled_block_mean, kernel=kernel)
+        block_mean = dense_block_mean if form == "dense" else tiled
         uniformity = shared_uniformity(rows, objective, block_mean, axis_name)
     loss = objective.alpha * uniformity - alignment
     if check_finite and not isinstance(loss, jax.core.Tracer) and not jnp.isfinite(loss):
@@ -164,7 +173,7 @@ class FMICLLoss:
         for name in ("divergence", "similarity", "alpha"):
             object.__setattr__(self, name, getattr(o, name))
         object.__setattr__(self, "_objective", o)
-        check_choice("implementation", self.implementation, IMPLEMENTATIONS)
+        check_choice("implementation", self.implementation, WITH_KERNEL)
         check_bool("check_finite", self.check_finite)
 
     @property

@@ -18,6 +18,7 @@ from jax.custom_derivatives import SymbolicZero
 from fmicl_core import FMICL, Divergence, Similarity
 from fmicl_core.checks import once_differentiable
 from fmicl_jax.dense import Rows
+from fmicl_jax.kernel import Kernel
 from fmicl_jax.ops import JAX, product, square_lengths
 
 #: Rows and columns of a tile, at most. On a CPU a float32 tile stays in the L2 cache.
@@ -33,32 +34,45 @@ class Pairwise(NamedTuple):
     coefficients: tuple[float, float, float]
     skips_diagonal: bool
     tile: int
+    kernel: Kernel | None
 
 
-def tiled_uniformity(rows: Rows, objective: FMICL) -> jax.Array:
+#: Gradients in left and in right, where wanted; of a symmetric block the first is the whole one.
+Gradients = tuple[jax.Array | None, jax.Array | None]
+
+
+def tiled_uniformity(rows: Rows, objective: FMICL, kernel: Kernel | None = None) -> jax.Array:
     """Uniformity in one pass; equals `dense_uniformity(rows, objective)`, once differentiable.
 
     Args:
         rows: features by the names "x" (N, D), "y" (N, D) and, if given, "bank" (K, D).
         objective: the settings; its normalization has been applied.
+        kernel: the Pallas kernel, or None for plain tiles.
     """
     total = jnp.zeros((), rows["x"].dtype)
     for block in objective.blocks("bank" in rows):
         right = None if block.symmetric else rows[block.right]
-        mean = tiled_block_mean(rows[block.left], right, objective, block.skips_diagonal)
+        mean = tiled_block_mean(rows[block.left], right, objective, block.skips_diagonal, kernel)
         total = total + block.share * mean
     return total
 
 
 def tiled_block_mean(
-    left: jax.Array, right: jax.Array | None, objective: FMICL, skips_diagonal: bool
+    left: jax.Array,
+    right: jax.Array | None,
+    objective: FMICL,
+    skips_diagonal: bool,
+    kernel: Kernel | None = None,
 ) -> jax.Array:
     """Mean penalty over the pairs (left_i, right_j), i != j if so asked; right None means left."""
-    tile = tile_size()
-    pairwise = Pairwise(
-        objective.generator, objective.critic, objective.coefficients(), skips_diagonal, tile
-    )
-    return _block_mean(left, right, pairwise)
+    return _block_mean(left, right, pairwise_of(objective, skips_diagonal, kernel))
+
+
+def pairwise_of(objective: FMICL, skips_diagonal: bool, kernel: Kernel | None = None) -> Pairwise:
+    """What matters to the penalty of one pair in a block, of these settings."""
+    o = objective
+    how = skips_diagonal, tile_size(), kernel
+    return Pairwise(o.generator, o.critic, o.coefficients(), *how)
 
 
 def tile_size() -> int:
@@ -69,7 +83,7 @@ def tile_size() -> int:
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _block_mean(left: jax.Array, right: jax.Array | None, pairwise: Pairwise) -> jax.Array:
     """Mean penalty over the pairs (left_i, right_j); right None means left."""
-    mean, _ = _sweep(left, right, pairwise, (False, False))
+    mean, _ = _mean_and_gradients(left, right, pairwise, (False, False))
     return mean
 
 
@@ -90,7 +104,7 @@ _block_mean.defjvp(_block_mean_jvp, symbolic_zeros=True)
 
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 def _once(left: jax.Array, right: jax.Array | None, pairwise: Pairwise, wanted: Any) -> Any:
-    return _sweep(left, right, pairwise, wanted)
+    return _mean_and_gradients(left, right, pairwise, wanted)
 
 
 @_once.defjvp
@@ -99,14 +113,32 @@ def _(pairwise, wanted, primals, tangents):  # type: ignore[no-untyped-def]
 
 
 @partial(jax.jit, static_argnums=(2, 3))
-def _sweep(
+def _mean_and_gradients(
     left: jax.Array, right: jax.Array | None, pairwise: Pairwise, wanted: tuple[bool, bool]
-) -> tuple[jax.Array, tuple[jax.Array | None, jax.Array | None]]:
+) -> tuple[jax.Array, Gradients]:
+    """The mean penalty and, of those wanted, its gradients in left and right."""
+    how = left, right, pairwise, wanted
+    if pairwise.kernel is None:
+        return sweep(*how)
+    from fmicl_jax.pallas_kernel import fused  # imports Pallas
+
+    if pairwise.kernel.interpret:
+        return fused(*how)
+    # While tracing the device was a guess: what is compiled for another is the plain tiles.
+    mean, gradients = jax.lax.platform_dependent(
+        cuda=lambda: fused(*how), default=lambda: sweep(*how)
+    )
+    return mean, gradients
+
+
+def sweep(
+    left: jax.Array, right: jax.Array | None, pairwise: Pairwise, wanted: tuple[bool, bool]
+) -> tuple[jax.Array, Gradients]:
     """The mean penalty and, of those wanted, its gradients in left and right.
 
     A symmetric block (right None) visits each pair once, i < j, and has one gradient, in left.
     """
-    generator, critic, (a, b, c), skips_diagonal, tile = pairwise
+    generator, critic, (a, b, c), skips_diagonal, tile, _ = pairwise
     symmetric = right is None
     others = left if symmetric else right
     n, k = len(left), len(others)

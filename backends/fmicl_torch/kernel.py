@@ -2,7 +2,7 @@
 
 The kernel computes what `fmicl_torch.tiled` computes, without leaving the chip between products;
 `triton_kernel.block_sums` states the naive code it equals. It has been compiled for GPUs and run in
-Triton's interpreter, but not yet run on a GPU, and its tiles have not been tuned on one.
+Triton's interpreter, but not yet run on a GPU.
 """
 
 from __future__ import annotations
@@ -16,25 +16,20 @@ from typing import Any, NamedTuple
 import torch
 
 from fmicl_core import FMICL
-from fmicl_core.checks import invalid
-from fmicl_core.objective import IMPLEMENTATIONS, KERNEL
+from fmicl_core.kernel import (
+    LARGE_MEMORY,
+    LEAST_CAPABILITY,
+    LEAST_MEMORY,
+    Tiles,
+    parts_for,
+    refusal,
+    refused,
+    tiles_for,
+    too_wide,
+)
+from fmicl_core.objective import KERNEL
 from fmicl_torch.registry import objective_of
 from fmicl_torch.triton_source import triton_source
-
-#: Features may be this wide. Beyond the widest tile, scores are computed once for every tile.
-MAX_WIDTH = 1024
-#: Bytes of shared memory that the large tiles need at most; an H100 has 227 KiB, an A100 163.
-LARGE_MEMORY = 208 * 1024
-
-
-class Tiles(NamedTuple):
-    """Rows, columns and width of the tiles; warps and pipeline stages of a program."""
-
-    rows: int
-    columns: int
-    width: int
-    warps: int
-    stages: int
 
 
 def kernel_dtype(implementation: str, number: int, x: torch.Tensor) -> str:
@@ -51,26 +46,21 @@ def kernel_dtype(implementation: str, number: int, x: torch.Tensor) -> str:
     if implementation not in ("auto", KERNEL):
         return ""
     dtype = str(x.dtype).removeprefix("torch.")
-    why = _refusal(number, x.device.type, dtype, implementation == KERNEL)
-    if not why and x.shape[1] > MAX_WIDTH:
-        why = f"The kernel takes D <= {MAX_WIDTH}, not {x.shape[1]}."
+    why = _refusal(number, x.device.type, dtype, implementation == KERNEL) or too_wide(x.shape[1])
     if why and implementation == KERNEL:
-        others = ", ".join(repr(name) for name in IMPLEMENTATIONS)
-        raise invalid("implementation", f"one of {others} for this input", KERNEL, why=why)
+        raise refused(why)
     return "" if why else dtype
 
 
 @torch.compiler.assume_constant_result
 def _refusal(number: int, device: str, dtype: str, insisted: bool) -> str:
     """Why features of this kind do not go through the kernel, or ""."""
-    if device != "cuda" and not _interpreted():
-        return f"The kernel needs features on an NVIDIA GPU, not on {device!r}."
+    capability = LEAST_CAPABILITY if _interpreted() else _capability(device)
+    why = refusal(device, capability, dtype)
+    if why:
+        return why
     if not _has_triton():
         return "The kernel needs Triton, which is not installed."
-    if device == "cuda" and not _is_nvidia():
-        return "The kernel needs an NVIDIA GPU of compute capability 8.0 or more."
-    if dtype == "float64":
-        return "The kernel accumulates in float32, too little for float64 features."
     if dtype == "float32" and not insisted and not _tf32():
         return "cuBLAS is better than Triton at products without tensor cores."
     try:
@@ -80,10 +70,10 @@ def _refusal(number: int, device: str, dtype: str, insisted: bool) -> str:
     return ""
 
 
-def _is_nvidia() -> bool:
-    if torch.version.hip or not torch.cuda.is_available():
-        return False
-    return torch.cuda.get_device_capability() >= (8, 0)
+def _capability(device: str) -> tuple[int, int] | None:
+    if device != "cuda" or torch.version.hip or not torch.cuda.is_available():
+        return None
+    return torch.cuda.get_device_capability()
 
 
 @lru_cache(maxsize=1)
@@ -94,31 +84,6 @@ def _has_triton() -> bool:
 def _interpreted() -> bool:
     """Whether Triton runs its kernels in Python, which it decides when it is imported."""
     return os.environ.get("TRITON_INTERPRET") == "1"
-
-
-def tiles_for(d: int, dtype: torch.dtype, memory: int, atomic: bool) -> Tiles:
-    """Tiles that fit registers and memory (tools/compile_kernel.py); not tuned on a GPU.
-
-    Args:
-        d: width of the features.
-        dtype: of the features.
-        memory: bytes of shared memory a program may use.
-        atomic: whether a program also holds the update of the columns' gradient.
-    """
-    width = max(16, 1 << (d - 1).bit_length())  # powers of two, and tl.dot needs 16
-    narrow = min(width, 128)
-    if dtype == torch.float32 and not _tf32():  # without tensor cores registers run out first
-        return Tiles(32, 32, narrow, 4, 2)
-    if memory < LARGE_MEMORY:
-        wide = dtype == torch.float32 and width > 64
-        return Tiles(32, 32, narrow, 4, 2) if wide else Tiles(64, 64, narrow, 8, 2)
-    if dtype == torch.float32:
-        return Tiles(64, 64, narrow, 8, 2)
-    if width <= 128:
-        return Tiles(128, 64, width, 8, 3)
-    if width == 512 and dtype == torch.bfloat16 and not atomic:
-        return Tiles(64, 64, 512, 8, 2)
-    return Tiles(64, 64, 256, 8, 2)
 
 
 class Launch(NamedTuple):
@@ -160,7 +125,8 @@ def kernel_sums(
     symmetric = right is None
     others = left if right is None else right
     b = launch.objective.coefficients()[1]
-    tiles = tiles_for(left.shape[1], launch.dtype, _memory(left), launch.atomic and grad)
+    dtype = str(launch.dtype).removeprefix("torch.")
+    tiles = tiles_for(left.shape[1], dtype, _tf32(), _facts(left)[1], launch.atomic and grad)
     x = _padded(left, launch.dtype, tiles.width)
     y = x if symmetric else _padded(others, launch.dtype, tiles.width)
     bias_x = b * left.square().sum(dim=1) if b else left.new_empty(0)
@@ -194,7 +160,7 @@ def _launch(
     atomic = grad and launch.atomic
     columns = columns or (triangle and grad)
     chunks = d // tiles.width
-    parts = min(parts_for(x, n, tiles, chunks), -(-k // tiles.columns))
+    parts = parts_for(_facts(x)[0], n, k, chunks, tiles)
     span = -(-k // (tiles.columns * parts)) * tiles.columns
     totals = bias_x.new_empty(parts, n)
     lead = () if atomic or not grad else (parts,)
@@ -249,19 +215,13 @@ def _tf32() -> bool:
     return bool(settings.allow_tf32)
 
 
+def _facts(x: torch.Tensor) -> tuple[int, int]:
+    """Processors of the GPU of x, and bytes of shared memory a program may use there."""
+    return _facts_of(x.device.index) if x.device.type == "cuda" else (1, LARGE_MEMORY)
+
+
 @lru_cache(maxsize=64)
-def _facts(index: int) -> tuple[int, int]:
-    """Processors of a GPU, and bytes of shared memory a program may use."""
+def _facts_of(index: int) -> tuple[int, int]:
     facts = torch.cuda.get_device_properties(index)
-    memory = getattr(facts, "shared_memory_per_block_optin", 99 * 1024)
+    memory = getattr(facts, "shared_memory_per_block_optin", LEAST_MEMORY)
     return facts.multi_processor_count, memory
-
-
-def _memory(x: torch.Tensor) -> int:
-    return _facts(x.device.index)[1] if x.device.type == "cuda" else LARGE_MEMORY
-
-
-def parts_for(x: torch.Tensor, n: int, tiles: Tiles, chunks: int) -> int:
-    """Into how many parts the columns are cut, so that a small batch occupies every processor."""
-    processors = _facts(x.device.index)[0] if x.device.type == "cuda" else 1
-    return max(1, 2 * processors // (-(-n // tiles.rows) * chunks))

@@ -8,16 +8,19 @@ import torch
 
 from fmicl_core import FMICL, Divergence, Similarity
 from fmicl_core.checks import check_bool, check_choice, invalid, overflowed
-from fmicl_core.objective import DEFAULTS, IMPLEMENTATIONS, KERNEL, NO_SAMPLE, choose_implementation
+from fmicl_core.objective import (
+    DEFAULTS,
+    KERNEL,
+    NO_SAMPLE,
+    WITH_KERNEL,
+    choose_implementation,
+)
 from fmicl_torch.dense import Rows, dense_uniformity, positive_scores
 from fmicl_torch.distributed import Distributed, Ranks, ranks_of, ring_uniformity
 from fmicl_torch.inputs import explain_non_finite, prepare
 from fmicl_torch.kernel import kernel_dtype
 from fmicl_torch.registry import objective_of, register, register_options
 from fmicl_torch.tiled import tiled_uniformity
-
-#: The forms of every backend, and the one that PyTorch adds.
-CHOICES = (*IMPLEMENTATIONS, KERNEL)
 
 
 class FMICLTerms(NamedTuple):
@@ -120,7 +123,7 @@ def _terms(
     samples: Rows | None = None,
 ) -> FMICLTerms:
     check_bool("check_finite", check_finite)
-    check_choice("implementation", implementation, CHOICES)
+    check_choice("implementation", implementation, WITH_KERNEL)
     objective = objective_of(number)
     shared = distributed is not False
     form = implementation if samples is None else "dense"
@@ -196,7 +199,7 @@ class FMICLLoss(torch.nn.Module):
         super().__init__()
         self.objective = FMICL(divergence, similarity, alpha, negatives, normalize)
         self._number = register(self.objective)
-        self.implementation = check_choice("implementation", implementation, CHOICES)
+        self.implementation = check_choice("implementation", implementation, WITH_KERNEL)
         self.check_finite = check_bool("check_finite", check_finite)
         self.distributed = distributed
 

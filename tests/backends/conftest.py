@@ -158,8 +158,8 @@ def distance():
             abs(result.alignment - truth.alignment) / size,
             abs(result.uniformity - truth.uniformity) / size,
         ]
-        scale = max(np.abs(g).max() for g in wanted.values() if g is not None)
+        scale = max(np.abs(g).max() for g in wanted.values() if g is not None) or 1.0
         errors += [np.abs(g - wanted[k]).max() / scale for k, g in result.grads.items()]
-        return max(errors)
+        return float(np.max(errors))  # NaN if there is one
 
     return between

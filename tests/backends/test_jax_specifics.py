@@ -20,6 +20,7 @@ forms = pytest.mark.parametrize(
 )
 tiled_related = pytest.importorskip("fmicl_jax.tiled_related", reason="as above")
 jnp = jax.numpy
+AUTO = jax.sharding.AxisType.Auto
 
 
 @pytest.fixture(autouse=True)
@@ -141,6 +142,22 @@ def test_forward_mode_is_the_gradient_times_the_tangent(views, name, implementat
     want = sum((g * t).sum() for g, t in zip(gradients, tangents, strict=True))
     assert slope == pytest.approx(float(want), rel=1e-12)
     np.testing.assert_allclose(jax.jit(jax.jacfwd(loss))(x, y), gradients[0], atol=1e-12)
+
+
+@both
+def test_a_mesh_of_one_device_is_no_mesh(views, implementation):
+    loss = partial(fmicl_jax.fmicl_loss, negatives="all", implementation=implementation)
+    mesh, rows = (
+        jax.make_mesh((1,), ("batch",), axis_types=(AUTO,)),
+        jax.sharding.PartitionSpec("batch"),
+    )
+    mapped = jax.shard_map(
+        partial(loss, axis_name="batch"), mesh=mesh, in_specs=(rows, rows),
+        out_specs=jax.sharding.PartitionSpec(),
+    )  # fmt: skip
+    want, got = (jax.jit(jax.value_and_grad(f))(*views) for f in (loss, mapped))
+    np.testing.assert_allclose(got[0], want[0], rtol=1e-12)
+    np.testing.assert_allclose(got[1], want[1], atol=1e-12)
 
 
 @both

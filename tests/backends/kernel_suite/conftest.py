@@ -15,13 +15,12 @@ collect_ignore_glob = [] if INTERPRETED else ["test_*.py"]
 @pytest.fixture
 def set_tiles(monkeypatch):
     """Let the kernel's tiles have these rows, columns and width, and cut columns into parts."""
+    from fmicl_core.kernel import Tiles
     from fmicl_torch import kernel
 
     def set_to(rows=16, columns=16, width=16, parts=2):
-        monkeypatch.setattr(
-            kernel, "tiles_for", lambda *_: kernel.Tiles(rows, columns, width, 4, 1)
-        )
-        monkeypatch.setattr(kernel, "parts_for", lambda *_: parts)
+        monkeypatch.setattr(kernel, "tiles_for", lambda *_: Tiles(rows, columns, width, 4, 1))
+        monkeypatch.setattr(kernel, "parts_for", lambda _, n, k, *__: min(parts, -(-k // columns)))
 
     set_to()
     return set_to

@@ -17,11 +17,13 @@ def views(rows: int) -> tuple[np.ndarray, ...]:
     return x, y, rng.normal(size=(6, 5)), rng.normal(size=(5, 3))
 
 
-def cases() -> Iterator[tuple[str, dict[str, Any], bool]]:
+def cases(
+    kinds: tuple[str, ...] = ("dense", "tiled"),
+) -> Iterator[tuple[str, dict[str, Any], bool]]:
     """Name, options of the loss, and whether there is a bank."""
-    for scheme, kind in itertools.product(NEGATIVES, ("dense", "tiled")):
+    for scheme, kind in itertools.product(NEGATIVES, kinds):
         yield f"{scheme}-{kind}", {"negatives": scheme, "implementation": kind}, False
-    for kind in ("dense", "tiled"):
+    for kind in kinds:
         yield f"bank-{kind}", {"implementation": kind}, True
 
 

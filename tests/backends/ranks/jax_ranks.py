@@ -1,10 +1,13 @@
-"""Run by test_distributed.py: the loss over W devices against one; prints JSON."""
+"""Run by test_distributed.py: the loss over W devices against one; prints JSON.
+
+With "kernel" as a second argument: of the Pallas kernel in its interpreter, in float32.
+"""
 
 import json
 import os
 import sys
 
-COUNT = int(sys.argv[1])
+COUNT, KERNEL = int(sys.argv[1]), sys.argv[2:] == ["kernel"]
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={COUNT}"
 
 import jax  # noqa: E402
@@ -13,10 +16,11 @@ from common import cases, report, views  # noqa: E402
 from jax.sharding import PartitionSpec as P  # noqa: E402
 
 import fmicl_jax  # noqa: E402
-from fmicl_jax import tiled  # noqa: E402
+from fmicl_jax import kernel, tiled  # noqa: E402
 
-jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_enable_x64", not KERNEL)
 tiled.TILE["cpu"] = 4
+kernel.INTERPRET = KERNEL
 x, y, bank, encoder = views(rows=12)
 mesh = jax.make_mesh((COUNT,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
 SPECS = (P(), P("batch"), P("batch"), P())
@@ -76,13 +80,18 @@ def single(options):
     return step
 
 
+if KERNEL:  # Pallas' interpreter does not keep track of what varies
+    WAYS = [(inside, False), (outside, False)]
+elif COUNT == 1:
+    WAYS = [(outside, True)]
+else:
+    WAYS = [(way, check) for way in (inside, outside) for check in (True, False)]
 results = {}
-for name, options, has_bank in cases():
+for name, options, has_bank in cases(("kernel",)) if KERNEL else cases():
     arguments = (encoder, x, y, bank if has_bank else None)
     want = single(options)(*arguments)
-    for way in (inside, outside):
-        for check in (True, False):
-            got = way(options, check)(*arguments)
-            label = f"{name}-{way.__name__}-{'checked' if check else 'unchecked'}"
-            results[label] = report(np.array(got[0]), got[1], np.array(want[0]), want[1])
+    for way, check in WAYS:
+        got = way(options, check)(*arguments)
+        label = f"{name}-{way.__name__}-{'checked' if check else 'unchecked'}"
+        results[label] = report(np.array(got[0]), got[1], np.array(want[0]), want[1])
 print(json.dumps(results))

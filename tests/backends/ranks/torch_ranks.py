@@ -13,7 +13,7 @@ from common import cases, report, views
 from fmicl_torch import FMICLLoss, tiled
 
 #: Rows of each rank, uneven.
-SIZES = {2: (7, 4), 4: (5, 1, 3, 2)}
+SIZES = {1: (11,), 2: (7, 4), 4: (5, 1, 3, 2)}
 
 
 def gradient(rows, options, encoder, distributed):

@@ -1,0 +1,138 @@
+"""When the Pallas kernel is used, and what it has to know of the device.
+
+The kernel computes what `fmicl_jax.tiled` computes, without leaving the chip between products. It
+has been compiled for GPUs and run in Pallas' interpreter, but not yet run on a GPU.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+
+from fmicl_core import FMICL
+from fmicl_core.kernel import (
+    LARGE_MEMORY,
+    LEAST_CAPABILITY,
+    LEAST_MEMORY,
+    refusal,
+    refused,
+    too_wide,
+)
+from fmicl_core.objective import KERNEL
+
+if TYPE_CHECKING:
+    from fmicl_jax.tiled import Pairwise
+
+#: Whether Pallas runs the kernel in Python, on any device; for tests.
+INTERPRET = False
+#: Pallas counts the entries of a matrix in 32 bits.
+MAX_ENTRIES = 1 << 31
+#: Values of `jax_default_matmul_precision` that let float32 products round to tf32, and no more.
+TF32 = ("tensorfloat32", "TF32_TF32_F32")
+
+
+class Kernel(NamedTuple):
+    """How the kernel is made.
+
+    Args:
+        dtype: of the products.
+        tf32: whether float32 products may round to tf32.
+        processors: of the GPU.
+        memory: bytes of shared memory that a program may use.
+        interpret: run it in Python.
+    """
+
+    dtype: str
+    tf32: bool
+    processors: int
+    memory: int
+    interpret: bool
+
+
+def kernel_for(implementation: str, objective: FMICL, x: jax.Array, rows: int) -> Kernel | None:
+    """The kernel for such features, or None where there is none.
+
+    Args:
+        implementation: as given to the loss. "auto" leaves plain float32 to the tiled form.
+        objective: the settings.
+        x: the features as given to the loss.
+        rows: most rows on one side of a block.
+
+    Raises:
+        ValueError: `implementation` is "kernel" and there is none; says why.
+    """
+    if implementation not in ("auto", KERNEL):
+        return None
+    device = _device(x)
+    kernel = Kernel(x.dtype.name, _tf32(), *_facts(device), INTERPRET)
+    why = _refusal(device, kernel.dtype) or too_wide(x.shape[1]) or _too_many(rows, x.shape[1])
+    if not why and implementation == "auto" and kernel.dtype == "float32" and not kernel.tf32:
+        return None  # cuBLAS is better than Triton at products without tensor cores
+    why = why or _formulas_refused(objective)
+    if why and implementation == KERNEL:
+        raise refused(why)
+    return None if why else kernel
+
+
+def _device(x: jax.Array) -> jax.Device:
+    """The device of x or, while tracing, where it is not known, the one that JAX would take."""
+    if not isinstance(x, jax.core.Tracer) and isinstance(x, jax.Array):
+        return next(iter(x.devices()))
+    default = jax.config.jax_default_device
+    if isinstance(default, str):
+        return jax.local_devices(backend=default)[0]
+    return default or jax.local_devices()[0]
+
+
+def _refusal(device: jax.Device, dtype: str) -> str:
+    if INTERPRET:
+        return refusal(device.platform, LEAST_CAPABILITY, dtype)
+    return refusal(device.platform, _capability(device), dtype)
+
+
+def _capability(device: jax.Device) -> tuple[int, int] | None:
+    numbers = str(getattr(device, "compute_capability", "")).split(".")
+    if device.platform != "gpu" or not all(n.isdigit() for n in numbers):  # AMD has names
+        return None
+    major, minor = (int(n) for n in (*numbers, "0")[:2])
+    return major, minor
+
+
+def _facts(device: jax.Device) -> tuple[int, int]:
+    """Processors of the device, and bytes of shared memory a program may use there."""
+    if device.platform != "gpu":
+        return 1, LARGE_MEMORY
+    memory = getattr(device, "shared_memory_per_block_optin", LEAST_MEMORY)
+    return getattr(device, "core_count", 1), memory
+
+
+def _too_many(rows: int, d: int) -> str:
+    width = max(16, 1 << (d - 1).bit_length())  # zeros are appended up to a tile
+    if rows * width < MAX_ENTRIES:
+        return ""
+    return f"The kernel takes N D < {MAX_ENTRIES}, not {rows} x {width}."
+
+
+def _tf32() -> bool:
+    return jax.config.jax_default_matmul_precision in TF32
+
+
+def _formulas_refused(objective: FMICL) -> str:
+    """Why the formulas of the settings cannot be written in Triton, or ""."""
+    from fmicl_jax.tiled import pairwise_of
+
+    return _pairwise_refused(pairwise_of(objective, skips_diagonal=False))
+
+
+@lru_cache(maxsize=256)
+def _pairwise_refused(pairwise: Pairwise) -> str:
+    from fmicl_jax.pallas_kernel import lower_formulas
+
+    try:
+        lower_formulas(pairwise)
+    except Exception as error:  # whatever a formula of a user's own raises, or Pallas of it
+        first = str(error).strip().splitlines()[:1]
+        return f"Pallas cannot write the formulas ({': '.join([type(error).__name__, *first])})."
+    return ""

@@ -1,0 +1,99 @@
+"""What the fused GPU kernels of all backends share: their tiles, their limits, and the refusals.
+
+The tiles fit registers and shared memory (tools/compile_kernel.py); no GPU has tuned them yet.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from fmicl_core.checks import invalid
+from fmicl_core.objective import IMPLEMENTATIONS, KERNEL
+
+#: Features may be this wide. Beyond the widest tile, scores are computed once for every tile.
+MAX_WIDTH = 1024
+#: NVIDIA's compute capability from which on the kernels are used: tensor cores with bfloat16.
+LEAST_CAPABILITY = (8, 0)
+#: Bytes of shared memory that the large tiles need at most; an H100 has 227 KiB, an A100 163.
+LARGE_MEMORY = 208 * 1024
+#: Bytes of shared memory that any such GPU has, where its driver does not say.
+LEAST_MEMORY = 99 * 1024
+
+
+class Tiles(NamedTuple):
+    """Rows, columns and width of the tiles; warps and pipeline stages of a program."""
+
+    rows: int
+    columns: int
+    width: int
+    warps: int
+    stages: int
+
+
+def tiles_for(d: int, dtype: str, tf32: bool, memory: int, atomic: bool) -> Tiles:
+    """Tiles that fit registers and memory.
+
+    Args:
+        d: width of the features.
+        dtype: of the products: "float16", "bfloat16" or "float32".
+        tf32: whether products of float32 numbers may round them to tf32.
+        memory: bytes of shared memory a program may use.
+        atomic: whether a program also holds the update of the columns' gradient.
+    """
+    width = max(16, 1 << (d - 1).bit_length())  # powers of two, and tensor cores need 16
+    narrow = min(width, 128)
+    if dtype == "float32" and not tf32:  # without tensor cores registers run out first
+        return Tiles(32, 32, narrow, 4, 2)
+    if memory < LARGE_MEMORY:
+        wide = dtype == "float32" and width > 64
+        return Tiles(32, 32, narrow, 4, 2) if wide else Tiles(64, 64, narrow, 8, 2)
+    if dtype == "float32":
+        return Tiles(64, 64, narrow, 8, 2)
+    if width <= 128:
+        return Tiles(128, 64, width, 8, 3)
+    if width == 512 and dtype == "bfloat16" and not atomic:
+        return Tiles(64, 64, 512, 8, 2)
+    return Tiles(64, 64, 256, 8, 2)
+
+
+def parts_for(processors: int, n: int, k: int, chunks: int, tiles: Tiles) -> int:
+    """Into how many parts the columns are cut, so that a small batch occupies every processor.
+
+    Args:
+        processors: of the GPU.
+        n: rows.
+        k: columns.
+        chunks: programs that share the width of the same rows.
+        tiles: of a program.
+    """
+    wanted = 2 * processors // (-(-n // tiles.rows) * chunks)
+    return min(max(1, wanted), -(-k // tiles.columns))
+
+
+def refusal(device: str, capability: tuple[int, int] | None, dtype: str) -> str:
+    """Why no kernel takes features of this kind, whatever their width, or "".
+
+    Args:
+        device: what the framework calls the kind of device that the features are on.
+        capability: compute capability of that device, or None where it is no GPU of NVIDIA.
+        dtype: name of the features' dtype.
+    """
+    if capability is None:
+        return f"The kernel needs features on an NVIDIA GPU, not on {device!r}."
+    if capability < LEAST_CAPABILITY:
+        least = ".".join(map(str, LEAST_CAPABILITY))
+        return f"The kernel needs an NVIDIA GPU of compute capability {least} or more."
+    if dtype == "float64":
+        return "The kernel accumulates in float32, too little for float64 features."
+    return ""
+
+
+def too_wide(d: int) -> str:
+    """Why no kernel takes features of D = `d`, or ""."""
+    return "" if d <= MAX_WIDTH else f"The kernel takes D <= {MAX_WIDTH}, not {d}."
+
+
+def refused(why: str) -> ValueError:
+    """The error where the kernel was asked for and there is none for these features."""
+    others = ", ".join(repr(name) for name in IMPLEMENTATIONS)
+    return invalid("implementation", f"one of {others} for this input", KERNEL, why=why)

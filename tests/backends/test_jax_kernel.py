@@ -1,0 +1,346 @@
+"""The Pallas kernel of fmicl_jax, run by Pallas' interpreter, equals the reference.
+
+That Triton's compiler takes what Pallas writes is in test_torch_kernel.py.
+"""
+
+from functools import partial
+
+import numpy as np
+import pytest
+
+from fmicl_core import FMICL, Divergence, Gaussian, fmicl_reference
+from fmicl_core import objective as specification
+from fmicl_core.kernel import Tiles
+from fmicl_core.objective import NEGATIVES
+
+jax = pytest.importorskip("jax", reason="these are tests of the JAX backend")
+fmicl_jax = pytest.importorskip("fmicl_jax", reason="these are tests of the JAX backend")
+kernel = pytest.importorskip("fmicl_jax.kernel", reason="as above")
+pallas_kernel = pytest.importorskip("fmicl_jax.pallas_kernel", reason="as above")
+tiled = pytest.importorskip("fmicl_jax.tiled", reason="as above")
+jnp = jax.numpy
+AUTO = jax.sharding.AxisType.Auto
+
+#: Largest errors of the loss and of the gradients.
+LOSS = {"float32": 4e-6, "float16": 1e-3, "bfloat16": 8e-3}
+GRADIENT = {"float32": 2e-5, "float16": 2e-3, "bfloat16": 1.6e-2}
+collapsing = pytest.mark.filterwarnings("ignore:.*known to collapse:UserWarning")
+
+
+@pytest.fixture
+def set_tiles(monkeypatch):
+    """Let the kernel's tiles have these rows, columns and width, and cut columns into parts."""
+    known = {}
+
+    def set_to(rows=16, columns=16, width=16, parts=2):
+        # The facts of the device are among what a kernel is compiled for, so that others cannot
+        # be found in the cache.
+        tiles = Tiles(rows, columns, width, 4, 1)
+        memory = 0
+        for size in tiles:
+            memory = 1000 * memory + size
+        known[memory] = tiles
+        monkeypatch.setattr(kernel, "_facts", lambda _: (parts, memory))
+
+    monkeypatch.setattr(
+        pallas_kernel, "tiles_for", lambda d, dtype, tf32, memory, atomic: known[memory]
+    )
+    monkeypatch.setattr(
+        pallas_kernel, "parts_for",
+        lambda parts, n, k, chunks, tiles: min(parts, -(-k // tiles.columns)),
+    )  # fmt: skip
+    return set_to
+
+
+@pytest.fixture
+def backend(backend_named, set_tiles, monkeypatch):
+    """JAX, with the kernel interpreted, in tiles of 16."""
+    set_tiles()
+    monkeypatch.setattr(kernel, "INTERPRET", True)
+    return backend_named("jax")
+
+
+@pytest.fixture
+def errors(backend, distance):
+    """Relative errors of the loss and of all else against the reference of the same features."""
+
+    def of(objective, x, y, bank=None, dtype="float32"):
+        arrays = [None if v is None else backend.rounded(v, dtype) for v in (x, y, bank)]
+        truth = fmicl_reference(*arrays[:2], objective, arrays[2])
+        got = backend.evaluate(*arrays, objective, dtype, "kernel", compiled=True)
+        size = abs(truth.alignment) + objective.alpha * abs(truth.uniformity)
+        return abs(got.loss - truth.loss) / size, distance(got, truth)
+
+    return of
+
+
+@collapsing
+def test_every_divergence_similarity_and_scheme(few, draw, errors):
+    x, y, bank = draw(3, n=21, k=18 if few.pairs == "bank" else None)
+    if not few.objective.normalize:
+        x, y, bank = (None if v is None else 0.5 * v for v in (x, y, bank))
+    loss, gradient = errors(few.objective, x, y, bank)
+    assert loss <= LOSS["float32"]
+    assert gradient <= GRADIENT["float32"]
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_costs_what_its_rounding_does(dtype, normalize, draw, errors):
+    x, y, _ = draw(3, n=21)
+    objective = FMICL("js", Gaussian(2.0), negatives="all", normalize=normalize)
+    loss, gradient = errors(objective, x, y, dtype=dtype)
+    assert loss <= LOSS[dtype]
+    assert gradient <= GRADIENT[dtype]
+    if normalize:  # which leaves numbers that products have to round
+        assert loss > 1e-7
+
+
+@collapsing
+def test_pallas_can_write_every_formula_in_triton(case):
+    assert kernel._formulas_refused(case.objective) == ""
+
+
+@pytest.mark.parametrize(
+    ("n", "k", "d", "normalize", "tiles"),
+    [
+        (2, None, 1, False, (16, 16, 16, 1)),
+        (33, None, 5, True, (16, 16, 16, 5)),
+        (40, None, 100, False, (32, 16, 128, 2)),
+        (20, None, 130, True, (16, 32, 32, 1)),
+        (17, 70, 40, False, (16, 32, 16, 3)),
+        (32, 16, 32, True, (32, 16, 32, 1)),
+        (1, 1, 3, False, (16, 16, 16, 1)),
+    ],
+)
+def test_any_size(n, k, d, normalize, tiles, draw, errors, set_tiles):
+    """Rows, columns and widths off the tile, of one piece and of several."""
+    set_tiles(*tiles)
+    # "all" has symmetric blocks and a full one.
+    objective = FMICL("js", Gaussian(d / 2.0), negatives="all", normalize=normalize)
+    assert max(errors(objective, *draw(0, n, d, k))) < 4e-6
+
+
+def test_features_far_from_0_lose_no_digits_of_the_gradient(draw, errors):
+    """Weighted features and the sum of weights nearly cancel there: weights must be the same."""
+    x, y, _ = draw(0, 40, 8)
+    objective = FMICL("js", Gaussian(2.0), negatives="all", normalize=False)
+    _, gradient = errors(objective, 0.5 * x + 10.0, 0.5 * y + 10.0, dtype="bfloat16")
+    assert gradient < GRADIENT["bfloat16"]
+
+
+@pytest.mark.parametrize("negatives", NEGATIVES)
+def test_the_loss_alone_is_that_with_a_gradient(backend, negatives, draw):
+    """Symmetric blocks visit half of their tiles where no gradient is wanted."""
+    x, y = (jnp.asarray(v, jnp.float32) for v in draw(0, 40, 10)[:2])
+    loss = jax.jit(partial(fmicl_jax.fmicl_loss, negatives=negatives, implementation="kernel"))
+    value, gradient = jax.value_and_grad(loss)(x, y)
+    assert float(loss(x, y)) == pytest.approx(float(value), rel=1e-6)
+    assert jnp.array_equal(gradient, jax.value_and_grad(loss)(x, y)[1])  # to the bit
+
+
+def test_gradients_are_computed_where_they_are_wanted(backend, draw, monkeypatch):
+    launched = []
+    sums = pallas_kernel.block_sums
+
+    def spy(left, right, pairwise, grad, triangle):
+        launched.append((len(left), grad))
+        return sums(left, right, pairwise, grad, triangle)
+
+    monkeypatch.setattr(pallas_kernel, "block_sums", spy)
+    x, y, bank = (jnp.asarray(v, jnp.float32) for v in draw(0, 20, 5, 18))
+
+    def loss(x, y, bank):
+        return fmicl_jax.fmicl_loss(x, y, bank=bank, implementation="kernel")
+
+    for argnums, want in (
+        ((0,), [(20, True)]), ((2,), [(20, False), (18, True)]),
+        ((0, 2), [(20, True), (18, True)]), ((1,), [(20, False)]),
+    ):  # fmt: skip
+        launched.clear()
+        jax.make_jaxpr(jax.grad(loss, argnums))(x, y, bank)
+        assert launched == want
+
+
+def test_jit_vmap_and_forward_mode(backend, draw):
+    x, y = (jnp.asarray(v, jnp.float32).reshape(2, 2, 10, 5) for v in draw(1, 40)[:2])
+    loss = partial(fmicl_jax.fmicl_loss, negatives="cross", implementation="kernel")
+    close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+    run = jax.value_and_grad(loss, argnums=1)
+    value, gradient = run(x[0, 1], y[0, 1])
+    values, gradients = jax.jit(jax.vmap(jax.vmap(run)))(x, y)
+    close(values[0, 1], value)
+    close(gradients[0, 1], gradient)
+    close(jax.jit(jax.vmap(run, in_axes=(None, 0)))(x[0, 1], y[0])[1][1], gradient)
+    slope = jax.jit(lambda y: jax.jvp(partial(loss, x[0, 1]), (y,), (jnp.cos(y),))[1])(y[0, 1])
+    close(slope, (gradient * jnp.cos(y[0, 1])).sum())
+
+
+def test_a_second_derivative_is_refused(backend, draw):
+    x, y = (jnp.asarray(v, jnp.float32) for v in draw(0)[:2])
+    with pytest.raises(RuntimeError, match=r"use implementation='dense'"):
+        jax.hessian(partial(fmicl_jax.fmicl_loss, implementation="kernel"))(x, y)
+
+
+def test_a_user_s_divergence_is_traced(cubic, quartic, draw, errors):
+    objective = FMICL(cubic, quartic, negatives="all")
+    assert max(errors(objective, *draw(0)[:2])) < 1e-5
+
+
+class Branching(Divergence):
+    """KL, with a question that has an answer for every pair."""
+
+    def score(self, L, ops):
+        return L + 1.0
+
+    def score_slope(self, L, ops):
+        return 0.0 * L + 1.0
+
+    def penalty(self, L, ops):
+        return ops.exp(L) if L < 100.0 else L
+
+
+class Foreign(Branching):
+    """KL, by a function that Pallas cannot write in Triton."""
+
+    def penalty(self, L, ops):
+        return jnp.exp(L) + 0.0 * jax.scipy.special.digamma(L)
+
+
+@pytest.mark.parametrize("divergence", [Foreign(), Branching()], ids=["foreign", "branching"])
+def test_what_cannot_be_written_falls_back(backend, divergence, draw, monkeypatch):
+    monkeypatch.setattr(specification, "DENSE_PAIRS", 10)
+    x, y = (jnp.asarray(v, jnp.bfloat16) for v in draw(0)[:2])
+    assert kernel.kernel_for("auto", FMICL(divergence), x, 11) is None
+    with pytest.raises(ValueError, match=r"`implementation`. Expected one of 'auto', 'dense', 't.*"
+                                         r"Pallas cannot write the formulas \("):  # fmt: skip
+        fmicl_jax.fmicl_loss(x, y, divergence=divergence, implementation="kernel")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "d", "why"), [("float64", 5, "float64"), ("float32", 1025, "D <= 1024, not 1025")]
+)
+def test_other_features_are_refused_or_fall_back(backend, dtype, d, why, draw):
+    x, y = (jnp.asarray(v, dtype) for v in draw(0, 4, d)[:2])
+    with pytest.raises(ValueError, match=f"for this input.*{why}.*Received: implementation='kern"):
+        fmicl_jax.fmicl_loss(x, y, implementation="kernel")
+    assert jnp.isfinite(fmicl_jax.fmicl_loss(x, y))
+
+
+def test_more_entries_than_pallas_can_count_are_refused(backend, monkeypatch):
+    monkeypatch.setattr(kernel, "MAX_ENTRIES", 16 * 11)
+    x = jnp.eye(11, 5, dtype=jnp.float32)
+    with pytest.raises(ValueError, match=r"The kernel takes N D < 176, not 11 x 16."):
+        fmicl_jax.fmicl_loss(x, x, implementation="kernel")
+    assert kernel.kernel_for("kernel", FMICL(), x, 10) is not None
+
+
+def test_auto_takes_the_kernel_for_large_batches_on_tensor_cores(backend, draw, monkeypatch):
+    taken = []
+    sums = pallas_kernel.block_sums
+    monkeypatch.setattr(
+        pallas_kernel, "block_sums", lambda *a, **k: taken.append(a[2].kernel) or sums(*a, **k)
+    )
+
+    def run(dtype):
+        taken.clear()
+        fmicl_jax.fmicl_loss(*(jnp.asarray(v, dtype) for v in draw(0)[:2]))
+        return [(k.dtype, k.tf32) for k in taken]
+
+    assert [run(dtype) for dtype in LOSS] == [[], [], []]
+    monkeypatch.setattr(specification, "DENSE_PAIRS", 10)
+    want = {"float32": [], "float16": [("float16", False)], "bfloat16": [("bfloat16", False)]}
+    assert {dtype: run(dtype) for dtype in LOSS} == want
+    with jax.default_matmul_precision("tensorfloat32"):
+        assert run("float32") == [("float32", True)]
+
+
+def test_products_have_the_precision_that_was_asked_for():
+    pairwise = partial(tiled.pairwise_of, FMICL(), True)
+    rows = jax.ShapeDtypeStruct((64, 16), jnp.float32)
+
+    def products(dtype, tf32):
+        how = pairwise(kernel.Kernel(dtype, tf32, 1, 1 << 20, False))
+        sums = partial(pallas_kernel.block_sums, pairwise=how, grad=True, triangle=False)
+        text = str(jax.make_jaxpr(sums)(rows, rows))
+        return text.count("Precision.HIGHEST"), text.count("Precision.HIGH,"), text.count("bf16[")
+
+    exact, high, _ = products("float32", False)
+    assert exact > 0
+    assert high == 0
+    for dtype, tf32 in (("float32", True), ("float16", False)):
+        exact, high, _ = products(dtype, tf32)
+        assert exact == 0
+        assert high > 0
+    exact, high, operands = products("bfloat16", False)
+    assert exact == high == 0
+    assert operands > 2  # the features, and the weights
+
+
+def test_what_is_compiled_for_another_device_takes_plain_tiles(backend_named, draw, monkeypatch):
+    """While tracing the device is a guess; both a CPU and a GPU must find their code."""
+    backend_named("jax")
+    made = kernel.Kernel("bfloat16", False, 132, 227 * 1024, False)
+    monkeypatch.setattr(fmicl_jax.loss, "kernel_for", lambda *_: made)
+    loss = partial(fmicl_jax.fmicl_loss, negatives="all", implementation="kernel")
+    run = jax.jit(jax.vmap(jax.value_and_grad(loss)))
+    x, y = (jnp.asarray(v, jnp.bfloat16)[None] for v in draw(0, 40)[:2])
+    value, gradient = run(x, y)
+    want, slope = jax.value_and_grad(partial(loss, implementation="tiled"))(x[0], y[0])
+    assert value[0] == pytest.approx(float(want), rel=1e-6)
+    assert jnp.array_equal(gradient[0], slope)
+    code = {
+        platform: run.trace(x, y).lower(lowering_platforms=(platform,)).as_text()
+        for platform in ("cuda", "cpu")
+    }
+    assert code["cuda"].count("gpu.triton") == 3
+    assert "stablehlo.while" not in code["cuda"]
+    assert "gpu.triton" not in code["cpu"]
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_pallas_takes_features_that_vary_over_a_mesh(backend_named, check, monkeypatch):
+    """Those of the batch do and a bank does not; the interpreter cannot be asked."""
+    backend_named("jax")
+    made = kernel.Kernel("bfloat16", False, 132, 227 * 1024, False)
+    monkeypatch.setattr(fmicl_jax.loss, "kernel_for", lambda *_: made)
+    rows, P = jax.ShapeDtypeStruct((40, 5), jnp.bfloat16), jax.sharding.PartitionSpec
+    mapped = jax.shard_map(
+        lambda x, y, bank: fmicl_jax.fmicl_loss(
+            x, y, bank=bank, implementation="kernel", axis_name="batch"
+        ),
+        mesh=jax.make_mesh((1,), ("batch",), axis_types=(AUTO,)),
+        in_specs=(P("batch"), P("batch"), P()), out_specs=P(), check_vma=check,
+    )  # fmt: skip
+    traced = jax.jit(jax.grad(mapped, (0, 2))).trace(rows, rows, rows)
+    code = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert code.count("gpu.triton") == 2
+
+
+class Gpu:
+    """What JAX says of a GPU."""
+
+    platform, core_count, shared_memory_per_block_optin = "gpu", 132, 1000
+
+    def __init__(self, capability):
+        self.compute_capability = capability
+
+
+@pytest.mark.parametrize(
+    ("capability", "why"),
+    [("9.0", ""), ("8.0", ""), ("12.0", ""), ("7.5", "8.0 or more"), ("gfx90a", "not on 'gpu'")],
+)
+def test_which_gpus_have_the_kernel(capability, why):
+    refused = kernel._refusal(Gpu(capability), "bfloat16")
+    assert why in refused
+    assert bool(why) == bool(refused)
+    assert kernel._facts(Gpu(capability)) == (132, 1000)
+
+
+def test_the_device_is_that_of_the_features_or_the_default(backend_named):
+    backend_named("jax")
+    x, cpu = jnp.eye(3), jax.local_devices(backend="cpu")[0]
+    assert kernel._device(x) == cpu
+    for default in (None, "cpu", cpu):
+        with jax.default_device(default):
+            assert jax.jit(lambda x: x * (kernel._device(x) == cpu))(x).sum() == 3
