@@ -34,6 +34,15 @@ def of(framework: str, first: str = "values") -> list[str]:
     return [*(f"tests/backends/test_{name}.py" for name in ordered), "-k", framework]
 
 
+TRITON_TESTS = ["tests/backends/test_torch_kernel.py", "-k", "interpreted"]
+PALLAS_TESTS = ["tests/backends/test_jax_kernel.py"]
+DEVICES = [
+    "tests/backends/test_jax_specifics.py",
+    "tests/backends/test_distributed.py",
+    "-k",
+    "jax",
+]
+
 #: file, tests, [(old, new)].
 MUTATIONS = [
     (CORE + "divergences.py", DIVERGENCES, [
@@ -129,6 +138,30 @@ MUTATIONS = [
     (TORCH + "loss.py", of("torch"), [
         ("objective.alpha * uniformity - alignment", "objective.alpha * uniformity + alignment"),
     ]),
+    (TORCH + "triton_kernel.py", TRITON_TESTS, [
+        ("tl.abs(x) < 0.5", "tl.abs(x) < 3.0"),
+        ("tl.abs(x) < 0.4", "tl.abs(x) < 3.0"),
+        ("z = a * z + c", "z = a * z - c"),
+        ("edge = (start + COLS > k)", "edge = (start > k)"),
+        ("edge = edge | (", "edge = edge & ("),
+        ("rows[:, None] < cols", "rows[:, None] <= cols"),
+        ("rows[:, None] != cols", "rows[:, None] < cols"),
+        ("tl.where(counts, penalty, 0.0)", "penalty"),
+        ("tl.where(counts, weight, 0.0)", "weight"),
+        ("weight = operand.to(tl.float32)", "pass"),
+        ("mass += tl.sum(weight, 1)", "mass += tl.sum(weight, 0)"),
+        ("(cols < k) & (chunk == 0)", "cols < k"),
+        ("block * ROWS // COLS * COLS", "block * ROWS"),
+        ("own = chunk * WIDTH", "own = chunk"),
+    ]),
+    (TORCH + "kernel.py", TRITON_TESTS, [
+        ("(2.0 if triangle else 1.0)", "1.0"),
+        ("if parts > 1 else grad_x[0]", "if parts > 2 else grad_x[0]"),
+        ("mass_x.sum(dim=0) if biased", "mass_x[0] if biased"),
+        ("bias_x = b *", "bias_x = -b *"),
+        ("both and not launch.atomic", "False"),
+        ('dtype == "float32" and not insisted', "not insisted"),
+    ]),
     (JAX + "ops.py", of("jax", "numerics"), [
         ("jnp.exp(x) * tangent", "(_expm1(x) + 1.0) * tangent"),
         ("x.sum(axis=0).sum()", "x.sum(axis=0).mean()"),
@@ -166,6 +199,44 @@ MUTATIONS = [
         ("edge = (bottom > n) | (last > k)", "edge = bottom > n"),
         ("edge |= (i", "edge &= (i"),
         ("    raise once_differentiable()", "    return primals, tangents"),
+    ]),
+    (JAX + "kernel.py", PALLAS_TESTS, [
+        ('kernel.dtype == "float32" and not kernel.tf32', "False"),
+        ('kernel.dtype == "float32" and not kernel.tf32', 'kernel.dtype == "float32"'),
+        ("rows * width < MAX_ENTRIES", "rows * d < MAX_ENTRIES"),
+        ("(*numbers, \"0\")[:2]", "(*numbers, \"0\")[1:]"),
+        ("    why = why or _formulas_refused(objective)", "    pass"),
+    ]),
+    (JAX + "pallas_kernel.py", PALLAS_TESTS, [
+        ("return total / pairs", "return total"),
+        ("2.0 if symmetric else 1.0", "1.0"),
+        ("2.0 * b * mass", "b * mass"),
+        ("2.0 if triangle else 1.0", "1.0"),
+        ("counts = column < program.k", "counts = column < program.k + 1"),
+        ("counts &= row < column", "counts &= row <= column"),
+        ("counts &= row != column", "counts &= row < column"),
+        ("edge = end > program.k", "edge = end > program.k + tiles.columns"),
+        ("edge |= (start", "edge &= (start"),
+        ("jnp.where(counts, penalty, 0.0)", "penalty"),
+        ("jnp.where(counts, weight, 0.0)", "weight"),
+        ("z = a * z + c", "z = a * z - c"),
+        ("biases[0][rows][:, None]", "biases[0][rows][None, :]"),
+        ("return z + dot(left[rows, some]", "return dot(left[rows, some]"),
+        ("weight.astype(jnp.float32).sum(axis=1)", "weight.astype(jnp.float32).sum(axis=0)"),
+        ("            weight = weight.astype(operand)\n", ""),
+        ("first = part * program.span", "first = part * tiles.columns"),
+        ("+ tiles.columns - 1) // tiles.columns", ") // tiles.columns"),
+        ("// tiles.columns * tiles.columns)", "// tiles.columns * tiles.columns + 1)"),
+        ("@pl.when(chunk == 0)", "@pl.when(chunk == 1)"),
+        ("sums[1].sum(axis=0)[:n, :d]", "sums[1][0, :n, :d]"),
+        ('if dtype == "bfloat16" else Precision.HIGH', 'if dtype != "float32" else Precision.HIGH'),
+        ("return Precision.HIGHEST", "return Precision.HIGH"),
+    ]),
+    (JAX + "distributed.py", DEVICES, [
+        ("if devices > 1:", "if True:"),
+        ("if n > 1:", "if True:"),
+        ("devices * n - 1", "devices * n"),
+        ("-len(rows) * jax.lax.axis_index", "len(rows) * jax.lax.axis_index"),
     ]),
     (JAX + "related.py", of("jax", "related"), [
         ("axis=1) / temperature", "axis=1) * temperature"),

@@ -5,7 +5,6 @@ It is written for Pallas' Triton backend. Imported only where it is used, as Pal
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -171,7 +170,7 @@ def _program(program: Program, *refs: Any) -> None:
     def masked(start: jax.Array, penalty: jax.Array, weight: jax.Array) -> Any:
         row = block * tiles.rows + jax.lax.broadcasted_iota(jnp.int32, penalty.shape, 0)
         column = start + jax.lax.broadcasted_iota(jnp.int32, penalty.shape, 1)
-        counts = (row < program.n) & (column < program.k)
+        counts = column < program.k  # rows beyond the last are dropped by the caller
         if program.triangle:
             counts &= row < column
         elif program.pairwise.skips_diagonal:
@@ -185,7 +184,7 @@ def _program(program: Program, *refs: Any) -> None:
         theirs = right[columns, own]
         penalty, weight = evaluate(program.pairwise, scores(columns, theirs))
         bottom, end = (block + 1) * tiles.rows, start + tiles.columns
-        edge = (end > program.k) | (bottom > program.n)
+        edge = end > program.k
         if program.pairwise.skips_diagonal:
             edge |= (start < bottom) & (end > block * tiles.rows)
         penalty, weight = jax.lax.cond(
@@ -232,14 +231,10 @@ def evaluate(pairwise: Pairwise, z: jax.Array) -> tuple[jax.Array, jax.Array]:
     formulas = pairwise.similarity.negative_total_and_slope
 
     def one_pair(z: jax.Array) -> tuple[jax.Array, jax.Array]:
-        # Adding 0 z makes a result that is the same for every pair one of each.
-        penalty, slope = formulas(pairwise.divergence, z, ONE_PAIR)
-        return 0.0 * z + penalty, 0.0 * z + slope
+        return formulas(pairwise.divergence, z, ONE_PAIR)
 
-    one: Callable[[jax.Array], tuple[jax.Array, jax.Array]] = one_pair
-    for _ in z.shape:
-        one = jax.vmap(one)
-    return one(z)
+    penalty, slope = jax.vmap(jax.vmap(one_pair))(z)
+    return penalty, slope
 
 
 def lower_formulas(pairwise: Pairwise) -> None:
