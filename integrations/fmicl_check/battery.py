@@ -24,7 +24,7 @@ from fmicl_core import (
     Similarity,
 )  # fmt: skip
 from fmicl_core.checks import check_choice
-from fmicl_core.objective import NEGATIVES
+from fmicl_core.objective import KERNEL, NEGATIVES
 
 SEED = 0
 #: Rows of x and y, rows of the bank, width. Three tiles of 17 rows leave a remainder of 3. As many
@@ -54,6 +54,8 @@ KERNELS: dict[str, tuple[Similarity, bool]] = {
 #: and judged at the features as the dtype holds them; gradients leave in the dtype, so that
 #: bfloat16 rounds each entry by up to 2^-8.
 TOLERANCE = {"float64": (1e-12, 1e-11), "float32": (4e-6, 2e-5), "bfloat16": (4e-6, 4e-3)}
+#: Of the fused kernels of GPUs, which round unit rows and weights to bfloat16 for their products.
+KERNEL_TOLERANCE = {"float32": TOLERANCE["float32"], "bfloat16": (8e-3, 1.6e-2)}
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,8 @@ class Case:
         loss: name of a divergence, or of a related loss, such as "info_nce_loss".
         similarity: name in `KERNELS`; of no meaning to a related loss.
         negatives: a scheme, or "bank".
-        implementation: "dense", "tiled" (small tiles, so that a small batch has several), or
-            "auto", for which the batch is large; of the related losses only InfoNCE has forms.
+        implementation: "dense", "tiled" (small tiles, so that a small batch has several), "kernel",
+            or "auto", for which the batch is large; of the related losses only InfoNCE has forms.
         dtype: of the features.
         compiled: by torch.compile, jax.jit, tf.function with XLA.
     """
@@ -81,6 +83,16 @@ class Case:
     def is_related(self) -> bool:
         """Whether the loss is one of those that f-MICL generalises."""
         return self.loss in RELATED
+
+    @property
+    def label(self) -> str:
+        """The dtype, and whether it is of a fused kernel; cases of a label are one row."""
+        return f"{self.dtype} {KERNEL}" if self.implementation == KERNEL else self.dtype
+
+    @property
+    def tolerance(self) -> tuple[float, float]:
+        """Largest relative errors of loss and gradient that pass."""
+        return (KERNEL_TOLERANCE if self.implementation == KERNEL else TOLERANCE)[self.dtype]
 
     @property
     def objective(self) -> FMICL:
@@ -129,7 +141,7 @@ class Outcome:
         """Error over tolerance, the larger of loss and gradient; above 1 the case fails."""
         if self.problem:
             return math.inf
-        loss, gradient = TOLERANCE[self.case.dtype]
+        loss, gradient = self.case.tolerance
         return max(self.loss_error / loss, self.gradient_error / gradient)
 
     @property
@@ -144,7 +156,7 @@ class Outcome:
         return f'python -c "from fmicl_check import *; print({call})"'
 
 
-def cases(dtypes: Iterable[str] = DTYPES, full: bool = False) -> list[Case]:
+def cases(dtypes: Iterable[str] = DTYPES, full: bool = False, kernel: bool = False) -> list[Case]:
     """The battery.
 
     In float64 any two of divergence, similarity, negatives and form (dense, tiled) meet. Lower
@@ -154,12 +166,14 @@ def cases(dtypes: Iterable[str] = DTYPES, full: bool = False) -> list[Case]:
     Args:
         dtypes: to run in.
         full: all combinations instead.
+        kernel: every divergence by the fused kernel as well, see `has_kernel`.
 
     Raises:
         ValueError: a dtype is unknown.
     """
     chosen = [check_choice("dtype", dtype, DTYPES) for dtype in dtypes]
     battery = [*(_all_combinations() if full else _pairs()), *_large(), *_related()]
+    battery += _fused() if kernel else ()
     return [case for case in battery if case.dtype in chosen]
 
 
@@ -184,6 +198,23 @@ def _pairs() -> Iterator[Case]:
 def _large() -> Iterator[Case]:
     yield Case("js", negatives="bank", implementation="auto", dtype="float64")
     yield Case("kl", negatives="all", implementation="auto", dtype="float32")
+
+
+def _fused() -> Iterator[Case]:
+    kernels = list(KERNELS)
+    for i, loss in enumerate(SUITABLE):
+        for dtype in KERNEL_TOLERANCE:
+            kernel, scheme = kernels[2 * i % len(kernels)], SCHEMES[i % len(SCHEMES)]
+            yield Case(loss, kernel, scheme, KERNEL, dtype)
+
+
+def has_kernel(adapter: Adapter) -> bool:
+    """Whether the framework has a fused kernel on this device."""
+    try:
+        adapter.evaluate(np.eye(2), np.eye(2), None, FMICL(), "bfloat16", KERNEL)
+    except Exception as error:  # what is no refusal shows again in the cases
+        return "argument `implementation`" not in str(error)
+    return True
 
 
 def _related() -> Iterator[Case]:

@@ -9,20 +9,20 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fmicl_check.base import Adapter
-from fmicl_check.battery import TOLERANCE, Outcome
+from fmicl_check.battery import Outcome
 from fmicl_check.frameworks import Absent
 from fmicl_check.parity import Group
 
 
 @dataclass(frozen=True)
 class Row:
-    """All cases of one framework in one dtype.
+    """All cases of one framework in one dtype, those of a fused kernel apart.
 
     Args:
         framework: its name.
         version: of the framework.
         device: "cpu" or "gpu".
-        dtype: of the features.
+        dtype: of the features, with "kernel" behind it for a kernel's.
         cases: how many were computed.
         failed: how many of them failed.
         loss_error: the worst of them.
@@ -43,7 +43,7 @@ class Row:
     @property
     def tolerance(self) -> tuple[float, float]:
         """Largest errors of loss and gradient that pass."""
-        return TOLERANCE[self.dtype]
+        return self.worst.case.tolerance
 
     @property
     def passed(self) -> bool:
@@ -52,13 +52,13 @@ class Row:
 
 
 def rows_of(adapter: Adapter, outcomes: Sequence[Outcome]) -> list[Row]:
-    """One row for every dtype, in the order of the outcomes."""
+    """One row for every label, in the order of the outcomes."""
     rows = []
-    for dtype in dict.fromkeys(o.case.dtype for o in outcomes):
-        found = [o for o in outcomes if o.case.dtype == dtype]
+    for label in dict.fromkeys(o.case.label for o in outcomes):
+        found = [o for o in outcomes if o.case.label == label]
         rows.append(
             Row(
-                adapter.name, adapter.version, adapter.device, dtype, len(found),
+                adapter.name, adapter.version, adapter.device, label, len(found),
                 sum(not o.passed for o in found), max(o.loss_error for o in found),
                 max(o.gradient_error for o in found), max(found, key=lambda o: o.severity),
             )

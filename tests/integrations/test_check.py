@@ -52,7 +52,7 @@ def adapters(require):
 @pytest.fixture
 def few(monkeypatch):
     """Let the battery be short, and nothing in it compiled."""
-    monkeypatch.setattr(battery, "cases", lambda dtypes, full: FEW[:2])
+    monkeypatch.setattr(battery, "cases", lambda dtypes, *_: FEW[:2])
 
 
 @pytest.fixture
@@ -108,6 +108,35 @@ def test_the_full_battery_is_every_combination():
     assert set(cases()) <= set(full)
     ours = [c for c in full if not c.is_related and c.implementation != "auto"]
     assert len(set(ours)) == len(ours) == 7 * 5 * 5 * 2 * 3 * 2
+
+
+def test_a_kernel_is_checked_where_there_is_one(require, monkeypatch, framework):
+    adapter = ADAPTERS[framework]()
+    assert not battery.has_kernel(adapter)  # on a CPU
+    if framework == "jax":
+        monkeypatch.setattr(require("fmicl_jax.kernel"), "INTERPRET", True)
+        assert battery.has_kernel(adapter)
+        fused = [c for c in cases(kernel=True) if c.implementation == "kernel"]
+        assert {c.loss for c in fused} == set(battery.SUITABLE)
+        for dtype, tolerance in battery.KERNEL_TOLERANCE.items():
+            case = next(c for c in fused if c.dtype == dtype and c.negatives == "all")
+            outcome = run_case(adapter, case)
+            assert outcome.passed, outcome
+            assert outcome.case.tolerance == tolerance
+            assert outcome.case.label == f"{dtype} kernel"
+
+
+@pytest.mark.parametrize("change", [RuntimeError("out of memory"), None], ids=str)
+def test_a_kernel_that_breaks_is_not_passed_over(require, monkeypatch, change):
+    require("torch")
+    adapter = ADAPTERS["torch"]()
+
+    def evaluate(*_):
+        if change:
+            raise change
+
+    monkeypatch.setattr(adapter, "evaluate", evaluate)
+    assert battery.has_kernel(adapter)
 
 
 @pytest.mark.parametrize("case", FEW, ids=repr)
