@@ -61,6 +61,28 @@ class Quartic(DistanceKernel):
         return -2.0 * d2
 
 
+class KLBy(Divergence):
+    """KL, its penalty by a function of L and ops that may be more than a backend can take."""
+
+    def __init__(self, penalty):
+        self._penalty = penalty
+
+    def score(self, L, ops):
+        return L + 1.0
+
+    def score_slope(self, L, ops):
+        return 0.0 * L + 1.0
+
+    def penalty(self, L, ops):
+        return self._penalty(L, ops)
+
+
+@pytest.fixture
+def kl_by():
+    """KL by a penalty of one's own."""
+    return KLBy
+
+
 @pytest.fixture
 def cubic():
     """A divergence as a user would write it, unknown to the library."""

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from fmicl_core import FMICL, Divergence, Gaussian, fmicl_reference
+from fmicl_core import FMICL, Gaussian, fmicl_reference
 from fmicl_core import objective as specification
 from fmicl_core.kernel import Tiles
 from fmicl_core.objective import NEGATIVES
@@ -187,30 +187,17 @@ def test_a_user_s_divergence_is_traced(cubic, quartic, draw, errors):
     assert max(errors(objective, *draw(0)[:2])) < 1e-5
 
 
-class Branching(Divergence):
-    """KL, with a question that has an answer for every pair."""
-
-    def score(self, L, ops):
-        return L + 1.0
-
-    def score_slope(self, L, ops):
-        return 0.0 * L + 1.0
-
-    def penalty(self, L, ops):
-        return ops.exp(L) if L < 100.0 else L
+UNWRITABLE = {
+    "foreign": lambda L, ops: jnp.exp(L) + 0.0 * jax.scipy.special.digamma(L),
+    "branching": lambda L, ops: ops.exp(L) if L < 100.0 else L,  # other for each pair
+}
 
 
-class Foreign(Branching):
-    """KL, by a function that Pallas cannot write in Triton."""
-
-    def penalty(self, L, ops):
-        return jnp.exp(L) + 0.0 * jax.scipy.special.digamma(L)
-
-
-@pytest.mark.parametrize("divergence", [Foreign(), Branching()], ids=["foreign", "branching"])
-def test_what_cannot_be_written_falls_back(backend, divergence, draw, monkeypatch):
+@pytest.mark.parametrize("name", UNWRITABLE)
+def test_what_cannot_be_written_falls_back(backend, name, kl_by, draw, monkeypatch):
     monkeypatch.setattr(specification, "DENSE_PAIRS", 10)
     x, y = (jnp.asarray(v, jnp.bfloat16) for v in draw(0)[:2])
+    divergence = kl_by(UNWRITABLE[name])
     assert kernel.kernel_for("auto", FMICL(divergence), x, 11) is None
     with pytest.raises(ValueError, match=r"`implementation`. Expected one of 'auto', 'dense', 't.*"
                                          r"Pallas cannot write the formulas \("):  # fmt: skip

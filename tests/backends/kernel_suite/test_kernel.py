@@ -12,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from fmicl_core import FMICL, NUMPY, Divergence, Gaussian
+from fmicl_core import FMICL, NUMPY, Gaussian
 from fmicl_core import objective as specification
 from fmicl_core.objective import NEGATIVES
 from fmicl_torch import FMICLLoss, fmicl_loss, kernel, tiled, triton_kernel
@@ -181,31 +181,18 @@ def test_a_user_s_divergence_is_traced(cubic, quartic, errors):
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
 
 
-class Branching(Divergence):
-    """KL, with a question that has an answer for every pair."""
-
-    def score(self, L, ops):
-        return L + 1.0
-
-    def score_slope(self, L, ops):
-        return 0.0 * L + 1.0
-
-    def penalty(self, L, ops):
-        return ops.exp(L) if L < 100.0 else L
+UNTRACEABLE = {
+    "foreign": lambda L, ops: torch.exp(L),  # no function of `Ops`
+    "branching": lambda L, ops: ops.exp(L) if L < 100.0 else L,  # other for each pair
+}
 
 
-class Foreign(Branching):
-    """KL, by a function that is none of `Ops`."""
-
-    def penalty(self, L, ops):
-        return torch.exp(L)
-
-
-@pytest.mark.parametrize("divergence", [Foreign(), Branching()], ids=["foreign", "branching"])
-def test_what_cannot_be_traced_falls_back(divergence, monkeypatch):
+@pytest.mark.parametrize("name", UNTRACEABLE)
+def test_what_cannot_be_traced_falls_back(name, kl_by, monkeypatch):
     monkeypatch.setattr(specification, "DENSE_PAIRS", 10)
     x, y, _ = features(dtype="bfloat16")
-    if isinstance(divergence, Foreign):  # the other is beyond the tiled form too
+    divergence = kl_by(UNTRACEABLE[name])
+    if name == "foreign":  # the other is beyond the tiled form too
         got = fmicl_loss(x, y, divergence=divergence)
         assert got.item() == fmicl_loss(x, y, divergence=divergence, implementation="tiled").item()
     with pytest.raises(ValueError, match=r"`implementation`. Expected one of 'auto', 'dense', 't.*"
