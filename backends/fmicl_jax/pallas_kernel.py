@@ -243,6 +243,9 @@ def lower_formulas(pairwise: Pairwise) -> None:
     def program(given: Any, penalty: Any, slope: Any) -> None:
         penalty[...], slope[...] = evaluate(pairwise, given[...])
 
+    def call(given: jax.Array) -> Any:
+        shapes = jax.eval_shape(lambda x: (x, x), given)  # right inside jax.shard_map as well
+        return pl.pallas_call(program, shapes, compiler_params=plgpu.CompilerParams())(given)
+
     tile = jax.ShapeDtypeStruct((16, 16), jnp.float32)
-    call = pl.pallas_call(program, out_shape=(tile, tile), compiler_params=plgpu.CompilerParams())
     jax.jit(call).trace(tile).lower(lowering_platforms=("cuda",))

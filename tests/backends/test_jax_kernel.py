@@ -27,6 +27,23 @@ GRADIENT = {"float32": 2e-5, "float16": 2e-3, "bfloat16": 1.6e-2}
 collapsing = pytest.mark.filterwarnings("ignore:.*known to collapse:UserWarning")
 
 
+class Gpu:
+    """What JAX says of a GPU."""
+
+    platform, core_count, shared_memory_per_block_optin = "gpu", 132, 1000
+
+    def __init__(self, capability):
+        self.compute_capability = capability
+
+
+@pytest.fixture
+def as_on_a_gpu(backend_named, monkeypatch):
+    """JAX, taken to be on a GPU while it traces."""
+    backend_named("jax")
+    monkeypatch.setattr(kernel, "_device", lambda _: Gpu("9.0"))
+    kernel._pairwise_refused.cache_clear()
+
+
 @pytest.fixture
 def set_tiles(monkeypatch):
     """Let the kernel's tiles have these rows, columns and width, and cut columns into parts."""
@@ -264,11 +281,8 @@ def test_products_have_the_precision_that_was_asked_for():
     assert operands > 2  # the features, and the weights
 
 
-def test_what_is_compiled_for_another_device_takes_plain_tiles(backend_named, draw, monkeypatch):
+def test_what_is_compiled_for_another_device_takes_plain_tiles(as_on_a_gpu, draw):
     """While tracing the device is a guess; both a CPU and a GPU must find their code."""
-    backend_named("jax")
-    made = kernel.Kernel("bfloat16", False, 132, 227 * 1024, False)
-    monkeypatch.setattr(fmicl_jax.loss, "kernel_for", lambda *_: made)
     loss = partial(fmicl_jax.fmicl_loss, negatives="all", implementation="kernel")
     run = jax.jit(jax.vmap(jax.value_and_grad(loss)))
     x, y = (jnp.asarray(v, jnp.bfloat16)[None] for v in draw(0, 40)[:2])
@@ -286,11 +300,8 @@ def test_what_is_compiled_for_another_device_takes_plain_tiles(backend_named, dr
 
 
 @pytest.mark.parametrize("check", [True, False])
-def test_pallas_takes_features_that_vary_over_a_mesh(backend_named, check, monkeypatch):
+def test_pallas_takes_features_that_vary_over_a_mesh(as_on_a_gpu, check):
     """Those of the batch do and a bank does not; the interpreter cannot be asked."""
-    backend_named("jax")
-    made = kernel.Kernel("bfloat16", False, 132, 227 * 1024, False)
-    monkeypatch.setattr(fmicl_jax.loss, "kernel_for", lambda *_: made)
     rows, P = jax.ShapeDtypeStruct((40, 5), jnp.bfloat16), jax.sharding.PartitionSpec
     mapped = jax.shard_map(
         lambda x, y, bank: fmicl_jax.fmicl_loss(
@@ -302,15 +313,6 @@ def test_pallas_takes_features_that_vary_over_a_mesh(backend_named, check, monke
     traced = jax.jit(jax.grad(mapped, (0, 2))).trace(rows, rows, rows)
     code = traced.lower(lowering_platforms=("cuda",)).as_text()
     assert code.count("gpu.triton") == 2
-
-
-class Gpu:
-    """What JAX says of a GPU."""
-
-    platform, core_count, shared_memory_per_block_optin = "gpu", 132, 1000
-
-    def __init__(self, capability):
-        self.compute_capability = capability
 
 
 @pytest.mark.parametrize(
