@@ -20,7 +20,7 @@ from fmicl_core.kernel import (
     refused,
     too_wide,
 )
-from fmicl_core.objective import KERNEL
+from fmicl_core.objective import KERNEL, choose_implementation
 
 if TYPE_CHECKING:
     from fmicl_jax.tiled import Pairwise
@@ -51,23 +51,27 @@ class Kernel(NamedTuple):
     interpret: bool
 
 
-def kernel_for(implementation: str, objective: FMICL, x: jax.Array, rows: int) -> Kernel | None:
-    """The kernel for such features, or None where there is none.
+def kernel_for(
+    implementation: str, objective: FMICL, x: jax.Array, n: int, k: int
+) -> Kernel | None:
+    """The kernel for blocks of at most n x k such features, or None where it is not to be used.
 
     Args:
-        implementation: as given to the loss. "auto" leaves plain float32 to the tiled form.
+        implementation: as given to the loss. "auto" leaves small batches to the dense form, and
+            plain float32 to the tiled one.
         objective: the settings.
         x: the features as given to the loss.
-        rows: most rows on one side of a block.
+        n: rows.
+        k: columns.
 
     Raises:
         ValueError: `implementation` is "kernel" and there is none; says why.
     """
-    if implementation not in ("auto", KERNEL):
+    if choose_implementation(implementation, n, k, kernel=True) != KERNEL:
         return None
     device = _device(x)
     kernel = Kernel(x.dtype.name, _tf32(), *_facts(device), INTERPRET)
-    why = _refusal(device, kernel.dtype) or too_wide(x.shape[1]) or _too_many(rows, x.shape[1])
+    why = _refusal(device, kernel.dtype) or too_wide(x.shape[1]) or _too_many(max(n, k), x.shape[1])
     if not why and implementation == "auto" and kernel.dtype == "float32" and not kernel.tf32:
         return None  # cuBLAS is better than Triton at products without tensor cores
     why = why or _formulas_refused(objective)

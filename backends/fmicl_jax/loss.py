@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from fmicl_core import FMICL, Divergence, Similarity
 from fmicl_core.checks import check_bool, check_choice, overflowed
-from fmicl_core.objective import DEFAULTS, KERNEL, WITH_KERNEL, choose_implementation
+from fmicl_core.objective import DEFAULTS, WITH_KERNEL, choose_implementation
 from fmicl_jax.dense import dense_block_mean, dense_uniformity, positive_scores
 from fmicl_jax.distributed import axis_size, shared_mean, shared_uniformity
 from fmicl_jax.inputs import explain_non_finite, prepare
@@ -121,20 +121,19 @@ def _terms(
     rows = prepare(x, y, bank, objective.normalize, least=2 if axis_name is None else 1)
     devices = 1 if axis_name is None else axis_size(axis_name, x)
     n, k = devices * len(x), len(bank) if bank is not None else devices * len(x)
-    kernel = kernel_for(implementation, objective, x, max(n, k))
-    form = choose_implementation(implementation, n, k, kernel is not None)
-    kernel = kernel if form == KERNEL else None
+    kernel = kernel_for(implementation, objective, x, n, k)
+    dense = kernel is None and choose_implementation(implementation, n, k) == "dense"
     scores = positive_scores(rows, objective)
     if axis_name is None:
         alignment = scores.mean()
-        if form == "dense":
-            uniformity = dense_uniformity(rows, objective)
-        else:
-            uniformity = tiled_uniformity(rows, objective, kernel)
+        uniformity = (
+            dense_uniformity(rows, objective)
+            if dense
+            else tiled_uniformity(rows, objective, kernel)
+        )
     else:
         alignment = shared_mean(scores, axis_name)
-        tiled = partial(tiled_block_mean, kernel=kernel)
-        block_mean = dense_block_mean if form == "dense" else tiled
+        block_mean = dense_block_mean if dense else partial(tiled_block_mean, kernel=kernel)
         uniformity = shared_uniformity(rows, objective, block_mean, axis_name)
     loss = objective.alpha * uniformity - alignment
     if check_finite and not isinstance(loss, jax.core.Tracer) and not jnp.isfinite(loss):

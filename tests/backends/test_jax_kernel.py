@@ -215,7 +215,7 @@ def test_what_cannot_be_written_falls_back(backend, name, kl_by, draw, monkeypat
     monkeypatch.setattr(specification, "DENSE_PAIRS", 10)
     x, y = (jnp.asarray(v, jnp.bfloat16) for v in draw(0)[:2])
     divergence = kl_by(UNWRITABLE[name])
-    assert kernel.kernel_for("auto", FMICL(divergence), x, 11) is None
+    assert kernel.kernel_for("auto", FMICL(divergence), x, 11, 11) is None
     with pytest.raises(ValueError, match=r"`implementation`. Expected one of 'auto', 'dense', 't.*"
                                          r"Pallas cannot write the formulas \("):  # fmt: skip
         fmicl_jax.fmicl_loss(x, y, divergence=divergence, implementation="kernel")
@@ -236,7 +236,7 @@ def test_more_entries_than_pallas_can_count_are_refused(backend, monkeypatch):
     x = jnp.eye(11, 5, dtype=jnp.float32)
     with pytest.raises(ValueError, match=r"The kernel takes N D < 176, not 11 x 16."):
         fmicl_jax.fmicl_loss(x, x, implementation="kernel")
-    assert kernel.kernel_for("kernel", FMICL(), x, 10) is not None
+    assert kernel.kernel_for("kernel", FMICL(), x, 10, 10) is not None
 
 
 def test_auto_takes_the_kernel_for_large_batches_on_tensor_cores(backend, draw, monkeypatch):
