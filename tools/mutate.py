@@ -226,7 +226,7 @@ MUTATIONS = [
         ("            weight = weight.astype(operand)\n", ""),
         ("first = part * program.span", "first = part * tiles.columns"),
         ("+ tiles.columns - 1) // tiles.columns", ") // tiles.columns"),
-        ("// tiles.columns * tiles.columns)", "// tiles.columns * tiles.columns + 1)"),
+        ("// tiles.columns * tiles.columns)", ")"),
         ("@pl.when(chunk == 0)", "@pl.when(chunk == 1)"),
         ("sums[1].sum(axis=0)[:n, :d]", "sums[1][0, :n, :d]"),
         ('if dtype == "bfloat16" else Precision.HIGH', 'if dtype != "float32" else Precision.HIGH'),

@@ -147,8 +147,9 @@ def test_features_far_from_0_lose_no_digits_of_the_gradient(draw, errors):
 
 
 @pytest.mark.parametrize("negatives", NEGATIVES)
-def test_the_loss_alone_is_that_with_a_gradient(backend, negatives, draw):
+def test_the_loss_alone_is_that_with_a_gradient(backend, set_tiles, negatives, draw):
     """Symmetric blocks visit half of their tiles where no gradient is wanted."""
+    set_tiles(16, 32, 16, 2)
     x, y = (jnp.asarray(v, jnp.float32) for v in draw(0, 40, 10)[:2])
     loss = jax.jit(partial(fmicl_jax.fmicl_loss, negatives=negatives, implementation="kernel"))
     value, gradient = jax.value_and_grad(loss)(x, y)

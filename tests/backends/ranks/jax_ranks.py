@@ -94,4 +94,10 @@ for name, options, has_bank in cases(("kernel",)) if KERNEL else cases():
         got = way(options, check)(*arguments)
         label = f"{name}-{way.__name__}-{'checked' if check else 'unchecked'}"
         results[label] = report(np.array(got[0]), got[1], np.array(want[0]), want[1])
+if COUNT > 1 and not KERNEL:  # a device may have no pair of its own
+    for form in ("dense", "tiled"):
+        options = {"negatives": "all", "implementation": form}
+        arguments = (encoder, x[:COUNT], y[:COUNT], None)
+        want, got = single(options)(*arguments), outside(options, True)(*arguments)
+        results[f"row-{form}"] = report(np.array(got[0]), got[1], np.array(want[0]), want[1])
 print(json.dumps(results))
