@@ -280,7 +280,7 @@ MUTATIONS = [
     ]),
     (TENSORFLOW + "inputs.py", of("tensorflow", "specifics"), [
         ("width >= 1", "width >= 0"),
-        ("rows >= 2", "rows >= 1"),
+        ("rows >= least", "rows >= 1"),
         ("tf.shape(bank)[0] >= 1", "tf.shape(bank)[0] >= 0"),
     ]),
     (TENSORFLOW + "tiled.py", of("tensorflow"), [

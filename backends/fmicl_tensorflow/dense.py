@@ -38,11 +38,15 @@ def dense_uniformity(rows: Rows, objective: FMICL) -> tf.Tensor:
 def dense_block_mean(
     left: tf.Tensor, right: tf.Tensor | None, objective: FMICL, skips_diagonal: bool
 ) -> tf.Tensor:
-    """Mean penalty over the pairs (left_i, right_j), i != j if so asked; right None means left."""
+    """Mean penalty over the pairs (left_i, right_j), i != j if so asked; right None means left.
+
+    Without a pair, as a replica with a single row may be, 0.
+    """
     a, b, c = objective.coefficients()
     right = left if right is None else right
     z = a * tf.matmul(left, right, transpose_b=True) + c
     if b:
         z = z + b * (square_lengths(left)[:, None] + square_lengths(right)[None, :])
     penalties = objective.negative(off_diagonal(z) if skips_diagonal else z, TENSORFLOW)
-    return tf.reduce_mean(penalties)
+    pairs = tf.cast(tf.maximum(tf.size(penalties), 1), penalties.dtype)
+    return tf.reduce_sum(penalties) / pairs

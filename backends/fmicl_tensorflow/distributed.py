@@ -46,12 +46,10 @@ class Replicas:
         return tf.roll(union, -self.before, axis=0)[self.rows :]
 
 
-def replicas_of(rows: tf.Tensor) -> Replicas | None:
-    """The replicas of the strategy around the call, or None where there is one only."""
+def replica_context() -> tf.distribute.ReplicaContext | None:
+    """The context of the strategy around the call, or None where there is one replica only."""
     context = tf.distribute.get_replica_context()
-    if context is None or context.num_replicas_in_sync == 1:
-        return None
-    return Replicas(context, rows)
+    return None if context is None or context.num_replicas_in_sync == 1 else context
 
 
 def shared_uniformity(

@@ -11,10 +11,19 @@ from fmicl_tensorflow.dense import Rows
 from fmicl_tensorflow.ops import normalize_rows
 
 
-def prepare(x: tf.Tensor, y: tf.Tensor, bank: tf.Tensor | None, normalize: bool) -> Rows:
+def prepare(
+    x: tf.Tensor, y: tf.Tensor, bank: tf.Tensor | None, normalize: bool, *, least: int = 2
+) -> Rows:
     """Checked features by name, in float32 at least, of unit length where asked for.
 
     Sizes unknown while a graph is traced are checked when it runs, unless XLA compiles it.
+
+    Args:
+        x: first view.
+        y: second view.
+        bank: negatives, or None.
+        normalize: scale rows to unit length.
+        least: rows that x needs without a bank; 1 for a replica's part of a batch.
 
     Raises:
         ValueError: a feature array is no tensor, or shapes or dtypes do not fit.
@@ -34,14 +43,15 @@ def prepare(x: tf.Tensor, y: tf.Tensor, bank: tf.Tensor | None, normalize: bool)
         tensors["y"].shape,
         None if bank is None else tensors["bank"].shape,
         [value.dtype.name for value in tensors.values()],
+        least=least,
     )
     if not all(tensor.shape.is_fully_defined() for tensor in tensors.values()):
-        tensors = _checked_when_run(tensors)
+        tensors = _checked_when_run(tensors, least)
     wide = {k: v if v.dtype == tf.float64 else tf.cast(v, tf.float32) for k, v in tensors.items()}
     return {k: normalize_rows(v) for k, v in wide.items()} if normalize else wide
 
 
-def _checked_when_run(tensors: Rows) -> Rows:
+def _checked_when_run(tensors: Rows, least: int) -> Rows:
     """The tensors, tied to assertions about the sizes that are not known yet."""
     x, y, bank = tensors["x"], tensors["y"], tensors.get("bank")
     rows, width = tf.shape(x)[0], tf.shape(x)[1]
@@ -50,7 +60,7 @@ def _checked_when_run(tensors: Rows) -> Rows:
         (tf.reduce_all(tf.shape(y) == tf.shape(x)), "y", checks.SHAPE_OF_X),
     ]
     if bank is None:
-        rules.append((rows >= 2, "x", checks.TWO_ROWS))
+        rules.append((rows >= least, "x", checks.TWO_ROWS))
     else:
         rules += [
             (tf.shape(bank)[1] == width, "bank", checks.WIDTH_OF_X),

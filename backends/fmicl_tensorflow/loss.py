@@ -10,7 +10,7 @@ from fmicl_core import FMICL, Divergence, Similarity
 from fmicl_core.checks import check_bool, check_choice, overflowed
 from fmicl_core.objective import DEFAULTS, IMPLEMENTATIONS, choose_implementation
 from fmicl_tensorflow.dense import dense_block_mean, dense_uniformity, positive_scores
-from fmicl_tensorflow.distributed import replicas_of, shared_uniformity
+from fmicl_tensorflow.distributed import Replicas, replica_context, shared_uniformity
 from fmicl_tensorflow.inputs import explain_non_finite, prepare
 from fmicl_tensorflow.tiled import tiled_block_mean, tiled_uniformity
 
@@ -115,11 +115,12 @@ def _terms(
     check_bool("check_finite", check_finite)
     check_bool("distributed", distributed)
     check_choice("implementation", implementation, IMPLEMENTATIONS)
-    rows = prepare(x, y, bank, objective.normalize)
-    replicas = replicas_of(rows["x"]) if distributed else None
+    context = replica_context() if distributed else None
+    rows = prepare(x, y, bank, objective.normalize, least=2 if context is None else 1)
+    replicas = None if context is None else Replicas(context, rows["x"])
     n, k = rows["x"].shape[0], rows.get("bank", rows["x"]).shape[0]
-    if replicas is not None:
-        n = None if n is None else n * replicas.context.num_replicas_in_sync
+    if context is not None:
+        n = None if n is None else n * context.num_replicas_in_sync
         k = n if bank is None else k
     dense = choose_implementation(implementation, n, k) == "dense"
     scores = positive_scores(rows, objective)

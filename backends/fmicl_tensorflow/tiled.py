@@ -142,7 +142,7 @@ def _sweep(pairwise: Pairwise, *sides: tf.Tensor) -> list[tf.Tensor]:
     zero = tf.zeros((), left.dtype)
     total, sums = grid.sweep(add, [zero, sums])
     pairs = tf.cast(n, left.dtype) * tf.cast(k - 1 if skips_diagonal else k, left.dtype)
-    scale = (2.0 if symmetric else 1.0) / pairs
+    scale = (2.0 if symmetric else 1.0) / tf.maximum(pairs, 1.0)
     gradients = [s.finish(a, b, scale, side) for s, side in zip(sums, sides, strict=True)]
     return [scale * total, *gradients]
 

@@ -11,7 +11,7 @@ from fmicl_tensorflow import fmicl_terms, tiled
 
 COUNT = int(sys.argv[1])
 #: Rows of each replica, uneven.
-SIZES = {1: (11,), 2: (7, 4), 4: (5, 2, 3, 2)}[COUNT]
+SIZES = {1: (11,), 2: (7, 4), 4: (5, 1, 3, 2)}[COUNT]
 
 (cpu,) = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(
