@@ -22,6 +22,11 @@ settings.register_profile(
 settings.load_profile("fmicl")
 
 
+def pytest_collection_modifyitems(items):
+    """Start with what is marked `long`, so that at the end no worker waits for another's."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 def _require(module: str) -> ModuleType:
     try:
         return importlib.import_module(module)

@@ -47,6 +47,7 @@ def run(command, interpret):
 
 
 @linux
+@pytest.mark.long
 def test_the_interpreted_kernel_equals_the_reference(triton):
     run([*SUITE, "-m", "not slow"], interpret=True)
 

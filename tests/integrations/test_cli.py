@@ -18,6 +18,7 @@ def fmicl(*arguments, cwd=None):
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
 
 
+@pytest.mark.long
 def test_train_resume_evaluate_and_compare(tmp_path):
     for name, loss in (("a", ["--divergence", "js"]), ("b", ["--loss", "info-nce"])):
         done = fmicl("train", "simclr", *TINY, *loss, "--out", tmp_path / name)

@@ -12,6 +12,7 @@ SUITE = Path(__file__).parent / "keras_suite"
 BACKENDS = ("tensorflow", "jax", "torch")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_suite_passes(require, run_suite, backend):
     require("keras")

@@ -11,13 +11,17 @@ SUITE = Path(__file__).parent / "keras_trainer_suite"
 BACKENDS = ("tensorflow", "jax", "torch")
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "backend", ["tensorflow", pytest.param("jax", marks=pytest.mark.slow), "torch"]
+)
 def test_the_suite_passes(require, run_suite, backend):
     for package in ("keras", backend, "sklearn", "tqdm"):
         require(package)
     run_suite(SUITE, backend, "-m", "not slow")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_slow_tests_pass(require, run_suite, backend):

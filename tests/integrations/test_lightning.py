@@ -103,6 +103,7 @@ train_run(MethodTrainer, settings, sys.argv[2], progress=False)
 """
 
 
+@pytest.mark.long
 def test_a_killed_run_resumes_bit_for_bit(tmp_path):
     settings = tiny(epochs=40, limit=512)
     train(settings, tmp_path / "whole")
