@@ -419,14 +419,18 @@ def fit(settings, folder, *, resume=False):
     return trainer
 
 
+def learning(method):
+    """Settings with which the method learns the digits."""
+    return options(
+        method, width=16, batch_size=64, epochs=15, warmup_epochs=1, knn_every=5, **LEARNS[method]
+    )
+
+
 class Run:
     """A finished run of a method on the digits."""
 
     def __init__(self, method, out):
-        self.settings = options(
-            method, width=16, batch_size=64, epochs=15, warmup_epochs=1, knn_every=5,
-            **LEARNS[method],
-        )  # fmt: skip
+        self.settings = learning(method)
         trainer = MethodTrainer(self.settings, load_images("digits"))
         self.random = few_labels(trainer)
         self.folder = RunFolder.create(out, self.settings)
@@ -447,7 +451,13 @@ def run_of(tmp_path_factory):
     return cache(lambda method: Run(method, tmp_path_factory.mktemp("runs") / method))
 
 
-@pytest.mark.parametrize("method", METHODS)
+#: MoCo has the most to keep, a queue; whole runs of the others compile for half a minute each.
+one_quick = pytest.mark.parametrize(
+    "method", [m if m == "moco" else pytest.param(m, marks=pytest.mark.slow) for m in METHODS]
+)
+
+
+@one_quick
 def test_training_beats_the_random_encoder(run_of, method):
     run = run_of(method)
     history = run.folder.read_history()
@@ -461,7 +471,7 @@ def test_training_beats_the_random_encoder(run_of, method):
     assert list((run.folder.path / "tensorboard").iterdir())
 
 
-@pytest.mark.parametrize("method", METHODS)
+@one_quick
 def test_an_interrupted_run_resumes_bit_for_bit(run_of, tmp_path, monkeypatch, method):
     whole = run_of(method)
     folder = RunFolder.create(tmp_path / "cut", whole.settings)
@@ -487,7 +497,7 @@ def test_an_interrupted_run_resumes_bit_for_bit(run_of, tmp_path, monkeypatch, m
 
 
 def test_a_checkpoint_can_be_evaluated_again(run_of):
-    run = run_of("simclr")
+    run = run_of("moco")
     again = evaluate_run(MethodTrainer, run.folder)
     assert again["loss_history"] == [row["loss"] for row in run.trainer.history]
     assert again["knn_accuracy"] == knn(run.trainer)
@@ -519,8 +529,8 @@ def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path, monkeypatch):
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["b"]
 
 
-def test_a_non_finite_loss_stops_and_keeps_the_last_checkpoint(run_of, tmp_path, monkeypatch):
-    settings = run_of("moco-v3").settings  # compiled already
+def test_a_non_finite_loss_stops_and_keeps_the_last_checkpoint(tmp_path):
+    settings = learning("moco-v3")
     folder = RunFolder.create(tmp_path / "run", settings)
     trainer = MethodTrainer(settings, load_images("digits"))
     momentum = trainer.plan

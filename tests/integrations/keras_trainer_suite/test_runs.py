@@ -21,12 +21,13 @@ BACKEND = os.environ["KERAS_BACKEND"]
 once = pytest.mark.skipif(BACKEND != "tensorflow", reason="the same on every backend")
 
 
-@pytest.mark.parametrize(
-    "method",
-    METHODS
-    if BACKEND == "tensorflow"
-    else [pytest.param("moco", marks=pytest.mark.slow if BACKEND == "jax" else ())],
+#: MoCo has the most to keep, a queue; whole runs of the others compile for half a minute each.
+one_quick = pytest.mark.parametrize(
+    "method", [m if m == "moco" else pytest.param(m, marks=pytest.mark.slow) for m in METHODS]
 )
+
+
+@one_quick
 def test_an_interrupted_run_resumes_bit_for_bit(
     tmp_path, monkeypatch, method, tiny, fit, trainer_of, numpy
 ):
@@ -61,7 +62,7 @@ def test_an_interrupted_run_resumes_bit_for_bit(
 
 
 @once
-@pytest.mark.parametrize("method", METHODS)
+@one_quick
 def test_training_beats_the_random_encoder(tmp_path, method, capsys):
     settings = resolve("digits", {"method": method, "epochs": 8, "width": 8, "knn_every": 4,
                                   "device": "cpu", "framework": "tensorflow"})  # fmt: skip
