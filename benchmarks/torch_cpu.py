@@ -13,6 +13,8 @@ import torch
 
 from benchmarks.steps import torch_step, views, worst_error
 from benchmarks.timing import Row, interleaved, median_ratio, medians
+from fmicl_core import FMICL
+from fmicl_torch.ops import TORCH
 from fmicl_torch.tiled import TILE
 
 
@@ -28,11 +30,23 @@ def floor(x: torch.Tensor, y: torch.Tensor) -> None:
                 grad_y[j : j + tile].addmm_(products.T, x[i : i + tile])
 
 
+def formulas(x: torch.Tensor, y: torch.Tensor, divergence: str) -> None:
+    """Penalties and slopes of as many tiles, each of the same scores, which stay in the cache."""
+    tile, objective = TILE["cpu"], FMICL(divergence)
+    a, _, c = objective.coefficients()
+    scores = torch.addmm(torch.full((tile,), c), x[:tile], y[:tile].T, alpha=a)
+    given = torch.empty_like(scores)
+    for _ in range((-(-len(x) // tile)) ** 2):
+        given.copy_(scores)  # formulas may work in place
+        objective.negative_total_and_slope(given, TORCH)
+
+
 def speed(n: int, d: int, divergence: str, repeats: int, dense: bool) -> Row:
-    """Times of floor, tiled "cross" and "anchor", and dense "cross"; their ratios; the error."""
+    """Times of floor, formulas, tiled "cross" and "anchor", dense "cross"; ratios; the error."""
     step = partial(torch_step, n, d, divergence=divergence)
     calls = {
         "floor": partial(floor, *(torch.from_numpy(v) for v in views(n, d))),
+        "formulas": partial(formulas, *(torch.from_numpy(v) for v in views(n, d)), divergence),
         "cross": step(negatives="cross", implementation="tiled"),
         "anchor": step(negatives="anchor", implementation="tiled"),
     }
@@ -41,6 +55,7 @@ def speed(n: int, d: int, divergence: str, repeats: int, dense: bool) -> Row:
     times = interleaved(calls, repeats)
     row: Row = {"n": n, "d": d, "divergence": divergence} | medians(times)
     row["cross_over_floor"] = median_ratio(times, "cross", "floor")
+    row["formulas_over_floor"] = median_ratio(times, "formulas", "floor")
     row["anchor_over_cross"] = median_ratio(times, "anchor", "cross")
     if dense:
         row["dense_over_cross"] = median_ratio(times, "dense", "cross")
