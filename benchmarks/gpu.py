@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks import gpu_cases
 from benchmarks.__main__ import write
-from benchmarks.gpu_cases import Check, guarded
+from benchmarks.gpu_cases import Check, fraction_of_rate, guarded
 from benchmarks.timing import Row
 from fmicl_core import FMICL, Gaussian, fmicl_reference
 
@@ -85,10 +85,12 @@ def measure(name: str, device: str) -> None:
             for loss, make in library.losses(case.n, case.negatives).items():
                 if case.only and loss not in case.only:
                     continue
-                run = (loss, make, case, rate, device)
+                run = (loss, make, case, device)
                 row: Row = {"loss": loss, "n": case.n, "d": case.d, "dtype": case.dtype,
                             "negatives": case.negatives, "rate_tflops": round(rate, 2)}  # fmt: skip
                 row |= guarded(lambda run=run: library.speed(*run))
+                if "ms" in row:
+                    row["fraction_of_rate"] = fraction_of_rate(case, float(row["ms"]), rate)
                 print(row, flush=True)
                 rows.append(complete(row, SPEED_COLUMNS, on))
     finally:  # an interruption keeps what there is

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.timing import Row
+from benchmarks.timing import Row, seconds
 from fmicl_core import DIVERGENCES, get_divergence
 from fmicl_core.objective import NEGATIVES
 
@@ -96,13 +95,8 @@ def guarded(measure: Callable[[], Row]) -> Row:
 
 def milliseconds(call: Callable[[], object], repeats: int) -> float:
     """Median time of a call that waits for the device, after two to warm up and compile."""
-    times = []
-    for turn in range(repeats + 2):
-        start = time.perf_counter()
-        call()
-        if turn >= 2:
-            times.append(time.perf_counter() - start)
-    return 1e3 * statistics.median(times)
+    times = [seconds(call) for _ in range(repeats + 2)]
+    return 1e3 * statistics.median(times[2:])
 
 
 def fraction_of_rate(case: Speed, ms: float, tflops: float) -> float:

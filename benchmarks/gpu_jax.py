@@ -11,15 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.gpu_cases import (
-    CHUNK,
-    DENSE_ROWS,
-    Check,
-    Result,
-    Speed,
-    fraction_of_rate,
-    milliseconds,
-)
+from benchmarks.gpu_cases import CHUNK, DENSE_ROWS, Check, Result, Speed, milliseconds
 from benchmarks.timing import Row
 from fmicl_core.divergences import LOG2
 from fmicl_jax import fmicl_loss
@@ -105,8 +97,8 @@ def losses(n: int, negatives: str) -> dict[str, Callable[[], Loss]]:
     return made
 
 
-def speed(name: str, make: Callable[[], Loss], case: Speed, rate: float, device: str) -> Row:
-    """Time of the loss with its gradients, fraction of the matrix rate, extra memory, and value.
+def speed(name: str, make: Callable[[], Loss], case: Speed, device: str) -> Row:
+    """Time of the loss with its gradients, extra memory, and value.
 
     The memory is what XLA plans for temporaries, beside inputs and gradients.
     """
@@ -115,7 +107,7 @@ def speed(name: str, make: Callable[[], Loss], case: Speed, rate: float, device:
         run = jax.jit(jax.value_and_grad(make(), argnums=(0, 1))).lower(x, y).compile()
         ms = milliseconds(lambda: jax.block_until_ready(run(x, y)), case.repeats)
         value = float(run(x, y)[0])  # of all losses of a case the same
-    row: Row = {"ms": round(ms, 3), "fraction_of_rate": fraction_of_rate(case, ms, rate)}
+    row: Row = {"ms": round(ms, 3)}
     if device != "cpu":
         row["extra_mib"] = round(run.memory_analysis().temp_size_in_bytes / 2**20, 1)
     return row | {"value": round(value, 5)}

@@ -9,15 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from benchmarks.gpu_cases import (
-    CHUNK,
-    DENSE_ROWS,
-    Check,
-    Result,
-    Speed,
-    fraction_of_rate,
-    milliseconds,
-)
+from benchmarks.gpu_cases import CHUNK, DENSE_ROWS, Check, Result, Speed, milliseconds
 from benchmarks.timing import Row
 from fmicl_core.divergences import LOG2
 from fmicl_torch import fmicl_loss
@@ -129,8 +121,8 @@ def losses(n: int, negatives: str) -> dict[str, Callable[[], Loss]]:
     return made
 
 
-def speed(name: str, make: Callable[[], Loss], case: Speed, rate: float, device: str) -> Row:
-    """Time of the loss with its gradients, fraction of the matrix rate, extra memory, and value."""
+def speed(name: str, make: Callable[[], Loss], case: Speed, device: str) -> Row:
+    """Time of the loss with its gradients, extra memory, and value."""
     x, y = views(case.n, case.d, case.dtype, device)
     loss = make()
 
@@ -148,7 +140,7 @@ def speed(name: str, make: Callable[[], Loss], case: Speed, rate: float, device:
         ms = milliseconds(run, case.repeats)
     with torch.no_grad(), precision(case.dtype):
         value = loss(x, y).item()  # of all losses of a case the same
-    row: Row = {"ms": round(ms, 3), "fraction_of_rate": fraction_of_rate(case, ms, rate)}
+    row: Row = {"ms": round(ms, 3)}
     if device != "cpu":
         # The gradients of the step before are among what is held, as the inputs are.
         row["extra_mib"] = round((torch.cuda.max_memory_allocated() - held) / 2**20, 1)

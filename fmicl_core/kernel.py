@@ -30,6 +30,11 @@ class Tiles(NamedTuple):
     stages: int
 
 
+def padded_width(d: int) -> int:
+    """Most columns that features of D = `d` have once zeros fill a tile's width."""
+    return max(16, 1 << (d - 1).bit_length())  # powers of two, and tensor cores need 16
+
+
 def tiles_for(d: int, dtype: str, tf32: bool, memory: int, atomic: bool) -> Tiles:
     """Tiles that fit registers and memory.
 
@@ -40,7 +45,7 @@ def tiles_for(d: int, dtype: str, tf32: bool, memory: int, atomic: bool) -> Tile
         memory: bytes of shared memory a program may use.
         atomic: whether a program also holds the update of the columns' gradient.
     """
-    width = max(16, 1 << (d - 1).bit_length())  # powers of two, and tensor cores need 16
+    width = padded_width(d)
     narrow = min(width, 128)
     if dtype == "float32" and not tf32:  # without tensor cores registers run out first
         return Tiles(32, 32, narrow, 4, 2)

@@ -16,6 +16,7 @@ from fmicl_core.kernel import (
     LARGE_MEMORY,
     LEAST_CAPABILITY,
     LEAST_MEMORY,
+    padded_width,
     refusal,
     refused,
     too_wide,
@@ -113,7 +114,7 @@ def _facts(device: jax.Device) -> tuple[int, int]:
 
 
 def _too_many(rows: int, d: int) -> str:
-    width = max(16, 1 << (d - 1).bit_length())  # zeros are appended up to a tile
+    width = padded_width(d)
     if rows * width < MAX_ENTRIES:
         return ""
     return f"The kernel takes N D < {MAX_ENTRIES}, not {rows} x {width}."

@@ -70,9 +70,8 @@ def tiled_block_mean(
 
 def pairwise_of(objective: FMICL, skips_diagonal: bool, kernel: Kernel | None = None) -> Pairwise:
     """What matters to the penalty of one pair in a block, of these settings."""
-    o = objective
-    how = skips_diagonal, tile_size(), kernel
-    return Pairwise(o.generator, o.critic, o.coefficients(), *how)
+    formulas = objective.generator, objective.critic, objective.coefficients()
+    return Pairwise(*formulas, skips_diagonal, tile_size(), kernel)
 
 
 def tile_size() -> int:

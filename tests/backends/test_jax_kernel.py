@@ -47,21 +47,14 @@ def as_on_a_gpu(backend_named, monkeypatch):
 @pytest.fixture
 def set_tiles(monkeypatch):
     """Let the kernel's tiles have these rows, columns and width, and cut columns into parts."""
-    known = {}
 
     def set_to(rows=16, columns=16, width=16, parts=2):
-        # The facts of the device are among what a kernel is compiled for, so that others cannot
-        # be found in the cache.
-        tiles = Tiles(rows, columns, width, 4, 1)
-        memory = 0
-        for size in tiles:
-            memory = 1000 * memory + size
-        known[memory] = tiles
-        monkeypatch.setattr(kernel, "_facts", lambda _: (parts, memory))
+        # As facts of the device, which are among what a kernel is compiled for: none that was
+        # compiled with other tiles is taken.
+        facts = parts, Tiles(rows, columns, width, 4, 1)
+        monkeypatch.setattr(kernel, "_facts", lambda _: facts)
 
-    monkeypatch.setattr(
-        pallas_kernel, "tiles_for", lambda d, dtype, tf32, memory, atomic: known[memory]
-    )
+    monkeypatch.setattr(pallas_kernel, "tiles_for", lambda d, dtype, tf32, memory, atomic: memory)
     monkeypatch.setattr(
         pallas_kernel, "parts_for",
         lambda parts, n, k, chunks, tiles: min(parts, -(-k // tiles.columns)),
