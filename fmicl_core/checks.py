@@ -23,9 +23,13 @@ SOME_ROW = "at least one row, {rows} >= 1"
 WIDTH_OF_X = "the width of `x`"
 
 
+class InvalidArgument(ValueError):
+    """An argument that the library refuses, in its own words; any other ValueError is a bug."""
+
+
 def invalid(
     argument: str, expected: str, received: Any, *, what: str | None = None, why: str | None = None
-) -> ValueError:
+) -> InvalidArgument:
     """Build the one error of this library.
 
     Args:
@@ -36,7 +40,7 @@ def invalid(
         why: the reason, when the expectation alone does not explain itself.
     """
     reason = f" {why}" if why else ""
-    return ValueError(
+    return InvalidArgument(
         f"{expectation(argument, expected)}{reason} Received: {what or argument}={received!r}"
     )
 
@@ -143,7 +147,7 @@ def check_views(shape: Shape) -> None:
     if shape[2] == 0:
         raise invalid("y_pred", "at least one feature, dim >= 1", shape, what="y_pred.shape")
     if shape[0] is not None and shape[0] < 2:
-        raise ValueError(f"{TWO_SAMPLES} Received: y_pred.shape={shape!r}")
+        raise InvalidArgument(f"{TWO_SAMPLES} Received: y_pred.shape={shape!r}")
 
 
 def _check_array(name: str, shape: tuple[int | None, ...], dtype: str) -> None:
@@ -180,7 +184,7 @@ def _check_negatives_exist(shapes: dict[str, tuple[int | None, ...]], least: int
         raise invalid("x", SOME_ROW.format(rows="N"), x, what="x.shape")
 
 
-def no_negatives(n: int) -> ValueError:
+def no_negatives(n: int) -> InvalidArgument:
     """Build the error for a batch of n rows that are all of one sample."""
     return invalid(
         "samples", "at least two different samples", f"{n} rows of one sample",
@@ -192,15 +196,15 @@ def _equal(a: Sequence[int | None], b: Sequence[int | None]) -> bool:
     return all(m is None or n is None or m == n for m, n in zip(a, b, strict=True))
 
 
-def non_finite(argument: str, rows: Sequence[int]) -> ValueError:
+def non_finite(argument: str, rows: Sequence[int]) -> InvalidArgument:
     """Build the error for features that hold NaN or infinity in `rows`."""
     shown = ", ".join(str(int(r)) for r in rows[:5]) + (", ..." if len(rows) > 5 else "")
-    return ValueError(
+    return InvalidArgument(
         f"{expectation(argument, 'finite features')} Received: NaN or infinity in row {shown}"
     )
 
 
-def overflowed(objective: Any, loss: float) -> ValueError:
+def overflowed(objective: Any, loss: float) -> InvalidArgument:
     """Build the error for finite features whose loss is not finite."""
     return invalid(
         "x", f"features with a finite loss under {objective!r}", loss, what="loss",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from fmicl_core.checks import invalid
+from fmicl_core.checks import InvalidArgument, invalid
 from fmicl_core.objective import IMPLEMENTATIONS, KERNEL
 
 #: Features may be this wide. Beyond the widest tile, scores are computed once for every tile.
@@ -98,7 +98,7 @@ def too_wide(d: int) -> str:
     return "" if d <= MAX_WIDTH else f"The kernel takes D <= {MAX_WIDTH}, not {d}."
 
 
-def refused(why: str) -> ValueError:
+def refused(why: str) -> InvalidArgument:
     """The error where the kernel was asked for and there is none for these features."""
     others = ", ".join(repr(name) for name in IMPLEMENTATIONS)
     return invalid("implementation", f"one of {others} for this input", KERNEL, why=why)

@@ -6,7 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fmicl_core.checks import check_bool, check_features, invalid, non_finite
+from fmicl_core.checks import (
+    InvalidArgument,
+    check_bool,
+    check_features,
+    invalid,
+    non_finite,
+)
 from fmicl_jax.dense import Rows
 from fmicl_jax.ops import normalize_rows
 
@@ -47,7 +53,9 @@ def prepare(
     return {k: normalize_rows(v) for k, v in wide.items()} if normalize else wide
 
 
-def explain_non_finite(x: jax.Array, y: jax.Array, bank: jax.Array | None) -> ValueError | None:
+def explain_non_finite(
+    x: jax.Array, y: jax.Array, bank: jax.Array | None
+) -> InvalidArgument | None:
     """The error that names the argument and the rows with NaN or infinity, if there are any."""
     for name, value in (("x", x), ("y", y), ("bank", bank)):
         if value is not None and not jnp.isfinite(value).all():

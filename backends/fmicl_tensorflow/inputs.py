@@ -6,7 +6,13 @@ import numpy as np
 import tensorflow as tf
 
 from fmicl_core import checks
-from fmicl_core.checks import check_bool, check_features, invalid, non_finite
+from fmicl_core.checks import (
+    InvalidArgument,
+    check_bool,
+    check_features,
+    invalid,
+    non_finite,
+)
 from fmicl_tensorflow.dense import Rows
 from fmicl_tensorflow.ops import normalize_rows
 
@@ -77,7 +83,9 @@ def _assert(holds: tf.Tensor, name: str, expected: str, value: tf.Tensor) -> tf.
     return tf.debugging.Assert(holds, [message, tf.shape(value)])
 
 
-def explain_non_finite(x: tf.Tensor, y: tf.Tensor, bank: tf.Tensor | None) -> ValueError | None:
+def explain_non_finite(
+    x: tf.Tensor, y: tf.Tensor, bank: tf.Tensor | None
+) -> InvalidArgument | None:
     """The error that names the argument and the rows with NaN or infinity, if there are any."""
     for name, value in (("x", x), ("y", y), ("bank", bank)):
         if value is not None:

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from fmicl_core.checks import check_bool, check_features, invalid, non_finite
+from fmicl_core.checks import (
+    InvalidArgument,
+    check_bool,
+    check_features,
+    invalid,
+    non_finite,
+)
 from fmicl_core.objective import choose_implementation
 from fmicl_torch.dense import Rows
 from fmicl_torch.ops import UnitRows, normalize_rows
@@ -58,7 +64,7 @@ def prepare(
 
 def explain_non_finite(
     x: torch.Tensor, y: torch.Tensor, bank: torch.Tensor | None
-) -> ValueError | None:
+) -> InvalidArgument | None:
     """The error that names the argument and the rows with NaN or infinity, if there are any."""
     for name, value in (("x", x), ("y", y), ("bank", bank)):
         if value is not None and not value.isfinite().all():
