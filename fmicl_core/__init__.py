@@ -16,6 +16,7 @@ from fmicl_core.divergences import (
 )
 from fmicl_core.objective import FMICL
 from fmicl_core.ops import NUMPY, Ops
+from fmicl_core.pairwise import Pairwise
 from fmicl_core.reference import Reference, fmicl_reference
 from fmicl_core.similarities import (
     SIMILARITIES,
@@ -46,6 +47,7 @@ __all__ = [
     "Laplace",
     "Neyman",
     "Ops",
+    "Pairwise",
     "Pearson",
     "Reference",
     "ReverseKL",

@@ -16,6 +16,7 @@ FLOAT_DTYPES = ("float16", "bfloat16", "float32", "float64")
 Shape = Sequence[int | None]
 
 # What is expected of sizes, for `check_features` and for graphs that check sizes when they run.
+ALPHA = "a finite number > 0, or an array of no dimension that holds one"
 SOME_FEATURE = "at least one feature, D >= 1"
 SHAPE_OF_X = "the shape of `x`"
 TWO_ROWS = "at least two rows, N >= 2, or a `bank`"
@@ -66,6 +67,20 @@ def check_number(argument: str, value: Any) -> float:
 def check_positive(argument: str, value: Any) -> float:
     """Return `value` as a float when it is a finite number > 0."""
     return _real(argument, value, "a finite number > 0", lambda v: v > 0)
+
+
+def check_alpha(value: Any, shape: Shape | None) -> Any:
+    """Return the weight of the negative term: a float > 0, or an array of no dimension as it is.
+
+    Args:
+        value: of the argument `alpha`.
+        shape: of `value` where it is an array of the framework, whose value is not read here.
+    """
+    if shape is None:
+        return check_positive("alpha", value)
+    if len(shape) > 0:
+        raise invalid("alpha", ALPHA, tuple(shape), what="alpha.shape")
+    return value
 
 
 def check_at_least(argument: str, value: Any, low: int) -> int:

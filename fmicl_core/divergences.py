@@ -30,8 +30,9 @@ class Divergence:
     """Base class; a divergence of your own needs `score`, `score_slope` and `penalty`.
 
     Add `f` to plot and test it, `conjugate` (with `conjugate_slope` and `conjugate_domain`) to use
-    it with a cosine similarity, `penalty_and_slope` when the two share work. Subclasses are frozen
-    dataclasses, so that equal divergences compare equal, hash, pickle and print as they are made.
+    it with a cosine similarity, `penalty_limit` and `excess` where the penalty tends to a constant,
+    `excess_and_slope` when the two share work. Subclasses are frozen dataclasses, so that equal
+    divergences compare equal, hash, pickle and print as they are made.
     """
 
     #: Name in the registry.
@@ -72,18 +73,32 @@ class Divergence:
         """Slope of `penalty` in L: e^L times the slope of the score."""
         return ops.exp(L) * self.score_slope(L, ops)
 
-    def penalty_and_slope(self, L: Array, ops: Ops = NUMPY) -> tuple[Array, Array]:
-        """Both at once, for the one-pass gradient; equals (penalty(L), penalty_slope(L))."""
-        return self.penalty(L, ops), self.penalty_slope(L, ops)
+    @property
+    def penalty_limit(self) -> float:
+        """Limit of `penalty` for L -> -infinity, which is f*(f'(0)); 0 where there is none."""
+        return 0.0
 
-    def penalty_total_and_slope(self, L: Array, ops: Ops = NUMPY) -> tuple[Array, Array]:
-        """(sum of penalty(L), penalty_slope(L)), given e^L < SUM_LOG_BOUND / 2.
+    def excess(self, L: Array, ops: Ops = NUMPY) -> Array:
+        """penalty(L) - penalty_limit, elementwise; what a loss adds up over negative pairs.
+
+        Most pairs are far apart. Their penalties then differ from the limit in digits that a sum of
+        float32 numbers would lose, and the limit itself may be none of float32's numbers.
+        """
+        penalty, limit = self.penalty(L, ops), self.penalty_limit
+        return penalty - limit if limit else penalty
+
+    def excess_and_slope(self, L: Array, ops: Ops = NUMPY) -> tuple[Array, Array]:
+        """Both at once, for the one-pass gradient; equals (excess(L), penalty_slope(L))."""
+        return self.excess(L, ops), self.penalty_slope(L, ops)
+
+    def excess_total_and_slope(self, L: Array, ops: Ops = NUMPY) -> tuple[Array, Array]:
+        """(sum of excess(L), penalty_slope(L)), given e^L < SUM_LOG_BOUND / 2.
 
         Called without automatic differentiation, so arrays it made itself, not L, may be updated
         by `-=` and `*=`: in place where arrays are mutable, which spares a pass through the cache.
         """
-        penalty, slope = self.penalty_and_slope(L, ops)
-        return ops.sum(penalty), slope
+        excess, slope = self.excess_and_slope(L, ops)
+        return ops.sum(excess), slope
 
 
 @dataclass(frozen=True)
@@ -113,7 +128,7 @@ class KL(Divergence):
     def penalty_slope(self, L: Array, ops: Ops = NUMPY) -> Array:
         return ops.exp(L)
 
-    def penalty_and_slope(self, L: Array, ops: Ops = NUMPY) -> tuple[Array, Array]:
+    def excess_and_slope(self, L: Array, ops: Ops = NUMPY) -> tuple[Array, Array]:
         u = ops.exp(L)
         return u, u
 
@@ -149,11 +164,18 @@ class JensenShannon(Divergence):
     def penalty_slope(self, L: Array, ops: Ops = NUMPY) -> Array:
         return ops.sigmoid(L)
 
-    def penalty_total_and_slope(self, L: Array, ops: Ops = NUMPY) -> tuple[Array, Array]:
+    @property
+    def penalty_limit(self) -> float:
+        return -LOG2
+
+    def excess(self, L: Array, ops: Ops = NUMPY) -> Array:
+        return ops.softplus(L)
+
+    def excess_total_and_slope(self, L: Array, ops: Ops = NUMPY) -> tuple[Array, Array]:
         # One exponential serves both, and logarithms are taken of products.
         u = ops.exp(L)
         v = 1.0 + u
-        return ops.sum_log(v) - LOG2 * math.prod(L.shape), u / v
+        return ops.sum_log(v), u / v
 
 
 @dataclass(frozen=True)
@@ -183,9 +205,16 @@ class Pearson(Divergence):
     def penalty_slope(self, L: Array, ops: Ops = NUMPY) -> Array:
         return 2.0 * ops.exp(2.0 * L)
 
-    def penalty_and_slope(self, L: Array, ops: Ops = NUMPY) -> tuple[Array, Array]:
+    @property
+    def penalty_limit(self) -> float:
+        return -1.0
+
+    def excess(self, L: Array, ops: Ops = NUMPY) -> Array:
+        return ops.exp(2.0 * L)
+
+    def excess_and_slope(self, L: Array, ops: Ops = NUMPY) -> tuple[Array, Array]:
         square = ops.exp(2.0 * L)
-        return square - 1.0, 2.0 * square
+        return square, 2.0 * square
 
 
 @dataclass(frozen=True)
@@ -219,9 +248,16 @@ class SquaredHellinger(Divergence):
     def penalty_slope(self, L: Array, ops: Ops = NUMPY) -> Array:
         return 0.5 * ops.exp(0.5 * L)
 
-    def penalty_and_slope(self, L: Array, ops: Ops = NUMPY) -> tuple[Array, Array]:
+    @property
+    def penalty_limit(self) -> float:
+        return -1.0
+
+    def excess(self, L: Array, ops: Ops = NUMPY) -> Array:
+        return ops.exp(0.5 * L)
+
+    def excess_and_slope(self, L: Array, ops: Ops = NUMPY) -> tuple[Array, Array]:
         root = ops.exp(0.5 * L)
-        return root - 1.0, 0.5 * root
+        return root, 0.5 * root
 
 
 @dataclass(frozen=True)
@@ -279,9 +315,16 @@ class Tsallis(Divergence):
     def penalty_slope(self, L: Array, ops: Ops = NUMPY) -> Array:
         return self.order * ops.exp(self.order * L)
 
-    def penalty_and_slope(self, L: Array, ops: Ops = NUMPY) -> tuple[Array, Array]:
+    @property
+    def penalty_limit(self) -> float:
+        return 1.0 / (self.order - 1.0)
+
+    def excess(self, L: Array, ops: Ops = NUMPY) -> Array:
+        return ops.exp(self.order * L)
+
+    def excess_and_slope(self, L: Array, ops: Ops = NUMPY) -> tuple[Array, Array]:
         power = ops.exp(self.order * L)
-        return power + 1.0 / (self.order - 1.0), self.order * power
+        return power, self.order * power
 
 
 @dataclass(frozen=True)
@@ -323,15 +366,22 @@ class VinczeLeCam(Divergence):
     def penalty_slope(self, L: Array, ops: Ops = NUMPY) -> Array:
         return 8.0 * ops.sigmoid(-L) * ops.sigmoid(L) ** 2
 
-    def penalty_and_slope(self, L: Array, ops: Ops = NUMPY) -> tuple[Array, Array]:
-        w = ops.sigmoid(L)
-        square = w * w
-        return 4.0 * square - 1.0, (8.0 - 8.0 * w) * square
+    @property
+    def penalty_limit(self) -> float:
+        return -1.0
 
-    def penalty_total_and_slope(self, L: Array, ops: Ops = NUMPY) -> tuple[Array, Array]:
+    def excess(self, L: Array, ops: Ops = NUMPY) -> Array:
+        return 4.0 * ops.sigmoid(L) ** 2
+
+    def excess_and_slope(self, L: Array, ops: Ops = NUMPY) -> tuple[Array, Array]:
         w = ops.sigmoid(L)
         square = w * w
-        total = 4.0 * ops.sum(square) - math.prod(L.shape)
+        return 4.0 * square, (8.0 - 8.0 * w) * square
+
+    def excess_total_and_slope(self, L: Array, ops: Ops = NUMPY) -> tuple[Array, Array]:
+        w = ops.sigmoid(L)
+        square = w * w
+        total = 4.0 * ops.sum(square)
         w -= 1.0
         w *= -8.0
         w *= square
@@ -375,7 +425,7 @@ class Jeffreys(Divergence):
     def penalty_slope(self, L: Array, ops: Ops = NUMPY) -> Array:
         return ops.exp(L) + 1.0
 
-    def penalty_and_slope(self, L: Array, ops: Ops = NUMPY) -> tuple[Array, Array]:
+    def excess_and_slope(self, L: Array, ops: Ops = NUMPY) -> tuple[Array, Array]:
         u = ops.exp(L)
         return u - 1.0 + L, u + 1.0
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import NamedTuple
 
-from fmicl_core.checks import check_bool, check_choice, check_positive
+from fmicl_core.checks import check_choice, check_positive
 from fmicl_core.divergences import Divergence, get_divergence
 from fmicl_core.ops import NUMPY, Array, Ops
+from fmicl_core.pairwise import Pairwise
 from fmicl_core.similarities import Similarity, get_similarity
 
 
@@ -114,14 +114,6 @@ def negative_blocks(negatives: str, has_bank: bool) -> tuple[Block, ...]:
     return BANK if has_bank else NEGATIVES[negatives]
 
 
-def _callers_level() -> int:
-    """`stacklevel` at which a warning of the caller shows the first line outside of fmicl."""
-    frame, level = sys._getframe(1), 1
-    while frame.f_back and frame.f_globals.get("__name__", "").startswith("fmicl_"):
-        frame, level = frame.f_back, level + 1
-    return level
-
-
 @dataclass(frozen=True)
 class FMICL:
     """Settings of the f-MICL loss (the objective of Lu et al. 2023, to minimise).
@@ -155,15 +147,12 @@ class FMICL:
         object.__setattr__(self, "similarity", get_similarity(self.similarity))
         object.__setattr__(self, "alpha", check_positive("alpha", self.alpha))
         check_choice("negatives", self.negatives, NEGATIVES)
-        check_bool("normalize", self.normalize)
-        self.critic.check(self.generator, self.normalize)
-        if not self.generator.suitable:
-            warnings.warn(
-                f"{self.generator!r} does not keep features apart: they are known to collapse."
-                " It is offered for study.",
-                UserWarning,
-                stacklevel=_callers_level(),
-            )
+        _ = self.pairwise  # checks that the options go together
+
+    @cached_property
+    def pairwise(self) -> Pairwise:
+        """What one pair contributes: these settings without alpha and the scheme of negatives."""
+        return Pairwise(self.generator, self.critic, self.normalize)
 
     @property
     def generator(self) -> Divergence:
@@ -185,30 +174,13 @@ class FMICL:
         return negative_blocks(self.negatives, has_bank)
 
     def coefficients(self) -> tuple[float, float, float]:
-        """(a, b, c) of z = a (x . y) + b (|x|^2 + |y|^2) + c.
-
-        On normalised features |x| = 1 is folded into c and b = 0. A zero row, which has no
-        direction, thereby counts as orthogonal to every feature.
-        """
-        a, b, c = self.critic.coefficients()
-        return (a, 0.0, c + 2.0 * b) if self.normalize else (a, b, c)
+        """(a, b, c) of z = a (x . y) + b (|x|^2 + |y|^2) + c; see `Pairwise.coefficients`."""
+        return self.pairwise.coefficients()
 
     def positive(self, z: Array, ops: Ops = NUMPY) -> Array:
         """Score of positive pairs, elementwise in z."""
-        return self.critic.positive(self.generator, z, ops)
-
-    def positive_slope(self, z: Array, ops: Ops = NUMPY) -> Array:
-        """Slope of `positive` in z."""
-        return self.critic.positive_slope(self.generator, z, ops)
+        return self.pairwise.positive(z, ops)
 
     def negative(self, z: Array, ops: Ops = NUMPY) -> Array:
         """Penalty of negative pairs, elementwise in z."""
-        return self.critic.negative(self.generator, z, ops)
-
-    def negative_and_slope(self, z: Array, ops: Ops = NUMPY) -> tuple[Array, Array]:
-        """Penalty of negative pairs and its slope in z."""
-        return self.critic.negative_and_slope(self.generator, z, ops)
-
-    def negative_total_and_slope(self, z: Array, ops: Ops = NUMPY) -> tuple[Array, Array]:
-        """Sum of the penalties of the negative pairs in z, and the slope per pair."""
-        return self.critic.negative_total_and_slope(self.generator, z, ops)
+        return self.pairwise.negative(z, ops)

@@ -117,7 +117,7 @@ def _positives(rows: dict[str, Matrix], grads: dict[str, Matrix], objective: FMI
     x, y = rows["x"], rows["y"]
     a, b, _ = objective.coefficients()
     z = _affine(objective, x, y, (x * y).sum(axis=1))
-    weight = (-objective.positive_slope(z) / len(x))[:, None]
+    weight = (-objective.pairwise.positive_slope(z) / len(x))[:, None]
     grads["x"] += weight * (a * y + 2 * b * x)
     grads["y"] += weight * (a * x + 2 * b * y)
     return float(objective.positive(z).mean())
@@ -129,7 +129,8 @@ def _negatives(
     objective: FMICL,
     numbers: dict[str, NDArray[np.int64]],
 ) -> float:
-    a, b, _ = objective.coefficients()
+    pairwise = objective.pairwise
+    a, b, _ = pairwise.coefficients()
     total = 0.0
     for block in objective.blocks("bank" in rows):
         left, right = rows[block.left], rows[block.right]
@@ -138,7 +139,7 @@ def _negatives(
         if not counts.any():
             raise no_negatives(len(rows["x"]))
         counts *= block.share / counts.sum()
-        penalty, slope = objective.negative_and_slope(z)
+        penalty, (_, slope) = pairwise.negative(z), pairwise.excess_and_slope(z)
         total += float((counts * penalty).sum())
         weight = objective.alpha * counts * slope
         grads[block.left] += a * weight @ right + 2 * b * weight.sum(axis=1)[:, None] * left

@@ -46,16 +46,25 @@ class Similarity:
         """Penalty f*(s) of a negative pair."""
         raise NotImplementedError(f"{type(self).__name__} does not define negative")
 
-    def negative_and_slope(self, divergence: Divergence, z: Array, ops: Ops) -> tuple[Array, Array]:
-        """Penalty of a negative pair and its slope in z, sharing their work."""
-        raise NotImplementedError(f"{type(self).__name__} does not define negative_and_slope")
+    def limit(self, divergence: Divergence) -> float:
+        """What the penalty of a negative pair tends to as it moves apart; 0 where not finite."""
+        return 0.0
 
-    def negative_total_and_slope(
+    def excess(self, divergence: Divergence, z: Array, ops: Ops) -> Array:
+        """Penalty of a negative pair, less the limit."""
+        penalty, limit = self.negative(divergence, z, ops), self.limit(divergence)
+        return penalty - limit if limit else penalty
+
+    def excess_and_slope(self, divergence: Divergence, z: Array, ops: Ops) -> tuple[Array, Array]:
+        """The excess of a negative pair and its slope in z, sharing their work."""
+        raise NotImplementedError(f"{type(self).__name__} does not define excess_and_slope")
+
+    def excess_total_and_slope(
         self, divergence: Divergence, z: Array, ops: Ops
     ) -> tuple[Array, Array]:
-        """Sum of the penalties of all pairs in z, and the slope per pair."""
-        penalty, slope = self.negative_and_slope(divergence, z, ops)
-        return ops.sum(penalty), slope
+        """Sum of the excesses of all pairs in z, and the slope per pair."""
+        excess, slope = self.excess_and_slope(divergence, z, ops)
+        return ops.sum(excess), slope
 
 
 @dataclass(frozen=True)
@@ -92,15 +101,21 @@ class Gaussian(Similarity):
     def negative(self, divergence: Divergence, z: Array, ops: Ops) -> Array:
         return divergence.penalty(z, ops)
 
-    def negative_and_slope(self, divergence: Divergence, z: Array, ops: Ops) -> tuple[Array, Array]:
-        return divergence.penalty_and_slope(z, ops)
+    def limit(self, divergence: Divergence) -> float:
+        return divergence.penalty_limit
 
-    def negative_total_and_slope(
+    def excess(self, divergence: Divergence, z: Array, ops: Ops) -> Array:
+        return divergence.excess(z, ops)
+
+    def excess_and_slope(self, divergence: Divergence, z: Array, ops: Ops) -> tuple[Array, Array]:
+        return divergence.excess_and_slope(z, ops)
+
+    def excess_total_and_slope(
         self, divergence: Divergence, z: Array, ops: Ops
     ) -> tuple[Array, Array]:
         if self.mu < SUM_LOG_BOUND / 2:
-            return divergence.penalty_total_and_slope(z, ops)
-        return super().negative_total_and_slope(divergence, z, ops)
+            return divergence.excess_total_and_slope(z, ops)
+        return super().excess_total_and_slope(divergence, z, ops)
 
 
 @dataclass(frozen=True)
@@ -132,10 +147,16 @@ class DistanceKernel(Similarity):
     def negative(self, divergence: Divergence, z: Array, ops: Ops) -> Array:
         return divergence.penalty(self.log_kernel(ops.relu(z), ops), ops)
 
-    def negative_and_slope(self, divergence: Divergence, z: Array, ops: Ops) -> tuple[Array, Array]:
+    def limit(self, divergence: Divergence) -> float:
+        return divergence.penalty_limit
+
+    def excess(self, divergence: Divergence, z: Array, ops: Ops) -> Array:
+        return divergence.excess(self.log_kernel(ops.relu(z), ops), ops)
+
+    def excess_and_slope(self, divergence: Divergence, z: Array, ops: Ops) -> tuple[Array, Array]:
         d2 = ops.relu(z)
-        penalty, slope = divergence.penalty_and_slope(self.log_kernel(d2, ops), ops)
-        return penalty, slope * self.log_kernel_slope(d2, ops)
+        excess, slope = divergence.excess_and_slope(self.log_kernel(d2, ops), ops)
+        return excess, slope * self.log_kernel_slope(d2, ops)
 
 
 @dataclass(frozen=True)
@@ -243,7 +264,7 @@ class Cosine(Similarity):
     def negative(self, divergence: Divergence, z: Array, ops: Ops) -> Array:
         return divergence.conjugate(z, ops)
 
-    def negative_and_slope(self, divergence: Divergence, z: Array, ops: Ops) -> tuple[Array, Array]:
+    def excess_and_slope(self, divergence: Divergence, z: Array, ops: Ops) -> tuple[Array, Array]:
         return divergence.conjugate(z, ops), divergence.conjugate_slope(z, ops)
 
 

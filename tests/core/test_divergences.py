@@ -84,12 +84,26 @@ def test_slopes_are_derivatives_and_tied_by_the_density(divergence, L):
 @given(L=st.lists(L_values, min_size=6, max_size=6))
 def test_shared_forms_equal_the_plain_ones(divergence, L):
     L = np.array(L).reshape(2, 3)
-    penalty, weight = divergence.penalty_and_slope(L)
-    total, again = divergence.penalty_total_and_slope(L)
+    excess, weight = divergence.excess_and_slope(L)
+    total, again = divergence.excess_total_and_slope(L)
+    np.testing.assert_allclose(divergence.excess(L), excess, rtol=1e-12, atol=1e-13)
+    penalty = excess + divergence.penalty_limit
     np.testing.assert_allclose(penalty, divergence.penalty(L), rtol=1e-12, atol=1e-13)
     np.testing.assert_allclose(weight, divergence.penalty_slope(L), rtol=1e-12)
     np.testing.assert_allclose(again, weight, rtol=1e-12)
-    np.testing.assert_allclose(total, divergence.penalty(L).sum(), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(total, excess.sum(), rtol=1e-12, atol=1e-12)
+
+
+@every
+def test_the_excess_of_far_pairs_keeps_its_digits_unless_the_penalty_has_no_limit(divergence):
+    far = np.array([-20.0, -21.0], dtype=np.float32)
+    excess = divergence.excess(far)
+    if divergence.penalty(-700.0) < -10.0:  # Jeffreys, reverse KL, Neyman
+        assert divergence.penalty_limit == 0.0
+        return
+    assert divergence.penalty(-700.0) == pytest.approx(divergence.penalty_limit, abs=1e-15)
+    assert (excess > 0.0).all()
+    np.testing.assert_allclose(excess, divergence.excess(far.astype(np.float64)), rtol=1e-5)
 
 
 @every

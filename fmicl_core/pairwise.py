@@ -1,0 +1,96 @@
+"""Pairwise: what one pair of rows contributes to the loss, without its weight and its scheme."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from dataclasses import dataclass
+
+from fmicl_core.checks import check_bool
+from fmicl_core.divergences import Divergence
+from fmicl_core.ops import NUMPY, Array, Ops
+from fmicl_core.similarities import Similarity
+
+
+def _callers_level() -> int:
+    """`stacklevel` at which a warning of the caller shows the first line outside of fmicl."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith(("fmicl_", "functools")):
+        frame, level = frame.f_back, level + 1
+    return level
+
+
+@dataclass(frozen=True)
+class Pairwise:
+    """Score of a positive pair and penalty of a negative pair, as functions of one number z.
+
+    z = a (x . y) + b (|x|^2 + |y|^2) + c. It is what backends keep compiled code by: alpha and the
+    scheme of negatives are not part of it, so that a change of these compiles nothing anew.
+
+    Args:
+        divergence: f.
+        similarity: makes z of a pair of rows.
+        normalize: the rows have unit length; a zero row stays zero.
+
+    Raises:
+        ValueError: a cosine leaves the domain of f*.
+
+    Warns:
+        UserWarning: the divergence is known to collapse features.
+    """
+
+    divergence: Divergence
+    similarity: Similarity
+    normalize: bool
+
+    def __post_init__(self) -> None:
+        check_bool("normalize", self.normalize)
+        self.similarity.check(self.divergence, self.normalize)
+        if not self.divergence.suitable:
+            warnings.warn(
+                f"{self.divergence!r} does not keep features apart: they are known to collapse."
+                " It is offered for study.",
+                UserWarning,
+                stacklevel=_callers_level(),
+            )
+
+    def coefficients(self) -> tuple[float, float, float]:
+        """(a, b, c) of z = a (x . y) + b (|x|^2 + |y|^2) + c.
+
+        On normalised features |x| = 1 is folded into c and b = 0. A zero row, which has no
+        direction, thereby counts as orthogonal to every feature.
+        """
+        a, b, c = self.similarity.coefficients()
+        return (a, 0.0, c + 2.0 * b) if self.normalize else (a, b, c)
+
+    @property
+    def limit(self) -> float:
+        """What the penalty of a negative pair tends to as the pair moves apart, or 0.
+
+        Backends add up the excess over it, and add the limit to the mean: float32 keeps the digits.
+        """
+        return self.similarity.limit(self.divergence)
+
+    def positive(self, z: Array, ops: Ops = NUMPY) -> Array:
+        """Score of positive pairs, elementwise in z."""
+        return self.similarity.positive(self.divergence, z, ops)
+
+    def positive_slope(self, z: Array, ops: Ops = NUMPY) -> Array:
+        """Slope of `positive` in z."""
+        return self.similarity.positive_slope(self.divergence, z, ops)
+
+    def negative(self, z: Array, ops: Ops = NUMPY) -> Array:
+        """Penalty of negative pairs, elementwise in z."""
+        return self.similarity.negative(self.divergence, z, ops)
+
+    def excess(self, z: Array, ops: Ops = NUMPY) -> Array:
+        """`negative` less `limit`."""
+        return self.similarity.excess(self.divergence, z, ops)
+
+    def excess_and_slope(self, z: Array, ops: Ops = NUMPY) -> tuple[Array, Array]:
+        """`excess` and its slope in z, which is that of `negative`."""
+        return self.similarity.excess_and_slope(self.divergence, z, ops)
+
+    def excess_total_and_slope(self, z: Array, ops: Ops = NUMPY) -> tuple[Array, Array]:
+        """Sum of the excesses of the negative pairs in z, and the slope per pair."""
+        return self.similarity.excess_total_and_slope(self.divergence, z, ops)
