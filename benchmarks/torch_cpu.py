@@ -38,7 +38,7 @@ def formulas(x: torch.Tensor, y: torch.Tensor, divergence: str) -> None:
     given = torch.empty_like(scores)
     for _ in range((-(-len(x) // tile)) ** 2):
         given.copy_(scores)  # formulas may work in place
-        objective.negative_total_and_slope(given, TORCH)
+        objective.pairwise.excess_total_and_slope(given, TORCH)
 
 
 def speed(n: int, d: int, divergence: str, repeats: int, dense: bool) -> Row:

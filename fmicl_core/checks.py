@@ -7,6 +7,8 @@ same message in every framework.
 from __future__ import annotations
 
 import math
+import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from numbers import Real
 from typing import Any
@@ -18,8 +20,9 @@ Shape = Sequence[int | None]
 # What is expected of sizes, for `check_features` and for graphs that check sizes when they run.
 ALPHA = "a finite number > 0, or an array of no dimension that holds one"
 SOME_FEATURE = "at least one feature, D >= 1"
+#: By the rows that x needs without a bank: one where other ranks hold more of the batch.
+ROWS_OF_X = {1: "at least one row, N >= 1", 2: "at least two rows, N >= 2, or a `bank`"}
 SHAPE_OF_X = "the shape of `x`"
-TWO_ROWS = "at least two rows, N >= 2, or a `bank`"
 SOME_ROW = "at least one row, {rows} >= 1"
 WIDTH_OF_X = "the width of `x`"
 
@@ -132,9 +135,6 @@ def check_features(
         _check_array(name, shape, dtype)
     if not _equal(shapes["x"], shapes["y"]):
         raise invalid("y", f"{SHAPE_OF_X}, {shapes['x']}", shapes["y"], what="y.shape")
-    for name, dtype in list(zip(shapes, dtypes, strict=True))[1:]:
-        if dtype != dtypes[0]:
-            raise invalid(name, f"the dtype of `x`, {dtypes[0]}", dtype, what=f"{name}.dtype")
     for name, device in list(zip(shapes, devices, strict=False))[1:]:
         if device != devices[0]:
             raise invalid(name, f"the device of `x`, {devices[0]}", device, what=f"{name}.device")
@@ -175,6 +175,24 @@ def _check_array(name: str, shape: tuple[int | None, ...], dtype: str) -> None:
         raise invalid(name, f"a dtype among {', '.join(FLOAT_DTYPES)}", dtype, what=f"{name}.dtype")
 
 
+def refused_by_rank(rank: int, message: str) -> InvalidArgument:
+    """Build the error for what another rank refused, in that rank's words."""
+    return InvalidArgument(f"Rank {rank} refused its part of the batch. There: {message}")
+
+
+def ranks_differ(argument: str, values: Sequence[Any]) -> InvalidArgument:
+    """Build the error for an argument that must be the same on every rank; its value by rank."""
+    return invalid(argument, "the same on every rank", list(values), what=f"{argument} by rank")
+
+
+def fixed_option(name: str, value: Any) -> InvalidArgument:
+    """Build the error for an option that is assigned to a loss after it was made."""
+    return invalid(
+        name, "to be given when the loss is made", value, why="Make a new loss; all that can"
+        " change is `alpha`, which may be an array of no dimension.",
+    )  # fmt: skip
+
+
 def check_union(sizes: Sequence[int]) -> None:
     """Check that a batch shared by ranks, `sizes` rows each, has rows on each and a negative."""
     if min(sizes) < 1 or sum(sizes) < 2:
@@ -186,10 +204,8 @@ def _check_negatives_exist(shapes: dict[str, tuple[int | None, ...]], least: int
     x, bank = shapes["x"], shapes.get("bank")
     if bank is None:
         if x[0] is not None and x[0] < least:
-            raise invalid(
-                "x", TWO_ROWS, x, what="x.shape",
-                why="A single sample has no negative.",
-            )  # fmt: skip
+            why = None if least == 1 else "A single sample has no negative."
+            raise invalid("x", ROWS_OF_X[least], x, what="x.shape", why=why)
         return
     if not _equal(x[1:], bank[1:]):
         raise invalid("bank", f"{WIDTH_OF_X}, D = {x[1]}", bank, what="bank.shape")
@@ -197,6 +213,11 @@ def _check_negatives_exist(shapes: dict[str, tuple[int | None, ...]], least: int
         raise invalid("bank", SOME_ROW.format(rows="K"), bank, what="bank.shape")
     if x[0] == 0:
         raise invalid("x", SOME_ROW.format(rows="N"), x, what="x.shape")
+
+
+def wide_dtype(dtypes: Iterable[str]) -> str:
+    """The dtype that a loss of features with these dtypes is computed in: float32 at least."""
+    return "float64" if "float64" in dtypes else "float32"
 
 
 def no_negatives(n: int) -> InvalidArgument:
@@ -233,3 +254,34 @@ def once_differentiable() -> RuntimeError:
         "The tiled form of a loss can be differentiated once. For second derivatives"
         " (create_graph=True, jax.hessian, nested tapes) use implementation='dense'."
     )
+
+
+def callers_level() -> int:
+    """`stacklevel` at which a warning of the caller shows the first line outside of fmicl."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith(("fmicl_", "functools")):
+        frame, level = frame.f_back, level + 1
+    return level
+
+
+#: Losses whose warning below was given, or is not wanted, in this process.
+_told_of_ranks: set[str] = set()
+
+
+def warn_of_ranks(loss: str) -> None:
+    """Warn, once in a process, that a loss called among several ranks knows none but its own."""
+    if loss in _told_of_ranks:
+        return
+    _told_of_ranks.add(loss)
+    warnings.warn(
+        f"`{loss}` is of the rows that it is given: the rows of other ranks or replicas are no"
+        " negatives, and the mean of the ranks' losses is not the loss of the whole batch. Gather"
+        " the features first, or take `fmicl_loss`, which does it.",
+        UserWarning,
+        stacklevel=callers_level(),
+    )
+
+
+def features_are_gathered(losses: Iterable[str]) -> None:
+    """Give no such warning of these losses: who calls them gathers the ranks' features first."""
+    _told_of_ranks.update(losses)

@@ -21,12 +21,13 @@ import numpy as np
 
 from fmicl_core.checks import check_choice, check_positive, invalid
 from fmicl_core.ops import NUMPY, Array, Ops
+from fmicl_core.value import Value
 
 LOG2 = math.log(2.0)
 
 
-@dataclass(frozen=True)
-class Divergence:
+@dataclass(frozen=True, eq=False, repr=False)
+class Divergence(Value):
     """Base class; a divergence of your own needs `score`, `score_slope` and `penalty`.
 
     Add `f` to plot and test it, `conjugate` (with `conjugate_slope` and `conjugate_domain`) to use

@@ -24,6 +24,8 @@ class Defaults(NamedTuple):
 
 
 DEFAULTS = Defaults()
+#: What a loss keeps as it was made; alpha alone may change.
+FIXED = ("divergence", "similarity", "negatives", "normalize", "objective")
 
 #: How a backend may compute the loss; "auto" chooses by the number of pairs.
 IMPLEMENTATIONS = ("auto", "dense", "tiled")

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from dataclasses import dataclass
 
-from fmicl_core.checks import check_bool
+from fmicl_core.checks import callers_level, check_bool
 from fmicl_core.divergences import Divergence
 from fmicl_core.ops import NUMPY, Array, Ops
 from fmicl_core.similarities import Similarity
-
-
-def _callers_level() -> int:
-    """`stacklevel` at which a warning of the caller shows the first line outside of fmicl."""
-    frame, level = sys._getframe(1), 1
-    while frame.f_back and frame.f_globals.get("__name__", "").startswith(("fmicl_", "functools")):
-        frame, level = frame.f_back, level + 1
-    return level
 
 
 @dataclass(frozen=True)
@@ -51,7 +42,7 @@ class Pairwise:
                 f"{self.divergence!r} does not keep features apart: they are known to collapse."
                 " It is offered for study.",
                 UserWarning,
-                stacklevel=_callers_level(),
+                stacklevel=callers_level(),
             )
 
     def coefficients(self) -> tuple[float, float, float]:

@@ -19,10 +19,11 @@ from typing import Any, ClassVar
 from fmicl_core.checks import check_choice, check_positive, invalid
 from fmicl_core.divergences import Divergence
 from fmicl_core.ops import SUM_LOG_BOUND, Array, Ops
+from fmicl_core.value import Value
 
 
-@dataclass(frozen=True)
-class Similarity:
+@dataclass(frozen=True, eq=False, repr=False)
+class Similarity(Value):
     """Base class: z per pair, and what a divergence makes of z on either kind of pair."""
 
     name: ClassVar[str] = ""

@@ -28,7 +28,7 @@ from fmicl_core import DIVERGENCES, FMICL, Laplace, get_divergence
 from fmicl_core.kernel import tiles_for
 from fmicl_jax.kernel import Kernel
 from fmicl_jax.pallas_kernel import block_sums
-from fmicl_jax.tiled import pairwise_of
+from fmicl_jax.tiled import plan_of
 from fmicl_torch import kernel, triton_kernel
 
 POINTERS = {"bfloat16": "*bf16", "float16": "*fp16", "float32": "*fp32", "tf32": "*fp32"}
@@ -51,7 +51,7 @@ def compiled(objective, precision, d, kind, gpu):
     name = "float32" if tf32 else precision
     tiles = tiles_for(d, name, tf32, 1024 * GPUS[gpu], KINDS[kind]["COLUMNS"])
     chunks = -(-d // tiles.width)
-    fixed = kernel.constants(objective, getattr(torch, name), chunks, tiles) | KINDS[kind]
+    fixed = kernel.constants(objective.pairwise, getattr(torch, name), chunks, tiles) | KINDS[kind]
     fixed |= {"SKIPS": True, "BIAS": bool(objective.coefficients()[1])}
     names = triton_kernel.block_sums.arg_names
     types = dict.fromkeys(names, "*fp32") | dict.fromkeys(fixed, "constexpr")
@@ -71,9 +71,9 @@ def compiled_pallas(objective, precision, d, kind, gpu):
     """The Pallas kernel of fmicl_jax, compiled, and its tiles."""
     tf32, memory = precision == "tf32", 1024 * GPUS[gpu]
     name = "float32" if tf32 else precision
-    pairwise = pairwise_of(objective, True, Kernel(name, tf32, 132, memory, False))
+    plan = plan_of(objective.pairwise, True, Kernel(name, tf32, 132, memory, False))
     rows = jax.ShapeDtypeStruct((4096, d), "float32")
-    sums = jax.jit(lambda x, y: block_sums(x, y, pairwise, kind == "rows", kind == "loss"))
+    sums = jax.jit(lambda x, y: block_sums(x, y, plan, kind == "rows", kind == "loss"))
     module = sums.trace(rows, rows).lower(lowering_platforms=("cuda",)).compiler_ir()
     (call,) = operations(module.operation, "custom_call")
     settings = ir.DictAttr(call.attributes["mhlo.backend_config"])

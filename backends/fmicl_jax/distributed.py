@@ -11,12 +11,13 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from fmicl_core import FMICL
-from fmicl_core.checks import check_union, invalid
+from fmicl_core import Pairwise
+from fmicl_core.checks import check_union, invalid, warn_of_ranks
+from fmicl_core.objective import Block
 from fmicl_jax.dense import Rows
 
-#: Mean penalty of a block: left, right (None means left), objective, skips_diagonal.
-BlockMean = Callable[[jax.Array, jax.Array | None, FMICL, bool], jax.Array]
+#: Mean excess of a block: left, right (None means left), pairwise, skips_diagonal.
+BlockMean = Callable[[jax.Array, jax.Array | None, Pairwise, bool], jax.Array]
 
 
 def axis_size(axis_name: str, rows: jax.Array) -> int:
@@ -36,39 +37,50 @@ def axis_size(axis_name: str, rows: jax.Array) -> int:
     return int(size)
 
 
+def tell_of_devices(loss: str) -> None:
+    """Warn, once, that a loss without `axis_name` is called inside of a map over devices."""
+    if jax.sharding.get_abstract_mesh().manual_axes:
+        warn_of_ranks(loss)
+
+
 def shared_mean(values: jax.Array, axis_name: str) -> jax.Array:
     """Mean over the union of one value a row; a scalar."""
     return jax.lax.psum(values.mean() / jax.lax.axis_size(axis_name), axis_name)
 
 
-def shared_uniformity(
-    rows: Rows, objective: FMICL, block_mean: BlockMean, axis_name: str
+def shared_excess(
+    rows: Rows,
+    pairwise: Pairwise,
+    blocks: tuple[Block, ...],
+    block_mean: BlockMean,
+    axis_name: str,
 ) -> jax.Array:
-    """Uniformity of the union; every device works on its rows against all.
+    """Mean excess in the union; every device works on its rows against all.
 
-    Equals `dense_uniformity` of the gathered rows.
+    Equals `dense_excess` of the gathered rows.
 
     Args:
         rows: this device's features by the names "x" (n, D), "y" (n, D) and, if given, "bank".
-        objective: the settings; its normalization has been applied.
+        pairwise: the specification; its normalization has been applied.
+        blocks: of negative pairs.
         block_mean: dense or tiled.
         axis_name: of the mesh.
     """
     n, devices = len(rows["x"]), jax.lax.axis_size(axis_name)
     total = jnp.zeros((), rows["x"].dtype)
-    for block in objective.blocks("bank" in rows):
+    for block in blocks:
         left, right = rows[block.left], rows[block.right]
         here = None if block.symmetric else right
         if not block.skips_diagonal:  # every device has the whole bank
-            total += block.share * block_mean(left, here, objective, False)
+            total += block.share * block_mean(left, here, pairwise, False)
             continue
         pairs = devices * n - 1
         if n > 1:
             share = block.share * (n - 1) / pairs
-            total += share * block_mean(left, here, objective, True)
+            total += share * block_mean(left, here, pairwise, True)
         if devices > 1:
             others = _others(right, axis_name)
-            total += block.share * len(others) / pairs * block_mean(left, others, objective, False)
+            total += block.share * len(others) / pairs * block_mean(left, others, pairwise, False)
     return jax.lax.psum(total / devices, axis_name)
 
 

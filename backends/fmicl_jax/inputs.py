@@ -8,10 +8,12 @@ import numpy as np
 
 from fmicl_core.checks import (
     InvalidArgument,
+    check_alpha,
     check_bool,
     check_features,
     invalid,
     non_finite,
+    wide_dtype,
 )
 from fmicl_jax.dense import Rows
 from fmicl_jax.ops import normalize_rows
@@ -20,7 +22,7 @@ from fmicl_jax.ops import normalize_rows
 def prepare(
     x: jax.Array, y: jax.Array, bank: jax.Array | None, normalize: bool, *, least: int = 2
 ) -> Rows:
-    """Checked features by name, in float32 at least, of unit length where asked for.
+    """Checked features by name, in one dtype of float32 at least, of unit length where asked for.
 
     Args:
         x: first view.
@@ -42,15 +44,25 @@ def prepare(
                 name, "sizes that are known while tracing", value.shape, what=f"{name}.shape"
             )
     arrays = {name: jnp.asarray(value) for name, value in given.items()}
+    dtypes = [value.dtype.name for value in arrays.values()]
     check_features(
         x.shape,
         y.shape,
         None if bank is None else bank.shape,
-        [value.dtype.name for value in arrays.values()],
+        dtypes,
         least=least,
     )
-    wide = {k: v if v.dtype == jnp.float64 else v.astype(jnp.float32) for k, v in arrays.items()}
+    wide = {name: value.astype(wide_dtype(dtypes)) for name, value in arrays.items()}
     return {k: normalize_rows(v) for k, v in wide.items()} if normalize else wide
+
+
+def weight_of(alpha: float | jax.Array) -> float | jax.Array:
+    """alpha, checked; of an array the value is checked with that of the loss.
+
+    Raises:
+        ValueError: alpha is no finite number > 0 and no array of no dimension.
+    """
+    return check_alpha(alpha, alpha.shape if isinstance(alpha, jax.Array | np.ndarray) else None)
 
 
 def explain_non_finite(

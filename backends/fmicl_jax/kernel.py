@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 
-from fmicl_core import FMICL
+from fmicl_core import Pairwise
 from fmicl_core.kernel import (
     LARGE_MEMORY,
     LEAST_CAPABILITY,
@@ -24,7 +24,7 @@ from fmicl_core.kernel import (
 from fmicl_core.objective import KERNEL, choose_implementation
 
 if TYPE_CHECKING:
-    from fmicl_jax.tiled import Pairwise
+    from fmicl_jax.tiled import Plan
 
 #: Whether Pallas runs the kernel in Python, on any device; for tests.
 INTERPRET = False
@@ -53,15 +53,16 @@ class Kernel(NamedTuple):
 
 
 def kernel_for(
-    implementation: str, objective: FMICL, x: jax.Array, n: int, k: int
+    implementation: str, pairwise: Pairwise, x: jax.Array, dtype: str, n: int, k: int
 ) -> Kernel | None:
     """The kernel for blocks of at most n x k such features, or None where it is not to be used.
 
     Args:
         implementation: as given to the loss. "auto" leaves small batches to the dense form, and
             plain float32 to the tiled one.
-        objective: the settings.
+        pairwise: the specification.
         x: the features as given to the loss.
+        dtype: that of x, y and the bank together.
         n: rows.
         k: columns.
 
@@ -71,11 +72,11 @@ def kernel_for(
     if choose_implementation(implementation, n, k, kernel=True) != KERNEL:
         return None
     device = _device(x)
-    kernel = Kernel(x.dtype.name, _tf32(), *_facts(device), INTERPRET)
+    kernel = Kernel(dtype, _tf32(), *_facts(device), INTERPRET)
     why = _refusal(device, kernel.dtype) or too_wide(x.shape[1]) or _too_many(max(n, k), x.shape[1])
     if not why and implementation == "auto" and kernel.dtype == "float32" and not kernel.tf32:
         return None  # cuBLAS is better than Triton at products without tensor cores
-    why = why or _formulas_refused(objective)
+    why = why or _formulas_refused(pairwise)
     if why and implementation == KERNEL:
         raise refused(why)
     return None if why else kernel
@@ -124,19 +125,19 @@ def _tf32() -> bool:
     return jax.config.jax_default_matmul_precision in TF32
 
 
-def _formulas_refused(objective: FMICL) -> str:
+def _formulas_refused(pairwise: Pairwise) -> str:
     """Why the formulas of the settings cannot be written in Triton, or ""."""
-    from fmicl_jax.tiled import pairwise_of
+    from fmicl_jax.tiled import plan_of
 
-    return _pairwise_refused(pairwise_of(objective, skips_diagonal=False))
+    return _plan_refused(plan_of(pairwise, skips_diagonal=False))
 
 
 @lru_cache(maxsize=256)
-def _pairwise_refused(pairwise: Pairwise) -> str:
+def _plan_refused(plan: Plan) -> str:
     from fmicl_jax.pallas_kernel import lower_formulas
 
     try:
-        lower_formulas(pairwise)
+        lower_formulas(plan)
     except Exception as error:  # whatever a formula of a user's own raises, or Pallas of it
         first = str(error).strip().splitlines()[:1]
         return f"Pallas cannot write the formulas ({': '.join([type(error).__name__, *first])})."

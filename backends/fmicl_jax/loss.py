@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fmicl_core import FMICL, Divergence, Similarity
-from fmicl_core.checks import check_bool, check_choice, overflowed
+from fmicl_core.checks import ALPHA, check_bool, check_choice, invalid, overflowed
 from fmicl_core.objective import DEFAULTS, WITH_KERNEL, choose_implementation
-from fmicl_jax.dense import dense_block_mean, dense_uniformity, positive_scores
-from fmicl_jax.distributed import axis_size, shared_mean, shared_uniformity
-from fmicl_jax.inputs import explain_non_finite, prepare
+from fmicl_jax.dense import dense_block_mean, dense_excess, positive_scores
+from fmicl_jax.distributed import axis_size, shared_excess, shared_mean
+from fmicl_jax.inputs import explain_non_finite, prepare, weight_of
 from fmicl_jax.kernel import kernel_for
-from fmicl_jax.tiled import tiled_block_mean, tiled_uniformity
+from fmicl_jax.tiled import tiled_block_mean, tiled_excess
 
 
 class FMICLTerms(NamedTuple):
@@ -34,7 +35,7 @@ def fmicl_loss(
     *,
     divergence: Divergence | str = DEFAULTS.divergence,
     similarity: Similarity | str = DEFAULTS.similarity,
-    alpha: float = DEFAULTS.alpha,
+    alpha: float | jax.Array = DEFAULTS.alpha,
     negatives: str = DEFAULTS.negatives,
     bank: jax.Array | None = None,
     normalize: bool = DEFAULTS.normalize,
@@ -48,11 +49,13 @@ def fmicl_loss(
 
     Args:
         x: (N, D) features of the first view; float16, bfloat16, float32 or, under x64, float64.
+            Where y or the bank have another dtype, all are promoted.
         y: (N, D) features of the second view; row i belongs to the same sample as row i of x.
         divergence: name or `fmicl_core.Divergence`: "kl", "js", "pearson", "squared_hellinger",
             "tsallis", "vlc", "jeffreys" (and "reverse_kl", "neyman", which collapse).
         similarity: name or `fmicl_core.Similarity`: "gaussian", "cosine", "laplace", "cauchy".
-        alpha: weight of the negative term, > 0.
+        alpha: weight of the negative term, > 0; a number, or an array of no dimension, which may
+            change from step to step in compiled code.
         negatives: "anchor" {(x_i, x_j), i != j}, the paper's; "within", "anchor" averaged with its
             twin on y; "cross" {(x_i, y_j), i != j}; "all" pairs of different samples of both views.
         bank: (K, D) features that supply all negatives, {(x_i, bank_k)}, or None.
@@ -76,8 +79,8 @@ def fmicl_loss(
 
     Source: the objective of Lu et al. (2023); `fmicl_core.fmicl_reference` is it in float64 NumPy.
     """
-    objective = FMICL(divergence, similarity, alpha, negatives, normalize)
-    return _terms(objective, x, y, bank, implementation, check_finite, axis_name).loss
+    settings = FMICL(divergence, similarity, DEFAULTS.alpha, negatives, normalize)
+    return _terms(settings, alpha, x, y, bank, implementation, check_finite, axis_name).loss
 
 
 def fmicl_terms(
@@ -87,7 +90,7 @@ def fmicl_terms(
     *,
     divergence: Divergence | str = DEFAULTS.divergence,
     similarity: Similarity | str = DEFAULTS.similarity,
-    alpha: float = DEFAULTS.alpha,
+    alpha: float | jax.Array = DEFAULTS.alpha,
     negatives: str = DEFAULTS.negatives,
     bank: jax.Array | None = None,
     normalize: bool = DEFAULTS.normalize,
@@ -103,12 +106,13 @@ def fmicl_terms(
     Returns:
         Named tuple (loss, alignment, uniformity) of scalars, each differentiable.
     """
-    objective = FMICL(divergence, similarity, alpha, negatives, normalize)
-    return _terms(objective, x, y, bank, implementation, check_finite, axis_name)
+    settings = FMICL(divergence, similarity, DEFAULTS.alpha, negatives, normalize)
+    return _terms(settings, alpha, x, y, bank, implementation, check_finite, axis_name)
 
 
 def _terms(
-    objective: FMICL,
+    settings: FMICL,  # but for its alpha
+    alpha: float | jax.Array,
     x: jax.Array,
     y: jax.Array,
     bank: jax.Array | None,
@@ -118,36 +122,47 @@ def _terms(
 ) -> FMICLTerms:
     check_bool("check_finite", check_finite)
     check_choice("implementation", implementation, WITH_KERNEL)
-    rows = prepare(x, y, bank, objective.normalize, least=2 if axis_name is None else 1)
+    weight, pairwise, blocks = (
+        weight_of(alpha),
+        settings.pairwise,
+        settings.blocks(bank is not None),
+    )
+    rows = prepare(x, y, bank, pairwise.normalize, least=2 if axis_name is None else 1)
     devices = 1 if axis_name is None else axis_size(axis_name, x)
     n, k = devices * len(x), len(bank) if bank is not None else devices * len(x)
-    kernel = kernel_for(implementation, objective, x, n, k)
+    dtype = jnp.result_type(*(side for side in (x, y, bank) if side is not None)).name
+    kernel = kernel_for(implementation, pairwise, x, dtype, n, k)
     dense = kernel is None and choose_implementation(implementation, n, k) == "dense"
-    scores = positive_scores(rows, objective)
+    scores = positive_scores(rows, pairwise)
     if axis_name is None:
         alignment = scores.mean()
-        uniformity = (
-            dense_uniformity(rows, objective)
+        excess = (
+            dense_excess(rows, pairwise, blocks)
             if dense
-            else tiled_uniformity(rows, objective, kernel)
+            else tiled_excess(rows, pairwise, blocks, kernel)
         )
     else:
         alignment = shared_mean(scores, axis_name)
         block_mean = dense_block_mean if dense else partial(tiled_block_mean, kernel=kernel)
-        uniformity = shared_uniformity(rows, objective, block_mean, axis_name)
-    loss = objective.alpha * uniformity - alignment
-    if check_finite and not isinstance(loss, jax.core.Tracer) and not jnp.isfinite(loss):
-        raise explain_non_finite(x, y, bank) or overflowed(objective, float(loss))
+        excess = shared_excess(rows, pairwise, blocks, block_mean, axis_name)
+    uniformity = pairwise.limit + excess
+    loss = (weight * uniformity).astype(excess.dtype) - alignment
+    if check_finite and not isinstance(loss, jax.core.Tracer):
+        if not weight > 0:
+            raise invalid("alpha", ALPHA, float(weight))
+        if not jnp.isfinite(loss):
+            objective = replace(settings, alpha=float(weight))
+            raise explain_non_finite(x, y, bank) or overflowed(objective, float(loss))
     return FMICLTerms(loss, alignment, uniformity)
 
 
-@jax.tree_util.register_static
+@jax.tree_util.register_pytree_node_class
 @dataclass(frozen=True, kw_only=True)
 class FMICLLoss:
     """`fmicl_loss` as an object: the same options, no parameters and no state.
 
-    It is callable, frozen and hashable: equal ones are one static argument of `jax.jit`, and as a
-    pytree it has no leaves.
+    It is callable, frozen and hashable: equal ones are one static argument of `jax.jit`. As a
+    pytree it has no leaves or, where alpha is an array, alpha as its only one.
 
     Args:
         divergence, similarity, alpha, negatives, normalize, implementation, check_finite: as for
@@ -160,7 +175,7 @@ class FMICLLoss:
 
     divergence: Divergence | str = DEFAULTS.divergence
     similarity: Similarity | str = DEFAULTS.similarity
-    alpha: float = DEFAULTS.alpha
+    alpha: float | jax.Array = DEFAULTS.alpha
     negatives: str = DEFAULTS.negatives
     normalize: bool = DEFAULTS.normalize
     implementation: str = "auto"
@@ -168,17 +183,20 @@ class FMICLLoss:
     axis_name: str | None = None
 
     def __post_init__(self) -> None:
-        o = FMICL(self.divergence, self.similarity, self.alpha, self.negatives, self.normalize)
-        for name in ("divergence", "similarity", "alpha"):
+        object.__setattr__(self, "alpha", weight_of(self.alpha))
+        number = DEFAULTS.alpha if _is_array(self.alpha) else self.alpha
+        o = FMICL(self.divergence, self.similarity, number, self.negatives, self.normalize)
+        for name in ("divergence", "similarity"):
             object.__setattr__(self, name, getattr(o, name))
-        object.__setattr__(self, "_objective", o)
+        object.__setattr__(self, "_made_with", o)
         check_choice("implementation", self.implementation, WITH_KERNEL)
         check_bool("check_finite", self.check_finite)
 
     @property
     def objective(self) -> FMICL:
         """The settings."""
-        return self._objective  # type: ignore[attr-defined]
+        made_with: FMICL = self._made_with  # type: ignore[attr-defined]
+        return replace(made_with, alpha=float(self.alpha)) if _is_array(self.alpha) else made_with
 
     def __call__(self, x: jax.Array, y: jax.Array, bank: jax.Array | None = None) -> jax.Array:
         """The loss of x (N, D), y (N, D) and, if given, bank (K, D); scalar."""
@@ -187,4 +205,22 @@ class FMICLLoss:
     def terms(self, x: jax.Array, y: jax.Array, bank: jax.Array | None = None) -> FMICLTerms:
         """The loss with its alignment and uniformity, as `fmicl_terms`."""
         options = self.implementation, self.check_finite, self.axis_name
-        return _terms(self.objective, x, y, bank, *options)
+        return _terms(self._made_with, self.alpha, x, y, bank, *options)  # type: ignore[attr-defined]
+
+    def tree_flatten(self) -> tuple[tuple[jax.Array, ...], tuple[tuple[str, Any], ...]]:
+        """The leaves, and all the rest."""
+        leaves = (self.alpha,) if _is_array(self.alpha) else ()
+        rest = vars(self) | ({"alpha": None} if leaves else {})
+        return leaves, tuple(rest.items())
+
+    @classmethod
+    def tree_unflatten(cls, rest: tuple[tuple[str, Any], ...], leaves: tuple[Any, ...]) -> Self:
+        """The object; a leaf may be whatever JAX puts in its place."""
+        loss = object.__new__(cls)
+        for name, value in dict(rest, **({"alpha": leaves[0]} if leaves else {})).items():
+            object.__setattr__(loss, name, value)
+        return loss
+
+
+def _is_array(alpha: float | jax.Array) -> bool:
+    return isinstance(alpha, jax.Array | np.ndarray)

@@ -19,7 +19,7 @@ from fmicl_core.ops import Ops
 from fmicl_jax.ops import JAX, square_lengths
 
 if TYPE_CHECKING:
-    from fmicl_jax.tiled import Gradients, Pairwise
+    from fmicl_jax.tiled import Gradients, Plan
 
 #: The functions of the specification for a single pair, whose sum is itself.
 ONE_PAIR = Ops(
@@ -31,7 +31,7 @@ ONE_PAIR = Ops(
 class Program(NamedTuple):
     """What a program of the kernel is made for."""
 
-    pairwise: Pairwise
+    plan: Plan
     n: int
     k: int
     tiles: Tiles
@@ -52,25 +52,25 @@ class Program(NamedTuple):
 
 
 def fused(
-    left: jax.Array, right: jax.Array | None, pairwise: Pairwise, wanted: tuple[bool, bool]
+    left: jax.Array, right: jax.Array | None, plan: Plan, wanted: tuple[bool, bool]
 ) -> tuple[jax.Array, Gradients]:
-    """Mean penalty and the wanted gradients; equals `fmicl_jax.tiled.sweep`.
+    """Mean excess and the wanted gradients; equals `fmicl_jax.tiled.sweep`.
 
     Every program owns rows of one gradient, so that nothing is added in an order that could differ
     between runs. It takes a launch for either side, the scores computed twice: 8 N^2 D flops for a
     full block in place of 6, 4 N^2 D for a symmetric one in place of 3.
     """
-    a, b, _ = pairwise.coefficients
+    a, b, _ = plan.pairwise.coefficients()
     symmetric = right is None
     others = left if right is None else right
-    pairs = len(left) * (len(others) - pairwise.skips_diagonal)
+    pairs = len(left) * (len(others) - plan.skips_diagonal)
     # Inside jax.shard_map all that goes into a kernel varies over the same mesh axes, as it must;
     # features that are not finite have no loss anyway.
     zero = 0.0 * (left[0, 0] + others[0, 0])
     left, others = left + zero, others + zero
 
     def sums(rows: jax.Array, columns: jax.Array, grad: bool) -> Any:
-        return block_sums(rows, columns, pairwise, grad, triangle=symmetric and not grad)
+        return block_sums(rows, columns, plan, grad, triangle=symmetric and not grad)
 
     def gradient(rows: jax.Array, products: jax.Array, mass: jax.Array | None) -> jax.Array:
         # In a symmetric block (i, j) and (j, i) both count.
@@ -88,28 +88,28 @@ def fused(
 
 
 def block_sums(
-    left: jax.Array, right: jax.Array, pairwise: Pairwise, grad: bool, triangle: bool
+    left: jax.Array, right: jax.Array, plan: Plan, grad: bool, triangle: bool
 ) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
     """Sums over the pairs (left_i, right_j) in one launch, for the gradient in left alone.
 
     z = a (left @ right.T) + b (|left|^2[:, None] + |right|^2) + c     # product in the kernel dtype
-    penalty, weight = evaluate(z)                                      # 0 for pairs left out
-    return penalty.sum(), weight @ right, weight.sum(axis=1)           # None without `grad`
+    excess, weight = evaluate(z)                                      # 0 for pairs left out
+    return excess.sum(), weight @ right, weight.sum(axis=1)           # None without `grad`
 
     Args:
         left: (N, D), float32.
         right: (K, D), float32.
-        pairwise: settings.
+        plan: settings.
         grad: whether the last two are wanted. They are still to be scaled; the last is None too
             where z has no squared lengths.
         triangle: right is left and only the tiles with i < j are visited, but count twice.
     """
-    (n, d), k, kernel = left.shape, len(right), pairwise.kernel
+    (n, d), k, kernel = left.shape, len(right), plan.kernel
     tiles = tiles_for(d, kernel.dtype, kernel.tf32, kernel.memory, atomic=False)
     chunks = -(-d // tiles.width)
     parts = parts_for(kernel.processors, n, k, chunks, tiles)
-    program = Program(pairwise, n, k, tiles, chunks, parts, grad, triangle)
-    b = pairwise.coefficients[1]
+    program = Program(plan, n, k, tiles, chunks, parts, grad, triangle)
+    b = plan.pairwise.coefficients()[1]
     inputs = []
     for rows, size in ((left, tiles.rows), (right, tiles.columns)):
         missing = (0, -len(rows) % size), (0, -d % tiles.width)
@@ -140,8 +140,8 @@ def block_sums(
 
 def _program(program: Program, *refs: Any) -> None:
     """Sums of ROWS rows over one part of the columns; its chunk of the width of the gradient."""
-    tiles, kernel = program.tiles, program.pairwise.kernel
-    a, b, c = program.pairwise.coefficients
+    tiles, kernel = program.tiles, program.plan.kernel
+    a, b, c = program.plan.pairwise.coefficients()
     refs_in, refs_out = refs[: 4 if b else 2], refs[4 if b else 2 :]
     left, right, *biases = (*refs_in[::2], *refs_in[1::2]) if b else refs_in
     place = pl.program_id(0)
@@ -167,30 +167,30 @@ def _program(program: Program, *refs: Any) -> None:
         z = a * z + c
         return z + biases[0][rows][:, None] + biases[1][columns][None, :] if b else z
 
-    def masked(start: jax.Array, penalty: jax.Array, weight: jax.Array) -> Any:
-        row = block * tiles.rows + jax.lax.broadcasted_iota(jnp.int32, penalty.shape, 0)
-        column = start + jax.lax.broadcasted_iota(jnp.int32, penalty.shape, 1)
+    def masked(start: jax.Array, excess: jax.Array, weight: jax.Array) -> Any:
+        row = block * tiles.rows + jax.lax.broadcasted_iota(jnp.int32, excess.shape, 0)
+        column = start + jax.lax.broadcasted_iota(jnp.int32, excess.shape, 1)
         counts = column < program.k  # rows beyond the last are dropped by the caller
         if program.triangle:
             counts &= row < column
-        elif program.pairwise.skips_diagonal:
+        elif program.plan.skips_diagonal:
             counts &= row != column
-        return jnp.where(counts, penalty, 0.0), jnp.where(counts, weight, 0.0)
+        return jnp.where(counts, excess, 0.0), jnp.where(counts, weight, 0.0)
 
     def add_tile(turn: jax.Array, sums: Any) -> Any:
         total, mass, products = sums
         start = first + turn * tiles.columns
         columns = pl.ds(start, tiles.columns)
         theirs = right[columns, own]
-        penalty, weight = evaluate(program.pairwise, scores(columns, theirs))
+        excess, weight = evaluate(program.plan, scores(columns, theirs))
         bottom, end = (block + 1) * tiles.rows, start + tiles.columns
         edge = end > program.k
-        if program.pairwise.skips_diagonal:
+        if program.plan.skips_diagonal:
             edge |= (start < bottom) & (end > block * tiles.rows)
-        penalty, weight = jax.lax.cond(
-            edge, partial(masked, start), lambda *unchanged: unchanged, penalty, weight
+        excess, weight = jax.lax.cond(
+            edge, partial(masked, start), lambda *unchanged: unchanged, excess, weight
         )
-        total += penalty.sum(axis=1)
+        total += excess.sum(axis=1)
         if program.grad:
             weight = weight.astype(operand)
             products += dot(weight, theirs.astype(operand))
@@ -226,22 +226,21 @@ def _precision(dtype: str, tf32: bool) -> Precision:
     return Precision.DEFAULT if dtype == "bfloat16" else Precision.HIGH
 
 
-def evaluate(pairwise: Pairwise, z: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Penalty and slope of every pair, from the formulas of one."""
-    formulas = pairwise.similarity.negative_total_and_slope
+def evaluate(plan: Plan, z: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Excess and slope of every pair, from the formulas of one."""
 
     def one_pair(z: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return formulas(pairwise.divergence, z, ONE_PAIR)
+        return plan.pairwise.excess_total_and_slope(z, ONE_PAIR)
 
-    penalty, slope = jax.vmap(jax.vmap(one_pair))(z)
-    return penalty, slope
+    excess, slope = jax.vmap(jax.vmap(one_pair))(z)
+    return excess, slope
 
 
-def lower_formulas(pairwise: Pairwise) -> None:
+def lower_formulas(plan: Plan) -> None:
     """Have Pallas write the formulas of a tile in Triton; raises whatever it or they raise."""
 
-    def program(given: Any, penalty: Any, slope: Any) -> None:
-        penalty[...], slope[...] = evaluate(pairwise, given[...])
+    def program(given: Any, excess: Any, slope: Any) -> None:
+        excess[...], slope[...] = evaluate(plan, given[...])
 
     def call(given: jax.Array) -> Any:
         shapes = jax.eval_shape(lambda x: (x, x), given)  # right inside jax.shard_map as well

@@ -11,8 +11,9 @@ from fmicl_core.checks import check_choice, check_positive
 from fmicl_core.objective import IMPLEMENTATIONS, choose_implementation
 from fmicl_core.related import RELATED_DEFAULTS, info_nce_anchors
 from fmicl_jax.dense import Rows
+from fmicl_jax.distributed import tell_of_devices
 from fmicl_jax.inputs import prepare
-from fmicl_jax.ops import off_diagonal, product, square_lengths
+from fmicl_jax.ops import JAX, off_diagonal, product, square_lengths
 from fmicl_jax.tiled_related import tiled_info_nce
 
 
@@ -51,6 +52,7 @@ def info_nce_loss(
 
     Source: Oord et al. (2018), eq. 4; Chen et al. (2020), eq. 1; He et al. (2020), eq. 1.
     """
+    tell_of_devices("info_nce_loss")
     temperature = check_positive("temperature", temperature)
     check_choice("implementation", implementation, IMPLEMENTATIONS)
     anchors = info_nce_anchors(negatives, bank is not None)
@@ -62,8 +64,9 @@ def info_nce_loss(
     losses = []
     for anchor, pools in anchors:
         logits = [_negative_logits(rows, anchor, pool, temperature) for pool in pools]
-        every = jnp.concatenate([positive[:, None], *logits], axis=1)
-        losses.append((jax.nn.logsumexp(every, axis=1) - positive).mean())
+        every = jnp.concatenate(logits, axis=1)
+        # The same as log-sum-exp of all less s+, but where the loss is small nothing cancels.
+        losses.append(JAX.softplus(jax.nn.logsumexp(every, axis=1) - positive).mean())
     return jnp.stack(losses).mean()
 
 
@@ -104,12 +107,22 @@ def alignment_uniformity_loss(
 
     Source: Wang and Isola (2020), section 4.1.
     """
+    tell_of_devices("alignment_uniformity_loss")
     for name, value in (("exponent", exponent), ("t", t), ("uniformity_weight", uniformity_weight)):
         check_positive(name, value)
     rows = prepare(x, y, None, normalize)
     square = square_lengths(rows["x"] - rows["y"])
     spread = [_log_potential(rows[name], t) for name in ("x", "y")]
-    return (square ** (exponent / 2.0)).mean() + uniformity_weight * jnp.stack(spread).mean()
+    return _power(square, exponent).mean() + uniformity_weight * jnp.stack(spread).mean()
+
+
+def _power(square: jax.Array, exponent: float) -> jax.Array:
+    """Distances to the exponent, of their squares."""
+    if exponent >= 2.0:
+        return square ** (exponent / 2.0)
+    # The slope of a power below 1 is infinite at 0. A pair that coincides has the slope 0.
+    apart = jnp.where(square == 0, 1.0, square) ** (exponent / 2.0)
+    return jnp.where(square == 0, 0.0, apart)
 
 
 def _log_potential(x: jax.Array, t: float) -> jax.Array:
@@ -136,6 +149,7 @@ def spectral_contrastive_loss(
 
     Source: HaoChen et al. (2021).
     """
+    tell_of_devices("spectral_contrastive_loss")
     rows = prepare(x, y, None, normalize)
     s = product(rows["x"], rows["y"].T)
     return -2.0 * s.diagonal().mean() + jnp.square(off_diagonal(s)).mean()

@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
-from fmicl_core import FMICL, Divergence, Similarity
+from fmicl_core import Pairwise
 from fmicl_core.checks import once_differentiable
+from fmicl_core.objective import Block
 from fmicl_jax.dense import Rows
 from fmicl_jax.kernel import Kernel
 from fmicl_jax.ops import JAX, product, square_lengths
@@ -26,12 +27,10 @@ TILE = {"cpu": 512}
 TILE_ACCELERATOR = 4096
 
 
-class Pairwise(NamedTuple):
-    """All that the penalty of one pair depends on: the static argument of the compiled sweep."""
+class Plan(NamedTuple):
+    """All that a sweep of one block depends on: the static argument of what is compiled."""
 
-    divergence: Divergence
-    similarity: Similarity
-    coefficients: tuple[float, float, float]
+    pairwise: Pairwise
     skips_diagonal: bool
     tile: int
     kernel: Kernel | None
@@ -41,18 +40,21 @@ class Pairwise(NamedTuple):
 Gradients = tuple[jax.Array | None, jax.Array | None]
 
 
-def tiled_uniformity(rows: Rows, objective: FMICL, kernel: Kernel | None = None) -> jax.Array:
-    """Uniformity in one pass; equals `dense_uniformity(rows, objective)`, once differentiable.
+def tiled_excess(
+    rows: Rows, pairwise: Pairwise, blocks: tuple[Block, ...], kernel: Kernel | None = None
+) -> jax.Array:
+    """Mean excess in one pass; equals `dense_excess`, once differentiable.
 
     Args:
         rows: features by the names "x" (N, D), "y" (N, D) and, if given, "bank" (K, D).
-        objective: the settings; its normalization has been applied.
+        pairwise: the specification; its normalization has been applied.
+        blocks: of negative pairs.
         kernel: the Pallas kernel, or None for plain tiles.
     """
     total = jnp.zeros((), rows["x"].dtype)
-    for block in objective.blocks("bank" in rows):
+    for block in blocks:
         right = None if block.symmetric else rows[block.right]
-        mean = tiled_block_mean(rows[block.left], right, objective, block.skips_diagonal, kernel)
+        mean = tiled_block_mean(rows[block.left], right, pairwise, block.skips_diagonal, kernel)
         total = total + block.share * mean
     return total
 
@@ -60,18 +62,17 @@ def tiled_uniformity(rows: Rows, objective: FMICL, kernel: Kernel | None = None)
 def tiled_block_mean(
     left: jax.Array,
     right: jax.Array | None,
-    objective: FMICL,
+    pairwise: Pairwise,
     skips_diagonal: bool,
     kernel: Kernel | None = None,
 ) -> jax.Array:
-    """Mean penalty over the pairs (left_i, right_j), i != j if so asked; right None means left."""
-    return _block_mean(left, right, pairwise_of(objective, skips_diagonal, kernel))
+    """Mean excess over the pairs (left_i, right_j), i != j if so asked; right None means left."""
+    return _block_mean(left, right, plan_of(pairwise, skips_diagonal, kernel))
 
 
-def pairwise_of(objective: FMICL, skips_diagonal: bool, kernel: Kernel | None = None) -> Pairwise:
-    """What matters to the penalty of one pair in a block, of these settings."""
-    formulas = objective.generator, objective.critic, objective.coefficients()
-    return Pairwise(*formulas, skips_diagonal, tile_size(), kernel)
+def plan_of(pairwise: Pairwise, skips_diagonal: bool, kernel: Kernel | None = None) -> Plan:
+    """What matters to a sweep of one block, here."""
+    return Plan(pairwise, skips_diagonal, tile_size(), kernel)
 
 
 def tile_size() -> int:
@@ -80,17 +81,17 @@ def tile_size() -> int:
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _block_mean(left: jax.Array, right: jax.Array | None, pairwise: Pairwise) -> jax.Array:
-    """Mean penalty over the pairs (left_i, right_j); right None means left."""
-    mean, _ = _mean_and_gradients(left, right, pairwise, (False, False))
+def _block_mean(left: jax.Array, right: jax.Array | None, plan: Plan) -> jax.Array:
+    """Mean excess over the pairs (left_i, right_j); right None means left."""
+    mean, _ = _mean_and_gradients(left, right, plan, (False, False))
     return mean
 
 
-def _block_mean_jvp(pairwise: Pairwise, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+def _block_mean_jvp(plan: Plan, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     # The derivative is <gradient, tangent>: forward mode as it stands, reverse mode by transposing.
     left, right = primals
     wanted = tuple(t is not None and not isinstance(t, SymbolicZero) for t in tangents)
-    mean, gradients = _once(left, right, pairwise, wanted)
+    mean, gradients = _once(left, right, plan, wanted)
     slope = jnp.zeros((), left.dtype)
     for gradient, tangent in zip(gradients, tangents, strict=True):
         if gradient is not None:
@@ -102,26 +103,26 @@ _block_mean.defjvp(_block_mean_jvp, symbolic_zeros=True)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3))
-def _once(left: jax.Array, right: jax.Array | None, pairwise: Pairwise, wanted: Any) -> Any:
-    return _mean_and_gradients(left, right, pairwise, wanted)
+def _once(left: jax.Array, right: jax.Array | None, plan: Plan, wanted: Any) -> Any:
+    return _mean_and_gradients(left, right, plan, wanted)
 
 
 @_once.defjvp
-def _(pairwise, wanted, primals, tangents):  # type: ignore[no-untyped-def]
+def _(plan, wanted, primals, tangents):  # type: ignore[no-untyped-def]
     raise once_differentiable()
 
 
 @partial(jax.jit, static_argnums=(2, 3))
 def _mean_and_gradients(
-    left: jax.Array, right: jax.Array | None, pairwise: Pairwise, wanted: tuple[bool, bool]
+    left: jax.Array, right: jax.Array | None, plan: Plan, wanted: tuple[bool, bool]
 ) -> tuple[jax.Array, Gradients]:
-    """The mean penalty and, of those wanted, its gradients in left and right."""
-    how = left, right, pairwise, wanted
-    if pairwise.kernel is None:
+    """The mean excess and, of those wanted, its gradients in left and right."""
+    how = left, right, plan, wanted
+    if plan.kernel is None:
         return sweep(*how)
     from fmicl_jax.pallas_kernel import fused  # imports Pallas
 
-    if pairwise.kernel.interpret:
+    if plan.kernel.interpret:
         return fused(*how)
     # While tracing the device was a guess: what is compiled for another is the plain tiles.
     mean, gradients = jax.lax.platform_dependent(
@@ -131,13 +132,14 @@ def _mean_and_gradients(
 
 
 def sweep(
-    left: jax.Array, right: jax.Array | None, pairwise: Pairwise, wanted: tuple[bool, bool]
+    left: jax.Array, right: jax.Array | None, plan: Plan, wanted: tuple[bool, bool]
 ) -> tuple[jax.Array, Gradients]:
-    """The mean penalty and, of those wanted, its gradients in left and right.
+    """The mean excess and, of those wanted, its gradients in left and right.
 
     A symmetric block (right None) visits each pair once, i < j, and has one gradient, in left.
     """
-    generator, critic, (a, b, c), skips_diagonal, tile, _ = pairwise
+    pairwise, skips_diagonal, tile, _ = plan
+    a, b, c = pairwise.coefficients()
     symmetric = right is None
     others = left if symmetric else right
     n, k = len(left), len(others)
@@ -152,11 +154,11 @@ def sweep(
     def at_edge(z: jax.Array, i: jax.Array, j: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Total and slopes without the diagonal and what was appended to fill the tile."""
         keep = counted_pairs(i, j, z.shape, n, k, symmetric, skips_diagonal)
-        penalty, slope = critic.negative_and_slope(generator, z, JAX)
-        return JAX.sum(jnp.where(keep, penalty, 0.0)), jnp.where(keep, slope, 0.0)
+        excess, slope = pairwise.excess_and_slope(z, JAX)
+        return JAX.sum(jnp.where(keep, excess, 0.0)), jnp.where(keep, slope, 0.0)
 
     def inside(z: jax.Array, i: jax.Array, j: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return critic.negative_total_and_slope(generator, z, JAX)
+        return pairwise.excess_total_and_slope(z, JAX)
 
     def step(carry: Any, place: Any) -> tuple[Any, jax.Array]:
         grad_rows, grad_columns = carry

@@ -19,7 +19,7 @@ from fmicl_core.checks import once_differentiable
 from fmicl_core.objective import Block
 from fmicl_core.related import info_nce_anchors, info_nce_blocks
 from fmicl_jax.dense import Rows
-from fmicl_jax.ops import product
+from fmicl_jax.ops import JAX, product
 from fmicl_jax.tiled import GradientSums, counted_pairs, split_tiles, tile_places, tile_size
 
 Places = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -68,8 +68,8 @@ _info_nce.defjvp(_info_nce_jvp, symbolic_zeros=True)
 def _once(
     rows: Rows, temperature: jax.Array, negatives: str, tile: int, wanted: tuple[str, ...]
 ) -> tuple[jax.Array, Rows]:
-    loss, log_sums = _log_sums(rows, temperature, negatives, tile)
-    return loss, _gradients(rows, temperature, log_sums, negatives, tile, wanted)
+    loss, softmaxes = _log_sums(rows, temperature, negatives, tile)
+    return loss, _gradients(rows, temperature, softmaxes, negatives, tile, wanted)
 
 
 @_once.defjvp
@@ -80,28 +80,47 @@ def _(negatives, tile, wanted, primals, tangents):  # type: ignore[no-untyped-de
 @partial(jax.jit, static_argnums=(2, 3))
 def _log_sums(
     rows: Rows, temperature: jax.Array, negatives: str, tile: int
-) -> tuple[jax.Array, dict[str, _LogSum]]:
-    """The loss, and by the name of the anchors' view the log-sum-exp of every anchor, in tiles."""
+) -> tuple[jax.Array, dict[str, _Softmax]]:
+    """The loss, and the softmaxes by the name of the anchors' view, in tiles."""
     tiles = {name: split_tiles(side, tile) for name, side in rows.items()}
     positive = (tiles["x"] * tiles["y"]).sum(axis=2) / temperature
-    start = _LogSum(positive + _zero(rows), jnp.ones_like(positive) + _zero(rows))
+    start = _LogSum.none_yet(positive + _zero(rows))
     sums = {name: start for name, _ in info_nce_anchors(negatives, "bank" in rows)}
     for block, both in info_nce_blocks(negatives, "bank" in rows):
         score, places = _scores(block, rows, tiles, temperature)
         step = partial(_add_scores, block, both, score)
         sums, _ = jax.lax.scan(step, sums, places)
-    losses = [-total.log_share(positive).ravel()[: len(rows["x"])] for total in sums.values()]
-    return jnp.stack(losses).mean(), sums
+    softmaxes = {name: total.with_positive(positive) for name, total in sums.items()}
+    margins = jnp.stack([s.margin.ravel()[: len(rows["x"])] for s in softmaxes.values()])
+    return JAX.softplus(margins).mean(), softmaxes
+
+
+class _Softmax(NamedTuple):
+    """Of every anchor, what its softmax over its positive and all of its negatives is made of."""
+
+    peak: jax.Array  # the largest score of a negative
+    log: jax.Array  # log-sum-exp of all scores, less the peak
+    margin: jax.Array  # log-sum-exp of the negatives, less the score of the positive
+
+    def log_share(self, place: jax.Array, scores: jax.Array, axis: int) -> jax.Array:
+        """Logarithms of the softmax of one tile of anchors, with their negatives along `axis`."""
+        peak, log = (jnp.expand_dims(part[place], axis) for part in (self.peak, self.log))
+        return scores - peak - log
 
 
 class _LogSum(NamedTuple):
-    """The log-sum-exp of every anchor's scores as they come, from the positive on.
+    """The log-sum-exp of the scores of every anchor's negatives as they come.
 
     It is kept as peak + log(total): their sum would round away digits of log(total).
     """
 
     peak: jax.Array
     total: jax.Array  # of e^(score - peak)
+
+    @classmethod
+    def none_yet(cls, like: jax.Array) -> _LogSum:
+        """Nothing added, for anchors like those; the peak is below every score, but not -inf."""
+        return cls(0.0 * like + 0.5 * jnp.finfo(like.dtype).min, 0.0 * like)
 
     def add(self, place: jax.Array, scores: jax.Array, axis: int) -> _LogSum:
         """Add the scores of one tile of anchors with their negatives along `axis`."""
@@ -111,13 +130,11 @@ class _LogSum(NamedTuple):
         total = self.total[place] * jnp.exp(before - peak) + part
         return _LogSum(self.peak.at[place].set(peak), self.total.at[place].set(total))
 
-    def log_share(self, scores: jax.Array) -> jax.Array:
-        """The scores less the log-sum-exp: logarithms of the softmax."""
-        return scores - self.peak - jnp.log(self.total)
-
-    def at(self, place: jax.Array, axis: int) -> _LogSum:
-        """Those of one tile of anchors, along the other axis of its scores than `axis`."""
-        return _LogSum(*(jnp.expand_dims(part[place], axis) for part in self))
+    def with_positive(self, positive: jax.Array) -> _Softmax:
+        """The softmaxes, given the scores of the positives."""
+        log = jnp.log(self.total)
+        margin = self.peak - positive + log
+        return _Softmax(self.peak, log + JAX.softplus(-margin), margin)
 
 
 def _add_scores(
@@ -135,7 +152,7 @@ def _add_scores(
 def _gradients(
     rows: Rows,
     temperature: jax.Array,
-    log_sums: dict[str, _LogSum],
+    softmaxes: dict[str, _Softmax],
     negatives: str,
     tile: int,
     wanted: tuple[str, ...],
@@ -146,15 +163,14 @@ def _gradients(
     sums = {k: GradientSums.zeros(v, k in wanted, False, zero) for k, v in tiles.items()}
     for block, both in info_nce_blocks(negatives, "bank" in rows):
         score, places = _scores(block, rows, tiles, temperature)
-        step = partial(_add_gradients, block, both, score, tiles, log_sums)
+        step = partial(_add_gradients, block, both, score, tiles, softmaxes)
         sums, _ = jax.lax.scan(step, sums, places)
-    # Every anchor's positive: its probability less 1, as one expression to keep the digits.
-    positive = (tiles["x"] * tiles["y"]).sum(axis=2) / temperature
-    pulls = jnp.stack([jnp.expm1(total.log_share(positive)) for total in log_sums.values()])
+    # Of every anchor's positive: its probability less 1, in a form that keeps the digits.
+    pulls = jnp.stack([-JAX.sigmoid(softmax.margin) for softmax in softmaxes.values()])
     n = len(rows["x"])
     pull = pulls.sum(axis=0).ravel()[:n, None]
     own = {"x": pull * rows["y"], "y": pull * rows["x"]}
-    scale = 1.0 / (temperature * len(log_sums) * n)
+    scale = 1.0 / (temperature * len(softmaxes) * n)
     sides = {name: sums[name].finish(1.0, 0.0, 1.0, rows[name]) for name in wanted}
     return {name: scale * (side + own.get(name, 0.0)) for name, side in sides.items()}
 
@@ -164,15 +180,15 @@ def _add_gradients(
     both: bool,
     score: Callable[..., jax.Array],
     tiles: Rows,
-    log_sums: dict[str, _LogSum],
+    softmaxes: dict[str, _Softmax],
     sums: Any,
     place: Any,
 ) -> tuple[Any, None]:
     i, j, _ = place
     scores = score(*place)
-    weight = jnp.exp(log_sums[block.left].at(i, axis=1).log_share(scores))
+    weight = jnp.exp(softmaxes[block.left].log_share(i, scores, axis=1))
     if both:
-        weight = weight + jnp.exp(log_sums[block.right].at(j, axis=0).log_share(scores))
+        weight = weight + jnp.exp(softmaxes[block.right].log_share(j, scores, axis=0))
     sums = {**sums, block.left: sums[block.left].add(i, weight, tiles[block.right][j])}
     return {**sums, block.right: sums[block.right].add(j, weight.T, tiles[block.left][i])}, None
 

@@ -11,11 +11,13 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from fmicl_core import FMICL
+from fmicl_core import Pairwise
+from fmicl_core.checks import warn_of_ranks
+from fmicl_core.objective import Block
 from fmicl_tensorflow.dense import Rows
 
-#: Mean penalty of a block: left, right (None means left), objective, skips_diagonal.
-BlockMean = Callable[[tf.Tensor, tf.Tensor | None, FMICL, bool], tf.Tensor]
+#: Mean excess of a block: left, right (None means left), pairwise, skips_diagonal.
+BlockMean = Callable[[tf.Tensor, tf.Tensor | None, Pairwise, bool], tf.Tensor]
 
 
 class Replicas:
@@ -52,29 +54,40 @@ def replica_context() -> tf.distribute.ReplicaContext | None:
     return None if context is None or context.num_replicas_in_sync == 1 else context
 
 
-def shared_uniformity(
-    rows: Rows, objective: FMICL, block_mean: BlockMean, replicas: Replicas
-) -> tf.Tensor:
-    """Uniformity of the union; every replica works on its rows against all.
+def tell_of_replicas(loss: str) -> None:
+    """Warn, once, that a loss that knows no replicas is called inside of a replica context."""
+    if replica_context() is not None:
+        warn_of_ranks(loss)
 
-    Equals `dense_uniformity` of the gathered rows.
+
+def shared_excess(
+    rows: Rows,
+    pairwise: Pairwise,
+    blocks: tuple[Block, ...],
+    block_mean: BlockMean,
+    replicas: Replicas,
+) -> tf.Tensor:
+    """Mean excess in the union; every replica works on its rows against all.
+
+    Equals `dense_excess` of the gathered rows.
 
     Args:
         rows: this replica's features by the names "x" (n, D), "y" (n, D) and, if given, "bank".
-        objective: the settings; its normalization has been applied.
+        pairwise: the specification; its normalization has been applied.
+        blocks: of negative pairs.
         block_mean: dense or tiled.
         replicas: that share the batch.
     """
     dtype = rows["x"].dtype
     n, total = tf.cast(replicas.rows, dtype), tf.cast(replicas.total, dtype)
     mean = tf.zeros((), dtype)
-    for block in objective.blocks("bank" in rows):
+    for block in blocks:
         left, right = rows[block.left], rows[block.right]
         here = None if block.symmetric else right
         if not block.skips_diagonal:  # every replica has the whole bank
-            mean += block.share * block_mean(left, here, objective, False)
+            mean += block.share * block_mean(left, here, pairwise, False)
             continue
-        near = (n - 1.0) * block_mean(left, here, objective, True)
-        far = (total - n) * block_mean(left, replicas.others(right), objective, False)
+        near = (n - 1.0) * block_mean(left, here, pairwise, True)
+        far = (total - n) * block_mean(left, replicas.others(right), pairwise, False)
         mean += block.share * (near + far) / (total - 1.0)
     return replicas.sum(n / total * mean)

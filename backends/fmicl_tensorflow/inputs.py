@@ -8,10 +8,12 @@ import tensorflow as tf
 from fmicl_core import checks
 from fmicl_core.checks import (
     InvalidArgument,
+    check_alpha,
     check_bool,
     check_features,
     invalid,
     non_finite,
+    wide_dtype,
 )
 from fmicl_tensorflow.dense import Rows
 from fmicl_tensorflow.ops import normalize_rows
@@ -20,7 +22,7 @@ from fmicl_tensorflow.ops import normalize_rows
 def prepare(
     x: tf.Tensor, y: tf.Tensor, bank: tf.Tensor | None, normalize: bool, *, least: int = 2
 ) -> Rows:
-    """Checked features by name, in float32 at least, of unit length where asked for.
+    """Checked features by name, in one dtype of float32 at least, of unit length where asked for.
 
     Sizes unknown while a graph is traced are checked when it runs, unless XLA compiles it.
 
@@ -44,16 +46,17 @@ def prepare(
         k: tf.ensure_shape(v, [None, None]) if v.shape.rank is None else v
         for k, v in tensors.items()
     }
+    dtypes = [value.dtype.name for value in tensors.values()]
     check_features(
         tensors["x"].shape,
         tensors["y"].shape,
         None if bank is None else tensors["bank"].shape,
-        [value.dtype.name for value in tensors.values()],
+        dtypes,
         least=least,
     )
     if not all(tensor.shape.is_fully_defined() for tensor in tensors.values()):
         tensors = _checked_when_run(tensors, least)
-    wide = {k: v if v.dtype == tf.float64 else tf.cast(v, tf.float32) for k, v in tensors.items()}
+    wide = {name: tf.cast(value, wide_dtype(dtypes)) for name, value in tensors.items()}
     return {k: normalize_rows(v) for k, v in wide.items()} if normalize else wide
 
 
@@ -66,7 +69,7 @@ def _checked_when_run(tensors: Rows, least: int) -> Rows:
         (tf.reduce_all(tf.shape(y) == tf.shape(x)), "y", checks.SHAPE_OF_X),
     ]
     if bank is None:
-        rules.append((rows >= least, "x", checks.TWO_ROWS))
+        rules.append((rows >= least, "x", checks.ROWS_OF_X[least]))
     else:
         rules += [
             (tf.shape(bank)[1] == width, "bank", checks.WIDTH_OF_X),
@@ -81,6 +84,16 @@ def _checked_when_run(tensors: Rows, least: int) -> Rows:
 def _assert(holds: tf.Tensor, name: str, expected: str, value: tf.Tensor) -> tf.Operation:
     message = f"{checks.expectation(name, expected)} Received: {name}.shape="
     return tf.debugging.Assert(holds, [message, tf.shape(value)])
+
+
+def weight_of(alpha: float | tf.Tensor) -> float | tf.Tensor:
+    """alpha, checked; of a tensor or a variable the value is checked with that of the loss.
+
+    Raises:
+        ValueError: alpha is no finite number > 0 and no tensor of no dimension.
+    """
+    array = isinstance(alpha, tf.Tensor | tf.Variable | np.ndarray)
+    return check_alpha(alpha, alpha.shape if array else None)
 
 
 def explain_non_finite(

@@ -10,8 +10,9 @@ from fmicl_core.checks import check_choice, check_positive
 from fmicl_core.objective import IMPLEMENTATIONS, choose_implementation
 from fmicl_core.related import RELATED_DEFAULTS, info_nce_anchors
 from fmicl_tensorflow.dense import Rows
+from fmicl_tensorflow.distributed import tell_of_replicas
 from fmicl_tensorflow.inputs import prepare
-from fmicl_tensorflow.ops import off_diagonal, square_lengths
+from fmicl_tensorflow.ops import TENSORFLOW, off_diagonal, square_lengths
 from fmicl_tensorflow.tiled_related import tiled_info_nce
 
 
@@ -50,6 +51,7 @@ def info_nce_loss(
 
     Source: Oord et al. (2018), eq. 4; Chen et al. (2020), eq. 1; He et al. (2020), eq. 1.
     """
+    tell_of_replicas("info_nce_loss")
     temperature = check_positive("temperature", temperature)
     check_choice("implementation", implementation, IMPLEMENTATIONS)
     anchors = info_nce_anchors(negatives, bank is not None)
@@ -61,8 +63,9 @@ def info_nce_loss(
     losses = []
     for anchor, pools in anchors:
         logits = [_negative_logits(rows, anchor, pool, temperature) for pool in pools]
-        every = tf.concat([positive[:, None], *logits], axis=1)
-        losses.append(tf.reduce_mean(tf.reduce_logsumexp(every, axis=1) - positive))
+        every = tf.reduce_logsumexp(tf.concat(logits, axis=1), axis=1)
+        # The same as log-sum-exp of all less s+, but where the loss is small nothing cancels.
+        losses.append(tf.reduce_mean(TENSORFLOW.softplus(every - positive)))
     return tf.reduce_mean(tf.stack(losses))
 
 
@@ -105,13 +108,24 @@ def alignment_uniformity_loss(
 
     Source: Wang and Isola (2020), section 4.1.
     """
+    tell_of_replicas("alignment_uniformity_loss")
     for name, value in (("exponent", exponent), ("t", t), ("uniformity_weight", uniformity_weight)):
         check_positive(name, value)
     rows = prepare(x, y, None, normalize)
     square = square_lengths(rows["x"] - rows["y"])
     spread = [_log_potential(rows[name], t) for name in ("x", "y")]
-    aligned = tf.reduce_mean(square ** (exponent / 2.0))
+    aligned = tf.reduce_mean(_power(square, exponent))
     return aligned + uniformity_weight * tf.reduce_mean(tf.stack(spread))
+
+
+def _power(square: tf.Tensor, exponent: float) -> tf.Tensor:
+    """Distances to the exponent, of their squares."""
+    if exponent >= 2.0:
+        return square ** (exponent / 2.0)
+    # The slope of a power below 1 is infinite at 0. A pair that coincides has the slope 0.
+    zero = square == 0.0
+    apart = tf.where(zero, tf.ones_like(square), square) ** (exponent / 2.0)
+    return tf.where(zero, tf.zeros_like(square), apart)
 
 
 def _log_potential(x: tf.Tensor, t: float) -> tf.Tensor:
@@ -138,6 +152,7 @@ def spectral_contrastive_loss(
 
     Source: HaoChen et al. (2021).
     """
+    tell_of_replicas("spectral_contrastive_loss")
     rows = prepare(x, y, None, normalize)
     s = tf.matmul(rows["x"], rows["y"], transpose_b=True)
     aligned = tf.reduce_mean(tf.linalg.diag_part(s))

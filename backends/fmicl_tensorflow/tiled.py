@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from fmicl_core import FMICL, Divergence, Similarity
+from fmicl_core import Pairwise
 from fmicl_core.checks import once_differentiable
+from fmicl_core.objective import Block
 from fmicl_tensorflow.dense import Rows
 from fmicl_tensorflow.ops import TENSORFLOW, square_lengths
 
@@ -23,40 +24,35 @@ TILE = {"cpu": 512}
 TILE_ACCELERATOR = 4096
 
 
-class Pairwise(NamedTuple):
-    """All that the penalty of one pair depends on: what a compiled sweep is kept by."""
+class Plan(NamedTuple):
+    """All that a sweep of one block depends on: what a compiled one is kept by."""
 
-    divergence: Divergence
-    similarity: Similarity
-    coefficients: tuple[float, float, float]
+    pairwise: Pairwise
     skips_diagonal: bool
     tile: int
 
 
-def tiled_uniformity(rows: Rows, objective: FMICL) -> tf.Tensor:
-    """Uniformity in one pass; equals `dense_uniformity(rows, objective)`, once differentiable.
+def tiled_excess(rows: Rows, pairwise: Pairwise, blocks: tuple[Block, ...]) -> tf.Tensor:
+    """Mean excess in one pass; equals `dense_excess`, once differentiable.
 
     Args:
         rows: features by the names "x" (N, D), "y" (N, D) and, if given, "bank" (K, D).
-        objective: the settings; its normalization has been applied.
+        pairwise: the specification; its normalization has been applied.
+        blocks: of negative pairs.
     """
     total = tf.zeros((), rows["x"].dtype)
-    for block in objective.blocks("bank" in rows):
+    for block in blocks:
         right = None if block.symmetric else rows[block.right]
-        mean = tiled_block_mean(rows[block.left], right, objective, block.skips_diagonal)
+        mean = tiled_block_mean(rows[block.left], right, pairwise, block.skips_diagonal)
         total = total + block.share * mean
     return total
 
 
 def tiled_block_mean(
-    left: tf.Tensor, right: tf.Tensor | None, objective: FMICL, skips_diagonal: bool
+    left: tf.Tensor, right: tf.Tensor | None, pairwise: Pairwise, skips_diagonal: bool
 ) -> tf.Tensor:
-    """Mean penalty over the pairs (left_i, right_j), i != j if so asked; right None means left."""
-    tile = tile_size()
-    pairwise = Pairwise(
-        objective.generator, objective.critic, objective.coefficients(), skips_diagonal, tile
-    )
-    sweep = _compiled_sweep(pairwise)
+    """Mean excess over the pairs (left_i, right_j), i != j if so asked; right None means left."""
+    sweep = _compiled_sweep(Plan(pairwise, skips_diagonal, tile_size()))
     sides = [left] if right is None else [left, right]
 
     @tf.custom_gradient
@@ -91,39 +87,37 @@ def times_once(
 
 
 @lru_cache(maxsize=1024)
-def _compiled_sweep(pairwise: Pairwise) -> Callable[..., list[tf.Tensor]]:
+def _compiled_sweep(plan: Plan) -> Callable[..., list[tf.Tensor]]:
     """The sweep of these settings, compiled anew for every shape."""
 
     @tf.function(jit_compile=True, autograph=False)
     def sweep(*sides: tf.Tensor) -> list[tf.Tensor]:
-        return _sweep(pairwise, *sides)
+        return _sweep(plan, *sides)
 
     return sweep
 
 
-def _sweep(pairwise: Pairwise, *sides: tf.Tensor) -> list[tf.Tensor]:
-    """The mean penalty and its gradients in the sides.
+def _sweep(plan: Plan, *sides: tf.Tensor) -> list[tf.Tensor]:
+    """The mean excess and its gradients in the sides.
 
     A symmetric block (one side) visits each pair once, i < j.
     """
-    generator, critic, (a, b, c), skips_diagonal, tile = pairwise
+    pairwise, skips_diagonal, tile = plan
+    a, b, c = pairwise.coefficients()
     left, right, symmetric = sides[0], sides[-1], len(sides) == 1
     n, k = tf.shape(left)[0], tf.shape(right)[0]
     rows, columns = split_tiles(left, tile), split_tiles(right, tile)
     grid = TileGrid(rows, columns, n, k, symmetric, skips_diagonal)
 
     def inside(z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        if z.shape.is_fully_defined():  # a total may count the pairs by the shape
-            return critic.negative_total_and_slope(generator, z, TENSORFLOW)
-        penalty, slope = critic.negative_and_slope(generator, z, TENSORFLOW)
-        return TENSORFLOW.sum(penalty), slope
+        return pairwise.excess_total_and_slope(z, TENSORFLOW)
 
     def at_edge(z: tf.Tensor, i: tf.Tensor, j: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Total and slopes without the diagonal and what was appended to fill the tile."""
         keep = grid.counted(i, j)
-        penalty, slope = critic.negative_and_slope(generator, z, TENSORFLOW)
+        excess, slope = pairwise.excess_and_slope(z, TENSORFLOW)
         zero = tf.zeros_like(z)
-        return TENSORFLOW.sum(tf.where(keep, penalty, zero)), tf.where(keep, slope, zero)
+        return TENSORFLOW.sum(tf.where(keep, excess, zero)), tf.where(keep, slope, zero)
 
     def add(i: tf.Tensor, j: tf.Tensor, state: list) -> list:
         total, sums = state

@@ -15,6 +15,7 @@ import tensorflow as tf
 from fmicl_core.objective import Block
 from fmicl_core.related import info_nce_anchors, info_nce_blocks
 from fmicl_tensorflow.dense import Rows
+from fmicl_tensorflow.ops import TENSORFLOW
 from fmicl_tensorflow.tiled import GradientSums, TileGrid, split_tiles, tile_size, times_once
 
 
@@ -47,10 +48,10 @@ def tiled_info_nce(rows: Rows, temperature: float, negatives: str) -> tf.Tensor:
     def loss_of(*sides: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], list[tf.Tensor]]]:
         # Else an enclosing tape would ask TensorFlow for the derivatives of the passes themselves.
         fixed = [tf.stop_gradient(side) for side in sides]
-        loss, log_sums = first(divisor, *fixed)
+        loss, softmaxes = first(divisor, *fixed)
 
         def backward(upstream: tf.Tensor) -> list[tf.Tensor]:
-            pairs = zip(second(divisor, log_sums, *fixed), sides, strict=True)
+            pairs = zip(second(divisor, softmaxes, *fixed), sides, strict=True)
             return [times_once(upstream, gradient, side) for gradient, side in pairs]
 
         return loss, backward
@@ -63,12 +64,12 @@ def _compiled_passes(plan: Plan) -> tuple[Callable[..., Any], ...]:
     """The two passes of this plan, compiled anew for every shape."""
 
     @tf.function(jit_compile=True, autograph=False)
-    def first(temperature: tf.Tensor, *sides: tf.Tensor) -> tuple[tf.Tensor, LogSums]:
+    def first(temperature: tf.Tensor, *sides: tf.Tensor) -> tuple[tf.Tensor, Softmaxes]:
         return _log_sums(_Scores(plan, sides, temperature))
 
     @tf.function(jit_compile=True, autograph=False)
-    def second(temperature: tf.Tensor, log_sums: LogSums, *sides: tf.Tensor) -> list[tf.Tensor]:
-        return _gradients(_Scores(plan, sides, temperature), log_sums)
+    def second(temperature: tf.Tensor, softmaxes: Softmaxes, *sides: tf.Tensor) -> list[tf.Tensor]:
+        return _gradients(_Scores(plan, sides, temperature), softmaxes)
 
     return first, second
 
@@ -83,8 +84,6 @@ class _Scores:
         self.rows = dict(zip(plan.names, sides, strict=True))
         self.tiles = {name: split_tiles(side, plan.tile) for name, side in self.rows.items()}
         self.temperature = temperature
-        products = tf.reduce_sum(self.tiles["x"] * self.tiles["y"], axis=2)
-        self.positive = products / temperature  # (tiles, rows of a tile)
 
     def grid(self, block: Block) -> TileGrid:
         """The tiles of a block; a symmetric one has each pair once, i < j."""
@@ -102,15 +101,33 @@ class _Scores:
         )
 
 
-def _log_sums(scores: _Scores) -> tuple[tf.Tensor, LogSums]:
-    """The loss, and by the name of the anchors' view the log-sum-exp of every anchor, in tiles."""
-    start = _LogSum(scores.positive, tf.ones_like(scores.positive))
-    sums = dict.fromkeys(scores.anchors, start)
+def _log_sums(scores: _Scores) -> tuple[tf.Tensor, Softmaxes]:
+    """The loss, and the softmaxes by the name of the anchors' view, in tiles."""
+    positive = tf.reduce_sum(scores.tiles["x"] * scores.tiles["y"], axis=2) / scores.temperature
+    sums = dict.fromkeys(scores.anchors, _LogSum.none_yet(positive))
     for block, both in scores.blocks:
         sums = _sum_block(scores, block, both, sums)
+    softmaxes = {name: total.with_positive(positive) for name, total in sums.items()}
     n = tf.shape(scores.rows["x"])[0]
-    shares = [tf.reshape(total.log_share(scores.positive), [-1])[:n] for total in sums.values()]
-    return -tf.reduce_mean(tf.stack(shares)), sums
+    margins = [tf.reshape(softmax.margin, [-1])[:n] for softmax in softmaxes.values()]
+    return tf.reduce_mean(TENSORFLOW.softplus(tf.stack(margins))), softmaxes
+
+
+class _Softmax(NamedTuple):
+    """Of every anchor, what its softmax over its positive and all of its negatives is made of."""
+
+    peak: tf.Tensor  # the largest score of a negative
+    log: tf.Tensor  # log-sum-exp of all scores, less the peak
+    margin: tf.Tensor  # log-sum-exp of the negatives, less the score of the positive
+
+    def log_share(self, place: tf.Tensor, scores: tf.Tensor, axis: int) -> tf.Tensor:
+        """Logarithms of the softmax of one tile of anchors, with their negatives along `axis`."""
+        peak, log = (tf.expand_dims(part[place], axis) for part in (self.peak, self.log))
+        return scores - peak - log
+
+
+#: By the name of the anchors' view.
+Softmaxes = dict[str, _Softmax]
 
 
 def _sum_block(scores: _Scores, block: Block, both: bool, sums: LogSums) -> LogSums:
@@ -127,13 +144,18 @@ def _sum_block(scores: _Scores, block: Block, both: bool, sums: LogSums) -> LogS
 
 
 class _LogSum(NamedTuple):
-    """The log-sum-exp of every anchor's scores as they come, from the positive on.
+    """The log-sum-exp of the scores of every anchor's negatives as they come.
 
     It is kept as peak + log(total): their sum would round away digits of log(total).
     """
 
     peak: tf.Tensor
     total: tf.Tensor  # of e^(score - peak)
+
+    @classmethod
+    def none_yet(cls, like: tf.Tensor) -> _LogSum:
+        """Nothing added, for anchors like those; the peak is below every score, but not -inf."""
+        return cls(tf.fill(tf.shape(like), 0.5 * like.dtype.min), tf.zeros_like(like))
 
     def add(self, place: tf.Tensor, scores: tf.Tensor, axis: int) -> _LogSum:
         """Add the scores of one tile of anchors with their negatives along `axis`."""
@@ -147,30 +169,28 @@ class _LogSum(NamedTuple):
             tf.tensor_scatter_nd_update(self.total, at, total[None]),
         )
 
-    def log_share(self, scores: tf.Tensor) -> tf.Tensor:
-        """The scores less the log-sum-exp: logarithms of the softmax."""
-        return scores - self.peak - tf.math.log(self.total)
-
-    def at(self, place: tf.Tensor, axis: int) -> _LogSum:
-        """Those of one tile of anchors, along the other axis of its scores than `axis`."""
-        return _LogSum(*(tf.expand_dims(part[place], axis) for part in self))
+    def with_positive(self, positive: tf.Tensor) -> _Softmax:
+        """The softmaxes, given the scores of the positives."""
+        log = tf.math.log(self.total)
+        margin = self.peak - positive + log
+        return _Softmax(self.peak, log + TENSORFLOW.softplus(-margin), margin)
 
 
 #: By the name of the anchors' view.
 LogSums = dict[str, _LogSum]
 
 
-def _gradients(scores: _Scores, log_sums: LogSums) -> list[tf.Tensor]:
+def _gradients(scores: _Scores, softmaxes: Softmaxes) -> list[tf.Tensor]:
     """The gradients in the sides."""
     sums = {name: GradientSums.zeros(tiles, False) for name, tiles in scores.tiles.items()}
     for block, both in scores.blocks:
-        sums = _pull_block(scores, block, both, log_sums, sums)
-    # Every anchor's positive: its probability less 1, as one expression to keep the digits.
-    pulls = [tf.math.expm1(total.log_share(scores.positive)) for total in log_sums.values()]
+        sums = _pull_block(scores, block, both, softmaxes, sums)
+    # Of every anchor's positive: its probability less 1, in a form that keeps the digits.
+    pulls = [-TENSORFLOW.sigmoid(softmax.margin) for softmax in softmaxes.values()]
     n = tf.shape(scores.rows["x"])[0]
     pull = tf.reshape(tf.add_n(pulls), [-1])[:n, None]
     own = {"x": pull * scores.rows["y"], "y": pull * scores.rows["x"]}
-    count = tf.cast(len(log_sums) * n, pull.dtype)
+    count = tf.cast(len(softmaxes) * n, pull.dtype)
     one, scale = tf.ones((), pull.dtype), 1.0 / (scores.temperature * count)
     sides = {name: sums[name].finish(1.0, 0.0, one, side) for name, side in scores.rows.items()}
     return [scale * (side + own.get(name, 0.0)) for name, side in sides.items()]
@@ -180,16 +200,16 @@ def _pull_block(
     scores: _Scores,
     block: Block,
     both: bool,
-    log_sums: LogSums,
+    softmaxes: Softmaxes,
     sums: dict[str, GradientSums],
 ) -> dict[str, GradientSums]:
     grid = scores.grid(block)
 
     def add(i: tf.Tensor, j: tf.Tensor, sums: dict[str, GradientSums]) -> dict[str, GradientSums]:
         s = scores.at(grid, i, j)
-        weight = tf.exp(log_sums[block.left].at(i, axis=1).log_share(s))
+        weight = tf.exp(softmaxes[block.left].log_share(i, s, axis=1))
         if both:
-            weight += tf.exp(log_sums[block.right].at(j, axis=0).log_share(s))
+            weight += tf.exp(softmaxes[block.right].log_share(j, s, axis=0))
         sums = {**sums, block.left: sums[block.left].add(i, weight, grid.right[j])}
         pulled = sums[block.right].add(j, tf.transpose(weight), grid.left[i])
         return {**sums, block.right: pulled}

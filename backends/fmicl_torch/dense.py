@@ -4,39 +4,42 @@ from __future__ import annotations
 
 import torch
 
-from fmicl_core import FMICL
+from fmicl_core import Pairwise
 from fmicl_core.checks import no_negatives
-from fmicl_core.objective import negative_pairs
+from fmicl_core.objective import Block, negative_pairs
 from fmicl_torch.ops import TORCH, off_diagonal
 
 Rows = dict[str, torch.Tensor]
 
 
-def positive_scores(rows: Rows, objective: FMICL) -> torch.Tensor:
+def positive_scores(rows: Rows, pairwise: Pairwise) -> torch.Tensor:
     """Scores of the pairs (x_i, y_i), whose mean is the alignment; (N,)."""
     x, y = rows["x"], rows["y"]
-    a, b, c = objective.coefficients()
+    a, b, c = pairwise.coefficients()
     z = a * (x * y).sum(dim=1) + c
     if b:
         z = z + b * (x.square().sum(dim=1) + y.square().sum(dim=1))
-    return objective.positive(z, TORCH)
+    return pairwise.positive(z, TORCH)
 
 
-def dense_uniformity(rows: Rows, objective: FMICL, samples: Rows | None = None) -> torch.Tensor:
-    """Uniformity: mean penalty of the negative pairs; scalar.
+def dense_excess(
+    rows: Rows, pairwise: Pairwise, blocks: tuple[Block, ...], samples: Rows | None = None
+) -> torch.Tensor:
+    """Mean excess of the negative pairs; with the limit it is the uniformity; scalar.
 
     Args:
         rows: features by the names "x" (N, D), "y" (N, D) and, if given, "bank" (K, D).
-        objective: the settings; its normalization has been applied.
+        pairwise: the specification; its normalization has been applied.
+        blocks: of negative pairs.
         samples: number of each row's sample by the same names, where some rows share one: those are
             not negatives of each other. None: only rows i of x and y are of one sample.
 
     Raises:
         ValueError: all rows are of one sample.
     """
-    a, b, c = objective.coefficients()
+    a, b, c = pairwise.coefficients()
     total = rows["x"].new_zeros(())
-    for block in objective.blocks("bank" in rows):
+    for block in blocks:
         left, right = rows[block.left], rows[block.right]
         z = a * (left @ right.T) + c
         if b:
@@ -47,5 +50,5 @@ def dense_uniformity(rows: Rows, objective: FMICL, samples: Rows | None = None) 
                 raise no_negatives(len(rows["x"]))
         elif block.skips_diagonal:
             z = off_diagonal(z)
-        total = total + block.share * objective.negative(z, TORCH).mean()
+        total = total + block.share * pairwise.excess(z, TORCH).mean()
     return total

@@ -8,17 +8,22 @@ hold different numbers of rows.
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from fmicl_core import FMICL
-from fmicl_core.checks import check_union, invalid
-from fmicl_core.objective import Block
+from fmicl_core.checks import (
+    InvalidArgument,
+    check_union,
+    invalid,
+    ranks_differ,
+    refused_by_rank,
+    warn_of_ranks,
+)
 from fmicl_torch.dense import Rows
-from fmicl_torch.registry import objective_of
-from fmicl_torch.tiled import block_mean_and_gradients
 
 #: False, True for the default group, or a group.
 Distributed = bool | dist.ProcessGroup
@@ -29,19 +34,81 @@ class Ranks:
 
     Args:
         group: of `torch.distributed`.
-        rows: of this rank.
-
-    Raises:
-        ValueError: the union holds fewer than two rows, or a rank holds none.
     """
 
-    def __init__(self, group: dist.ProcessGroup, rows: torch.Tensor) -> None:
+    def __init__(self, group: dist.ProcessGroup) -> None:
         self.group, self.rank, self.count = group, dist.get_rank(group), dist.get_world_size(group)
-        mine = torch.tensor([len(rows)], device=rows.device)
-        counts = [torch.empty_like(mine) for _ in range(self.count)]
-        dist.all_gather(counts, mine, group=group)
-        self.sizes: list[int] = torch.cat(counts).tolist()
+        self.sizes: list[int] = []
+        self.device = "cuda" if dist.get_backend(group) == "nccl" else "cpu"
+
+    def agree(
+        self, prepare: Callable[[], tuple[Rows, str]], same: dict[str, Any]
+    ) -> tuple[Rows, str]:
+        """What `prepare` makes of this rank's features, once every rank has made it.
+
+        A rank that refuses its features tells the others, so that all of them raise: one that went
+        on would wait for it until the group's timeout.
+
+        Args:
+            prepare: gives this rank's features by name, and the dtype of the kernel.
+            same: options by name, which all ranks must share.
+
+        Raises:
+            ValueError: this or another rank refused its features, ranks differ in what they must
+                share, the union holds fewer than two rows, or a rank holds none.
+        """
+        made, error = None, None
+        try:
+            made = prepare()
+        except InvalidArgument as refused:
+            error = refused
+        rows = {} if made is None else made[0]
+        shared = {f"{name}.shape[{axis}]": side.shape[axis] for name, side in rows.items()
+                  for axis in ((0, 1) if name == "bank" else (1,))}  # fmt: skip
+        shared |= {"dtype": rows["x"].dtype, "kernel": made[1]} if made is not None else {}
+        shared |= same
+        mine = [error is not None, len(rows.get("x", ())), zlib.crc32(repr(shared).encode())]
+        everyone = self._exchange(mine)
+        if any(refused for refused, _, _ in everyone):
+            self.raise_first(error)
+        if len({digest for _, _, digest in everyone}) > 1:
+            self._raise_difference(shared)
+        self.sizes = [size for _, size, _ in everyone]
         check_union(self.sizes)
+        assert made is not None
+        return made
+
+    def _exchange(self, mine: list[int]) -> list[list[int]]:
+        """These numbers of every rank, in order of rank."""
+        numbers = torch.tensor(mine, dtype=torch.int64, device=self.device)
+        parts = [torch.empty_like(numbers) for _ in range(self.count)]
+        dist.all_gather(parts, numbers, group=self.group)
+        everyone: list[list[int]] = torch.stack(parts).tolist()
+        return everyone
+
+    def raise_first(self, error: InvalidArgument | None) -> None:
+        """Raise this rank's error or, where it has none, that of the first rank that has one.
+
+        Every rank has to call it.
+        """
+        messages = self._objects(None if error is None else str(error))
+        if error is not None:
+            raise error
+        for rank, message in enumerate(messages):
+            if message is not None:
+                raise refused_by_rank(rank, message)
+
+    def _raise_difference(self, shared: dict[str, Any]) -> None:
+        everyone = self._objects({name: repr(value) for name, value in shared.items()})
+        for name in dict.fromkeys(name for values in everyone for name in values):
+            values = [values.get(name) for values in everyone]
+            if len(set(values)) > 1:
+                raise ranks_differ(name, values)
+
+    def _objects(self, mine: Any) -> list[Any]:
+        everyone: list[Any] = [None] * self.count
+        dist.all_gather_object(everyone, mine, group=self.group)
+        return everyone
 
     @property
     def total(self) -> int:
@@ -70,7 +137,7 @@ class Ranks:
         return taken
 
 
-def ranks_of(distributed: Distributed, rows: torch.Tensor) -> Ranks | None:
+def ranks_of(distributed: Distributed) -> Ranks | None:
     """The ranks to take the loss over, or None for this process alone.
 
     Raises:
@@ -83,10 +150,12 @@ def ranks_of(distributed: Distributed, rows: torch.Tensor) -> Ranks | None:
     group = dist.group.WORLD if distributed is True else distributed
     if not isinstance(group, dist.ProcessGroup):
         raise invalid("distributed", "True, False or a process group", distributed)
-    return Ranks(group, rows) if dist.get_world_size(group) > 1 else None
+    return Ranks(group) if dist.get_world_size(group) > 1 else None
 
 
 class _Gather(torch.autograd.Function):
+    """The rows of all ranks, in order of rank; its adjoint is `_SumOfParts`."""
+
     @staticmethod
     def forward(ctx: Any, rows: torch.Tensor, ranks: Ranks) -> torch.Tensor:
         ctx.ranks = ranks
@@ -101,103 +170,50 @@ class _Gather(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
         # Every rank computes the same loss of the union, so the sum over ranks is W times the
         # gradient, as it should be.
-        ranks = ctx.ranks
-        grad = grad.contiguous()
-        dist.all_reduce(grad, group=ranks.group)
-        return grad.split(ranks.sizes)[ranks.rank], None
+        return _SumOfParts.apply(grad, ctx.ranks), None
 
 
-class _Total(torch.autograd.Function):
+class _SumOfParts(torch.autograd.Function):
+    """This rank's rows of the sum over the ranks; its adjoint is `_Gather`."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: torch.Tensor, ranks: Ranks) -> torch.Tensor:
+        ctx.ranks = ranks
+        total = rows.clone(memory_format=torch.contiguous_format)  # rows may be another's, too
+        dist.all_reduce(total, group=ranks.group)
+        return total.split(ranks.sizes)[ranks.rank].clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return _Gather.apply(grad, ctx.ranks), None
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """The sum over the ranks of a scalar; it is its own adjoint."""
+
     @staticmethod
     def forward(ctx: Any, part: torch.Tensor, ranks: Ranks) -> torch.Tensor:
-        ctx.count = ranks.count
+        ctx.ranks = ranks
         total = part.clone()
         dist.all_reduce(total, group=ranks.group)
         return total
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return ctx.count * grad, None
+        return _SumOverRanks.apply(grad, ctx.ranks), None
 
 
-def ring_uniformity(rows: Rows, number: int, ranks: Ranks, kernel: str = "") -> torch.Tensor:
-    """Uniformity of the union, which no rank ever holds; O(N D / W) memory, once differentiable.
-
-    Equals `dense_uniformity` of the gathered rows. The shards go round the ring of ranks, and with
-    each goes its gradient, which is complete when it is home again. Every rank works on its share
-    of the tiles only, and symmetric blocks visit each pair of ranks once.
-
-    Args:
-        rows: this rank's features by the names "x" (n, D), "y" (n, D) and, if given, "bank".
-        number: of the objective in the registry; its normalization has been applied.
-        ranks: that share the batch.
-        kernel: dtype of the products of the Triton kernel; "" for plain tiles.
-    """
-    names = sorted({side for block in objective_of(number).blocks(False)
-                    for side in (block.left, block.right)})  # fmt: skip
-    return _Ring.apply(number, ranks, kernel, names, *(rows[name] for name in names))
-
-
-class _Ring(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, number: int, ranks: Ranks, kernel: str, names: list[str], *sides: torch.Tensor
-    ) -> torch.Tensor:
-        grad = any(ctx.needs_input_grad)
-        # Side by side, so that a shard travels as one message.
-        own = torch.cat(sides, dim=1)
-        guest, guest_grad = own, torch.zeros_like(own)
-        own_grad = torch.zeros_like(own)
-        total = own.new_zeros((), dtype=torch.float64)
-        parts = {name: slice(i * sides[0].shape[1], (i + 1) * sides[0].shape[1])
-                 for i, name in enumerate(names)}  # fmt: skip
-        objective = objective_of(number)
-        for step in range(ranks.count):
-            for block in objective.blocks(False):
-                left, right = parts[block.left], parts[block.right]
-                share = _share(block, objective, ranks, step, len(guest))
-                if share == 0.0:
-                    continue
-                here = step == 0
-                one_sided = here and block.symmetric
-                mean, grad_left, grad_right = block_mean_and_gradients(
-                    own[:, left].contiguous(),
-                    None if one_sided else guest[:, right].contiguous(),
-                    number, here and block.skips_diagonal, grad, kernel=kernel,
-                )  # fmt: skip
-                total += share * mean
-                if grad:
-                    own_grad[:, left] += share * grad_left
-                    if not one_sided:
-                        guest_grad[:, right] += share * grad_right
-            rows = ranks.sizes[(ranks.rank - step - 1) % ranks.count]
-            if step + 1 < ranks.count:
-                guest = ranks.pass_on(guest, rows)
-            if grad:
-                guest_grad = ranks.pass_on(guest_grad, rows)
-        dist.all_reduce(total, group=ranks.group)
-        own_grad += guest_grad
-        ctx.save_for_backward(own_grad)
-        ctx.widths, ctx.count = [side.shape[1] for side in sides], ranks.count
-        return total.to(own.dtype)
+class _Total(_SumOverRanks):
+    """The same of what is part of the loss: of its gradient every rank has the same, at first."""
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
-        (own_grad,) = ctx.saved_tensors
-        sides = (ctx.count * grad * own_grad).split(ctx.widths, dim=1)
-        return None, None, None, None, *sides
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        if torch.is_grad_enabled():
+            return _SumOverRanks.apply(grad, ctx.ranks), None
+        return ctx.ranks.count * grad, None  # no message needed
 
 
-def _share(block: Block, objective: FMICL, ranks: Ranks, step: int, guests: int) -> float:
-    """Weight of the mean over (own, guest) in the mean over all pairs of the block.
-
-    0 where the pair of ranks is another rank's work: in a symmetric block each is visited once.
-    """
-    here = step == 0
-    own, total = ranks.sizes[ranks.rank], ranks.total
-    pairs = own * (guests - (here and block.skips_diagonal))
-    weight = block.share * pairs / (total * (total - block.skips_diagonal))
-    if here or not block.symmetric or 2 * step == ranks.count:
-        return weight
-    return 2.0 * weight if 2 * step < ranks.count else 0.0
+def tell_of_ranks(loss: str) -> None:
+    """Warn, once, that a loss without `distributed` is called where there are several ranks."""
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        warn_of_ranks(loss)

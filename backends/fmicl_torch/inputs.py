@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from fmicl_core.checks import (
     InvalidArgument,
+    check_alpha,
     check_bool,
     check_features,
+    check_positive,
     invalid,
     non_finite,
+    wide_dtype,
 )
 from fmicl_core.objective import choose_implementation
 from fmicl_torch.dense import Rows
-from fmicl_torch.ops import UnitRows, normalize_rows
+from fmicl_torch.ops import normalize_rows, unit_rows
 
 
 def prepare(
@@ -25,7 +30,7 @@ def prepare(
     least: int = 2,
     implementation: str = "dense",
 ) -> Rows:
-    """Checked features by name, in float32 at least, of unit length where asked for.
+    """Checked features by name, in one dtype of float32 at least, of unit length where asked for.
 
     Args:
         x: first view.
@@ -44,22 +49,42 @@ def prepare(
     for name, value in given.items():
         if not isinstance(value, torch.Tensor):
             raise invalid(name, "a torch.Tensor", type(value).__name__, what=f"type({name})")
+    dtypes = [str(value.dtype).removeprefix("torch.") for value in given.values()]
     check_features(
         x.shape,
         y.shape,
         None if bank is None else bank.shape,
-        [str(value.dtype).removeprefix("torch.") for value in given.values()],
+        dtypes,
         [str(value.device) for value in given.values()],
         least,
     )
+    wide = getattr(torch, wide_dtype(dtypes))
     with torch.autocast(x.device.type, enabled=False):
-        rows = {k: v if v.dtype == torch.float64 else v.float() for k, v in given.items()}
+        rows = {k: v.to(wide) for k, v in given.items()}
         if not normalize:
             return rows
         k = len(x if bank is None else bank)
         dense = choose_implementation(implementation, len(x), k, kernel=True) == "dense"
-        unit = normalize_rows if dense else UnitRows.apply
+        unit = normalize_rows if dense else unit_rows
         return {name: unit(value) for name, value in rows.items()}
+
+
+@torch.compiler.disable
+def alpha_must_be_a_finite_number_above_0(alpha: float) -> float:
+    """Raise our error, outside of compiled code, which cannot."""
+    return check_positive("alpha", alpha)
+
+
+def weight_of(alpha: float | torch.Tensor) -> float | torch.Tensor:
+    """alpha, checked; of a tensor the value is checked with that of the loss.
+
+    Raises:
+        ValueError: alpha is no finite number > 0 and no tensor of no dimension.
+    """
+    if torch.compiler.is_compiling() and isinstance(alpha, float | int):
+        # Dynamo takes it for a symbol as soon as it changes, and keeps to one graph.
+        return alpha if 0 < alpha < math.inf else alpha_must_be_a_finite_number_above_0(alpha)
+    return check_alpha(alpha, alpha.shape if isinstance(alpha, torch.Tensor) else None)
 
 
 def explain_non_finite(

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from fmicl_core import FMICL
+from fmicl_core import Pairwise
 from fmicl_core.kernel import (
     LARGE_MEMORY,
     LEAST_CAPABILITY,
@@ -28,32 +28,33 @@ from fmicl_core.kernel import (
     too_wide,
 )
 from fmicl_core.objective import KERNEL
-from fmicl_torch.registry import objective_of
+from fmicl_torch.registry import pairwise_of
 from fmicl_torch.triton_source import triton_source
 
 
-def kernel_dtype(implementation: str, number: int, x: torch.Tensor) -> str:
+def kernel_dtype(implementation: str, text: str, x: torch.Tensor, dtype: torch.dtype) -> str:
     """The dtype of the kernel's products, or "" where there is no kernel for such features.
 
     Args:
         implementation: as given to the loss. "auto" leaves plain float32 to the tiled form.
-        number: of the objective in the registry.
+        text: of the specification in the registry.
         x: the features as given to the loss.
+        dtype: that of x, y and the bank together.
 
     Raises:
         ValueError: `implementation` is "kernel" and there is none; says why.
     """
     if implementation not in ("auto", KERNEL):
         return ""
-    dtype = str(x.dtype).removeprefix("torch.")
-    why = _refusal(number, x.device.type, dtype, implementation == KERNEL) or too_wide(x.shape[1])
+    name = str(dtype).removeprefix("torch.")
+    why = _refusal(text, x.device.type, name, implementation == KERNEL) or too_wide(x.shape[1])
     if why and implementation == KERNEL:
         raise refused(why)
-    return "" if why else dtype
+    return "" if why else name
 
 
 @torch.compiler.assume_constant_result
-def _refusal(number: int, device: str, dtype: str, insisted: bool) -> str:
+def _refusal(text: str, device: str, dtype: str, insisted: bool) -> str:
     """Why features of this kind do not go through the kernel, or ""."""
     capability = LEAST_CAPABILITY if _interpreted() else _capability(device)
     why = refusal(device, capability, dtype)
@@ -64,7 +65,7 @@ def _refusal(number: int, device: str, dtype: str, insisted: bool) -> str:
     if dtype == "float32" and not insisted and not _tf32():
         return "cuBLAS is better than Triton at products without tensor cores."
     try:
-        triton_source(objective_of(number))
+        triton_source(pairwise_of(text))
     except TypeError as error:
         return f"The formulas cannot be written in Triton ({error})."
     return ""
@@ -89,7 +90,7 @@ def _interpreted() -> bool:
 class Launch(NamedTuple):
     """What stays the same between the launches of one block."""
 
-    objective: FMICL
+    pairwise: Pairwise
     skips_diagonal: bool
     dtype: torch.dtype
     atomic: bool
@@ -124,7 +125,7 @@ def kernel_sums(
     """
     symmetric = right is None
     others = left if right is None else right
-    b = launch.objective.coefficients()[1]
+    b = launch.pairwise.coefficients()[1]
     dtype = str(launch.dtype).removeprefix("torch.")
     tiles = tiles_for(left.shape[1], dtype, _tf32(), _facts(left)[1], launch.atomic and grad)
     x = _padded(left, launch.dtype, tiles.width)
@@ -172,12 +173,12 @@ def _launch(
     if columns and not symmetric:
         grad_y = bias_x.new_zeros(k, d)
         mass_y = bias_x.new_zeros(k) if biased else mass_x
-    a, _, c = launch.objective.coefficients()
+    a, _, c = launch.pairwise.coefficients()
     grid = -(-n // tiles.rows), parts, chunks if grad else 1
     with torch.cuda.device(x.device) if x.device.type == "cuda" else nullcontext():
         triton.block_sums[grid](
             x, y, bias_x, bias_y, totals, grad_x, grad_y, mass_x, mass_y, n, k, span, a, c,
-            **constants(launch.objective, x.dtype, chunks, tiles),
+            **constants(launch.pairwise, x.dtype, chunks, tiles),
             TRIANGLE=triangle, SKIPS=launch.skips_diagonal, GRAD=grad, ATOMIC=atomic,
             COLUMNS=columns, BIAS=biased, num_warps=tiles.warps, num_stages=tiles.stages,
         )  # fmt: skip
@@ -188,7 +189,7 @@ def _launch(
     return total, grad_x, mass_x, grad_y, mass_y
 
 
-def constants(objective: FMICL, dtype: torch.dtype, chunks: int, tiles: Tiles) -> dict[str, Any]:
+def constants(pairwise: Pairwise, dtype: torch.dtype, chunks: int, tiles: Tiles) -> dict[str, Any]:
     """What the kernel is compiled for, apart from the kind of block."""
     import triton.language as tl
 
@@ -196,7 +197,7 @@ def constants(objective: FMICL, dtype: torch.dtype, chunks: int, tiles: Tiles) -
 
     tf32 = dtype != torch.float32 or _tf32()
     return {
-        "EVALUATE": triton.evaluator(triton_source(objective)),
+        "EVALUATE": triton.evaluator(triton_source(pairwise)),
         "ROWS": tiles.rows, "COLS": tiles.columns, "WIDTH": tiles.width,
         "CHUNKS": chunks,
         # Weights can leave the range of float16; tf32 has its digits and the range of float32.

@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 import torch
 
 from fmicl_core import FMICL, Divergence, Similarity
-from fmicl_core.checks import check_bool, check_choice, invalid, overflowed
-from fmicl_core.objective import (
-    DEFAULTS,
-    KERNEL,
-    NO_SAMPLE,
-    WITH_KERNEL,
-    choose_implementation,
-)
-from fmicl_torch.dense import Rows, dense_uniformity, positive_scores
-from fmicl_torch.distributed import Distributed, Ranks, ranks_of, ring_uniformity
-from fmicl_torch.inputs import explain_non_finite, prepare
-from fmicl_torch.kernel import kernel_dtype
-from fmicl_torch.registry import objective_of, register, register_options
-from fmicl_torch.tiled import tiled_uniformity
-
-
-class FMICLTerms(NamedTuple):
-    """loss = -alignment + alpha * uniformity, three scalars."""
-
-    loss: torch.Tensor
-    alignment: torch.Tensor
-    uniformity: torch.Tensor
+from fmicl_core.checks import check_bool, check_choice, fixed_option, invalid
+from fmicl_core.objective import DEFAULTS, FIXED, NO_SAMPLE, WITH_KERNEL
+from fmicl_torch.distributed import Distributed
+from fmicl_torch.inputs import weight_of
+from fmicl_torch.registry import register, register_options
+from fmicl_torch.terms import FMICLTerms, terms_of
 
 
 def fmicl_loss(
@@ -38,7 +23,7 @@ def fmicl_loss(
     *,
     divergence: Divergence | str = DEFAULTS.divergence,
     similarity: Similarity | str = DEFAULTS.similarity,
-    alpha: float = DEFAULTS.alpha,
+    alpha: float | torch.Tensor = DEFAULTS.alpha,
     negatives: str = DEFAULTS.negatives,
     bank: torch.Tensor | None = None,
     normalize: bool = DEFAULTS.normalize,
@@ -51,12 +36,14 @@ def fmicl_loss(
     s = f'(G(|x - y|^2)) is the f-Gaussian similarity, f* the convex conjugate of f.
 
     Args:
-        x: (N, D) features of the first view; float16, bfloat16, float32 or float64.
+        x: (N, D) features of the first view; float16, bfloat16, float32 or float64. Where y or
+            the bank have another dtype, all are promoted.
         y: (N, D) features of the second view; row i belongs to the same sample as row i of x.
         divergence: name or `fmicl_core.Divergence`: "kl", "js", "pearson", "squared_hellinger",
             "tsallis", "vlc", "jeffreys" (and "reverse_kl", "neyman", which collapse).
         similarity: name or `fmicl_core.Similarity`: "gaussian", "cosine", "laplace", "cauchy".
-        alpha: weight of the negative term, > 0.
+        alpha: weight of the negative term, > 0; a number, or a tensor of no dimension. Either may
+            change from step to step in compiled code.
         negatives: "anchor" {(x_i, x_j), i != j}, the paper's; "within", "anchor" averaged with its
             twin on y; "cross" {(x_i, y_j), i != j}; "all" pairs of different samples of both views.
         bank: (K, D) features that supply all negatives, {(x_i, bank_k)}, or None.
@@ -81,8 +68,9 @@ def fmicl_loss(
 
     Source: the objective of Lu et al. (2023); `fmicl_core.fmicl_reference` is it in float64 NumPy.
     """
-    number = register_options(divergence, similarity, alpha, negatives, normalize)
-    return _terms(number, x, y, bank, implementation, check_finite, distributed).loss
+    text = register_options(divergence, similarity, negatives, normalize)
+    options = implementation, check_finite, distributed
+    return terms_of(text, negatives, alpha, x, y, bank, *options).loss
 
 
 def fmicl_terms(
@@ -92,7 +80,7 @@ def fmicl_terms(
     *,
     divergence: Divergence | str = DEFAULTS.divergence,
     similarity: Similarity | str = DEFAULTS.similarity,
-    alpha: float = DEFAULTS.alpha,
+    alpha: float | torch.Tensor = DEFAULTS.alpha,
     negatives: str = DEFAULTS.negatives,
     bank: torch.Tensor | None = None,
     normalize: bool = DEFAULTS.normalize,
@@ -108,72 +96,14 @@ def fmicl_terms(
     Returns:
         Named tuple (loss, alignment, uniformity) of scalars, each differentiable.
     """
-    number = register_options(divergence, similarity, alpha, negatives, normalize)
-    return _terms(number, x, y, bank, implementation, check_finite, distributed)
-
-
-def _terms(
-    number: int,
-    x: torch.Tensor,
-    y: torch.Tensor,
-    bank: torch.Tensor | None,
-    implementation: str,
-    check_finite: bool,
-    distributed: Distributed,
-    samples: Rows | None = None,
-) -> FMICLTerms:
-    check_bool("check_finite", check_finite)
-    check_choice("implementation", implementation, WITH_KERNEL)
-    objective = objective_of(number)
-    shared = distributed is not False
-    form = implementation if samples is None else "dense"
-    least = 1 if shared else 2
-    rows = prepare(x, y, bank, objective.normalize, least=least, implementation=form)
-    kernel = kernel_dtype(implementation, number, x)
-    ranks = ranks_of(distributed, x) if shared else None
-    with torch.autocast(x.device.type, enabled=False):
-        if ranks is None:
-            alignment = positive_scores(rows, objective).mean()
-            uniformity = _uniformity(rows, number, implementation, kernel, samples)
-        else:
-            alignment = ranks.mean(positive_scores(rows, objective))
-            uniformity = _shared_uniformity(rows, number, implementation, kernel, ranks)
-        loss = objective.alpha * uniformity - alignment
-    if check_finite and not torch.compiler.is_compiling() and not loss.isfinite():
-        raise explain_non_finite(x, y, bank) or overflowed(objective, loss.item())
-    return FMICLTerms(loss, alignment, uniformity)
-
-
-def _uniformity(
-    rows: Rows, number: int, implementation: str, kernel: str, samples: Rows | None = None
-) -> torch.Tensor:
-    x = rows["x"]
-    if samples is not None:
-        if implementation in ("tiled", KERNEL):
-            raise invalid("implementation", "'auto' or 'dense' with `samples`", implementation)
-        return dense_uniformity(rows, objective_of(number), samples)
-    k = len(rows.get("bank", x))
-    form = choose_implementation(implementation, len(x), k, bool(kernel))
-    if form == "dense":
-        return dense_uniformity(rows, objective_of(number))
-    return tiled_uniformity(rows, number, kernel if form == KERNEL else "")
-
-
-def _shared_uniformity(
-    rows: Rows, number: int, implementation: str, kernel: str, ranks: Ranks
-) -> torch.Tensor:
-    if "bank" in rows:  # every rank has all negatives of its rows
-        own = _uniformity(rows, number, implementation, kernel)
-        return ranks.mean(own.expand(len(rows["x"])))
-    form = choose_implementation(implementation, ranks.total, ranks.total, bool(kernel))
-    if form != "dense":
-        return ring_uniformity(rows, number, ranks, kernel if form == KERNEL else "")
-    union = {name: ranks.gather(side) for name, side in rows.items()}
-    return dense_uniformity(union, objective_of(number))
+    text = register_options(divergence, similarity, negatives, normalize)
+    return terms_of(text, negatives, alpha, x, y, bank, implementation, check_finite, distributed)
 
 
 class FMICLLoss(torch.nn.Module):
     """`fmicl_loss` as a module: the same options, no parameters and no state.
+
+    `alpha` may be assigned at any time; the other options are those that the loss was made with.
 
     Args:
         divergence, similarity, alpha, negatives, normalize, implementation, check_finite: as for
@@ -189,7 +119,7 @@ class FMICLLoss(torch.nn.Module):
         *,
         divergence: Divergence | str = DEFAULTS.divergence,
         similarity: Similarity | str = DEFAULTS.similarity,
-        alpha: float = DEFAULTS.alpha,
+        alpha: float | torch.Tensor = DEFAULTS.alpha,
         negatives: str = DEFAULTS.negatives,
         normalize: bool = DEFAULTS.normalize,
         implementation: str = "auto",
@@ -197,8 +127,10 @@ class FMICLLoss(torch.nn.Module):
         distributed: Distributed = False,
     ) -> None:
         super().__init__()
-        self.objective = FMICL(divergence, similarity, alpha, negatives, normalize)
-        self._number = register(self.objective)
+        number = DEFAULTS.alpha if isinstance(alpha, torch.Tensor) else alpha
+        self._made_with = FMICL(divergence, similarity, number, negatives, normalize)
+        self._text = register(self._made_with.pairwise)
+        self.alpha = alpha
         self.implementation = check_choice("implementation", implementation, WITH_KERNEL)
         self.check_finite = check_bool("check_finite", check_finite)
         self.distributed = distributed
@@ -232,21 +164,43 @@ class FMICLLoss(torch.nn.Module):
         """
         options = self.implementation, self.check_finite, self.distributed
         if samples is None:
-            return _terms(self._number, x, y, bank, *options)
+            return self._terms(x, y, bank, *options)
         if self.distributed is not False:
             raise invalid("samples", "None with `distributed`", "numbers", what="samples")
         numbers = {"x": samples, "y": samples}
         if bank is not None:
             none = samples.new_full((len(bank),), NO_SAMPLE)
             numbers["bank"] = none if bank_samples is None else bank_samples
-        return _terms(self._number, x, y, bank, *options, numbers)
+        return self._terms(x, y, bank, *options, numbers)
+
+    def _terms(self, *inputs: Any) -> FMICLTerms:
+        return terms_of(self._text, self._made_with.negatives, self.alpha, *inputs)
+
+    @property
+    def objective(self) -> FMICL:
+        """The settings, with alpha as it is now."""
+        made_with, alpha = self._made_with, float(self.alpha)
+        return made_with if alpha == made_with.alpha else replace(made_with, alpha=alpha)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in FIXED:
+            raise fixed_option(name, value)
+        if name == "alpha":
+            value = weight_of(value)
+            self.__dict__.pop("alpha", None)
+            self._buffers.pop("alpha", None)
+            if isinstance(value, torch.Tensor) and not isinstance(value, torch.nn.Parameter):
+                self.register_buffer("alpha", value, persistent=False)  # moves with the module
+                return
+        super().__setattr__(name, value)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._number = register(self.objective)  # a copy may come from another process
+        self._text = register(self._made_with.pairwise)  # a copy may come from another process
 
     def extra_repr(self) -> str:
         """The options, as they would be pasted."""
         more = {"implementation": self.implementation, "check_finite": self.check_finite}
         more |= {} if self.distributed is False else {"distributed": self.distributed}
-        return self.objective.listed(**more)
+        alpha = self.alpha.item() if isinstance(self.alpha, torch.Tensor) else self.alpha
+        return self._made_with.listed(alpha=alpha, **more)

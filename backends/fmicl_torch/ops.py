@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 
-from fmicl_core.checks import once_differentiable
 from fmicl_core.ops import Ops
+from fmicl_torch.transforms import differentiated_once
 
 
 def _softplus(x: torch.Tensor) -> torch.Tensor:
@@ -55,29 +57,52 @@ def normalize_rows(x: torch.Tensor) -> torch.Tensor:
     return scaled / torch.where(square == 0, 1.0, square).sqrt()
 
 
-class UnitRows(torch.autograd.Function):
+def unit_rows(x: torch.Tensor) -> torch.Tensor:
     """`normalize_rows`, once differentiable: keeps only its result and two numbers a row."""
+    function = _UnitRows if torch.compiler.is_compiling() else _UnitRowsInBothModes
+    unit: torch.Tensor = function.apply(x)[0]  # type: ignore[no-untyped-call]
+    return unit
+
+
+class _UnitRows(torch.autograd.Function):
+    generate_vmap_rule = True
 
     @staticmethod
-    def forward(ctx, x: torch.Tensor) -> torch.Tensor:  # type: ignore[no-untyped-def]
-        """Scale rows, x / |x|; (N, D) to (N, D)."""
+    def forward(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        # x / |x|, and |x| as the product of two numbers a row.
         largest = x.abs().amax(dim=1, keepdim=True)
         largest = torch.where(largest == 0, 1.0, largest)
         unit = x / largest
         length = torch.linalg.vector_norm(unit, dim=1, keepdim=True)
         length = torch.where(length == 0, 1.0, length)
-        unit.div_(length)
-        ctx.save_for_backward(unit, largest, length)
-        return unit
+        return unit.div_(length), largest, length
 
     @staticmethod
-    def backward(ctx, upstream: torch.Tensor) -> torch.Tensor:  # type: ignore[no-untyped-def,override]
-        """The part of the gradient at right angles to the row, over its length."""
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            raise once_differentiable()
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*output)
+        ctx.save_for_forward(*output)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: torch.Tensor, *_: Any) -> torch.Tensor:
         unit, largest, length = ctx.saved_tensors
-        inner = (unit * upstream).sum(dim=1, keepdim=True)
-        return torch.addcmul(upstream, unit, inner, value=-1.0).div_(length).div_(largest)
+        return differentiated_once(_across(unit, upstream, largest, length), unit)
+
+
+class _UnitRowsInBothModes(_UnitRows):
+    """With forward mode, which Dynamo does not take."""
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        return _across(ctx.saved_tensors[0], tangent, *ctx.saved_tensors[1:]), None, None
+
+
+def _across(
+    unit: torch.Tensor, change: torch.Tensor, largest: torch.Tensor, length: torch.Tensor
+) -> torch.Tensor:
+    """The part of a change at right angles to the row, over its length."""
+    inner = (unit * change).sum(dim=1, keepdim=True)
+    return torch.addcmul(change, unit, inner, value=-1.0).div_(length).div_(largest)
 
 
 def off_diagonal(square: torch.Tensor) -> torch.Tensor:

@@ -1,39 +1,90 @@
-"""Objectives by number, because a compiled graph can hold a number but not a specification."""
+"""Specifications of a pair by their text, because a compiled graph holds a text but no object.
+
+The text says what it means. What the library offers is built of it again, so that a program that
+`torch.export` wrote is the same loss in any process. What a user wrote is looked up by it.
+"""
 
 from __future__ import annotations
 
+import ast
+import threading
+from collections.abc import Callable
+from typing import Any
+
 import torch
 
-from fmicl_core import FMICL, Divergence, Similarity
+from fmicl_core import DIVERGENCES, FMICL, SIMILARITIES, Divergence, Pairwise, Similarity
+from fmicl_core.checks import invalid
+from fmicl_core.objective import DEFAULTS
 
-_objectives: list[FMICL] = []
-_numbers: dict[FMICL, int] = {}
+#: Specifications that this process has met, by their text. Entries are never changed or removed.
+KNOWN: dict[str, Pairwise] = {}
+_adding = threading.Lock()
+#: What a text may name.
+_LIBRARY: dict[str, Callable[..., Any]] = {
+    kind.__name__: kind for kind in (*DIVERGENCES.values(), *SIMILARITIES.values(), Pairwise)
+}
 
 
-def register(objective: FMICL) -> int:
-    """The number of an objective; equal ones share it."""
-    if objective not in _numbers:
-        _numbers[objective] = len(_objectives)
-        _objectives.append(objective)
-    return _numbers[objective]
+def register(pairwise: Pairwise) -> str:
+    """The text of a specification, by which `KNOWN` has it from now on; equal ones share it."""
+    text = _text(pairwise)
+    with _adding:
+        name, count = text, 1
+        # Only what a user wrote can differ under one text, as a class does that is defined anew.
+        while KNOWN.setdefault(name, pairwise) != pairwise:
+            count += 1
+            name = f"{text} #{count}"
+    return name
 
 
 @torch.compiler.assume_constant_result
 def register_options(
-    divergence: Divergence | str,
-    similarity: Similarity | str,
-    alpha: float,
-    negatives: str,
-    normalize: bool,
-) -> int:
-    """The number of the objective with these options; while compiling, found once.
+    divergence: Divergence | str, similarity: Similarity | str, negatives: str, normalize: bool
+) -> str:
+    """The text of the specification with these options; while compiling, found once.
 
     Raises:
         ValueError: an option is unknown or out of range.
     """
-    return register(FMICL(divergence, similarity, alpha, negatives, normalize))
+    return register(FMICL(divergence, similarity, DEFAULTS.alpha, negatives, normalize).pairwise)
 
 
-def objective_of(number: int) -> FMICL:
-    """The objective with that number."""
-    return _objectives[number]
+def pairwise_of(text: str) -> Pairwise:
+    """The specification with that text, also where another process wrote it.
+
+    Raises:
+        ValueError: it names a divergence or a similarity that this process has not met.
+    """
+    known = KNOWN.get(text)
+    return KNOWN.setdefault(text, _built(text)) if known is None else known
+
+
+def _text(pairwise: Pairwise) -> str:
+    parts = [
+        repr(part) if _LIBRARY.get(type(part).__name__) is type(part)
+        else f"{type(part).__module__}.{part!r}"
+        for part in (pairwise.divergence, pairwise.similarity)
+    ]  # fmt: skip
+    return f"Pairwise(divergence={parts[0]}, similarity={parts[1]}, normalize={pairwise.normalize})"
+
+
+def _built(text: str) -> Pairwise:
+    try:
+        made = _value(ast.parse(text, mode="eval").body)
+    except (SyntaxError, ValueError, TypeError, KeyError, AttributeError):
+        made = None
+    if not isinstance(made, Pairwise):
+        raise invalid(
+            "divergence", "what this process knows", text, what="the program's specification",
+            why="A program that torch.export wrote finds a divergence or a similarity of your own"
+            " once a loss was made with it, as by fmicl_torch.FMICLLoss(divergence=...).",
+        )  # fmt: skip
+    return made
+
+
+def _value(node: ast.expr) -> Any:
+    """The value of a constant, or of a call of what the library offers; nothing else is run."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.args:
+        return _LIBRARY[node.func.id](**{str(k.arg): _value(k.value) for k in node.keywords})
+    return ast.literal_eval(node)

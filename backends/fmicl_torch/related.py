@@ -10,8 +10,9 @@ from fmicl_core.checks import check_choice, check_positive
 from fmicl_core.objective import IMPLEMENTATIONS, choose_implementation
 from fmicl_core.related import RELATED_DEFAULTS, info_nce_anchors
 from fmicl_torch.dense import Rows
+from fmicl_torch.distributed import tell_of_ranks
 from fmicl_torch.inputs import prepare
-from fmicl_torch.ops import off_diagonal
+from fmicl_torch.ops import TORCH, off_diagonal
 from fmicl_torch.tiled_related import tiled_info_nce
 
 
@@ -50,6 +51,7 @@ def info_nce_loss(
 
     Source: Oord et al. (2018), eq. 4; Chen et al. (2020), eq. 1; He et al. (2020), eq. 1.
     """
+    tell_of_ranks("info_nce_loss")
     temperature = check_positive("temperature", temperature)
     check_choice("implementation", implementation, IMPLEMENTATIONS)
     anchors = info_nce_anchors(negatives, bank is not None)
@@ -62,8 +64,9 @@ def info_nce_loss(
         losses = []
         for anchor, pools in anchors:
             logits = [_negative_logits(rows, anchor, pool, temperature) for pool in pools]
-            every = torch.cat([positive[:, None], *logits], dim=1)
-            losses.append((torch.logsumexp(every, dim=1) - positive).mean())
+            every = logits[0] if len(logits) == 1 else torch.cat(logits, dim=1)
+            # The same as log-sum-exp of all less s+, but where the loss is small nothing cancels.
+            losses.append(TORCH.softplus(torch.logsumexp(every, dim=1) - positive).mean())
         return torch.stack(losses).mean()
 
 
@@ -104,13 +107,23 @@ def alignment_uniformity_loss(
 
     Source: Wang and Isola (2020), section 4.1.
     """
+    tell_of_ranks("alignment_uniformity_loss")
     for name, value in (("exponent", exponent), ("t", t), ("uniformity_weight", uniformity_weight)):
         check_positive(name, value)
     rows = prepare(x, y, None, normalize)
     with torch.autocast(x.device.type, enabled=False):
         square = (rows["x"] - rows["y"]).square().sum(dim=1)
         spread = [_log_potential(rows[name], t) for name in ("x", "y")]
-        return (square ** (exponent / 2.0)).mean() + uniformity_weight * torch.stack(spread).mean()
+        return _power(square, exponent).mean() + uniformity_weight * torch.stack(spread).mean()
+
+
+def _power(square: torch.Tensor, exponent: float) -> torch.Tensor:
+    """Distances to the exponent, of their squares."""
+    if exponent >= 2.0:
+        return square ** (exponent / 2.0)
+    # The slope of a power below 1 is infinite at 0. A pair that coincides has the slope 0.
+    apart = torch.where(square == 0, 1.0, square) ** (exponent / 2.0)
+    return torch.where(square == 0, 0.0, apart)
 
 
 def _log_potential(x: torch.Tensor, t: float) -> torch.Tensor:
@@ -137,6 +150,7 @@ def spectral_contrastive_loss(
 
     Source: HaoChen et al. (2021).
     """
+    tell_of_ranks("spectral_contrastive_loss")
     rows = prepare(x, y, None, normalize)
     with torch.autocast(x.device.type, enabled=False):
         s = rows["x"] @ rows["y"].T

@@ -6,37 +6,47 @@ gradient are both final as soon as the tile is known, and the tile can be forgot
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
-from fmicl_core import FMICL
-from fmicl_core.checks import once_differentiable
+from fmicl_core import Pairwise
+from fmicl_core.objective import Block
 from fmicl_torch.dense import Rows
 from fmicl_torch.kernel import Launch, Sums, kernel_sums
 from fmicl_torch.ops import TORCH
-from fmicl_torch.registry import objective_of
+from fmicl_torch.registry import pairwise_of
+from fmicl_torch.transforms import (
+    along,
+    asks_for_gradient,
+    differentiated_once,
+    loops_under_vmap,
+)
 
 #: Rows and columns of a tile. On a CPU a float32 tile and its temporaries stay in the L2 cache.
 TILE = {"cpu": 512}
 TILE_ACCELERATOR = 4096
 
 
-def tiled_uniformity(rows: Rows, number: int, kernel: str = "") -> torch.Tensor:
-    """Uniformity in one pass; equals `dense_uniformity(rows, objective)`, once differentiable.
+def tiled_excess(
+    rows: Rows, text: str, blocks: tuple[Block, ...], kernel: str = ""
+) -> torch.Tensor:
+    """Mean excess in one pass; equals `dense_excess(rows, pairwise, blocks)`.
 
     Args:
         rows: features by the names "x" (N, D), "y" (N, D) and, if given, "bank" (K, D).
-        number: of the objective in the registry; its normalization has been applied.
+        text: of the specification in the registry; its normalization has been applied.
+        blocks: of negative pairs.
         kernel: dtype of the products of the Triton kernel; "" for plain tiles.
     """
-    objective = objective_of(number)
     total = rows["x"].new_zeros(())
-    for block in objective.blocks("bank" in rows):
+    for block in blocks:
         left = rows[block.left]
         right = None if block.symmetric else rows[block.right]
-        columns = right is not None and right.requires_grad
-        grad = torch.is_grad_enabled() and (columns or left.requires_grad)
+        columns = asks_for_gradient(right)
+        grad = columns or asks_for_gradient(left)
         mean, _, _ = block_mean_and_gradients(
-            left, right, number, block.skips_diagonal, grad, grad and columns, kernel
+            left, right, text, block.skips_diagonal, grad, grad and columns, kernel
         )
         total = total + block.share * mean
     return total
@@ -45,20 +55,22 @@ def tiled_uniformity(rows: Rows, number: int, kernel: str = "") -> torch.Tensor:
 def block_mean_and_gradients(
     left: torch.Tensor,
     right: torch.Tensor | None,
-    number: int,
+    text: str,
     skips_diagonal: bool,
     grad: bool,
     columns: bool = True,
     kernel: str = "",
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Mean penalty over the pairs (left_i, right_j), right None meaning left, and its gradients.
+    """Mean excess over the pairs (left_i, right_j), right None meaning left, and its gradients.
 
-    Without `grad`, and in place of the gradient in right where right is left or `columns` is False,
-    empty tensors. `kernel` as for `tiled_uniformity`.
+    The mean is differentiable once, in reverse and in forward mode. Without `grad`, and in place of
+    the gradient in right where right is left or `columns` is False, empty tensors. `kernel` as for
+    `tiled_excess`.
     """
     columns = grad and columns and right is not None
     size = tile_size(left)
-    return _block_mean(left, right, number, skips_diagonal, size, grad, columns, kernel)
+    function = _BlockMean if torch.compiler.is_compiling() else _BlockMeanInBothModes
+    return function.apply(left, right, text, skips_diagonal, size, grad, columns, kernel)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def tile_size(x: torch.Tensor) -> int:
@@ -70,22 +82,22 @@ def tile_size(x: torch.Tensor) -> int:
 def _block_mean(
     left: torch.Tensor,
     right: torch.Tensor | None,
-    number: int,
+    text: str,
     skips_diagonal: bool,
     tile: int,
     grad: bool,
     columns: bool,
     kernel: str,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Mean penalty over the pairs (left_i, right_j) and its gradients; right None means left."""
-    objective = objective_of(number)
+    """Mean excess over the pairs (left_i, right_j) and its gradients; right None means left."""
+    pairwise = pairwise_of(text)
     others = left if right is None else right
     if kernel:
         atomic = not torch.are_deterministic_algorithms_enabled()
-        launch = Launch(objective, skips_diagonal, getattr(torch, kernel), atomic)
+        launch = Launch(pairwise, skips_diagonal, getattr(torch, kernel), atomic)
         sums = kernel_sums(left, right, launch, grad, columns)
     else:
-        sweep = _Sweep(left, right, objective, grad, columns)
+        sweep = _Sweep(left, right, pairwise, grad, columns)
         for i in range(0, len(left), tile):
             for j in range(i if right is None else 0, len(others), tile):
                 sweep.tile(slice(i, i + tile), slice(j, j + tile), skips_diagonal and i == j)
@@ -97,17 +109,17 @@ def _block_mean(
         return mean, nothing, left.new_empty(0)
     # In a symmetric block (i, j) and (j, i) both count.
     scale = (2.0 if right is None else 1.0) / pairs
-    _scale(sums.grad_left, sums.mass_left, left, objective, scale)
+    _scale(sums.grad_left, sums.mass_left, left, pairwise, scale)
     if columns:
-        _scale(sums.grad_right, sums.mass_right, others, objective, scale)
+        _scale(sums.grad_right, sums.mass_right, others, pairwise, scale)
     return mean, sums.grad_left, sums.grad_right if columns else nothing
 
 
 def _scale(
-    grad: torch.Tensor, mass: torch.Tensor | None, rows: torch.Tensor, objective: FMICL, by: float
+    grad: torch.Tensor, mass: torch.Tensor | None, rows: torch.Tensor, pairwise: Pairwise, by: float
 ) -> None:
     """Make the gradient in the rows of a sum of weighted rows and of the sum of the weights."""
-    a, b, _ = objective.coefficients()
+    a, b, _ = pairwise.coefficients()
     grad.mul_(a * by)
     if mass is not None:
         grad.addcmul_(mass[:, None], rows, value=2.0 * b * by)
@@ -120,13 +132,13 @@ class _Sweep:
         self,
         left: torch.Tensor,
         right: torch.Tensor | None,
-        objective: FMICL,
+        pairwise: Pairwise,
         grad: bool,
         columns: bool,
     ) -> None:
-        self.objective, self.grad, self.symmetric = objective, grad, right is None
+        self.pairwise, self.grad, self.symmetric = pairwise, grad, right is None
         self.columns = columns
-        self.a, self.b, self.c = objective.coefficients()
+        self.a, self.b, self.c = pairwise.coefficients()
         self.left, self.right = left, left if right is None else right
         self.bias = self.right.new_full((len(self.right),), self.c)
         if self.b:
@@ -162,15 +174,15 @@ class _Sweep:
     def _evaluate(
         self, z: torch.Tensor, on_diagonal: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Sum of the tile's penalties, and their slopes if a gradient is wanted."""
+        """Sum of the tile's excesses, and their slopes if a gradient is wanted."""
         if self.grad and not on_diagonal:
-            return self.objective.negative_total_and_slope(z, TORCH)
+            return self.pairwise.excess_total_and_slope(z, TORCH)
         if not self.grad:
-            penalty = self.objective.negative(z, TORCH)
-            return (penalty.fill_diagonal_(0.0) if on_diagonal else penalty).sum(), None
-        penalty, weight = self.objective.negative_and_slope(z, TORCH)
+            excess = self.pairwise.excess(z, TORCH)
+            return (excess.fill_diagonal_(0.0) if on_diagonal else excess).sum(), None
+        excess, weight = self.pairwise.excess_and_slope(z, TORCH)
         weight = weight.fill_diagonal_(0.0)
-        return penalty.fill_diagonal_(0.0).sum(), weight
+        return excess.fill_diagonal_(0.0).sum(), weight
 
     def _add_gradient(self, weight: torch.Tensor, i: slice, j: slice, columns: bool) -> None:
         self.grad_left[i].addmm_(weight, self.right[j])
@@ -186,7 +198,7 @@ class _Sweep:
 def _(
     left: torch.Tensor,
     right: torch.Tensor | None,
-    number: int,
+    text: str,
     skips_diagonal: bool,
     tile: int,
     grad: bool,
@@ -203,17 +215,41 @@ def _(
     return left.new_empty(()), grad_left, grad_right
 
 
-def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    ctx.columns = inputs[6]
-    ctx.save_for_backward(output[1], output[2])
+loops_under_vmap(_block_mean)
 
 
-def _backward(ctx, grad_mean, *_):  # type: ignore[no-untyped-def]
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        raise once_differentiable()
-    grad_left, grad_right = ctx.saved_tensors
-    right = grad_mean * grad_right if ctx.columns else None
-    return grad_mean * grad_left, right, None, None, None, None, None, None
+class _BlockMean(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(  # Dynamo counts the parameters, to learn that there is no context among them
+        left: torch.Tensor, right: torch.Tensor | None, text: str, skips_diagonal: bool, tile: int,
+        grad: bool, columns: bool, kernel: str,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
+        return _block_mean(left, right, text, skips_diagonal, tile, grad, columns, kernel)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        left, right, *_, columns, _ = inputs
+        ctx.columns = columns
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*output[1:], left, right)
+        ctx.save_for_forward(*output[1:])
+
+    @staticmethod
+    def backward(ctx: Any, upstream: torch.Tensor, *_: Any) -> tuple[Any, ...]:
+        grad_left, grad_right, left, right = ctx.saved_tensors
+        both = (left,) if right is None else (left, right)
+        in_left = differentiated_once(upstream * grad_left, *both)
+        in_right = differentiated_once(upstream * grad_right, *both) if ctx.columns else None
+        return in_left, in_right, None, None, None, None, None, None
 
 
-_block_mean.register_autograd(_backward, setup_context=_save)
+class _BlockMeanInBothModes(_BlockMean):
+    """With forward mode, which Dynamo does not take."""
+
+    @staticmethod
+    def jvp(ctx: Any, left: Any, right: Any, *_: Any) -> tuple[Any, None, None]:
+        grad_left, grad_right = ctx.saved_tensors
+        return along((grad_left, left), (grad_right, right)), None, None

@@ -7,16 +7,19 @@ log-sum-exp, the second, only where a gradient is wanted, the weights and what t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 
-from fmicl_core.checks import once_differentiable
 from fmicl_core.objective import Block
 from fmicl_core.related import info_nce_anchors, info_nce_blocks
 from fmicl_torch.dense import Rows
+from fmicl_torch.ops import TORCH
 from fmicl_torch.tiled import tile_size
+from fmicl_torch.transforms import OnceDifferentiable, along, loops_under_vmap
 
 NAMES = ("x", "y", "bank")
+Softmax = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def tiled_info_nce(rows: Rows, temperature: float, negatives: str) -> torch.Tensor:
@@ -34,7 +37,8 @@ def tiled_info_nce(rows: Rows, temperature: float, negatives: str) -> torch.Tens
         negatives: which negatives; its normalization has been applied.
     """
     sides = [rows.get(name) for name in NAMES]
-    loss, _, _ = _info_nce(*sides, negatives, temperature, tile_size(rows["x"]))
+    function = _InfoNCE if torch.compiler.is_compiling() else _InfoNCEInBothModes
+    loss, *_ = function.apply(*sides, negatives, temperature, tile_size(rows["x"]))  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -46,19 +50,25 @@ def _info_nce(
     negatives: str,
     temperature: float,
     tile: int,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The loss, and the log-sum-exp of every anchor in two parts, (anchor views, N) each."""
+) -> Softmax:
+    """The loss, and of every anchor what its softmax is made of, (anchor views, N) each.
+
+    These are: the largest score of its negatives; the log-sum-exp of all its scores, less that; and
+    its margin, the log-sum-exp of the negatives less the score of the positive.
+    """
     rows = _by_name(x, y, bank)
     positive = (x * y).sum(dim=1) / temperature
     anchors = info_nce_anchors(negatives, bank is not None)
-    sums = {name: _LogSum(positive) for name, _ in anchors}
+    sums = {name: _LogSum(positive) for name, _ in anchors}  # of the negatives alone
     for block, i, j, s, columns in _score_tiles(rows, negatives, temperature, tile):
         sums[block.left].add(i, s, dim=1)
         if columns:
             sums[block.right].add(j, s, dim=0)
     peaks = torch.stack([total.peak for total in sums.values()])
     logs = torch.stack([total.total for total in sums.values()]).log_()
-    return (peaks - positive + logs).mean(), peaks, logs
+    margins = peaks - positive + logs
+    logs += TORCH.softplus(-margins)  # with the positive
+    return TORCH.softplus(margins).mean(), peaks, logs, margins
 
 
 @torch.library.custom_op("fmicl::info_nce_gradients", mutates_args=())
@@ -68,6 +78,7 @@ def _gradients(
     bank: torch.Tensor | None,
     peaks: torch.Tensor,
     logs: torch.Tensor,
+    margins: torch.Tensor,
     negatives: str,
     temperature: float,
     tile: int,
@@ -87,9 +98,8 @@ def _gradients(
                 grads[block.left][i].addmm_(weight, rows[block.right][j])
             if block.right in grads:
                 grads[block.right][j].addmm_(weight.T, rows[block.left][i])
-        # Every anchor's positive: its probability less 1, as one expression to keep the digits.
-        positive = (x * y).sum(dim=1) / temperature
-        pull = torch.expm1(positive - peaks - logs).sum(dim=0)[:, None]
+        # Of every anchor's positive: its probability less 1, in a form that keeps the digits.
+        pull = -torch.sigmoid(margins).sum(dim=0)[:, None]
         for name, other in (("x", y), ("y", x)):
             if name in grads:
                 grads[name].addcmul_(pull, other)
@@ -123,14 +133,15 @@ def _score_tiles(
 
 
 class _LogSum:
-    """The log-sum-exp of every anchor's scores as they come, from the positive on.
+    """The log-sum-exp of every anchor's scores as they come; of none yet, for anchors like those.
 
     It is kept as peak + log(total): their sum would round away digits of log(total).
     """
 
-    def __init__(self, positive: torch.Tensor) -> None:
-        self.peak = positive.clone()
-        self.total = torch.ones_like(positive)  # of e^(score - peak)
+    def __init__(self, like: torch.Tensor) -> None:
+        # Below every score, and far enough from -inf for differences.
+        self.peak = torch.full_like(like, 0.5 * torch.finfo(like.dtype).min)
+        self.total = torch.zeros_like(like)  # of e^(score - peak)
 
     def add(self, anchors: slice, scores: torch.Tensor, dim: int) -> None:
         """Add the scores of these anchors with their negatives along `dim`."""
@@ -149,29 +160,61 @@ def _(
     negatives: str,
     temperature: float,
     tile: int,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> Softmax:
     views = len(info_nce_anchors(negatives, bank is not None))
-    return x.new_empty(()), x.new_empty((views, len(x))), x.new_empty((views, len(x)))
+    return x.new_empty(()), *(x.new_empty((views, len(x))) for _ in range(3))  # type: ignore[return-value]
 
 
 @_gradients.register_fake
-def _(x, y, bank, peaks, logs, negatives, temperature, tile, wanted):  # type: ignore[no-untyped-def]
+def _(x, y, bank, peaks, logs, margins, negatives, temperature, tile, wanted):  # type: ignore[no-untyped-def]
     sides = zip((x, y, bank), wanted, strict=True)
     return tuple(torch.empty_like(side) if w else x.new_empty(0) for side, w in sides)
 
 
-def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    ctx.save_for_backward(*inputs[:3], *output[1:])
-    ctx.options = inputs[3:]
+loops_under_vmap(_info_nce)
+loops_under_vmap(_gradients)
 
 
-def _backward(ctx, grad_loss, *_):  # type: ignore[no-untyped-def]
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        raise once_differentiable()
-    wanted = list(ctx.needs_input_grad[:3])
-    grads = _gradients(*ctx.saved_tensors, *ctx.options, wanted)
-    scaled = [grad_loss * grad if w else None for grad, w in zip(grads, wanted, strict=True)]
-    return *scaled, None, None, None
+class _Gradients(OnceDifferentiable):
+    @staticmethod
+    def forward(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        return _gradients(*arguments)  # type: ignore[no-any-return]
 
 
-_info_nce.register_autograd(_backward, setup_context=_save)
+class _InfoNCE(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(  # Dynamo counts the parameters, to learn that there is no context among them
+        x: torch.Tensor, y: torch.Tensor, bank: torch.Tensor | None, negatives: str,
+        temperature: float, tile: int,
+    ) -> Softmax:  # fmt: skip
+        return _info_nce(x, y, bank, negatives, temperature, tile)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*inputs[:3], *output[1:])
+        ctx.save_for_forward(*inputs[:3], *output[1:])
+        ctx.options = inputs[3:]
+
+    @staticmethod
+    def backward(ctx: Any, upstream: torch.Tensor, *_: Any) -> tuple[Any, ...]:
+        wanted = list(ctx.needs_input_grad[:3])
+        gradients = _gradients if torch.compiler.is_compiling() else _Gradients.apply
+        grads = gradients(*ctx.saved_tensors, *ctx.options, wanted)
+        scaled = [upstream * grad if want else None
+                  for grad, want in zip(grads, wanted, strict=True)]  # fmt: skip
+        return *scaled, None, None, None
+
+
+class _InfoNCEInBothModes(_InfoNCE):
+    """With forward mode, which Dynamo does not take."""
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> tuple[Any, None, None, None]:
+        moves = tangents[:3]
+        wanted = [move is not None for move in moves]
+        grads = _gradients(*ctx.saved_tensors, *ctx.options, wanted)
+        return along(*zip(grads, moves, strict=True)), None, None, None

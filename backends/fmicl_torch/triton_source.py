@@ -12,7 +12,7 @@ from functools import lru_cache, partial
 from numbers import Real
 from typing import Any, NoReturn
 
-from fmicl_core import FMICL
+from fmicl_core import Pairwise
 from fmicl_core.ops import Ops
 
 #: Functions of `Ops` by the name that the generated code calls them; the rest are in
@@ -33,8 +33,8 @@ PRODUCTS = 8
 
 
 @lru_cache(maxsize=256)
-def triton_source(objective: FMICL) -> str:
-    """Source of `evaluate(z)`, which returns a negative pair's penalty and its slope in z.
+def triton_source(pairwise: Pairwise) -> str:
+    """Source of `evaluate(z)`, which returns a negative pair's excess and its slope in z.
 
     Raises:
         TypeError: the formulas use something else than `Ops` and arithmetic; says what.
@@ -42,16 +42,14 @@ def triton_source(objective: FMICL) -> str:
     steps: dict[str, str] = {}
     calls = {name: partial(_call, steps, form) for name, form in CALLS.items()}
     try:
-        results = objective.negative_total_and_slope(
-            Symbol("z", steps), Ops(name="triton", **calls)
-        )
+        results = pairwise.excess_total_and_slope(Symbol("z", steps), Ops(name="triton", **calls))
         # Adding 0 z makes a tile of a result that is the same number for every pair.
-        penalty, slope = (r if isinstance(r, Symbol) else 0.0 * Symbol("z", steps) + r
+        excess, slope = (r if isinstance(r, Symbol) else 0.0 * Symbol("z", steps) + r
                           for r in results)  # fmt: skip
     except Exception as error:  # whatever a formula of a user's own raises on a symbol
         raise TypeError(f"{type(error).__name__}: {error}") from error
     lines = [f"    {name} = {text}" for text, name in steps.items()]
-    return "\n".join(["def evaluate(z):", *lines, f"    return {penalty.name}, {slope.name}", ""])
+    return "\n".join(["def evaluate(z):", *lines, f"    return {excess.name}, {slope.name}", ""])
 
 
 def _call(steps: dict[str, str], form: str, x: Any) -> Symbol:

@@ -12,13 +12,18 @@ PROGRAMS = Path(__file__).parent / "ranks"
 FRAMEWORKS = ("torch", "jax", "tensorflow")
 
 
-def check_ranks(framework, *arguments, within, least):
-    """Run the program of the framework's ranks: `least` cases or more, all equal to one process."""
-    command = [sys.executable, PROGRAMS / f"{framework}_ranks.py", *arguments]
+def run_ranks(program, *arguments):
+    """What a program of `PROGRAMS` prints."""
+    command = [sys.executable, PROGRAMS / program, *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    results = json.loads(done.stdout.strip().splitlines()[-1])
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def check_ranks(framework, *arguments, within, least):
+    """Run the program of the framework's ranks: `least` cases or more, all equal to one process."""
+    results = run_ranks(f"{framework}_ranks.py", *arguments)
     assert len(results) >= least
     for name, row in results.items():
         assert row["values"] < within, name
@@ -33,6 +38,58 @@ def test_ranks_equal_one_process(require, framework, ranks):
     """Uneven shards where the framework has them, every scheme, a bank, dense and tiled."""
     require(framework)
     check_ranks(framework, str(ranks), within=1e-12, least=10)
+
+
+#: What rank 1, at fault, says, and what rank 0 does, of `one_sided` in ranks/torch_refusals.py.
+REFUSED = "Rank 1 refused its part of the batch. There: Invalid value for argument"
+REFUSALS = {
+    "no rows": ("`x`. Expected at least one row, N >= 1. Received: x.shape=(0, 5)", REFUSED),
+    "whole numbers": ("`x`. Expected a dtype among", REFUSED),
+    "a list": ("`x`. Expected a torch.Tensor", REFUSED),
+    "another width": ("`x.shape[1]`. Expected the same on every rank.",) * 2,
+    "another dtype": ("`dtype`. Expected the same on every rank.",) * 2,
+    "not finite, dense": ("`x`. Expected finite features. Received: NaN or infinity in row 2",
+                          REFUSED),
+    "not finite, tiled": ("`x`. Expected finite features. Received: NaN or infinity in row 2",
+                          REFUSED),
+    "other settings": ("`settings`. Expected the same on every rank.",) * 2,
+    "another form": ("`implementation`. Expected the same on every rank.",) * 2,
+    "another bank": ("`bank.shape[0]`. Expected the same on every rank.",) * 2,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def refusals(require):
+    """What each of two ranks found."""
+    require("torch")
+    return run_ranks("torch_refusals.py")
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_no_rank_waits_for_one_that_refuses(refusals, name):
+    for said, wanted in zip(refusals[::-1], REFUSALS[name], strict=True):
+        kind, message, seconds = said["refusals"][name]
+        assert kind == "InvalidArgument", message
+        assert wanted in message
+        assert seconds < 10.0
+
+
+def test_every_fault_of_a_rank_is_tried(refusals):
+    assert set(refusals[0]["refusals"]) == set(REFUSALS)
+
+
+def test_the_dense_form_over_ranks_has_second_derivatives(refusals):
+    assert max(rank["second derivative"] for rank in refusals) < 1e-12
+
+
+def test_the_backward_pass_leaves_the_incoming_gradient_as_it_is(refusals):
+    assert [rank["incoming"] for rank in refusals] == [0.0, 0.0]
+
+
+def test_losses_that_know_no_ranks_say_so_once(refusals):
+    for rank in refusals:
+        assert len(rank["warned"]) == 1
+        assert "`info_nce_loss` is of the rows that it is given" in rank["warned"][0]
 
 
 def test_the_pallas_kernel_on_devices_equals_one_device(require):

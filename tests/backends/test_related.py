@@ -16,6 +16,7 @@ CASES = [
     ("alignment_uniformity", {}, None),
     ("alignment_uniformity", {"t": 1.0, "uniformity_weight": 0.3}, None),
     ("alignment_uniformity", {"exponent": 3.0, "normalize": False}, None),
+    ("alignment_uniformity", {"exponent": 0.7}, None),
     ("spectral_contrastive", {}, None),
     ("spectral_contrastive", {"normalize": False}, None),
 ]
@@ -45,3 +46,22 @@ def test_related_losses_compute_in_float32(backend, draw, name, dtype):
     assert got.dtypes == {"x": dtype, "y": dtype, "loss": "float32"}
     want = getattr(related, f"{name}_reference")(x, y)
     assert got.loss == pytest.approx(want, rel=1e-5)
+
+
+@pytest.mark.parametrize("exponent", [0.5, 1.0, 1.5, 2.0])
+def test_a_pair_that_coincides_has_the_slope_of_its_uniformity_alone(backend, draw, exponent):
+    x, y, _ = draw(2)
+    y[3] = x[3]
+    call = lambda x, y: backend.call(  # noqa: E731
+        "alignment_uniformity_loss", {"x": x, "y": y}, exponent=exponent, normalize=False
+    )
+    got = call(x, y)
+    assert got.loss == pytest.approx(
+        related.alignment_uniformity_reference(x, y, exponent=exponent, normalize=False)
+    )
+    if exponent < 2.0:  # the uniformity of x does not know y
+        twin = y + np.eye(11)[:, 3:4] * np.linspace(1.0, 2.0, 5)
+        pull = 2.0 * exponent  # any function of the pair is symmetric about y = x
+        both = [call(x, y_).grads["x"][3] for y_ in (twin, 2.0 * y - twin)]
+        np.testing.assert_allclose(got.grads["x"][3], np.mean(both, axis=0), atol=1e-12 * pull)
+    assert all(np.isfinite(g).all() for g in got.grads.values())

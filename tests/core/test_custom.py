@@ -23,3 +23,12 @@ def test_a_kernel_of_ones_own_is_its_formula(quartic):
 def test_what_is_not_defined_says_so(cubic):
     with pytest.raises(NotImplementedError, match="Cubic does not define conjugate"):
         cubic.conjugate(0.0)
+
+
+def test_plain_classes_that_hold_different_things_are_not_equal(kl_by):
+    """Backends keep compiled code by the settings; equal ones would share it."""
+    one, other = (kl_by(penalty) for penalty in (np.exp, np.expm1))
+    assert FMICL(one) != FMICL(other)
+    assert FMICL(one) == FMICL(kl_by(np.exp))
+    assert len({FMICL(one), FMICL(other), FMICL(kl_by(np.exp))}) == 2
+    assert repr(one) != repr(other)

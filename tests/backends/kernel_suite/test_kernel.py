@@ -141,10 +141,10 @@ def test_compiled_equals_eager_in_one_graph(implementation):
 @pytest.mark.parametrize("normalize", [True, False])
 def test_the_operator_keeps_its_promises(normalize):
     """Schema, sizes, layouts and dtypes of what it returns, as torch.compile relies on them."""
-    number = register(FMICL("js", normalize=normalize))
+    text = register(FMICL("js", normalize=normalize).pairwise)
     x, y, _ = features(20, 6)
     for grad, columns in ((True, True), (True, False), (False, False)):
-        arguments = x.T.contiguous().T, y, number, True, 512, grad, columns, "bfloat16"
+        arguments = x.T.contiguous().T, y, text, True, 512, grad, columns, "bfloat16"
         torch.library.opcheck(
             torch.ops.fmicl.block_mean.default, arguments,
             test_utils=("test_schema", "test_faketensor"),
@@ -166,12 +166,12 @@ def test_a_second_derivative_is_refused():
     x, y, _ = features()
     loss = fmicl_loss(x.requires_grad_(), y, implementation="kernel")
     with pytest.raises(RuntimeError, match=r"use implementation='dense'"):
-        torch.autograd.grad(loss, x, create_graph=True)
+        torch.autograd.grad(torch.autograd.grad(loss, x, create_graph=True)[0].sum(), x)
 
 
 def test_a_user_s_divergence_is_traced(cubic, quartic, errors):
-    objective = FMICL(cubic, quartic, negatives="all")
-    assert kernel.kernel_dtype("kernel", register(objective), features()[0]) == "float32"
+    text, given = register(FMICL(cubic, quartic).pairwise), features()[0]
+    assert kernel.kernel_dtype("kernel", text, given, given.dtype) == "float32"
     x, y, _ = features()
     leaves = x.requires_grad_(), y
     options = {"divergence": cubic, "similarity": quartic, "negatives": "all"}

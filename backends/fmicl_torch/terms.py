@@ -1,0 +1,149 @@
+"""The loss and its two terms, of whatever form, of this process or of all ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial, reduce
+from typing import NamedTuple
+
+import torch
+
+from fmicl_core import FMICL, Pairwise
+from fmicl_core.checks import ALPHA, check_bool, check_choice, invalid, overflowed
+from fmicl_core.objective import (
+    KERNEL,
+    WITH_KERNEL,
+    Block,
+    choose_implementation,
+    negative_blocks,
+)
+from fmicl_torch.dense import Rows, dense_excess, positive_scores
+from fmicl_torch.distributed import Distributed, Ranks, ranks_of
+from fmicl_torch.inputs import explain_non_finite, prepare, weight_of
+from fmicl_torch.kernel import kernel_dtype
+from fmicl_torch.registry import KNOWN
+from fmicl_torch.ring import ring_excess
+from fmicl_torch.tiled import tiled_excess
+from fmicl_torch.transforms import is_batched
+
+
+class FMICLTerms(NamedTuple):
+    """loss = -alignment + alpha * uniformity, three scalars."""
+
+    loss: torch.Tensor
+    alignment: torch.Tensor
+    uniformity: torch.Tensor
+
+
+def terms_of(
+    text: str,
+    negatives: str,
+    alpha: float | torch.Tensor,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    bank: torch.Tensor | None,
+    implementation: str,
+    check_finite: bool,
+    distributed: Distributed,
+    samples: Rows | None = None,
+) -> FMICLTerms:
+    """The loss and its terms; what every public form of it calls.
+
+    Args:
+        text: of the specification in the registry.
+        samples: number of each row's sample by the names of the rows, or None.
+        negatives, alpha, x, y, bank, implementation, check_finite, distributed: as for
+            `fmicl_loss`.
+    """
+    check_bool("check_finite", check_finite)
+    check_choice("implementation", implementation, WITH_KERNEL)
+    weight = weight_of(alpha)
+    pairwise, blocks = KNOWN[text], negative_blocks(negatives, bank is not None)
+    form = implementation if samples is None else "dense"
+
+    def prepared(least: int) -> tuple[Rows, str]:
+        rows = prepare(x, y, bank, pairwise.normalize, least=least, implementation=form)
+        given = (x, y) if bank is None else (x, y, bank)
+        return rows, kernel_dtype(
+            form, text, x, reduce(torch.promote_types, [v.dtype for v in given])
+        )
+
+    ranks = None if distributed is False else ranks_of(distributed)
+    if ranks is None:
+        rows, kernel = prepared(least=2)
+    else:
+        same = {"settings": text, "negatives": negatives, "implementation": implementation,
+                "check_finite": check_finite}  # fmt: skip
+        rows, kernel = ranks.agree(lambda: prepared(least=1), same)
+    with torch.autocast(x.device.type, enabled=False):
+        if ranks is None:
+            alignment = positive_scores(rows, pairwise).mean()
+            excess = _excess(rows, text, blocks, implementation, kernel, samples)
+        else:
+            alignment = ranks.mean(positive_scores(rows, pairwise))
+            excess = _shared_excess(rows, text, blocks, implementation, kernel, ranks)
+        uniformity = pairwise.limit + excess
+        loss = weight * uniformity - alignment
+        if loss.dtype != excess.dtype:  # alpha is an array of another dtype
+            loss = loss.to(excess.dtype)
+    if check_finite and not torch.compiler.is_compiling() and not is_batched(loss):
+        settings = partial(_settings, pairwise, negatives)
+        _check_value(loss, weight, settings, x, y, bank, ranks)
+    return FMICLTerms(loss, alignment, uniformity)
+
+
+def _settings(pairwise: Pairwise, negatives: str, alpha: float) -> FMICL:
+    return FMICL(pairwise.divergence, pairwise.similarity, alpha, negatives, pairwise.normalize)
+
+
+def _check_value(
+    loss: torch.Tensor,
+    weight: float | torch.Tensor,
+    settings: Callable[[float], FMICL],
+    x: torch.Tensor,
+    y: torch.Tensor,
+    bank: torch.Tensor | None,
+    ranks: Ranks | None,
+) -> None:
+    """Raise where the loss is not finite, and say why; on every rank, as all have the same loss."""
+    if isinstance(weight, torch.Tensor) and not weight > 0:
+        raise invalid("alpha", ALPHA, weight.item())
+    if loss.isfinite():
+        return
+    error = explain_non_finite(x, y, bank)
+    if ranks is not None:
+        ranks.raise_first(error)
+    raise error or overflowed(settings(float(weight)), loss.item())
+
+
+def _excess(
+    rows: Rows,
+    text: str,
+    blocks: tuple[Block, ...],
+    implementation: str,
+    kernel: str,
+    samples: Rows | None = None,
+) -> torch.Tensor:
+    x = rows["x"]
+    if samples is not None:
+        if implementation in ("tiled", KERNEL):
+            raise invalid("implementation", "'auto' or 'dense' with `samples`", implementation)
+        return dense_excess(rows, KNOWN[text], blocks, samples)
+    k = len(rows.get("bank", x))
+    form = choose_implementation(implementation, len(x), k, bool(kernel))
+    if form == "dense":
+        return dense_excess(rows, KNOWN[text], blocks)
+    return tiled_excess(rows, text, blocks, kernel if form == KERNEL else "")
+
+
+def _shared_excess(
+    rows: Rows, text: str, blocks: tuple[Block, ...], implementation: str, kernel: str, ranks: Ranks
+) -> torch.Tensor:
+    if "bank" in rows:  # every rank has all negatives of its rows
+        own = _excess(rows, text, blocks, implementation, kernel)
+        return ranks.mean(own.expand(len(rows["x"])))
+    form = choose_implementation(implementation, ranks.total, ranks.total, bool(kernel))
+    if form != "dense":
+        return ring_excess(rows, text, blocks, ranks, kernel if form == KERNEL else "")
+    union = {name: ranks.gather(side) for name, side in rows.items()}
+    return dense_excess(union, KNOWN[text], blocks)

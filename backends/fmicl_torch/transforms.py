@@ -1,0 +1,90 @@
+"""What lets an operator of tiles take part in autograd, forward mode and `torch.func`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.autograd import forward_ad
+
+from fmicl_core.checks import once_differentiable
+
+
+def asks_for_gradient(x: torch.Tensor | None) -> bool:
+    """Whether a derivative in x will be wanted, in reverse or in forward mode."""
+    if x is None:
+        return False
+    if x.requires_grad:
+        return torch.is_grad_enabled()
+    return not torch.compiler.is_compiling() and forward_ad.unpack_dual(x).tangent is not None
+
+
+def is_batched(x: torch.Tensor) -> bool:
+    """Whether x stands for many, under `torch.vmap`, so that its value decides nothing."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(x):
+        if torch._C._functorch.is_batchedtensor(x):
+            return True
+        x = torch._C._functorch.get_unwrapped(x)
+    return False
+
+
+def differentiated_once(value: torch.Tensor, *of: torch.Tensor) -> torch.Tensor:
+    """The value, a first derivative, tied to what it depends on: to differentiate it is an error.
+
+    Nothing is tied where nobody asks for second derivatives.
+    """
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return value
+    return _Once.apply(value, *of)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class OnceDifferentiable(torch.autograd.Function):
+    """Base of what computes a first derivative: another one is an error."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Keep nothing."""
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Any) -> Any:
+        """Refuse."""
+        raise once_differentiable()
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        """Refuse."""
+        raise once_differentiable()
+
+
+class _Once(OnceDifferentiable):
+    @staticmethod
+    def forward(value: torch.Tensor, *of: torch.Tensor) -> torch.Tensor:
+        return value.clone()
+
+
+def loops_under_vmap(operator: Any) -> None:
+    """Let `torch.vmap` call a custom operator once for every entry, and stack what comes back."""
+
+    def each(info: Any, in_dims: Any, *arguments: Any) -> tuple[Any, Any]:
+        moved = [
+            a.movedim(d, 0) if isinstance(d, int) else a
+            for a, d in zip(arguments, in_dims, strict=True)
+        ]
+        results = [
+            operator(*(a[i] if isinstance(d, int) else a
+                       for a, d in zip(moved, in_dims, strict=True)))
+            for i in range(info.batch_size)
+        ]  # fmt: skip
+        stacked = tuple(torch.stack(outputs) for outputs in zip(*results, strict=True))
+        return stacked, (0,) * len(stacked)
+
+    operator.register_vmap(each)
+
+
+def along(*pairs: tuple[torch.Tensor, torch.Tensor | None]) -> torch.Tensor:
+    """Slope in forward mode: the sum of <gradient, tangent> over the pairs that have a tangent."""
+    slopes = [(gradient * tangent).sum() for gradient, tangent in pairs if tangent is not None]
+    total: torch.Tensor = sum(slopes[1:], slopes[0])
+    return total

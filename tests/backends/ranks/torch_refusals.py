@@ -1,0 +1,109 @@
+"""Run by test_distributed.py: what two ranks say where one cannot go on; prints JSON.
+
+Also second derivatives of the dense form over ranks, and of which losses the ranks are warned.
+"""
+
+import datetime
+import json
+import os
+import socket
+import time
+import warnings
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from common import views
+
+from fmicl_torch import FMICLLoss, fmicl_loss, info_nce_loss
+
+RANKS = 2
+#: A rank that waits for one that has left ends in another error than ours after this long.
+TIMEOUT = datetime.timedelta(seconds=20)
+
+
+def one_sided(rank, x, bank):
+    """By name: features of this rank, of which rank 1's are at fault, and options."""
+    one = rank == 1
+    broken = torch.cat([x[:2], torch.full_like(x[:1], torch.nan)])
+    return {
+        "no rows": ((x[:0] if one else x,) * 2, {}),
+        "whole numbers": ((x.long() if one else x,) * 2, {}),
+        "a list": ((x.tolist() if one else x,) * 2, {}),
+        "another width": ((x[:, :2] if one else x,) * 2, {}),
+        "another dtype": ((x.float() if one else x,) * 2, {}),
+        "not finite, dense": ((broken if one else x,) * 2, {"implementation": "dense"}),
+        "not finite, tiled": ((broken if one else x,) * 2, {"implementation": "tiled"}),
+        "other settings": ((x, x), {"divergence": "js" if one else "kl"}),
+        "another form": ((x, x), {"implementation": "dense" if one else "tiled"}),
+        "another bank": ((x, x), {"bank": bank[:3] if one else bank}),
+    }
+
+
+def refusals(rank, x, bank):
+    """What this rank raised, and after how many seconds, by name."""
+    said = {}
+    for name, (features, options) in one_sided(rank, x, bank).items():
+        start = time.monotonic()
+        try:
+            fmicl_loss(*features, distributed=True, **options)
+            said[name] = ["nothing", "", 0.0]
+        except Exception as error:
+            said[name] = [type(error).__name__, str(error), time.monotonic() - start]
+        dist.barrier()
+    return said
+
+
+def second_derivative(x, y, distributed, count):
+    """Of the squared length of the gradient that a rank has, which is W times its part of it."""
+    x, y = x.clone().requires_grad_(), y.clone().requires_grad_()
+    loss = FMICLLoss(divergence="js", negatives="all", implementation="dense",
+                     distributed=distributed)(x, y).exp()  # fmt: skip
+    gradients = torch.autograd.grad(count * loss, (x, y), create_graph=True)
+    length = sum(g.square().sum() for g in gradients)
+    return torch.autograd.grad(length, (x, y))
+
+
+def incoming_gradient_changes(x):
+    """How much the backward pass of a gathered loss changes the gradient that comes in."""
+    from fmicl_torch.distributed import ranks_of
+
+    ranks = ranks_of(True)
+    ranks.sizes = [len(x)] * RANKS
+    gathered = ranks.gather(x.clone().requires_grad_())
+    incoming = torch.ones_like(gathered)
+    gathered.backward(incoming)
+    return (incoming - 1.0).abs().max().item()
+
+
+def run(rank, port):
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    dist.init_process_group("gloo", rank=rank, world_size=RANKS, timeout=TIMEOUT)
+    torch.set_num_threads(1)
+    x, y, bank, _ = (torch.from_numpy(v) for v in views(rows=7))
+    mine = slice(0, 4) if rank == 0 else slice(4, 7)
+    results = {"refusals": refusals(rank, x[mine], bank)}
+    want = [g[mine] for g in second_derivative(x, y, False, RANKS)]
+    got = second_derivative(x[mine], y[mine], True, 1)
+    results["second derivative"] = max(
+        ((a - b).abs().max() / b.abs().max()).item() for a, b in zip(got, want, strict=True)
+    )
+    results["incoming"] = incoming_gradient_changes(x)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            info_nce_loss(x, y)
+    results["warned"] = [str(w.message) for w in caught if "ranks" in str(w.message)]
+    everyone = [None] * RANKS
+    dist.all_gather_object(everyone, results)
+    if rank == 0:
+        print(json.dumps(everyone), flush=True)
+    dist.barrier()  # no rank may leave while another still talks to it
+    os._exit(0)  # gloo's threads can end a process that the interpreter is leaving (SIGABRT)
+
+
+if __name__ == "__main__":
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(run, args=(port,), nprocs=RANKS)
