@@ -39,7 +39,8 @@ def axis_size(axis_name: str, rows: jax.Array) -> int:
 
 def tell_of_devices(loss: str) -> None:
     """Warn, once, that a loss without `axis_name` is called inside of a map over devices."""
-    if jax.sharding.get_abstract_mesh().manual_axes:
+    mesh = jax.sharding.get_abstract_mesh()
+    if any(mesh.shape[axis] > 1 for axis in mesh.manual_axes):
         warn_of_ranks(loss)
 
 

@@ -43,9 +43,9 @@ class Counting(KL):
         type(self).calls += 1
         return super().penalty(L, ops)
 
-    def penalty_and_slope(self, L, ops):
+    def excess_and_slope(self, L, ops):
         type(self).calls += 1
-        return super().penalty_and_slope(L, ops)
+        return super().excess_and_slope(L, ops)
 
 
 def test_equal_specs_are_one_static_argument(views):
@@ -76,6 +76,32 @@ def test_equal_loss_objects_are_one_argument_without_leaves(views):
     for loss in (make(), make(), replace(make(), alpha=2.0)):
         step(loss, *views)
     assert len(traced) == 2
+
+
+@both
+def test_an_alpha_that_changes_compiles_nothing_anew(views, implementation):
+    traced = []
+
+    @jax.jit
+    def step(loss, x, y, alpha):
+        traced.append(alpha)
+        return loss(x, y) + fmicl_jax.fmicl_loss(x, y, alpha=alpha, implementation=implementation)
+
+    make = partial(fmicl_jax.FMICLLoss, implementation=implementation)
+    for alpha in (1.0, 2.0, 7.5):
+        got = step(make(alpha=jnp.asarray(alpha)), *views, alpha)
+        want = 2.0 * fmicl_jax.fmicl_loss(*views, alpha=alpha)
+        assert float(got) == pytest.approx(float(want), rel=1e-12)
+    assert len(traced) == 1
+    loss = make(alpha=jnp.asarray(3.0))
+    assert jax.tree.leaves(loss) == [3.0]
+    assert jax.tree.map(lambda leaf: 2.0 * leaf, loss).objective.alpha == 6.0
+
+
+def test_what_a_loss_was_made_with_does_not_change():
+    for name, value in (("alpha", 10.0), ("divergence", "js"), ("objective", None)):
+        with pytest.raises(AttributeError):
+            setattr(fmicl_jax.FMICLLoss(), name, value)
 
 
 def test_the_function_itself_takes_static_names(views):

@@ -108,9 +108,46 @@ class Counting(KL):
 
     calls = 0
 
-    def penalty_and_slope(self, L, ops):
+    def excess_and_slope(self, L, ops):
         type(self).calls += 1
-        return super().penalty_and_slope(L, ops)
+        return super().excess_and_slope(L, ops)
+
+
+@both
+def test_alpha_may_be_a_variable_that_a_graph_reads(views, implementation):
+    alpha = tf.Variable(2.0)
+    loss = fmicl_tensorflow.FMICLLoss(alpha=alpha, implementation=implementation)
+    step = tf.function(loss)
+    for value in (2.0, 5.0, 11.0):
+        alpha.assign(value)
+        want = fmicl_tensorflow.fmicl_loss(*views, alpha=value)
+        assert float(step(*views)) == pytest.approx(float(want), rel=1e-12)
+        assert loss.objective.alpha == value
+    assert step.experimental_get_tracing_count() == 1
+    assert not loss.trainable_variables or loss.trainable_variables == (alpha,)
+
+
+def test_what_a_loss_was_made_with_does_not_change():
+    """A graph that was traced would not learn of it."""
+    for name, value in (("alpha", 10.0), ("divergence", "js"), ("negatives", "all"),
+                        ("normalize", False), ("objective", None)):  # fmt: skip
+        with pytest.raises(ValueError, match=rf"`{name}`. Expected to be given when the loss is"):
+            setattr(fmicl_tensorflow.FMICLLoss(), name, value)
+
+
+def test_losses_that_know_no_replicas_say_so_once(views, monkeypatch):
+    from fmicl_core import checks
+    from fmicl_tensorflow import distributed
+
+    monkeypatch.setattr(checks, "_told_of_ranks", set())
+    fmicl_tensorflow.info_nce_loss(*views)  # one replica
+    monkeypatch.setattr(distributed, "replica_context", object)
+    for name in ("info_nce_loss", "alignment_uniformity_loss", "spectral_contrastive_loss"):
+        loss = getattr(fmicl_tensorflow, name)
+        with pytest.warns(UserWarning, match=rf"`{name}` is of the rows that it is given") as told:
+            assert loss(*views) == loss(*views)
+        assert len(told) == 1
+        assert told[0].filename == __file__
 
 
 def test_equal_specs_share_a_compiled_sweep(views):
