@@ -62,7 +62,7 @@ class MethodTrainer(Trainer):
                 log_every_n_steps=1,
             )
             ready = resume and folder.checkpoint.exists()
-            trainer.fit(self.module, batches, weights_only=False,
+            trainer.fit(self.module, batches, weights_only=True,
                         ckpt_path=str(folder.checkpoint) if ready else None)  # fmt: skip
         self.history, self.seconds = self.module.history, clock.seconds
         if several:
@@ -70,7 +70,7 @@ class MethodTrainer(Trainer):
 
     def load(self, folder: RunFolder) -> None:
         """Take weights, history and seconds from the folder's checkpoint."""
-        checkpoint = torch.load(folder.checkpoint, map_location="cpu", weights_only=False)
+        checkpoint = AtomicCheckpoints().load_checkpoint(folder.checkpoint)
         self.module.load_state_dict(checkpoint["state_dict"])
         self.history = list(checkpoint["history"])
         self.seconds = checkpoint["callbacks"]["RunClock"]["seconds"]

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ torch = pytest.importorskip("torch", reason="the Lightning trainer needs PyTorch
 pytest.importorskip("lightning", reason="the Lightning trainer needs Lightning")
 pytest.importorskip("kornia", reason="the Lightning trainer needs kornia")
 
+from fmicl_core.checks import InvalidArgument  # noqa: E402
 from fmicl_lightning import LARS, MethodTrainer, ViT, build_encoder, build_method  # noqa: E402
 from fmicl_lightning.callbacks import RunClock  # noqa: E402
 from fmicl_lightning.encoders import feature_width  # noqa: E402
@@ -133,6 +135,22 @@ def test_the_queue_is_what_writing_one_key_after_another_gives(counts):
             place = (place + 1) % 10
     torch.testing.assert_close(module.queue, expected)
     assert module.pointer == place
+
+
+@pytest.mark.parametrize(
+    ("queue", "keys"), [("float32", "bfloat16"), ("bfloat16", "float32"), ("float64", "float32")]
+)
+def test_keys_of_another_dtype_enter_the_queue_in_its_own(queue, keys):
+    """As an encoder under autocast makes them; only the narrower dtype's own rounding is lost."""
+    module = build("moco", queue_size=10)[0].to(getattr(torch, queue))
+    before = module.queue.clone()
+    rows = torch.randn(4, 8, generator=torch.manual_seed(0)).to(getattr(torch, keys))
+    with torch.autocast("cpu", torch.bfloat16):
+        module.enqueue(rows)
+    assert module.queue.dtype == before.dtype
+    exact = torch.nn.functional.normalize(rows.double()).to(before.dtype)
+    torch.testing.assert_close(module.queue[:4], exact)
+    assert torch.equal(module.queue[4:], before[4:])
 
 
 def test_the_queue_starts_with_unit_vectors_drawn_from_the_seed():
@@ -401,6 +419,48 @@ def test_an_interrupted_run_resumes_bit_for_bit(tmp_path, monkeypatch, method):
     if method == "moco":  # 4 batches of 64 an epoch, 4 epochs, 100 slots
         assert resumed.module.pointer == 16 * 64 % 100
     assert [row["loss"] for row in resumed.history] == [row["loss"] for row in whole.history]
+
+
+class Payload:
+    """What runs a command when it is unpickled."""
+
+    def __init__(self, command):
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_checkpoint_is_read_but_the_code_it_carries_is_not_run(tmp_path, method):
+    settings, mark = tiny(method, epochs=2, limit=128), tmp_path / "the code has run"
+    trained = fit(settings, tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
+    fresh = MethodTrainer(settings, trained.data)
+    fresh.load(folder)
+    for name, value in trained.module.state_dict().items():
+        assert torch.equal(value, fresh.module.state_dict()[name]), name
+    assert fresh.history == trained.history
+    checkpoint = torch.load(folder.checkpoint, weights_only=True)
+    torch.save({**checkpoint, "more": Payload(f"touch '{mark}'")}, folder.checkpoint)
+    refused = r"`run`. Expected a folder whose checkpoint is whole .* Received: run='.*\.ckpt'"
+    with pytest.raises(InvalidArgument, match=refused):
+        fresh.load(folder)
+    with pytest.raises(InvalidArgument, match=refused):
+        fit(settings, tmp_path / "run", resume=True)
+    assert not mark.exists()
+    torch.load(folder.checkpoint, weights_only=False)
+    assert mark.exists()  # it would have
+
+
+def test_half_a_checkpoint_is_refused(tmp_path):
+    trained = fit(tiny("simclr", epochs=1, limit=64, warmup_epochs=0), tmp_path / "run")
+    file = RunFolder(tmp_path / "run").checkpoint
+    whole = file.read_bytes()
+    for kept in (0, 100, len(whole) // 2):
+        file.write_bytes(whole[:kept])
+        with pytest.raises(InvalidArgument, match=r"`run`. Expected a folder whose checkpoint is"):
+            trained.load(RunFolder(tmp_path / "run"))
 
 
 @pytest.mark.parametrize("method", MOMENTUM)
