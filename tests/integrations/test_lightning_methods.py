@@ -4,8 +4,10 @@ import copy
 import dataclasses
 import json
 import os
+import pickle
 import subprocess
 import sys
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +28,7 @@ from fmicl_lightning.vit import sine_cosine  # noqa: E402
 from fmicl_recipes import RunFolder, resolve  # noqa: E402
 from fmicl_recipes.data import load_images  # noqa: E402
 from fmicl_recipes.momentum import ema_schedule, initial_queue, key_order  # noqa: E402
-from fmicl_recipes.runs import knn, train_run  # noqa: E402
+from fmicl_recipes.runs import NonFiniteLossError, knn, train_run  # noqa: E402
 from fmicl_recipes.settings import METHODS  # noqa: E402
 from fmicl_torch import fmicl_loss, info_nce_loss  # noqa: E402
 
@@ -523,6 +525,56 @@ def test_two_processes_make_the_step_of_one(tmp_path, method):
     assert (a @ b / (a.norm() * b.norm())).item() == pytest.approx(1.0, abs=1e-9)
     if method == "moco":
         torch.testing.assert_close(one["queue"], two["queue"])
+
+
+class NoProcessError(Exception):
+    """In place of the processes of a run."""
+
+
+def test_processes_get_handles_of_the_images_and_no_copies(tmp_path, monkeypatch):
+    """What a process is started with is small, and its images are those of this process."""
+    digits, copies = load_images("digits"), 16
+    data = dataclasses.replace(
+        digits,
+        train_images=digits.train_images.repeat(copies, axis=0),
+        train_labels=digits.train_labels.repeat(copies),
+    )
+    settings = tiny("moco", devices=2, limit=None)
+    trainer, started = MethodTrainer(settings, data), []
+
+    def start(function, args, **options):
+        trainer, _, (_, batches, *_), *_ = args  # Lightning's
+        started.append((trainer, batches))
+        raise NoProcessError
+
+    monkeypatch.setattr(torch.multiprocessing, "start_processes", start)
+    with pytest.raises(NoProcessError):
+        trainer.fit(RunFolder.create(tmp_path / "run", settings), resume=False, progress=False)
+    sent = [bytes(ForkingPickler.dumps(started[0])) for _ in range(settings.devices)]
+    assert max(map(len, sent)) < data.train_images.nbytes / 4
+    trainer.data.train_images[3] = 7
+    for process, batches in map(pickle.loads, sent):
+        run = next(c.run for c in process.callbacks if isinstance(c, RunClock))
+        for name, value in vars(data).items():
+            there = getattr(run.data, name)
+            assert np.array_equal(there, getattr(trainer.data, name)), name
+            assert isinstance(there, type(value))
+        batch = batches.dataset[torch.tensor([3, 0])]
+        assert torch.equal(batch[0], torch.full((8, 8, 1), 7, dtype=torch.uint8))
+        assert np.array_equal(batch[1], data.train_images[0])
+
+
+@pytest.mark.parametrize("kind", [NonFiniteLossError, InvalidArgument])
+def test_our_errors_come_out_of_a_process_as_they_are(tmp_path, monkeypatch, kind):
+    settings = tiny("simclr", devices=2)
+    traceback = f"Traceback ...:\n\n{kind.__module__}.{kind.__name__}: It is over: at once.\n"
+
+    def start(*arguments, **options):
+        raise torch.multiprocessing.ProcessRaisedException(traceback, 1, 2)
+
+    monkeypatch.setattr(torch.multiprocessing, "start_processes", start)
+    with pytest.raises(kind, match=r"^It is over: at once\.$"):
+        fit(settings, tmp_path / "run")
 
 
 def test_batches_must_divide_among_devices():
