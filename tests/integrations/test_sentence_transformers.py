@@ -24,6 +24,10 @@ from sentence_transformers import (  # noqa: E402
     SentenceTransformerTrainingArguments,
 )
 from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss  # noqa: E402
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding  # noqa: E402
+from tokenizers import Tokenizer  # noqa: E402
+from tokenizers.models import WordLevel  # noqa: E402
+from tokenizers.pre_tokenizers import Whitespace  # noqa: E402
 
 from fmicl_core import DIVERGENCES, FMICL, Gaussian, fmicl_reference  # noqa: E402
 from fmicl_core.objective import NEGATIVES  # noqa: E402
@@ -43,6 +47,17 @@ HARD = ["a cat runs", "the dog sleeps", "snow falls", "she writes a book", "two 
 def model(tiny_encoder):
     """The small encoder without dropout, so that embeddings can be compared."""
     return SentenceTransformer(str(tiny_encoder), device="cpu").eval()
+
+
+@pytest.fixture(scope="module")
+def static_model():
+    """A table of word vectors, whose inputs are one flat row of tokens and where texts begin."""
+    words = sorted({word for text in [*ANCHORS, *POSITIVES, *HARD] for word in text.split()})
+    tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}))
+    tokenizer.pre_tokenizer = Whitespace()
+    weights = torch.randn(len(words), 16, generator=torch.manual_seed(0))
+    table = StaticEmbedding(tokenizer, embedding_weights=weights)
+    return SentenceTransformer(modules=[table], device="cpu")
 
 
 def features(model, *columns):
@@ -135,6 +150,39 @@ def test_keys_do_not_depend_on_padding(model):
     assert text_keys(left)[0] == keys[0]
     swapped = text_keys(model.preprocess(["dog cat", "cat dog"]))
     assert swapped[0] != swapped[1]
+
+
+@given(texts=st.lists(st.lists(st.integers(0, 3), max_size=3), min_size=1, max_size=8))
+def test_keys_of_flat_and_of_padded_tokens_are_the_same(texts):
+    """Texts of any lengths, empty ones too: as static embeddings and flash attention take them."""
+    width = max(1, *map(len, texts))
+    padded = torch.tensor([t + [0] * (width - len(t)) for t in texts])
+    mask = torch.tensor([[1] * len(t) + [0] * (width - len(t)) for t in texts])
+    flat = torch.tensor([token for text in texts for token in text], dtype=torch.int64)
+    offsets = torch.tensor(np.cumsum([0, *map(len, texts[:-1])]))
+    keys = text_keys({"input_ids": flat, "offsets": offsets})
+    assert torch.equal(keys, text_keys({"input_ids": padded, "attention_mask": mask}))
+    ends = torch.tensor([*offsets, len(flat)], dtype=torch.int32)
+    assert torch.equal(keys, text_keys({"input_ids": flat[None], "cu_seq_lens_q": ends}))
+    same = [[a == b for b in texts] for a in texts]
+    assert (keys[:, None] == keys).tolist() == same
+
+
+def test_static_embeddings_equal_the_reference(static_model):
+    """Texts 0 and 3 share the anchor, and hard negative 1 is positive 4."""
+    anchors, hard = [*ANCHORS[:3], ANCHORS[0], *ANCHORS[4:]], HARD.copy()
+    hard[1] = POSITIVES[4]
+    objective, samples = FMICL("kl", Gaussian(0.3), 7.0, "cross"), np.array([0, 1, 2, 0, 4, 5])
+    loss = FMICLLoss(static_model, similarity=Gaussian(0.3), alpha=7.0)
+    x, y, h = embeddings(static_model, anchors, POSITIVES, hard)
+    truth = fmicl_reference(x, y, objective, samples=samples)
+    got = loss(features(static_model, anchors, POSITIVES), None)
+    assert got.item() == pytest.approx(truth.loss, rel=1e-5)
+    assert truth.loss != pytest.approx(fmicl_reference(x, y, objective).loss, rel=1e-3)
+    bank = fmicl_reference(x, y, objective, h, samples, np.array([-1, 4, -1, -1, -1, -1]))
+    got = loss(features(static_model, anchors, POSITIVES, hard), None)
+    assert got.item() == pytest.approx((5 * truth.loss + 6 * bank.loss) / 11, rel=1e-5)
+    assert all(g.isfinite().all() and g.any() for g in gradients(static_model, got))
 
 
 @given(texts=st.lists(st.integers(0, 9), min_size=9, max_size=9))
