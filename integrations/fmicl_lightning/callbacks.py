@@ -16,8 +16,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from tqdm.auto import tqdm
 
-from fmicl_core.checks import invalid
-from fmicl_recipes.run_folder import RunFolder, write_atomically
+from fmicl_recipes.run_folder import RunFolder, unreadable_checkpoint, write_atomically
 from fmicl_recipes.runs import Trainer, knn
 
 #: Where Lightning's advice comes from.
@@ -46,10 +45,7 @@ class AtomicCheckpoints(TorchCheckpointIO):
             try:
                 found: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
             except (pickle.UnpicklingError, EOFError, OSError, RuntimeError) as error:
-                raise invalid(
-                    "run", "a folder whose checkpoint is whole, of tensors and plain values only",
-                    str(path), why="Anything else could run code while it is read.",
-                ) from error  # fmt: skip
+                raise unreadable_checkpoint(path) from error
         return found
 
 
