@@ -445,7 +445,7 @@ def test_a_checkpoint_is_read_but_the_code_it_carries_is_not_run(tmp_path, metho
     assert fresh.history == trained.history
     checkpoint = torch.load(folder.checkpoint, weights_only=True)
     torch.save({**checkpoint, "more": Payload(f"touch '{mark}'")}, folder.checkpoint)
-    refused = r"`run`. Expected a folder whose checkpoint is whole .* Received: run='.*\.ckpt'"
+    refused = r"`run`. Expected a folder whose checkpoint is whole.* Received: run='.*\.ckpt'"
     with pytest.raises(InvalidArgument, match=refused):
         fresh.load(folder)
     with pytest.raises(InvalidArgument, match=refused):
