@@ -160,7 +160,10 @@ def test_only_a_run_silences_lightning(tmp_path):
     before = [logger.level for logger in LOGGERS]
     LOGGERS[0].setLevel(logging.DEBUG)
     try:
-        train(tiny(epochs=1, warmup_epochs=0), tmp_path / "run")
+        settings = tiny(epochs=1, warmup_epochs=0)
+        trainer = MethodTrainer(settings, load_images("digits", limit=settings.limit))
+        folder = RunFolder.create(tmp_path / "run", settings)
+        trainer.fit(folder, resume=False, progress=False)
         assert LOGGERS[0].level == logging.DEBUG
         with pytest.raises(KeyError), quiet():
             assert LOGGERS[0].level == logging.ERROR
