@@ -3,27 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from fmicl_recipes.data import Images
+from fmicl_recipes.data import ImageData
 from fmicl_recipes.runs import epoch_batches
 
 
-class ImageBatches(Dataset[torch.Tensor]):
-    """uint8 images (N, H, W, C), indexed by a whole batch of indices at once."""
+@dataclass(frozen=True)
+class SharedData(ImageData):
+    """Image data in memory that processes share: one that starts gets handles of it, no copy."""
 
-    def __init__(self, images: Images) -> None:
-        self.images = torch.from_numpy(images)
+    def __post_init__(self) -> None:
+        arrays = {k: v for k, v in vars(self).items() if isinstance(v, np.ndarray)}
+        shared = {k: torch.from_numpy(v).share_memory_() for k, v in arrays.items()}
+        self.__setstate__(vars(self) | shared)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tensors in the place of the arrays: PyTorch passes those on as handles."""
+        tensors: dict[str, Any] = vars(self)["tensors"]
+        return tensors
+
+    def __setstate__(self, tensors: dict[str, Any]) -> None:
+        """Arrays over the tensors' memory."""
+        for name, value in tensors.items():
+            vars(self)[name] = value.numpy() if isinstance(value, torch.Tensor) else value
+        vars(self)["tensors"] = tensors
+
+
+class ImageBatches(Dataset[torch.Tensor]):
+    """The training images, uint8 (N, H, W, C), indexed by a whole batch of indices at once."""
+
+    def __init__(self, data: ImageData) -> None:
+        self.data = data
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.data.train_images)
 
     def __getitem__(self, index: torch.Tensor) -> torch.Tensor:
-        return self.images[index]
+        return torch.from_numpy(self.data.train_images[index.numpy()])
 
 
 class EpochOrder(Sampler[torch.Tensor]):
@@ -54,7 +77,7 @@ def _share(batch: NDArray[np.int64]) -> NDArray[np.int64]:
     return parts[torch.distributed.get_rank()]
 
 
-def loader(images: Images, batch_size: int, seed: int) -> DataLoader[torch.Tensor]:
+def loader(data: ImageData, batch_size: int, seed: int) -> DataLoader[torch.Tensor]:
     """Batches of uint8 images for training."""
-    sampler = EpochOrder(len(images), batch_size, seed)
-    return DataLoader(ImageBatches(images), batch_size=None, sampler=sampler)
+    sampler = EpochOrder(len(data.train_images), batch_size, seed)
+    return DataLoader(ImageBatches(data), batch_size=None, sampler=sampler)

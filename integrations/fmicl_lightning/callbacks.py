@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import time
 import warnings
 from collections.abc import Iterator
@@ -15,8 +16,14 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from tqdm.auto import tqdm
 
-from fmicl_recipes.run_folder import RunFolder, write_atomically
+from fmicl_recipes.run_folder import RunFolder, unreadable_checkpoint, write_atomically
 from fmicl_recipes.runs import Trainer, knn
+
+#: Where Lightning's advice comes from.
+LOGGERS = [
+    logging.getLogger(f"lightning.{name}")
+    for name in ("pytorch", "fabric", "pytorch.utilities.rank_zero")
+]
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -25,6 +32,21 @@ class AtomicCheckpoints(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
         """Write beside `path`, then replace it."""
         write_atomically(Path(path), lambda file: torch.save(checkpoint, file))
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read on the CPU what `save_checkpoint` wrote; whatever is asked for, no code of it runs.
+
+        Raises:
+            ValueError: the file is damaged, or holds more than tensors and plain values.
+        """
+        with open(path, "rb") as file:
+            try:
+                found: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+            except (pickle.UnpicklingError, EOFError, OSError, RuntimeError) as error:
+                raise unreadable_checkpoint(path) from error
+        return found
 
 
 def checkpointing(folder: RunFolder) -> ModelCheckpoint:
@@ -115,14 +137,19 @@ class Progress(Callback):
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Leave Lightning's advice out: workers, tips, devices."""
+    """Leave Lightning's advice out meanwhile: workers, tips, devices."""
+    levels = [(logger, logger.level) for logger in LOGGERS]
     with warnings.catch_warnings():
         _hush()
-        yield
+        try:
+            yield
+        finally:
+            for logger, level in levels:
+                logger.setLevel(level)
 
 
 def _hush() -> None:
-    for name in ("pytorch", "fabric", "pytorch.utilities.rank_zero"):
-        logging.getLogger(f"lightning.{name}").setLevel(logging.ERROR)
+    for logger in LOGGERS:
+        logger.setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"lightning\..*")
     warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")

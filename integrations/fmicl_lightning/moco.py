@@ -75,10 +75,14 @@ class MoCo(MomentumMethod):
 
     @torch.no_grad()
     def enqueue(self, keys: torch.Tensor) -> None:
-        """Overwrite the oldest rows by the keys in order; of more keys than rows the last stay."""
+        """Overwrite the oldest rows by the keys in order; of more keys than rows the last stay.
+
+        Keys of another dtype are normalised in the wider one and kept in the queue's.
+        """
         size = len(self.queue)
         slots = (self.pointer + torch.arange(len(keys), device=keys.device)) % size
-        self.queue[slots[-size:]] = normalize_rows(keys)[-size:]
+        wide = keys.to(torch.promote_types(keys.dtype, self.queue.dtype))
+        self.queue[slots[-size:]] = normalize_rows(wide)[-size:].to(self.queue.dtype)
         self.pointer.add_(len(keys)).remainder_(size)
 
 

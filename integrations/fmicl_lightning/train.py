@@ -11,7 +11,8 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.multiprocessing.spawn import ProcessRaisedException
 
-from fmicl_lightning.batches import loader
+from fmicl_core.checks import InvalidArgument
+from fmicl_lightning.batches import SharedData, loader
 from fmicl_lightning.build import build_method
 from fmicl_lightning.callbacks import AtomicCheckpoints, Progress, RunClock, checkpointing, quiet
 from fmicl_recipes.data import ImageData, Images
@@ -35,13 +36,15 @@ class MethodTrainer(Trainer):
     def fit(self, folder: RunFolder, *, resume: bool, progress: bool) -> None:
         """Train to the end; `Trainer.fit`."""
         settings = self.settings
-        batches = loader(self.data.train_images, settings.batch_size, settings.seed)
+        several = settings.devices > 1
+        if several and not isinstance(self.data, SharedData):
+            self.data = SharedData(**vars(self.data))
+        batches = loader(self.data, settings.batch_size, settings.seed)
         clock = RunClock(self, folder, len(batches) * settings.batch_size)
         callbacks: list[Callback] = [clock]
         if progress:
             callbacks.append(Progress(settings.title, settings.epochs))
         callbacks.append(checkpointing(folder))
-        several = settings.devices > 1
         on_gpu = settings.device != "cpu" and torch.cuda.is_available()
         with quiet(), _errors_of_processes():
             trainer = lightning.Trainer(
@@ -62,7 +65,7 @@ class MethodTrainer(Trainer):
                 log_every_n_steps=1,
             )
             ready = resume and folder.checkpoint.exists()
-            trainer.fit(self.module, batches, weights_only=False,
+            trainer.fit(self.module, batches, weights_only=True,
                         ckpt_path=str(folder.checkpoint) if ready else None)  # fmt: skip
         self.history, self.seconds = self.module.history, clock.seconds
         if several:
@@ -70,7 +73,7 @@ class MethodTrainer(Trainer):
 
     def load(self, folder: RunFolder) -> None:
         """Take weights, history and seconds from the folder's checkpoint."""
-        checkpoint = torch.load(folder.checkpoint, map_location="cpu", weights_only=False)
+        checkpoint = AtomicCheckpoints().load_checkpoint(folder.checkpoint)
         self.module.load_state_dict(checkpoint["state_dict"])
         self.history = list(checkpoint["history"])
         self.seconds = checkpoint["callbacks"]["RunClock"]["seconds"]
@@ -103,9 +106,10 @@ def _errors_of_processes() -> Iterator[None]:
     try:
         yield
     except ProcessRaisedException as error:
-        kind, _, message = str(error).strip().splitlines()[-1].partition(": ")
-        if kind.endswith(NonFiniteLossError.__name__):
-            raise NonFiniteLossError(message) from error
+        name, _, message = str(error).strip().splitlines()[-1].partition(": ")
+        for kind in (NonFiniteLossError, InvalidArgument):
+            if name == f"{kind.__module__}.{kind.__name__}":
+                raise kind(message) from error
         raise
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any
 
-from fmicl_core.checks import invalid
+from fmicl_core.checks import InvalidArgument, invalid
 from fmicl_recipes.settings import Settings, TrainSettings, difference
 
 
@@ -150,3 +150,11 @@ def run_folders(paths: Iterable[str | Path]) -> list[RunFolder]:
     for folder in folders:
         folder.read_json("metrics.json")
     return folders
+
+
+def unreadable_checkpoint(path: str | Path) -> InvalidArgument:
+    """The error for a checkpoint that is damaged, or holds objects whose reading could run code."""
+    return invalid(
+        "run", "a folder whose checkpoint is whole, of tensors and plain values only", str(path),
+        why="Anything else could run code while it is read.",
+    )  # fmt: skip

@@ -20,23 +20,39 @@ def text_keys(features: Mapping[str, Any]) -> torch.Tensor:
     odd weights; two different texts share a key with a probability of about 2^-45.
 
     Args:
-        features: what the model's tokenizer made, with "input_ids" and "attention_mask" (N, T).
+        features: what the model's tokenizer made: "input_ids" and "attention_mask" (N, T), or all
+            tokens in one row, "input_ids" (T,) or (1, T), and where texts begin: "offsets" (N,) of
+            static embeddings, "cu_seq_lens_q" (N + 1,) of flash attention.
 
     Raises:
-        ValueError: the inputs are not tokens by row (images, bags of words).
+        ValueError: the inputs are no tokens (images, bags of words).
     """
-    tokens, mask = features.get("input_ids"), features.get("attention_mask")
-    rows = all(isinstance(v, torch.Tensor) and v.ndim == 2 for v in (tokens, mask))
-    if not rows or tokens.shape != mask.shape:
-        raise invalid(
-            "mask_duplicates", "False for inputs other than tokens", True,
-            why=f"Equal texts are recognised by `input_ids` and `attention_mask` (N, T), and the "
-            f"model's inputs are {sorted(features)}.",
-        )  # fmt: skip
-    mask = mask.bool()
-    places = (mask.cumsum(dim=1) - 1).clamp(min=0)  # from the first token, wherever the padding is
-    weights = _weights(tokens.shape[1]).to(tokens.device)[places]
-    return torch.where(mask, (tokens.long() + 1) * weights, 0).sum(dim=1)
+    tokens, mask, starts = (features.get(k) for k in ("input_ids", "attention_mask", "offsets"))
+    if "cu_seq_lens_q" in features:
+        starts = features["cu_seq_lens_q"][:-1]
+    if _are_tensors(tokens, starts) and starts.ndim == 1 and tokens.shape[-1:] == (tokens.numel(),):
+        starts, every = starts.long(), torch.arange(tokens.numel(), device=tokens.device)
+        rows = torch.searchsorted(starts, every, right=True) - 1
+        weighted = _weighted(tokens.flatten(), every - starts[rows])
+        return torch.zeros_like(starts).index_add_(0, rows, weighted)
+    if _are_tensors(tokens, mask) and tokens.ndim == 2 and tokens.shape == mask.shape:
+        mask = mask.bool()
+        places = (mask.cumsum(dim=1) - 1).clamp(min=0)  # from the first token, wherever padding is
+        return torch.where(mask, _weighted(tokens, places), 0).sum(dim=1)
+    raise invalid(
+        "mask_duplicates", "False for inputs other than tokens", True,
+        why="Equal texts are recognised by `input_ids` with `attention_mask`, `offsets` or "
+        f"`cu_seq_lens_q`, and the model's inputs are {sorted(features)}.",
+    )  # fmt: skip
+
+
+def _are_tensors(*values: Any) -> bool:
+    return all(isinstance(value, torch.Tensor) for value in values)
+
+
+def _weighted(tokens: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    weights = _weights(tokens.shape[-1]).to(tokens.device)
+    return (tokens.long() + 1) * weights[places]
 
 
 def _weights(count: int) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from fmicl_core.checks import check_at_least, check_bool, invalid
 from fmicl_recipes.text import TEXT_DEFAULTS
 from fmicl_sentence_transformers.duplicates import sample_numbers, text_keys
 from fmicl_torch import FMICLTerms
+from fmicl_torch.inputs import explain_non_finite, prepare
 
 Features = dict[str, Any]
 
@@ -45,6 +47,8 @@ class FMICLLoss(nn.Module):
       parts and that over the batch N - 1: for "cross" and "anchor" each pair then counts the same;
     - the same sentence in both columns: unsupervised SimCSE, two views by dropout.
 
+    A batch without negatives, such as a last one of one pair, has a loss and a gradient of 0.
+
     Args:
         model: the SentenceTransformer in training.
         divergence: name or `fmicl_core.Divergence`.
@@ -68,6 +72,9 @@ class FMICLLoss(nn.Module):
     Raises:
         ValueError: an option is unknown or out of range; in use, fewer than two columns, or
             embeddings that are not finite.
+
+    Warns:
+        UserWarning: a batch has no negatives; once.
 
     Source: the objective of Lu et al. (2023).
     """
@@ -93,6 +100,8 @@ class FMICLLoss(nn.Module):
         )  # fmt: skip
         self.gather_across_devices = check_bool("gather_across_devices", gather_across_devices)
         self.mask_duplicates = check_bool("mask_duplicates", mask_duplicates)
+        #: Whether it was said that a batch had no negatives.
+        self.warned = False
 
     def forward(
         self, sentence_features: Iterable[Features], labels: torch.Tensor | None = None
@@ -127,10 +136,13 @@ class FMICLLoss(nn.Module):
         x, y = embeddings[:2]
         hard = torch.cat(list(embeddings[2:])) if len(embeddings) > 2 else None
         samples, hard_samples = (None, None) if keys is None else sample_numbers(keys)
+        alone = len(x) == 1 if samples is None else bool((samples == samples[0]).all())
+        if alone and (hard is None or _all_of(hard_samples, samples)):
+            return self._nothing(x, y, hard)
         if hard is None:
             return self.fmicl.terms(x, y, None, samples)
         bank = self.fmicl.terms(x, y, hard, samples, hard_samples)
-        if len(x) == 1:
+        if alone:
             return bank
         batch = self.fmicl.terms(x, y, None, samples)
         share = len(hard) / (len(hard) + len(x) - 1)
@@ -139,6 +151,23 @@ class FMICLLoss(nn.Module):
             batch.alignment,
             batch.uniformity + share * (bank.uniformity - batch.uniformity),
         )
+
+    def _nothing(self, x: torch.Tensor, y: torch.Tensor, hard: torch.Tensor | None) -> FMICLTerms:
+        """Terms that are 0, with a gradient of 0 in every embedding."""
+        if not self.warned:
+            warnings.warn(
+                f"A batch of {len(x)} holds one sample only, which has no negative: its loss and "
+                "its gradient are 0. dataloader_drop_last=True leaves a last batch of one out. "
+                "This is said once.",
+                UserWarning,
+                stacklevel=2,
+            )
+            self.warned = True
+        rows = prepare(x, y, hard, normalize=False, least=1)
+        zero = torch.stack([(0.0 * side).sum() for side in rows.values()]).sum()
+        if self.fmicl.check_finite and not zero.isfinite():
+            raise explain_non_finite(x, y, hard)
+        return FMICLTerms(zero, zero, zero)
 
     def get_config_dict(self) -> dict[str, Any]:
         """The options, for the model card."""
@@ -224,6 +253,13 @@ class CachedFMICLLoss(CachedLossMixin, FMICLLoss):
         """The options, for the model card."""
         more = {name: getattr(self, name) for name in ("mini_batch_size", "mini_batch_num_tokens")}
         return super().get_config_dict() | more
+
+
+def _all_of(hard_samples: torch.Tensor | None, samples: torch.Tensor | None) -> bool:
+    """Whether every hard negative is a text of the only sample."""
+    if hard_samples is None or samples is None:
+        return False
+    return bool((hard_samples == samples[0]).all())
 
 
 def _columns(sentence_features: Iterable[Features]) -> list[Features]:

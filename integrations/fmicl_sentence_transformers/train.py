@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 import time
 from pathlib import Path
@@ -27,7 +28,7 @@ from transformers import PrinterCallback, TrainerCallback
 
 from fmicl_core.checks import invalid
 from fmicl_recipes import plots, report
-from fmicl_recipes.run_folder import RunFolder
+from fmicl_recipes.run_folder import RunFolder, unreadable_checkpoint
 from fmicl_recipes.runs import NonFiniteLossError
 from fmicl_recipes.text import TextSettings
 from fmicl_recipes.texts import normalised, sts_rows, training_columns
@@ -96,7 +97,11 @@ def train_simcse(
                       train_dataset=Dataset.from_dict(columns), loss=build_loss(settings, model),
                       callbacks=[run])  # fmt: skip
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=last_checkpoint(folder) if resume else None)
+    last = last_checkpoint(folder) if resume else None
+    try:
+        trainer.train(resume_from_checkpoint=last)
+    except pickle.UnpicklingError as error:  # the library loads tensors and plain values only
+        raise unreadable_checkpoint(last or folder.path) from error
 
     scores = sts_scores(model, rows, seen, **options)
     save_model(model, folder)

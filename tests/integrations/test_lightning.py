@@ -1,6 +1,7 @@
 """The Lightning trainer learns, resumes exactly, and stops cleanly."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from fmicl_lightning import (  # noqa: E402
     build_method,
 )
 from fmicl_lightning.batches import EpochOrder  # noqa: E402
+from fmicl_lightning.callbacks import LOGGERS, quiet  # noqa: E402
 from fmicl_lightning.encoders import feature_width  # noqa: E402
 from fmicl_recipes import RunFolder, resolve  # noqa: E402
 from fmicl_recipes.data import load_images  # noqa: E402
@@ -47,7 +49,7 @@ def tiny(**options):
 
 
 def weights(folder):
-    return torch.load(RunFolder(folder).checkpoint, weights_only=False)["state_dict"]
+    return torch.load(RunFolder(folder).checkpoint, weights_only=True)["state_dict"]
 
 
 def assert_same_weights(a, b):
@@ -148,9 +150,28 @@ def test_a_non_finite_loss_stops_and_keeps_the_last_checkpoint(tmp_path, monkeyp
     monkeypatch.setattr(build, "build_loss", breaking)
     with pytest.raises(NonFiniteLossError, match=r"The loss is nan at step 6 \(epoch 2\)"):
         train(tiny(), tmp_path / "run")
-    kept = torch.load(RunFolder(tmp_path / "run").checkpoint, weights_only=False)
+    kept = torch.load(RunFolder(tmp_path / "run").checkpoint, weights_only=True)
     assert kept["global_step"] == 4
     assert all(v.isfinite().all() for v in kept["state_dict"].values())
+
+
+def test_only_a_run_silences_lightning(tmp_path):
+    """Also one that ends in an error; whoever uses Lightning beside us hears it as before."""
+    before = [logger.level for logger in LOGGERS]
+    LOGGERS[0].setLevel(logging.DEBUG)
+    try:
+        settings = tiny(epochs=1, warmup_epochs=0)
+        trainer = MethodTrainer(settings, load_images("digits", limit=settings.limit))
+        folder = RunFolder.create(tmp_path / "run", settings)
+        trainer.fit(folder, resume=False, progress=False)
+        assert LOGGERS[0].level == logging.DEBUG
+        with pytest.raises(KeyError), quiet():
+            assert LOGGERS[0].level == logging.ERROR
+            raise KeyError
+        assert LOGGERS[0].level == logging.DEBUG
+        assert [logger.level for logger in LOGGERS[1:]] == before[1:]
+    finally:
+        LOGGERS[0].setLevel(before[0])
 
 
 def test_a_run_folder_that_exists_and_other_settings_are_refused(tmp_path):

@@ -3,8 +3,11 @@
 import copy
 import dataclasses
 import json
+import os
+import pickle
 import subprocess
 import sys
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +19,7 @@ torch = pytest.importorskip("torch", reason="the Lightning trainer needs PyTorch
 pytest.importorskip("lightning", reason="the Lightning trainer needs Lightning")
 pytest.importorskip("kornia", reason="the Lightning trainer needs kornia")
 
+from fmicl_core.checks import InvalidArgument  # noqa: E402
 from fmicl_lightning import LARS, MethodTrainer, ViT, build_encoder, build_method  # noqa: E402
 from fmicl_lightning.callbacks import RunClock  # noqa: E402
 from fmicl_lightning.encoders import feature_width  # noqa: E402
@@ -24,7 +28,7 @@ from fmicl_lightning.vit import sine_cosine  # noqa: E402
 from fmicl_recipes import RunFolder, resolve  # noqa: E402
 from fmicl_recipes.data import load_images  # noqa: E402
 from fmicl_recipes.momentum import ema_schedule, initial_queue, key_order  # noqa: E402
-from fmicl_recipes.runs import knn, train_run  # noqa: E402
+from fmicl_recipes.runs import NonFiniteLossError, knn, train_run  # noqa: E402
 from fmicl_recipes.settings import METHODS  # noqa: E402
 from fmicl_torch import fmicl_loss, info_nce_loss  # noqa: E402
 
@@ -133,6 +137,22 @@ def test_the_queue_is_what_writing_one_key_after_another_gives(counts):
             place = (place + 1) % 10
     torch.testing.assert_close(module.queue, expected)
     assert module.pointer == place
+
+
+@pytest.mark.parametrize(
+    ("queue", "keys"), [("float32", "bfloat16"), ("bfloat16", "float32"), ("float64", "float32")]
+)
+def test_keys_of_another_dtype_enter_the_queue_in_its_own(queue, keys):
+    """As an encoder under autocast makes them; only the narrower dtype's own rounding is lost."""
+    module = build("moco", queue_size=10)[0].to(getattr(torch, queue))
+    before = module.queue.clone()
+    rows = torch.randn(4, 8, generator=torch.manual_seed(0)).to(getattr(torch, keys))
+    with torch.autocast("cpu", torch.bfloat16):
+        module.enqueue(rows)
+    assert module.queue.dtype == before.dtype
+    exact = torch.nn.functional.normalize(rows.double()).to(before.dtype)
+    torch.testing.assert_close(module.queue[:4], exact)
+    assert torch.equal(module.queue[4:], before[4:])
 
 
 def test_the_queue_starts_with_unit_vectors_drawn_from_the_seed():
@@ -403,6 +423,48 @@ def test_an_interrupted_run_resumes_bit_for_bit(tmp_path, monkeypatch, method):
     assert [row["loss"] for row in resumed.history] == [row["loss"] for row in whole.history]
 
 
+class Payload:
+    """What runs a command when it is unpickled."""
+
+    def __init__(self, command):
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_checkpoint_is_read_but_the_code_it_carries_is_not_run(tmp_path, method):
+    settings, mark = tiny(method, epochs=2, limit=128), tmp_path / "the code has run"
+    trained = fit(settings, tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
+    fresh = MethodTrainer(settings, trained.data)
+    fresh.load(folder)
+    for name, value in trained.module.state_dict().items():
+        assert torch.equal(value, fresh.module.state_dict()[name]), name
+    assert fresh.history == trained.history
+    checkpoint = torch.load(folder.checkpoint, weights_only=True)
+    torch.save({**checkpoint, "more": Payload(f"touch '{mark}'")}, folder.checkpoint)
+    refused = r"`run`. Expected a folder whose checkpoint is whole.* Received: run='.*\.ckpt'"
+    with pytest.raises(InvalidArgument, match=refused):
+        fresh.load(folder)
+    with pytest.raises(InvalidArgument, match=refused):
+        fit(settings, tmp_path / "run", resume=True)
+    assert not mark.exists()
+    torch.load(folder.checkpoint, weights_only=False)
+    assert mark.exists()  # it would have
+
+
+def test_half_a_checkpoint_is_refused(tmp_path):
+    trained = fit(tiny("simclr", epochs=1, limit=64, warmup_epochs=0), tmp_path / "run")
+    file = RunFolder(tmp_path / "run").checkpoint
+    whole = file.read_bytes()
+    for kept in (0, 100, len(whole) // 2):
+        file.write_bytes(whole[:kept])
+        with pytest.raises(InvalidArgument, match=r"`run`. Expected a folder whose checkpoint is"):
+            trained.load(RunFolder(tmp_path / "run"))
+
+
 @pytest.mark.parametrize("method", MOMENTUM)
 def test_training_beats_the_random_encoder(tmp_path, method):
     options = {"method": method, "epochs": 8, "width": 8, "device": "cpu", "knn_every": 4}
@@ -463,6 +525,56 @@ def test_two_processes_make_the_step_of_one(tmp_path, method):
     assert (a @ b / (a.norm() * b.norm())).item() == pytest.approx(1.0, abs=1e-9)
     if method == "moco":
         torch.testing.assert_close(one["queue"], two["queue"])
+
+
+class NoProcessError(Exception):
+    """In place of the processes of a run."""
+
+
+def test_processes_get_handles_of_the_images_and_no_copies(tmp_path, monkeypatch):
+    """What a process is started with is small, and its images are those of this process."""
+    digits, copies = load_images("digits"), 16
+    data = dataclasses.replace(
+        digits,
+        train_images=digits.train_images.repeat(copies, axis=0),
+        train_labels=digits.train_labels.repeat(copies),
+    )
+    settings = tiny("moco", devices=2, limit=None)
+    trainer, started = MethodTrainer(settings, data), []
+
+    def start(function, args, **options):
+        trainer, _, (_, batches, *_), *_ = args  # Lightning's
+        started.append((trainer, batches))
+        raise NoProcessError
+
+    monkeypatch.setattr(torch.multiprocessing, "start_processes", start)
+    with pytest.raises(NoProcessError):
+        trainer.fit(RunFolder.create(tmp_path / "run", settings), resume=False, progress=False)
+    sent = [bytes(ForkingPickler.dumps(started[0])) for _ in range(settings.devices)]
+    assert max(map(len, sent)) < data.train_images.nbytes / 4
+    trainer.data.train_images[3] = 7
+    for process, batches in map(pickle.loads, sent):
+        run = next(c.run for c in process.callbacks if isinstance(c, RunClock))
+        for name, value in vars(data).items():
+            there = getattr(run.data, name)
+            assert np.array_equal(there, getattr(trainer.data, name)), name
+            assert isinstance(there, type(value))
+        batch = batches.dataset[torch.tensor([3, 0])]
+        assert torch.equal(batch[0], torch.full((8, 8, 1), 7, dtype=torch.uint8))
+        assert np.array_equal(batch[1], data.train_images[0])
+
+
+@pytest.mark.parametrize("kind", [NonFiniteLossError, InvalidArgument])
+def test_our_errors_come_out_of_a_process_as_they_are(tmp_path, monkeypatch, kind):
+    settings = tiny("simclr", devices=2)
+    traceback = f"Traceback ...:\n\n{kind.__module__}.{kind.__name__}: It is over: at once.\n"
+
+    def start(*arguments, **options):
+        raise torch.multiprocessing.ProcessRaisedException(traceback, 1, 2)
+
+    monkeypatch.setattr(torch.multiprocessing, "start_processes", start)
+    with pytest.raises(kind, match=r"^It is over: at once\.$"):
+        fit(settings, tmp_path / "run")
 
 
 def test_batches_must_divide_among_devices():

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,10 @@ from sentence_transformers import (  # noqa: E402
     SentenceTransformerTrainingArguments,
 )
 from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss  # noqa: E402
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding  # noqa: E402
+from tokenizers import Tokenizer  # noqa: E402
+from tokenizers.models import WordLevel  # noqa: E402
+from tokenizers.pre_tokenizers import Whitespace  # noqa: E402
 
 from fmicl_core import DIVERGENCES, FMICL, Gaussian, fmicl_reference  # noqa: E402
 from fmicl_core.objective import NEGATIVES  # noqa: E402
@@ -43,6 +48,17 @@ HARD = ["a cat runs", "the dog sleeps", "snow falls", "she writes a book", "two 
 def model(tiny_encoder):
     """The small encoder without dropout, so that embeddings can be compared."""
     return SentenceTransformer(str(tiny_encoder), device="cpu").eval()
+
+
+@pytest.fixture(scope="module")
+def static_model():
+    """A table of word vectors, whose inputs are one flat row of tokens and where texts begin."""
+    words = sorted({word for text in [*ANCHORS, *POSITIVES, *HARD] for word in text.split()})
+    tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}))
+    tokenizer.pre_tokenizer = Whitespace()
+    weights = torch.randn(len(words), 16, generator=torch.manual_seed(0))
+    table = StaticEmbedding(tokenizer, embedding_weights=weights)
+    return SentenceTransformer(modules=[table], device="cpu")
 
 
 def features(model, *columns):
@@ -87,11 +103,73 @@ def test_hard_negatives_count_as_the_rest_of_the_batch_does(model):
     assert loss(features(model, *columns), None).item() == pytest.approx(truth.loss, rel=1e-5)
 
 
-def test_one_pair_with_hard_negatives_is_enough(model):
-    columns = features(model, ANCHORS[:1], POSITIVES[:1], HARD[:1])
-    assert FMICLLoss(model)(columns, None).isfinite()
+@pytest.mark.parametrize("rows", [1, 3])
+def test_one_sample_with_hard_negatives_has_these_alone(model, rows):
+    """One pair, or the same one three times; the third hard negative is its own positive."""
+    columns = ANCHORS[:1] * rows, POSITIVES[:1] * rows, [*HARD[:2], POSITIVES[0]][:rows]
+    loss = FMICLLoss(model, similarity=Gaussian(0.3), alpha=7.0, negatives="all")
+    x, y, hard = embeddings(model, *columns)
+    numbers = np.zeros(rows, int), np.array([-1, -1, 0])[:rows]
+    truth = fmicl_reference(x, y, FMICL("kl", Gaussian(0.3), 7.0, "all"), hard, *numbers)
+    got = loss(features(model, *columns), None)
+    assert got.item() == pytest.approx(truth.loss, rel=1e-5)
+
+
+ALONE = {
+    "one pair": [ANCHORS[:1], POSITIVES[:1]],
+    "one pair and itself as hard negative": [ANCHORS[:1], POSITIVES[:1], ANCHORS[:1]],
+    "one text three times": [ANCHORS[:1] * 3, ANCHORS[:1] * 3],
+    "one sample by way of others": [ANCHORS[:2], [ANCHORS[1], POSITIVES[0]]],
+    "equal pairs and their text as hard negatives":
+        [ANCHORS[:1] * 2, POSITIVES[:1] * 2, POSITIVES[:1] * 2],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [FMICLLoss, CachedFMICLLoss])
+@pytest.mark.parametrize("columns", ALONE.values(), ids=ALONE.keys())
+def test_a_batch_without_negatives_gives_nothing_and_says_so_once(model, kind, columns):
+    """As MultipleNegativesRankingLoss; every weight has a gradient, which DDP waits for."""
+    loss = kind(model)
+    with pytest.warns(UserWarning, match="one sample only, which has no negative"):
+        first = loss(features(model, *columns), None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        value = loss(features(model, *columns), None)
+    assert first.item() == value.item() == 0.0
+    assert value.dtype == torch.float32
+    given = gradients(model, value)
+    usual = gradients(model, loss(features(model, ANCHORS, POSITIVES), None))
+    assert len(given) == len(usual) > 0
+    assert not any(g.any() for g in given)
+    assert any(g.any() for g in usual)
+    with torch.no_grad():
+        assert loss(features(model, *columns), None).item() == 0.0
+
+
+@pytest.mark.filterwarnings("ignore:A batch of 1 holds one sample")
+def test_what_is_wrong_with_a_batch_of_one_is_still_named(model):
+    x = torch.ones(1, 8)
+    with pytest.raises(ValueError, match=r"`y`. Expected finite features. .* in row 0"):
+        FMICLLoss(model).terms([x, x * torch.nan])
+    with pytest.raises(ValueError, match=r"`y`. Expected the shape of `x`"):
+        FMICLLoss(model).terms([x, torch.ones(2, 8)])
     with pytest.raises(ValueError, match=r"`x`. Expected at least two rows"):
-        FMICLLoss(model)(columns[:2], None)
+        FMICLLoss(model).terms([x[:0], x[:0]])
+
+
+def test_a_run_whose_last_batch_has_one_sample_ends_well(static_model, tmp_path):
+    trainer = SentenceTransformerTrainer(
+        model=copy.deepcopy(static_model), loss=FMICLLoss(static_model),
+        train_dataset=Dataset.from_dict({"anchor": ANCHORS[:4], "positive": POSITIVES[:4]}),
+        args=SentenceTransformerTrainingArguments(
+            output_dir=str(tmp_path), per_device_train_batch_size=3, num_train_epochs=2,
+            use_cpu=True, save_strategy="no", report_to="none", disable_tqdm=True,
+        ),
+    )  # fmt: skip
+    with pytest.warns(UserWarning, match="one sample only") as caught:
+        assert np.isfinite(trainer.train().training_loss)
+    assert sum("one sample only" in str(w.message) for w in caught) == 1
+    assert trainer.state.global_step == 4
 
 
 @pytest.mark.parametrize("negatives", NEGATIVES)
@@ -119,11 +197,6 @@ def test_equal_texts_are_not_negatives_of_each_other(model, negatives):
     assert plain(features(model, anchors, positives), None).item() == pytest.approx(want.loss, 1e-5)
 
 
-def test_a_batch_of_one_text_has_no_negative(model):
-    with pytest.raises(ValueError, match=r"`samples`. Expected at least two different samples"):
-        FMICLLoss(model)(features(model, ANCHORS[:1] * 3, ANCHORS[:1] * 3), None)
-
-
 def test_keys_do_not_depend_on_padding(model):
     short, long = model.preprocess(["a cat"]), model.preprocess(["a cat", " ".join(ANCHORS)])
     keys = text_keys(long)
@@ -135,6 +208,39 @@ def test_keys_do_not_depend_on_padding(model):
     assert text_keys(left)[0] == keys[0]
     swapped = text_keys(model.preprocess(["dog cat", "cat dog"]))
     assert swapped[0] != swapped[1]
+
+
+@given(texts=st.lists(st.lists(st.integers(0, 3), max_size=3), min_size=1, max_size=8))
+def test_keys_of_flat_and_of_padded_tokens_are_the_same(texts):
+    """Texts of any lengths, empty ones too: as static embeddings and flash attention take them."""
+    width = max(1, *map(len, texts))
+    padded = torch.tensor([t + [0] * (width - len(t)) for t in texts])
+    mask = torch.tensor([[1] * len(t) + [0] * (width - len(t)) for t in texts])
+    flat = torch.tensor([token for text in texts for token in text], dtype=torch.int64)
+    offsets = torch.tensor(np.cumsum([0, *map(len, texts[:-1])]))
+    keys = text_keys({"input_ids": flat, "offsets": offsets})
+    assert torch.equal(keys, text_keys({"input_ids": padded, "attention_mask": mask}))
+    ends = torch.tensor([*offsets, len(flat)], dtype=torch.int32)
+    assert torch.equal(keys, text_keys({"input_ids": flat[None], "cu_seq_lens_q": ends}))
+    same = [[a == b for b in texts] for a in texts]
+    assert (keys[:, None] == keys).tolist() == same
+
+
+def test_static_embeddings_equal_the_reference(static_model):
+    """Texts 0 and 3 share the anchor, and hard negative 1 is positive 4."""
+    anchors, hard = [*ANCHORS[:3], ANCHORS[0], *ANCHORS[4:]], HARD.copy()
+    hard[1] = POSITIVES[4]
+    objective, samples = FMICL("kl", Gaussian(0.3), 7.0, "cross"), np.array([0, 1, 2, 0, 4, 5])
+    loss = FMICLLoss(static_model, similarity=Gaussian(0.3), alpha=7.0)
+    x, y, h = embeddings(static_model, anchors, POSITIVES, hard)
+    truth = fmicl_reference(x, y, objective, samples=samples)
+    got = loss(features(static_model, anchors, POSITIVES), None)
+    assert got.item() == pytest.approx(truth.loss, rel=1e-5)
+    assert truth.loss != pytest.approx(fmicl_reference(x, y, objective).loss, rel=1e-3)
+    bank = fmicl_reference(x, y, objective, h, samples, np.array([-1, 4, -1, -1, -1, -1]))
+    got = loss(features(static_model, anchors, POSITIVES, hard), None)
+    assert got.item() == pytest.approx((5 * truth.loss + 6 * bank.loss) / 11, rel=1e-5)
+    assert all(g.isfinite().all() and g.any() for g in gradients(static_model, got))
 
 
 @given(texts=st.lists(st.integers(0, 9), min_size=9, max_size=9))
@@ -220,9 +326,9 @@ def columns(rows):
     tokens[:, 6] = tokens[:, 1]  # a text that stands in both processes' batches
     return [{"input_ids": t[rows], "attention_mask": torch.ones_like(t[rows])} for t in tokens]
 
-def run(model, rows, gather):
+def run(model, rows, gather, kinds=3):
     loss = FMICLLoss(model, divergence="js", similarity=Gaussian(0.3), alpha=5.0, negatives="all",
-                     gather_across_devices=gather)(columns(rows))
+                     gather_across_devices=gather)(columns(rows)[:kinds])
     loss.backward()
     return loss.item()
 
@@ -233,13 +339,24 @@ got = run(ours, slice(4 * rank, 4 * rank + 4), True)
 a, b = ours.module.table.weight.grad, whole.table.weight.grad
 np.save(out, [got, want, (a.norm() / b.norm()).item(),
               torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), 0).item()])
+
+def small(row):
+    # A pair on each rank: loss, and the largest gradient.
+    ours.zero_grad()
+    loss = run(ours, slice(row, row + 1), True, kinds=2)
+    return loss, ours.module.table.weight.grad.abs().max().item()
+
+np.save(out + "-one", [*small(rank), run(Encoder(), slice(0, 2), False, 2), *small((1, 6)[rank])])
 dist.barrier()  # no rank may leave while another still talks to it
 os._exit(0)  # gloo's threads can end a process that the interpreter is leaving (SIGABRT)
 """
 
 
 def test_gathered_processes_are_one_batch(tmp_path):
-    """Two processes under DistributedDataParallel: loss and gradient of the union batch."""
+    """Two processes under DistributedDataParallel: loss and gradient of the union batch.
+
+    Also of one sample each; where both hold the same, there is no negative, and no rank waits.
+    """
     outs = [tmp_path / f"{rank}.npy" for rank in (0, 1)]
     runs = [
         subprocess.Popen([sys.executable, "-c", GATHER, str(rank), tmp_path / "store", out])
@@ -251,6 +368,10 @@ def test_gathered_processes_are_one_batch(tmp_path):
         assert got == pytest.approx(want, rel=1e-6)
         assert ratio == pytest.approx(1.0, abs=1e-6)
         assert cosine == pytest.approx(1.0, abs=1e-9)
+        got, gradient, want, *of_one_text = np.load(f"{out}-one.npy")
+        assert got == pytest.approx(want, rel=1e-6)  # one pair on each rank, two in all
+        assert gradient > 0.0
+        assert of_one_text == [0.0, 0.0]  # which stands on both ranks
 
 
 def test_a_script_works_after_replacing_the_loss_line(tiny_encoder, tmp_path):

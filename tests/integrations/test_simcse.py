@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from scipy.stats import spearmanr  # noqa: E402
 from sentence_transformers import SentenceTransformer  # noqa: E402
 
 from fmicl_cli import main as cli  # noqa: E402
+from fmicl_core.checks import InvalidArgument  # noqa: E402
 from fmicl_recipes import RunFolder  # noqa: E402
 from fmicl_recipes.data import load_images, validation_split  # noqa: E402
 from fmicl_recipes.runs import NonFiniteLossError  # noqa: E402
@@ -115,21 +117,25 @@ def test_every_form_trains(tmp_path, tiny, options):
     assert metrics["sts_mean"] is not None
 
 
-def test_a_run_that_stops_resumes_bit_for_bit(tmp_path, tiny, monkeypatch):
-    """Two epochs cut in the second one; the cut leaves a half-written checkpoint behind, too."""
-    settings = tiny(epochs=2)
-    whole = train_simcse(settings, tmp_path / "whole", progress=False)
+def train_until(last, settings, folder, monkeypatch):
+    """A run that is interrupted in a step."""
     step = trainer.Run.on_step_end
 
     def stopping(self, args, state, control, **more):
         step(self, args, state, control, **more)
-        if state.global_step == 11:
+        if state.global_step == last:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(trainer.Run, "on_step_end", stopping)
-    with pytest.raises(KeyboardInterrupt):
-        train_simcse(settings, tmp_path / "cut", progress=False)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(trainer.Run, "on_step_end", stopping)
+        train_simcse(settings, folder, progress=False)
+
+
+def test_a_run_that_stops_resumes_bit_for_bit(tmp_path, tiny, monkeypatch):
+    """Two epochs cut in the second one; the cut leaves a half-written checkpoint behind, too."""
+    settings = tiny(epochs=2)
+    whole = train_simcse(settings, tmp_path / "whole", progress=False)
+    train_until(11, settings, tmp_path / "cut", monkeypatch)
     half = tmp_path / "cut" / "checkpoints" / "checkpoint-10"
     half.mkdir()
     (half / "model.safetensors").write_bytes(b"half")
@@ -141,6 +147,41 @@ def test_a_run_that_stops_resumes_bit_for_bit(tmp_path, tiny, monkeypatch):
     for key in ("loss_history", "sts", "stsb_dev"):
         assert resumed[key] == whole[key]
     assert [row["step"] for row in RunFolder(tmp_path / "cut").read_history()] == list(range(1, 17))
+
+
+class Payload:
+    """What runs a command when it is unpickled."""
+
+    def __init__(self, command):
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+def test_no_code_that_a_run_carries_is_run(tmp_path, tiny, monkeypatch):
+    """Neither by a resume, from any pickled file, nor of a module class that lies in the model."""
+    settings, mark, run = tiny(), tmp_path / "the code has run", tmp_path / "run"
+    train_until(5, settings, run, monkeypatch)
+    folder = RunFolder(run, TextSettings)
+    checkpoint = Path(last_checkpoint(folder))
+    torch.save(Payload(f"touch '{mark}'"), checkpoint / "training_args.bin")  # which is never read
+    files = sorted(f for f in checkpoint.iterdir() if f.suffix in (".pt", ".pth"))
+    assert [f.name for f in files] == ["optimizer.pt", "rng_state.pth", "scheduler.pt"]
+    for file in files:
+        whole = file.read_bytes()
+        torch.save(Payload(f"touch '{mark}'"), file)
+        with pytest.raises(InvalidArgument, match=r"`run`. Expected a folder whose checkpoint is"):
+            train_simcse(settings, run, resume=True, progress=False)
+        file.write_bytes(whole)
+    train_simcse(settings, run, resume=True, progress=False)
+    modules = json.loads((run / "model" / "modules.json").read_text())
+    modules[0]["type"] = "carried.Module"
+    (run / "model" / "modules.json").write_text(json.dumps(modules))
+    (run / "model" / "carried.py").write_text(f"open({str(mark)!r}, 'w')\n")
+    with pytest.raises(InvalidArgument, match=r"`model`. Expected a folder saved by"):
+        evaluate_run(folder)
+    assert not mark.exists()
 
 
 def test_a_loss_that_is_not_finite_stops(tmp_path, tiny, monkeypatch):
