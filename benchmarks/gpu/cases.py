@@ -165,7 +165,7 @@ COVER = {
         kernel               js                gaussian all    -    float32  512  raw
         kernel               js                gaussian anchor bank bfloat16 200  raw
         kernel               kl                cosine   cross  -    float32  5    unit
-        kernel_value         kl                gaussian cross  -    tf32     256  unit
+        kernel_value         kl                gaussian all    -    tf32     256  unit
         tiled                js                gaussian all    -    bfloat16 128  unit
         tiled                kl                gaussian cross  bank float32  512  unit
         dense                vlc               laplace  within -    tf32     64   raw

@@ -54,7 +54,7 @@ class Schedule:
                 together = self._together(together + self._warms(speeds), until)
                 together = [job for job in together if job.does == "check"]
                 self._alone(speeds)
-        self._together(together, 0.0)
+        self._over(self._together(together, 0.0))
 
     def _warms(self, speeds: list[Task]) -> list[Job]:
         """What is to be compiled before the speeds, each thing once."""
@@ -82,8 +82,7 @@ class Schedule:
             elif not self.crew.busy():
                 break
             if self.clock.left() <= 0:
-                self._over(waiting)
-                return []
+                break
             for done in self.crew.wait(min(1.0, self.clock.left())):
                 self._note(done)
         return waiting
@@ -93,9 +92,10 @@ class Schedule:
         if self._hopeless(job.task, job.does):
             return True
         free = self.crew.free(job.task.library)
-        if free:
-            self._give(free[-1], job)
-        return bool(free)
+        if not free:
+            return False
+        self._give(free[-1], job)
+        return True
 
     def _hopeless(self, task: Task, does: str) -> bool:
         """Whether the task cannot be done; then it is left out."""
@@ -125,7 +125,6 @@ class Schedule:
                 for done in self.crew.wait(self.clock.left()):
                     self._note(done)
             used[library] += self.clock.now() - start
-        self._over([])
 
     def _give(self, worker: Any, job: Job) -> None:
         worker.give(job, self.memory.limit(job.task, job.does))
@@ -138,14 +137,10 @@ class Schedule:
 
     def _over(self, waiting: list[Job]) -> None:
         """Leave out what waits or is under way when the time is up."""
-        if self.clock.left() > 0:
-            return
         for job in waiting:
             self._hopeless(job.task, job.does)
-        listed = {entry.task for entry in self.left_out}
-        for job in self.crew.busy():
-            if job.does != "warm" and job.task not in listed:
-                self.left_out.append(LeftOut(job.task, "was under way when the time was up"))
+        under_way = [job.task for job in self.crew.busy() if job.does != "warm"]
+        self.left_out += [LeftOut(task, "was under way when time was up") for task in under_way]
 
 
 def compiled_of(task: Task) -> tuple[Any, ...] | None:
