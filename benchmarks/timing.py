@@ -56,7 +56,7 @@ def median_ratio(times: dict[str, list[float]], above: str, below: str) -> float
     return round(statistics.median(a / b for a, b in pairs), 2)
 
 
-def milliseconds(call: Callable[[], object], repeats: int) -> float:
-    """Median time of a call that waits for the device, after two to warm up and compile."""
-    times = [seconds(call) for _ in range(repeats + 2)]
-    return 1e3 * statistics.median(times[2:])
+def milliseconds(call: Callable[[], object], repeats: int, untimed: int = 2) -> float:
+    """Median time of a call that waits for the device, after some to warm up and compile."""
+    times = [seconds(call) for _ in range(untimed + repeats)]
+    return 1e3 * statistics.median(times[untimed:])

@@ -5,36 +5,37 @@ The one entry point for whoever has a GPU, made for a short loan of it:
     python -m benchmarks.gpu --minutes 5
     python -m benchmarks.gpu --minutes 5     # goes on with what the first call left out
 
-What tells most comes first (`benchmarks.gpu.cases.plan`), PyTorch and JAX by turns, each in
+What tells most comes first (`benchmarks.gpu.cases.STAGES`), PyTorch and JAX by turns, each in
 processes of its own. Kernels are checked and losses compiled on all cores; what is timed is timed
 alone. The command ends in the given time. Every row is in its file,
 benchmarks/results/gpu_{check,speed}_{library}.csv, as soon as it is measured; what is left out, and
 why, in gpu_left_out.csv. No failure, hang or crash of a case keeps it from the others. Exit code 0
-if nothing failed. On a small scale, with the kernels interpreted, it can be rehearsed:
+if nothing failed, now or in an earlier row of the same code on the same device.
+
+What is compiled stays in .gpu, with the workers' logs, for the next call. On a small scale, with
+the kernels interpreted, all of it can be rehearsed; it has not yet been run on a GPU:
 
     TRITON_INTERPRET=1 python -m benchmarks.gpu --device cpu --minutes 1
 """
 
 from __future__ import annotations
 
+import argparse
+import os
+import signal
+import sys
 import time
+from collections import Counter
+from pathlib import Path
 
-START = time.monotonic()  # before anything else is imported: the time counts from here
-
-import argparse  # noqa: E402
-import os  # noqa: E402
-import signal  # noqa: E402
-import sys  # noqa: E402
-from collections import Counter  # noqa: E402
-from pathlib import Path  # noqa: E402
-
-from benchmarks.gpu.cases import STAGES, Speed, Task, plan  # noqa: E402
-from benchmarks.gpu.clock import Clock, Memory, still_to_do  # noqa: E402
-from benchmarks.gpu.crew import Crew  # noqa: E402
-from benchmarks.gpu.schedule import LeftOut, Schedule  # noqa: E402
-from benchmarks.gpu.table import MEASURED, ROOT, Table, code_of, path_of, rows_by_key  # noqa: E402
-from benchmarks.machine import machine  # noqa: E402
-from benchmarks.timing import Row  # noqa: E402
+from benchmarks.gpu import START
+from benchmarks.gpu.cases import STAGES, Speed, Task, plan
+from benchmarks.gpu.clock import Clock, Memory, still_to_do
+from benchmarks.gpu.crew import Crew
+from benchmarks.gpu.schedule import LeftOut, Schedule
+from benchmarks.gpu.table import MEASURED, ROOT, Table, code_of, path_of, rows_by_key
+from benchmarks.machine import machine
+from benchmarks.timing import Row
 
 MODULES = {"torch": "benchmarks.gpu.in_torch", "jax": "benchmarks.gpu.in_jax"}
 PACKAGES = {"torch": ("torch", "triton", "numpy"), "jax": ("jax", "jaxlib", "numpy")}
@@ -87,12 +88,14 @@ class Session:
         self.modules, self.tasks, self.device = modules, tasks, device
         self.results, self.work, self.again = results, work, again
         self.small = device == "cpu"
+        self.left_out = results / f"gpu_left_out{'_rehearsal' if self.small else ''}.csv"
         self.rows: dict[Task, Row] = {}
         self._tables: dict[tuple[str, type], Table] = {}
         self._facts: dict[str, Row] = {}
 
     def run(self, clock: Clock) -> int:
         """Everything, until the clock has run down; the exit code, 0 if nothing failed."""
+        self.left_out.unlink(missing_ok=True)
         each = max(1, min(8, ((os.cpu_count() or 1) - 2) // len(self.modules)))
         crew = Crew(self.modules, self.device, each, self.work)
         memory = Memory(self.device)
@@ -135,9 +138,9 @@ class Session:
 
     def _end(self, crew: Crew, left_out: list[LeftOut]) -> None:
         """Write what was left out, and print the sums and what failed."""
-        path = self.results / f"gpu_left_out{'_rehearsal' if self.small else ''}.csv"
-        path.unlink(missing_ok=True)
-        table = Table(path, ("library", "stage", "case", "why", "device"))
+        listed = {entry.task for entry in left_out} | set(self.rows)
+        left_out += [LeftOut(t, "was not reached") for t in self.tasks if t not in listed]
+        table = Table(self.left_out, ("library", "stage", "case", "why", "device"))
         for task, why in left_out:
             table.add({"library": task.library, "stage": task.stage, "case": named(task),
                        "why": why, "device": crew.devices.get(task.library, "")})  # fmt: skip
@@ -155,7 +158,7 @@ class Session:
             first = next(e for e in left_out if e.task[:2] == (stage, library))
             print(f"left out: {count} of stage {stage} ({STAGES[stage]}), {library};"
                   f" first {named(first.task)}: {first.why}")  # fmt: skip
-        print(f"left out {len(left_out)} cases in all, listed in {path.name};"
+        print(f"left out {len(left_out)} cases in all, listed in {self.left_out.name};"
               f" {time.monotonic() - START:.0f} s", flush=True)  # fmt: skip
 
 

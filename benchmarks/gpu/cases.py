@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -221,14 +222,10 @@ def tile_rows(n: int) -> int:
 
 
 def sizes(library: str) -> Iterator[tuple[int, Speed]]:
-    """The stage of each speed, with the speed; one can come twice, and its first stage counts."""
+    """The stage of each speed, with the speed; one can come twice, and its first stage counts.
 
-    def all_of(n: int, d: int, dtype: str, only: tuple[str, ...] = ()) -> Iterator[Speed]:
-        for negatives in FLOPS:
-            for loss in losses(library, n):
-                if not only or loss in only:
-                    yield Speed(loss, n, d, dtype, negatives)
-
+    Within a stage each loss comes at all sizes before the next.
+    """
     few, million = ("kernel", "tiled", "products"), 1 << 20
     stages = (
         (2, (8192, 65536), 128, ("bfloat16",), ()),
@@ -241,10 +238,10 @@ def sizes(library: str) -> Iterator[tuple[int, Speed]]:
         (8, (million,), 128, ("float32",), ("kernel",)),
     )
     for stage, rows, d, dtypes, only in stages:
-        for n in rows:
-            for dtype in dtypes:
-                for speed in all_of(n, d, dtype, only):
-                    yield stage, speed
+        for loss in only or losses(library, min(rows)):
+            for n, dtype, negatives in product(rows, dtypes, FLOPS):
+                if loss in losses(library, n):
+                    yield stage, Speed(loss, n, d, dtype, negatives)
 
 
 def plan(library: str, small: bool = False) -> list[Task]:

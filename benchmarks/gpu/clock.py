@@ -16,8 +16,8 @@ FIRST_CHECK = 15.0
 #: Tflop/s and seconds beside the work that are assumed of a loss before there is one to go by.
 FIRST_RATE = {"cpu": 2e-4, "cuda": 20.0}
 FIRST_OVERHEAD = 8.0
-#: Calls of a timed loss that are not timed: to warm up, for the memory, for the value.
-UNTIMED = 5
+#: Calls of a loss before those that are timed: for its value, and for its memory.
+UNTIMED = 2
 #: Seconds after which a worker is ended at the latest, by what it does.
 LIMIT = {"check": 60.0, "warm": 60.0}
 

@@ -157,6 +157,8 @@ class Crew:
             self.devices[worker.library] = message["device"]
             return []
         job, worker.job = worker.job, None
+        if not message["goes_on"]:
+            self._replaced(worker, "its device is out of order")
         return [Done(job, message["row"])]
 
     def _replaced(self, worker: Worker, why: str) -> list[Done]:

@@ -214,17 +214,18 @@ def speed(case: Speed, device: str) -> Row:
     run = waiting(step, device)
     row: Row = {}
     with precision(case.dtype, case.loss):
-        run()  # what the first call compiles and allocates is not counted
+        value = step()  # what the first call compiles and allocates is not counted
+        if value.dim() == 0:
+            row["value"] = round(value.item(), 5)  # of all losses of a case the same
+        del value
         if device != "cpu":
+            torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
             held = torch.cuda.memory_allocated()
         run()
         if device != "cpu":
             # The gradients of the step before are among what is held, as the inputs are.
             row["extra_mib"] = round((torch.cuda.max_memory_allocated() - held) / 2**20, 1)
-        row["ms"] = round(milliseconds(run, case.repeats), 3)
-        value = step()
-    if value.dim() == 0:
-        row["value"] = round(value.item(), 5)  # of all losses of a case the same
+        row["ms"] = round(milliseconds(run, case.repeats, untimed=0), 3)
     forget(device)
     return row

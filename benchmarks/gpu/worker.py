@@ -72,9 +72,12 @@ def answer_all(library: Any, device: str, jobs: queue.Queue[str], answer: Any) -
         does, values = json.loads(jobs.get())
         start = time.perf_counter()
         row = guarded(partial(does_it[does], values))
-        answer({"row": row | {"seconds": round(time.perf_counter() - start, 2)}})
-        if "error" in row and not library.in_order():
-            return  # an illegal access leaves nothing to go on with; a new process has
+        row["seconds"] = round(time.perf_counter() - start, 2)
+        # An illegal access leaves a process nothing to go on with; a new one has.
+        goes_on = "error" not in row or library.in_order()
+        answer({"row": row, "goes_on": goes_on})
+        if not goes_on:
+            return
 
 
 def main() -> None:

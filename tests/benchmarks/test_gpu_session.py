@@ -26,12 +26,16 @@ def prepare(device):
     print("a library may print")
     return "stub"
 
+broken = []
+
 def in_order():
-    return True
+    return not broken
 
 def result(case, similarity, device):
     time.sleep(0.1)
-    {"hang": lambda: time.sleep(1000), "die": lambda: os._exit(3), "fail": lambda: 1 / 0}.get(
+    assert not broken
+    {"hang": lambda: time.sleep(1000), "die": lambda: os._exit(3), "fail": lambda: 1 / 0,
+     "break": lambda: broken.append(1) or 1 / 0}.get(
         case.dtype, lambda: None)()
     x, y = np.random.default_rng(0).normal(size=(2, case.n, case.d))
     truth = fmicl_reference(x, y, case.objective())
@@ -82,13 +86,14 @@ def left_out(tmp_path):
 def test_a_case_that_hangs_dies_or_fails_does_not_keep_the_others(stub, tmp_path, monkeypatch):
     monkeypatch.setitem(clock.LIMIT, "check", 1.0)
     monkeypatch.setattr("benchmarks.gpu.crew.os.cpu_count", lambda: 1)
-    tasks = [check(dtype) for dtype in ("hang", "die", "fail", "tf32", "float32")]
+    tasks = [check(dtype) for dtype in ("hang", "die", "fail", "break", "tf32", "float32")]
     tasks.append(Task(2, "stub", Speed("kernel", 8, 4, "float32", "cross")))
     assert run(stub, tasks, tmp_path) == 1
     rows = {row["dtype"]: row for row in rows_in(tmp_path)}
     assert rows["hang"]["error"] == "took too long and was ended"
     assert rows["die"]["error"].startswith("process ended (3)")
     assert rows["fail"]["error"].startswith("ZeroDivisionError")
+    assert rows["break"]["error"].startswith("ZeroDivisionError")
     assert rows["tf32"]["passed"] == "0"
     assert rows["float32"]["passed"] == "1"
     assert [row["ms"] for row in rows_in(tmp_path, "speed")] == ["100.0"]
