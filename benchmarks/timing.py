@@ -10,7 +10,7 @@ from collections.abc import Callable
 Row = dict[str, str | float | int]
 
 
-def seconds(call: Callable[[], None]) -> float:
+def seconds(call: Callable[[], object]) -> float:
     """Wall-clock time of one call."""
     start = time.perf_counter()
     call()
@@ -54,3 +54,9 @@ def median_ratio(times: dict[str, list[float]], above: str, below: str) -> float
     """Median over the repetitions of time[above] / time[below]."""
     pairs = zip(times[above], times[below], strict=True)
     return round(statistics.median(a / b for a, b in pairs), 2)
+
+
+def milliseconds(call: Callable[[], object], repeats: int, untimed: int = 2) -> float:
+    """Median time of a call that waits for the device, after some to warm up and compile."""
+    times = [seconds(call) for _ in range(untimed + repeats)]
+    return 1e3 * statistics.median(times[untimed:])

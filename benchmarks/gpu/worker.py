@@ -1,0 +1,106 @@
+"""A process that does the work of one library: cases come in as lines, rows go out as lines.
+
+It is started by `benchmarks.gpu.crew`, which ends it when it takes too long.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import queue
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from benchmarks.gpu.cases import LIMIT, Check, Result, Speed
+from benchmarks.timing import Row
+from fmicl_core import fmicl_reference
+
+
+def check(library: Any, case: Check, device: str) -> Row:
+    """Relative errors of one loss and its gradient, truth taken of the rounded features."""
+    objective = case.objective()
+    got: Result = library.result(case, objective.similarity, device)
+    truth = fmicl_reference(*got.features[:2], objective, *got.features[2:])
+    size = abs(truth.alignment) + objective.alpha * abs(truth.uniformity)
+    row: Row = {"loss_error": float(abs(got.loss - truth.loss) / size)}
+    wanted = (truth.grad_x, truth.grad_y, truth.grad_bank)
+    errors = [np.abs(gradient - want).max() / np.abs(want).max()
+              for gradient, want in zip(got.gradients, wanted, strict=False)]  # fmt: skip
+    if errors:
+        row["gradient_error"] = float(np.max(errors))
+    worst = np.max([float(error) for error in row.values()])  # NaN if there is one
+    return row | {"passed": int(worst <= LIMIT[case.dtype])}
+
+
+def speed(library: Any, case: Speed, device: str, rates: dict[str, float]) -> Row:
+    """Time of one loss, beside the rate of one large matrix product in the same dtype."""
+    if case.dtype not in rates:
+        rates[case.dtype] = library.matrix_rate(case.dtype, device)
+    row: Row = library.speed(case, device)
+    rate = rates[case.dtype]
+    share = 1e-9 * case.flops / float(row["ms"]) / rate
+    return row | {"rate_tflops": round(rate, 2), "fraction_of_rate": round(share, 4)}
+
+
+def guarded(measure: Callable[[], Row]) -> Row:
+    """The row of a measurement, or the reason why there is none."""
+    try:
+        return measure()
+    except Exception as error:
+        traceback.print_exc()
+        first = (str(error).splitlines() or [""])[0]
+        return {"error": f"{type(error).__name__}: {first[:200]}"}
+
+
+def answer_all(library: Any, device: str, jobs: queue.Queue[str], answer: Any) -> None:
+    """Do one job after the other, for as long as the device is in order."""
+    rates: dict[str, float] = {}
+    does_it: dict[str, Callable[[Any], Row]] = {
+        "check": lambda values: check(library, Check(*values), device),
+        "speed": lambda values: speed(library, Speed(*values), device, rates),
+        "warm": lambda values: library.warm(Speed(*values), device) or {},
+    }
+    while True:
+        does, values = json.loads(jobs.get())
+        start = time.perf_counter()
+        row = guarded(partial(does_it[does], values))
+        row["seconds"] = round(time.perf_counter() - start, 2)
+        # An illegal access leaves a process nothing to go on with; a new one has.
+        goes_on = "error" not in row or library.in_order()
+        answer({"row": row, "goes_on": goes_on})
+        if not goes_on:
+            return
+
+
+def main() -> None:
+    """Import the module of the library, say so, and answer."""
+    module, device = sys.argv[1:]
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # whatever a library prints goes to the log
+    jobs: queue.Queue[str] = queue.Queue()
+
+    def read() -> None:
+        for line in sys.stdin:
+            jobs.put(line)
+        os._exit(0)  # whoever started this has ended
+
+    def answer(message: dict[str, Any]) -> None:
+        out.write(json.dumps(message) + "\n")
+        out.flush()
+
+    threading.Thread(target=read, daemon=True).start()
+    library = importlib.import_module(module)
+    answer({"device": library.prepare(device)})
+    answer_all(library, device, jobs, answer)
+
+
+if __name__ == "__main__":
+    main()
