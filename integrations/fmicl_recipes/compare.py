@@ -10,7 +10,7 @@ import numpy as np
 
 from fmicl_core.checks import invalid
 from fmicl_recipes import plots, report
-from fmicl_recipes.run_folder import RunFolder, write_atomically
+from fmicl_recipes.run_folder import RunFolder, make_folder, write_atomically
 
 
 def compare_runs(
@@ -40,8 +40,7 @@ def compare_runs(
     metrics = dict(zip(titles, read, strict=True))
     baselines = {k: row for m in read for k, row in m["baselines"].items()}
     rows = {**baselines, **metrics}
-    target = RunFolder(out)
-    target.path.mkdir(parents=True, exist_ok=True)
+    target = RunFolder(make_folder(out))
     text = report.markdown(rows).encode()
     files = [
         target.write_json("metrics.json", rows),

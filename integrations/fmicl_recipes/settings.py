@@ -56,10 +56,13 @@ class Settings:
     """What every kind of settings can do; subclasses are frozen dataclasses of `option` fields."""
 
     def check_choices(self) -> None:
-        """Check every option that has a list of choices."""
+        """Check every option that has a list of choices, and that texts are texts."""
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
             if field.metadata["choices"]:
-                check_choice(field.name, getattr(self, field.name), field.metadata["choices"])
+                check_choice(field.name, value, field.metadata["choices"])
+            elif field.type == "str" and not isinstance(value, str):
+                raise invalid(field.name, "a string", value)
 
     def objective(self) -> FMICL:
         """The f-MICL settings of this run."""
@@ -256,9 +259,9 @@ class TrainSettings(Settings):
 
 def difference(a: Settings, b: Settings) -> dict[str, tuple[Any, Any]]:
     """Options that change the result and differ, with both values."""
-    left, right = a.to_dict(), b.to_dict()
-    return {
-        name: (left[name], right[name])
-        for name in left
-        if name not in NEUTRAL and left[name] != right[name]
-    }
+    return changes(a.to_dict(), b.to_dict())
+
+
+def changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Of two sets of plain values with equal names, what `difference` gives of settings."""
+    return {n: (a[n], b[n]) for n in a if n not in NEUTRAL and a[n] != b[n]}

@@ -9,7 +9,7 @@ from typing import Any
 
 from fmicl_core.checks import check_at_least, check_number, check_positive, invalid
 from fmicl_recipes import plots
-from fmicl_recipes.run_folder import RunFolder
+from fmicl_recipes.run_folder import RunFolder, make_folder
 from fmicl_recipes.settings import Settings
 
 Score = Callable[[float], float]
@@ -83,8 +83,7 @@ def sweep_alpha(
     """
     if settings.loss != "fmicl":  # type: ignore[attr-defined]
         raise invalid("loss", "'fmicl', which has an alpha", settings.loss)  # type: ignore[attr-defined]
-    target = RunFolder(out)
-    target.path.mkdir(parents=True, exist_ok=True)
+    target = RunFolder(make_folder(out))
 
     def score(alpha: float) -> float:
         one = dataclasses.replace(settings, alpha=alpha)  # type: ignore[type-var]
