@@ -6,7 +6,7 @@ import csv
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
@@ -174,15 +174,3 @@ def _check_equal(changed: dict[str, tuple[Any, Any]]) -> None:
     if changed:
         listed = ", ".join(f"{k}: {a!r} in the run, {b!r} now" for k, (a, b) in changed.items())
         raise invalid("resume", "the settings the run was started with", listed, what="changes")
-
-
-def run_folders(paths: Iterable[str | Path]) -> list[RunFolder]:
-    """The run folders at `paths`.
-
-    Raises:
-        ValueError: a path holds no finished run.
-    """
-    folders = [RunFolder(path) for path in paths]
-    for folder in folders:
-        folder.read_json("metrics.json")
-    return folders

@@ -52,6 +52,15 @@ def _listed(by_method: Mapping[str, object]) -> str:
     return ", ".join(f"{value} for {method}" for method, value in by_method.items())
 
 
+def recipe(name: str | None, recipes: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """The options of one of `recipes`, none for None.
+
+    Raises:
+        ValueError: the name is unknown; the message lists the names.
+    """
+    return {} if name is None else recipes[check_choice("preset", name, recipes)]
+
+
 class Settings:
     """What every kind of settings can do; subclasses are frozen dataclasses of `option` fields."""
 

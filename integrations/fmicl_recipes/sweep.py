@@ -83,7 +83,7 @@ def sweep_alpha(
     """
     if settings.loss != "fmicl":  # type: ignore[attr-defined]
         raise invalid("loss", "'fmicl', which has an alpha", settings.loss)  # type: ignore[attr-defined]
-    target = RunFolder(make_folder(out))
+    target = RunFolder(out)
 
     def score(alpha: float) -> float:
         one = dataclasses.replace(settings, alpha=alpha)  # type: ignore[type-var]
@@ -94,6 +94,7 @@ def sweep_alpha(
         return float(train(one, path, started)[measure])
 
     scores = doubling_search(score, start, factor, patience)
+    make_folder(out)
     best = max(scores, key=lambda alpha: scores[alpha])
     rows = [{"alpha": alpha, measure: value} for alpha, value in scores.items()]
     values = {"best": best, "measure": measure, "rows": rows, "settings": settings.to_dict()}

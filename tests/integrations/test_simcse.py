@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 
 import numpy as np
 import pytest
@@ -20,7 +19,6 @@ from safetensors.torch import load_file  # noqa: E402
 from scipy.stats import spearmanr  # noqa: E402
 from sentence_transformers import SentenceTransformer  # noqa: E402
 
-from fmicl_cli import main as cli  # noqa: E402
 from fmicl_recipes import RunFolder  # noqa: E402
 from fmicl_recipes.data import load_images, validation_split  # noqa: E402
 from fmicl_recipes.runs import NonFiniteLossError  # noqa: E402
@@ -236,23 +234,12 @@ def test_every_preset_makes_settings(name):
 # Command line
 
 
-def fmicl(monkeypatch, capsys, *arguments):
-    monkeypatch.setattr(sys, "argv", ["fmicl", *map(str, arguments)])
-    code = 0
-    try:
-        cli.main()
-    except SystemExit as leaving:
-        code = leaving.code or 0
-    out = capsys.readouterr()
-    return code, out.out, out.err
-
-
-def test_train_resume_evaluate_and_compare(tmp_path, sts, tiny_encoder, monkeypatch, capsys):
+def test_train_resume_evaluate_and_compare(tmp_path, sts, tiny_encoder, monkeypatch, fmicl):
     monkeypatch.setenv("COLUMNS", "160")
     base = ["train", "simcse", "--model", tiny_encoder, "--data", sts, "--batch-size", 4, "--limit",
             16, "--device", "cpu"]  # fmt: skip
     for name, loss in (("a", ["--divergence", "js"]), ("b", ["--loss", "info-nce"])):
-        code, out, err = fmicl(monkeypatch, capsys, *base, *loss, "--out", tmp_path / name)
+        code, out, err = fmicl(*base, *loss, "--out", tmp_path / name)
         assert code == 0, err
         assert "STS-B" in out
     a, b, c = (tmp_path / name for name in "abc")
@@ -261,7 +248,7 @@ def test_train_resume_evaluate_and_compare(tmp_path, sts, tiny_encoder, monkeypa
         ["evaluate", a],
         ["compare", a, b, "--out", c],
     ):
-        code, out, err = fmicl(monkeypatch, capsys, *command)
+        code, out, err = fmicl(*command)
         assert code == 0, err
         assert "js-micl" in out
     assert {p.name for p in (tmp_path / "c").iterdir()} == {
@@ -280,12 +267,12 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("arguments", "message"), MISTAKES, ids=[" ".join(a) for a, _ in MISTAKES])
-def test_mistakes_end_in_one_line(tmp_path, sts, monkeypatch, capsys, request, arguments, message):
+def test_mistakes_end_in_one_line(tmp_path, sts, monkeypatch, fmicl, request, arguments, message):
     if "some-model" in arguments:
         request.getfixturevalue("offline")
     monkeypatch.chdir(tmp_path)
     base = ["--data", sts, "--out", tmp_path / "run", "--device", "cpu", "--batch-size", 4]
-    code, _, err = fmicl(monkeypatch, capsys, "train", "simcse", *base, *arguments)
+    code, _, err = fmicl("train", "simcse", *base, *arguments)
     assert code == 2
     # Whoever reads the texts first sees a progress bar, too.
     lines = [line for line in err.strip().splitlines() if "examples/s" not in line]
@@ -294,16 +281,16 @@ def test_mistakes_end_in_one_line(tmp_path, sts, monkeypatch, capsys, request, a
     assert not (tmp_path / "run").exists()
 
 
-def test_help_of_texts_is_their_own(monkeypatch, capsys):
+def test_help_of_texts_is_their_own(monkeypatch, fmicl):
     monkeypatch.setenv("COLUMNS", "160")
     for command in (["train", "simcse"], ["sweep", "alpha", "simcse"]):
-        code, out, _ = fmicl(monkeypatch, capsys, *command, "--help")
+        code, out, _ = fmicl(*command, "--help")
         assert code == 0
         assert f"fmicl {' '.join(command)}" in out
         for word in ("--model", "--sts", "--mini-batch-size", "squared_hellinger"):
             assert word in out
         assert "--image-size" not in out
-    code, out, _ = fmicl(monkeypatch, capsys, "sweep", "alpha", "--help")
+    code, out, _ = fmicl("sweep", "alpha", "--help")
     assert "--image-size" in out
     assert "--factor" in out
 
@@ -359,9 +346,9 @@ def test_a_search_does_not_repeat_finished_runs(tmp_path, tiny):
         sweep_alpha(tiny(lr=0.5), train, "score", tmp_path / "out", **search)
 
 
-def test_the_command_searches_on_texts(tmp_path, sts, tiny_encoder, monkeypatch, capsys):
+def test_the_command_searches_on_texts(tmp_path, sts, tiny_encoder, fmicl):
     code, out, err = fmicl(
-        monkeypatch, capsys, "sweep", "alpha", "simcse", "--model", tiny_encoder, "--data", sts,
+        "sweep", "alpha", "simcse", "--model", tiny_encoder, "--data", sts,
         "--batch-size", 4, "--limit", 8, "--device", "cpu", "--patience", 1, "--factor", 64,
         "--out", tmp_path / "out",
     )  # fmt: skip
@@ -385,10 +372,10 @@ def test_images_are_searched_without_their_test_images():
 
 
 @pytest.mark.slow
-def test_the_command_searches_on_images(tmp_path, monkeypatch, capsys):
+def test_the_command_searches_on_images(tmp_path, fmicl):
     pytest.importorskip("lightning", reason="images are trained by Lightning")
     code, out, err = fmicl(
-        monkeypatch, capsys, "sweep", "alpha", "simclr", "--data", "digits", "--limit", 256,
+        "sweep", "alpha", "simclr", "--data", "digits", "--limit", 256,
         "--epochs", 2, "--warmup-epochs", 0, "--batch-size", 64, "--device", "cpu", "--patience", 1,
         "--factor", 16, "--out", tmp_path / "out",
     )  # fmt: skip
