@@ -45,8 +45,9 @@ def quiet(libraries: Mapping[str, str | None]) -> Iterator[None]:
         libraries: names of their loggers, and the variable from which each takes its level when it
             is imported, if there is one. What the user has set there is a wish, and stays.
     """
-    hushed = {name: variable for name, variable in libraries.items() if variable not in os.environ}
-    variables = [variable for variable in hushed.values() if variable is not None]
+    wishes = {variable for variable in libraries.values() if variable and variable in os.environ}
+    hushed = {name: variable for name, variable in libraries.items() if variable not in wishes}
+    variables = [variable for variable in hushed.values() if variable]
     levels = {name: logging.getLogger(name).level for name in hushed}
     os.environ.update(dict.fromkeys(variables, "error"))
     for name in hushed:

@@ -15,7 +15,7 @@ from fmicl_cli import simcse, sweep
 from fmicl_cli.check import EPILOG, check
 from fmicl_cli.console import complain, console, errors, print_table, say
 from fmicl_cli.options import EVERY_METHOD, with_settings
-from fmicl_core.checks import InvalidArgument, check_choice
+from fmicl_core.checks import InvalidArgument, check_choice, invalid
 from fmicl_recipes.settings import TrainSettings
 from fmicl_recipes.text import METHODS as TEXT_METHODS
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 #: The package that trains in each framework.
 TRAINERS = {"torch": "fmicl_lightning", "jax": "fmicl_flax", "tensorflow": "fmicl_keras"}
+PICTURES = (".png", ".pdf", ".svg")
 
 app = typer.Typer(
     name="fmicl",
@@ -133,11 +134,15 @@ def compare(
 
 @app.command()
 def divergences(
-    plot: Annotated[Path | None, typer.Option(help="PNG of score and penalty.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help=f"Picture of score and penalty: {', '.join(PICTURES)}.")
+    ] = None,
 ) -> None:
     """List the divergences: name, formula, and whether they keep features apart."""
     from fmicl_core import DIVERGENCES
 
+    if plot is not None and plot.suffix not in PICTURES:
+        raise invalid("plot", f"a file name that ends in {', '.join(PICTURES)}", str(plot))
     rows = []
     for name, make in DIVERGENCES.items():
         formula = (make.__doc__ or "").splitlines()[0].partition(":")

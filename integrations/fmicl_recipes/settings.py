@@ -52,6 +52,13 @@ def _listed(by_method: Mapping[str, object]) -> str:
     return ", ".join(f"{value} for {method}" for method, value in by_method.items())
 
 
+def check_seed(value: Any) -> int:
+    """Return `value` when it is a whole number in [0, 2^32), which every framework takes."""
+    if check_at_least("seed", value, 0) >= 2**32:
+        raise invalid("seed", "a whole number in [0, 2^32)", value)
+    return int(value)
+
+
 def recipe(name: str | None, recipes: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     """The options of one of `recipes`, none for None.
 
@@ -233,8 +240,9 @@ class TrainSettings(Settings):
             "knn_k",
         ):
             check_at_least(name, getattr(self, name), 1)
-        for name in ("warmup_epochs", "seed", "knn_every"):
+        for name in ("warmup_epochs", "knn_every"):
             check_at_least(name, getattr(self, name), 0)
+        check_seed(self.seed)
         check_at_least("batch_size", self.batch_size, 2)
         for name in ("image_size", "limit"):
             if getattr(self, name) is not None:

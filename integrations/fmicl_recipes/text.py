@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from fmicl_core.checks import check_at_least, check_number, check_positive, invalid
 from fmicl_core.objective import DEFAULTS
-from fmicl_recipes.settings import Settings, TrainSettings, option, recipe
+from fmicl_recipes.settings import Settings, TrainSettings, check_seed, option, recipe
 
 METHODS = ("simcse",)
 LOSSES = ("fmicl", "info-nce")
@@ -114,8 +114,8 @@ class TextSettings(Settings):
         self.check_choices()
         for name in ("max_length", "epochs", "save_steps"):
             check_at_least(name, getattr(self, name), 1)
-        for name in ("warmup_steps", "seed"):
-            check_at_least(name, getattr(self, name), 0)
+        check_at_least("warmup_steps", self.warmup_steps, 0)
+        check_seed(self.seed)
         check_at_least("batch_size", self.batch_size, 2)
         for name in ("limit", "sts_limit", "mini_batch_size"):
             if getattr(self, name) is not None:

@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -72,6 +73,8 @@ MISTAKES = [
     (["train", "--out=x", "--alpha", "-1", "simcse"], "`alpha`. Expected a finite number > 0"),
     (["train", "--out", "simcse", "simclr", "--width", "0"], "`width`. Expected a whole number"),
     (["sweep", "alpha", "--out", "x", "simcse", "--data", "n.txt"], "`data`. Expected a file that"),
+    (["divergences", "--plot", "x.foo"], "`plot`. Expected a file name that ends in .png"),
+    (["train", "simclr", "--seed", str(2**32)], "`seed`. Expected a whole number in [0, 2^32)"),
     (["compare", "nowhere"], "`run`. Expected a run folder with metrics.json"),
 ]
 
@@ -149,14 +152,36 @@ def test_a_run_goes_on_with_its_own_settings_wherever_asked_to(tmp_path, monkeyp
     assert taken == [(expected, folder.path, True)] * 3
 
 
+def finished(path, **more):
+    folder = untrained_run(path, "simclr")
+    metrics = {"title": "kl-micl", "data": "digits", "baselines": {}, "loss_history": [1.0]}
+    folder.write_json("metrics.json", metrics | more)
+    return folder
+
+
+def test_what_cannot_be_compared_is_named(tmp_path, fmicl):
+    run, out = finished(tmp_path / "run"), tmp_path / "out"
+    (run.path / "embeddings.npz").write_bytes(b"half")
+    text = finished(tmp_path / "text", sts={})
+    other = finished(tmp_path / "other", data="cifar10")
+    several = RunFolder.create(tmp_path / "several", TrainSettings())
+    several.write_json("metrics.json", {"kl-micl": {"knn_accuracy": 0.5}})
+    for first, message in (
+        (several, "`run`. Expected a folder of one finished run"),
+        (text, "`runs`. Expected runs on images alone or on texts alone"),
+        (other, "`runs`. Expected runs on the same data"),
+        (run, "`run`. Expected a run folder with a whole embeddings.npz"),
+    ):
+        code, _, err = fmicl("compare", first.path, run.path, "--out", out)
+        assert (code, message in err) == (2, True), err
+
+
 @pytest.mark.parametrize("options", [["--device", "gpu"], ["--device", "auto", "--devices", "3"]])
 def test_a_device_that_is_missing_leaves_no_run_behind(tmp_path, monkeypatch, fmicl, options):
     import torch
 
     gpus = 0 if "gpu" in options else 1
-    message = (
-        "`devices`. Expected at most 1, the GPUs" if gpus else "`device`. Expected cpu or auto"
-    )
+    message = "`devices`. Expected at most 1" if gpus else "`device`. Expected cpu or auto"
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
@@ -164,6 +189,21 @@ def test_a_device_that_is_missing_leaves_no_run_behind(tmp_path, monkeypatch, fm
     code, _, err = fmicl("train", "simclr", *TINY, "--batch-size", 63, *options, "--out", out)
     assert code == 2
     assert message in err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("error", [ValueError, RuntimeError])
+def test_a_model_that_a_library_does_not_have_is_named(tmp_path, monkeypatch, fmicl, error):
+    """As torchvision says it, and as timm."""
+
+    def create_model(name, **options):
+        raise error(f"Unknown model {name}")
+
+    monkeypatch.setitem(sys.modules, "timm", types.SimpleNamespace(create_model=create_model))
+    out = tmp_path / "run"
+    code, _, err = fmicl("train", "simclr", *TINY, "--encoder", "timm:resnet51", "--out", out)
+    assert code == 2
+    assert "`encoder`. Expected a model that timm has. It said: Unknown model resnet51" in err
     assert not out.exists()
 
 
