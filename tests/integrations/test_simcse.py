@@ -19,6 +19,7 @@ from safetensors.torch import load_file  # noqa: E402
 from scipy.stats import spearmanr  # noqa: E402
 from sentence_transformers import SentenceTransformer  # noqa: E402
 
+from fmicl_core.checks import InvalidArgument  # noqa: E402
 from fmicl_recipes import RunFolder  # noqa: E402
 from fmicl_recipes.data import load_images, validation_split  # noqa: E402
 from fmicl_recipes.runs import NonFiniteLossError  # noqa: E402
@@ -184,11 +185,25 @@ def test_sources_give_the_columns_losses_take(tmp_path):
     assert made["anchor"] == ["x", "z"]
 
 
+#: Options, and a file with a value that is none.
+BAD_VALUES = {
+    "numbers": ({}, "text\n1\n2\n"),
+    "scores": ({"pairs": "given"}, "sentence1,sentence2,score\na,b,high\nc,d,low\n"),
+    "null": ({"pairs": "given"}, "anchor,positive\na,b\n,d\n"),
+}
+
+
 def bad_source(name, tmp_path):
     if name == "columns":
         return TextSettings(data=write(tmp_path / "a.csv", "x,y\n1,2\n"))
     if name == "few":
         return TextSettings(data=write(tmp_path / "a.txt", "one\n"))
+    if name in BAD_VALUES:
+        options, text = BAD_VALUES[name]
+        return TextSettings(data=write(tmp_path / "a.csv", text), batch_size=2, **options)
+    if name == "bytes":
+        (tmp_path / "a.txt").write_bytes(b"\xff\xfe")
+        return TextSettings(data=str(tmp_path / "a.txt"))
     if name == "broken":
         (tmp_path / "a.parquet").write_bytes(b"not parquet")
         return TextSettings(data=str(tmp_path / "a.parquet"))
@@ -201,12 +216,23 @@ def bad_source(name, tmp_path):
         ("missing", r"`data`. Expected a file that exists \(.txt, .parquet.*or one of wiki1m, nli"),
         ("columns", r"`data`. Expected a column text or sentence, or two such as sentence1, with"),
         ("few", r"`batch_size`. Expected at most the 1 training rows"),
+        ("bytes", r"`data`. Expected a text file in UTF-8"),
+        ("numbers", r"`data`. Expected a text in every row of column 'text'. Received: text=1"),
+        ("scores", r"`data`. Expected a number in every row of column 'score'.*score='high'"),
+        ("null", r"`data`. Expected a text in every row of column 'anchor'.*anchor=None"),
         ("broken", r"`data`. Expected a file that Hugging Face datasets can read"),
     ],
 )
 def test_bad_sources_are_named(tmp_path, name, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InvalidArgument, match=message):
         training_columns(bad_source(name, tmp_path))
+
+
+def test_sts_rows_that_are_none_are_named(tmp_path):
+    rows = write(tmp_path / "a.csv", "task,split,sentence1,sentence2,score\nstsb,dev,a,b,\n")
+    for settings in (TextSettings(data=rows), TextSettings(sts=rows)):
+        with pytest.raises(InvalidArgument, match="Expected a number in every row of column 'sco"):
+            sts_rows(settings)
 
 
 @pytest.fixture
