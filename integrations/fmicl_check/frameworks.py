@@ -8,7 +8,7 @@ from importlib import import_module
 
 from fmicl_check.adapters import ADAPTERS
 from fmicl_check.base import DEVICES, Adapter, describe
-from fmicl_core.checks import check_choice
+from fmicl_core.checks import InvalidArgument, check_choice
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def open_framework(name: str, device: str) -> Adapter | Absent:
         return Absent(name, "broken", describe(error))
     try:
         return ADAPTERS[name](device)
-    except ValueError as error:
+    except InvalidArgument as error:
         return Absent(name, "no device", str(error))
     except Exception as error:
         return Absent(name, "broken", describe(error))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,21 +9,22 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 
+from fmicl_cli.console import console, errors, quiet, say
 from fmicl_core.checks import invalid
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from fmicl_check.adapters import Adapter
     from fmicl_check.frameworks import Absent
     from fmicl_check.parity import Group
     from fmicl_check.report import Row
 
 T = TypeVar("T")
-console = Console()
-errors = Console(stderr=True)
 
 EPILOG = (
     "Examples:\n\n"
@@ -44,7 +44,7 @@ TRAINING_LEGEND = (
     "difference: largest |a - b| / |b| of a step's loss; b is by {reference}. rounding: the same\n"
     "when a is by {reference}, too, from initial weights one unit in the last place away."
 )
-PASS, FAIL = "[green]pass[/]", "[red]FAIL[/]"
+PASS, FAIL = Text("pass", "green"), Text("FAIL", "red")
 STYLE: dict[str, Any] = {"box": box.SIMPLE_HEAD, "padding": 0, "show_edge": False}
 
 
@@ -95,10 +95,11 @@ def check(
     if full and train:
         raise invalid("full", "no --train beside it", full)
     names = framework or []
-    if train:
-        passed = _train(names, device, method, dtype, steps, out, as_json)
-    else:
-        passed = _compute(names, device, dtype, full, as_json)
+    with quiet({"tensorflow": None}):  # so many functions puzzle it
+        if train:
+            passed = _train(names, device, method, dtype, steps, out, as_json)
+        else:
+            passed = _compute(names, device, dtype, full, as_json)
     raise typer.Exit(0 if passed else 1)
 
 
@@ -106,7 +107,6 @@ def _open(names: list[str], device: str) -> tuple[list[Adapter], list[Absent], b
     """The frameworks that work, the others, and whether the others fail the check."""
     from fmicl_check.frameworks import is_failure, open_frameworks
 
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # so many functions puzzle it
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # they share one GPU
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     with errors.status("importing frameworks"):
@@ -131,7 +131,7 @@ def _compute(names: list[str], device: str, dtypes: Names, full: bool, as_json: 
         print(as_text(losses_report(rows, absent, passed)))
         return passed
     console.print(_losses_table(rows, absent))
-    _say(LEGEND)
+    say(LEGEND)
     _explain(absent)
     _name_worst(rows)
     return passed
@@ -142,7 +142,7 @@ def _losses_table(rows: Sequence[Row], absent: Sequence[Absent]) -> Table:
         (
             row.framework, row.version, row.device, row.dtype, str(row.cases),
             f"{row.loss_error:.1e}", f"{row.gradient_error:.1e}",
-            "{:.0e} {:.0e}".format(*row.tolerance), PASS if row.passed else f"{FAIL} {row.failed}",
+            "{:.0e} {:.0e}".format(*row.tolerance), PASS if row.passed else FAIL + f" {row.failed}",
         )
         for row in rows
     ]  # fmt: skip
@@ -156,11 +156,11 @@ def _name_worst(rows: Sequence[Row]) -> None:
     for row in (row for row in rows if not row.passed):
         o = row.worst
         why = o.problem or f"loss {o.loss_error:.1e}, gradient {o.gradient_error:.1e}"
-        _say(f"\n{row.framework} {row.dtype}: {row.failed} of {row.cases} fail; the worst: {why}")
-        _say(f"    {o.command}")
+        say(f"\n{row.framework} {row.dtype}: {row.failed} of {row.cases} fail; the worst: {why}")
+        say(f"    {o.command}")
     if rows and all(row.passed for row in rows):
         closest = max((row.worst for row in rows), key=lambda o: o.severity)
-        _say(f"\nclosest to its tolerance:\n    {closest.command}")
+        say(f"\nclosest to its tolerance:\n    {closest.command}")
 
 
 def _train(
@@ -171,6 +171,7 @@ def _train(
     from fmicl_check.parity import DTYPES, METHODS, count_groups, train_everywhere
     from fmicl_check.plot import plot_training
     from fmicl_check.report import as_text, training_report
+    from fmicl_recipes.run_folder import make_folder
 
     folder, length = out or OUT, STEPS if steps is None else steps
     if folder.exists() and not folder.is_dir():
@@ -183,18 +184,17 @@ def _train(
     groups = _progress(trained, count_groups(methods, dtypes), "training")
     passed = not failed and all(c.passed for g in groups for c in g.comparisons)
     report = training_report(groups, adapters, absent, passed)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "train.json").write_text(as_text(report), encoding="utf-8")
+    (make_folder(folder) / "train.json").write_text(as_text(report), encoding="utf-8")
     plot = plot_training(groups, folder / "train.png")
     if as_json:
         print(as_text(report))
         return passed
     console.print(_training_table(groups, absent))
-    _say(TRAINING_LEGEND.format(reference=adapters[0].name))
+    say(TRAINING_LEGEND.format(reference=adapters[0].name))
     _explain(absent)
     for comparison in (c for g in groups for c in g.comparisons if c.problem):
-        _say(f"{comparison.framework}, {comparison.method}: {comparison.problem}")
-    _say(f"written: {plot}, {folder / 'train.json'}")
+        say(f"{comparison.framework}, {comparison.method}: {comparison.problem}")
+    say(f"written: {plot}, {folder / 'train.json'}")
     return passed
 
 
@@ -213,7 +213,7 @@ def _training_table(groups: Sequence[Group], absent: Sequence[Absent]) -> Table:
 
 def _table(
     title: str, words: Sequence[str], numbers: Sequence[str],
-    cells: Sequence[Sequence[str]], absent: Sequence[Absent],
+    cells: Sequence[Sequence[str | Text]], absent: Sequence[Absent],
 ) -> Table:  # fmt: skip
     """A row of cells a framework, in 80 columns; frameworks that are absent have a verdict only."""
     table = Table("framework", *words, title=title, **STYLE)
@@ -223,25 +223,17 @@ def _table(
     for row in cells:
         table.add_row(*row)
     for entry in absent:
-        verdict = f"[{'red' if entry.state == 'broken' else 'yellow'}]{entry.state}[/]"
+        verdict = Text(entry.state, "red" if entry.state == "broken" else "yellow")
         table.add_row(entry.framework, *["-"] * len([*words, *numbers]), verdict)
     return table
 
 
 def _explain(absent: Sequence[Absent], to: Console = console) -> None:
     for entry in absent:
-        to.print(
-            f"{entry.framework}, {entry.state}: {entry.detail}",
-            markup=False, highlight=False, soft_wrap=True,
-        )  # fmt: skip
+        say(f"{entry.framework}, {entry.state}: {entry.detail}", to)
 
 
 def _progress(items: Iterable[T], total: int, what: str) -> list[T]:
     """The items, with a bar on standard error while they are made."""
     with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
         return list(bar.track(items, total=total, description=what))
-
-
-def _say(text: str) -> None:
-    """Print a line as it is: no markup, and no line break that would spoil a command."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)

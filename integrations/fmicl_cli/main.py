@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.text import Text
 
 from fmicl_cli import simcse, sweep
 from fmicl_cli.check import EPILOG, check
-from fmicl_cli.options import with_settings
-from fmicl_recipes.settings import METHODS, TrainSettings
+from fmicl_cli.console import complain, console, errors, print_table, say
+from fmicl_cli.options import EVERY_METHOD, with_settings
+from fmicl_core.checks import InvalidArgument, check_choice, invalid
+from fmicl_recipes.settings import TrainSettings
 from fmicl_recipes.text import METHODS as TEXT_METHODS
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 #: The package that trains in each framework.
 TRAINERS = {"torch": "fmicl_lightning", "jax": "fmicl_flax", "tensorflow": "fmicl_keras"}
+PICTURES = (".png", ".pdf", ".svg")
 
 app = typer.Typer(
     name="fmicl",
@@ -32,8 +35,6 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(sweep.app, name="sweep")
-console = Console()
-errors = Console(stderr=True)
 
 Out = Annotated[Path | None, typer.Option(help="Folder to write.", rich_help_panel="Task")]
 
@@ -50,7 +51,7 @@ Out = Annotated[Path | None, typer.Option(help="Folder to write.", rich_help_pan
 @with_settings
 def train(
     method: Annotated[
-        str, typer.Argument(help=f"Training method: {', '.join((*METHODS, *TEXT_METHODS))}.")
+        str, typer.Argument(help=f"Training method: {', '.join(EVERY_METHOD)}.")
     ],
     overrides: dict[str, Any],
     out: Out = None,
@@ -76,27 +77,29 @@ def train(
     """Train an encoder without labels, then evaluate it by kNN and linear probe."""
     from fmicl_recipes.presets import PRESETS, resolve
     from fmicl_recipes.run_folder import RunFolder
+    from fmicl_recipes.settings import recipe
 
     if list_presets:
         for name, options in PRESETS.items():
-            console.print(
-                f"[bold]{name}[/bold]  " + " ".join(f"{k}={v}" for k, v in options.items())
-            )
+            shown = " ".join(f"{k}={v}" for k, v in options.items())
+            console.print(Text.assemble((name, "bold"), f"  {shown}"))
         return
-    if resume and out is not None and not overrides and preset is None:
-        settings = RunFolder(out).settings()  # a bare --resume takes the run's own settings
-    else:
-        settings = resolve(preset, {"method": method, **overrides})
-    data = Path(settings.data).name
-    folder = out or Path("runs") / (
-        f"{data}-{settings.method}-{settings.framework}-{settings.title}-seed{settings.seed}"
-    )
+    given = {"method": check_choice("method", method, EVERY_METHOD), **overrides}
+    if out is None or not resume:
+        settings = resolve(preset, given)
+        out = out or Path("runs") / (
+            f"{Path(settings.data).name}-{settings.method}-{settings.framework}-{settings.title}"
+            f"-seed{settings.seed}"
+        )
+    if resume:
+        settings = RunFolder(out).continued(recipe(preset, PRESETS) | given)
     trainer = trainer_of(settings)
     from fmicl_recipes.runs import train_run
 
-    metrics = train_run(trainer, settings, folder, resume=resume, baselines=baselines)
-    show({**metrics["baselines"], metrics["title"]: metrics}, f"{data}, {settings.epochs} epochs")
-    console.print(f"written to {folder}: metrics.json, history.csv, checkpoint, plots/")
+    metrics = train_run(trainer, settings, out, resume=resume, baselines=baselines)
+    title = f"{Path(settings.data).name}, {settings.epochs} epochs"
+    show({**metrics["baselines"], metrics["title"]: metrics}, title)
+    say(f"written to {out}: metrics.json, history.csv, checkpoint, plots/")
 
 
 @app.command()
@@ -126,16 +129,20 @@ def compare(
     rows, files = compare_runs(runs, out)
     (simcse.show_rows if any("sts" in row for row in rows.values()) else show)(rows, "comparison")
     for file in files:
-        console.print(f"written: {file}")
+        say(f"written: {file}")
 
 
 @app.command()
 def divergences(
-    plot: Annotated[Path | None, typer.Option(help="PNG of score and penalty.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help=f"Picture of score and penalty: {', '.join(PICTURES)}.")
+    ] = None,
 ) -> None:
     """List the divergences: name, formula, and whether they keep features apart."""
     from fmicl_core import DIVERGENCES
 
+    if plot is not None and plot.suffix not in PICTURES:
+        raise invalid("plot", f"a file name that ends in {', '.join(PICTURES)}", str(plot))
     rows = []
     for name, make in DIVERGENCES.items():
         formula = (make.__doc__ or "").splitlines()[0].partition(":")
@@ -144,8 +151,10 @@ def divergences(
     print_table(["name", "divergence", "generator and conjugate", "suitable"], rows, "divergences")
     if plot is not None:
         from fmicl_recipes.plots import divergence_curves
+        from fmicl_recipes.run_folder import make_folder
 
-        console.print(f"written: {divergence_curves(plot)}")
+        make_folder(plot.parent, "plot")
+        say(f"written: {divergence_curves(plot)}")
 
 
 @app.command()
@@ -158,7 +167,7 @@ def demo(
     rows, files = run_demo(out)
     show(rows, "handwritten digits, same encoder, weights, batches and budget for every loss")
     for file in files:
-        console.print(f"written: {file}")
+        say(f"written: {file}")
 
 
 app.command(epilog=EPILOG)(check)
@@ -170,19 +179,6 @@ def show(rows: dict[str, dict[str, Any]], title: str) -> None:
 
     print_table(*table(rows), title)
     console.print(LEGEND, style="dim", highlight=False)
-
-
-def print_table(headings: list[str], cells: list[list[str]], title: str) -> None:
-    """Print a table."""
-    from rich.table import Table
-
-    grid = Table(title=title)
-    for index, heading in enumerate(headings):
-        number = index > 0 and cells and cells[-1][index].replace(".", "").lstrip("-").isdigit()
-        grid.add_column(heading, justify="right" if number else "left", no_wrap=index == 0)
-    for row in cells:
-        grid.add_row(*row)
-    console.print(grid)
 
 
 def trainer_of(settings: TrainSettings) -> type[Trainer]:
@@ -199,22 +195,20 @@ def main() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorBoard may import TensorFlow
     try:
         app()
-    except ValueError as error:
-        errors.print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
+    except InvalidArgument as error:  # of any other ValueError the traceback says more
+        complain("error", error)
         sys.exit(2)
     except ModuleNotFoundError as error:
-        errors.print(
-            f"[red]error:[/red] {error}. Install it with: pip install 'fmicl[demo]', "
-            "for texts 'fmicl[text,cli]'"
-        )
+        install = "Install it with: pip install 'fmicl[demo]', for texts 'fmicl[text,cli]'"
+        complain("error", f"{error}. {install}")
         sys.exit(2)
     except RuntimeError as error:
         if type(error).__name__ != "NonFiniteLossError":
             raise
-        errors.print(f"[red]stopped:[/red] {error}", highlight=False, soft_wrap=True)
+        complain("stopped", error)
         sys.exit(1)
     except SystemExit as leaving:
         if not isinstance(leaving.__context__, KeyboardInterrupt):
             raise
-        errors.print("stopped; continue with the same command and --resume")
+        say("stopped; continue with the same command and --resume", errors)
         sys.exit(130)

@@ -11,7 +11,11 @@ from typing import Annotated, Any
 
 import typer
 
+from fmicl_recipes import settings, text
 from fmicl_recipes.settings import Settings, TrainSettings
+
+#: Of images, and of texts.
+EVERY_METHOD = (*settings.METHODS, *text.METHODS)
 
 
 def with_settings(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,11 +11,16 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from fmicl_cli import console
 from fmicl_cli.options import with_settings
 from fmicl_recipes.text import METHODS, TEXT_PRESETS, TextSettings, resolve_text
 
 Panel = partial(typer.Option, rich_help_panel="Task")
 with_text_settings = partial(with_settings, kind=TextSettings)
+
+
+#: Loggers of libraries, and the variables that set their levels.
+LIBRARIES = {"transformers": "TRANSFORMERS_VERBOSITY", "datasets": "DATASETS_VERBOSITY"}
 
 
 def by_method(app: typer.Typer) -> type[TyperCommand]:
@@ -23,12 +30,26 @@ def by_method(app: typer.Typer) -> type[TyperCommand]:
         def make_context(
             self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any
         ) -> Any:
-            if args and args[0] in METHODS:
-                command = typer.main.get_command(app)
-                return command.make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
+            command = typer.main.get_command(app)
+            every = (*self.params, *command.params)
+            flags = {name for p in every if getattr(p, "is_flag", False) for name in p.opts}
+            place = _first_word(args, flags | {"--help"})
+            if place is not None and args[place] in METHODS:
+                method, rest = args[place], args[:place] + args[place + 1 :]
+                return command.make_context(f"{info_name} {method}", rest, parent, **extra)
             return super().make_context(info_name, args, parent, **extra)
 
     return ByMethod
+
+
+def _first_word(args: list[str], flags: set[str]) -> int | None:
+    """Where the first of `args` stands that is no option and no value of one."""
+    value = False
+    for place, word in enumerate(args):
+        if not value and not word.startswith("-"):
+            return place
+        value = not value and "=" not in word and word not in flags
+    return None
 
 
 app = typer.Typer(rich_markup_mode="rich", add_completion=False)
@@ -59,21 +80,22 @@ def train(
     SimCSE); with pairs, the second column is, and further columns are hard negatives. The encoder
     in OUT/model loads with SentenceTransformer(path). The defaults are the paper's text setting.
     """
-    from fmicl_cli.main import console
     from fmicl_recipes.run_folder import RunFolder
+    from fmicl_recipes.settings import recipe
 
-    if resume and out is not None and not overrides and preset is None:
-        settings = RunFolder(out, TextSettings).settings()
-    else:
-        settings = resolve_text(preset, overrides)
-    name = f"{Path(settings.data).stem}-{settings.title}-seed{settings.seed}"
-    folder = out or Path("runs") / name
-    quiet()
-    from fmicl_sentence_transformers.train import train_simcse
+    given = {"method": "simcse", **overrides}
+    if out is None or not resume:
+        settings = resolve_text(preset, given)
+        name = f"{Path(settings.data).stem}-{settings.title}-seed{settings.seed}"
+        out = out or Path("runs") / name
+    if resume:
+        settings = RunFolder(out, TextSettings).continued(recipe(preset, TEXT_PRESETS) | given)
+    with quiet():
+        from fmicl_sentence_transformers.train import train_simcse
 
-    metrics = train_simcse(settings, folder, resume=resume, baselines=baselines)
+        metrics = train_simcse(settings, out, resume=resume, baselines=baselines)
     show(metrics, f"{Path(settings.data).name}, {settings.epochs} epochs")
-    console.print(f"written to {folder}: model/, metrics.json, history.csv, checkpoints/, plots/")
+    console.say(f"written to {out}: model/, metrics.json, history.csv, checkpoints/, plots/")
 
 
 def evaluate(run: Path) -> None:
@@ -82,10 +104,11 @@ def evaluate(run: Path) -> None:
 
     folder = RunFolder(run, TextSettings)
     folder.settings()
-    quiet()
-    from fmicl_sentence_transformers.train import evaluate_run
+    with quiet():
+        from fmicl_sentence_transformers.train import evaluate_run
 
-    show(evaluate_run(folder), str(run))
+        metrics = evaluate_run(folder)
+    show(metrics, str(run))
 
 
 def show(metrics: dict[str, Any], title: str) -> None:
@@ -95,17 +118,24 @@ def show(metrics: dict[str, Any], title: str) -> None:
 
 def show_rows(rows: dict[str, dict[str, Any]], title: str) -> None:
     """Print metrics of text runs as one table."""
-    from fmicl_cli.main import console, print_table
     from fmicl_recipes import report
 
-    print_table(*report.text_table(rows), title)
-    console.print(report.TEXT_LEGEND, style="dim", highlight=False)
+    console.print_table(*report.text_table(rows), title)
+    console.console.print(report.TEXT_LEGEND, style="dim", highlight=False)
 
 
-def quiet() -> None:
-    """Leave the libraries' advice out."""
-    import os
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Leave advice and progress bars of the libraries out meanwhile."""
+    with console.quiet(LIBRARIES):
+        import datasets
 
-    for name in ("TRANSFORMERS_VERBOSITY", "DATASETS_VERBOSITY"):
-        os.environ.setdefault(name, "error")
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+        wish = datasets.config.HF_DATASETS_DISABLE_PROGRESS_BARS  # the user's, or None
+        if wish is not None or datasets.are_progress_bars_disabled():
+            yield
+            return
+        datasets.disable_progress_bars()
+        try:
+            yield
+        finally:
+            datasets.enable_progress_bars()

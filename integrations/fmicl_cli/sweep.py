@@ -8,8 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from fmicl_cli.options import with_settings
+from fmicl_cli.console import print_table, say
+from fmicl_cli.options import EVERY_METHOD, with_settings
 from fmicl_cli.simcse import by_method, quiet, with_text_settings
+from fmicl_core.checks import check_choice
 from fmicl_recipes.text import resolve_text
 
 Start = Annotated[float, typer.Option(help="First alpha.", rich_help_panel="Search")]
@@ -44,11 +46,11 @@ def alpha_of_texts(
     Every alpha is a training run of its own in OUT, with all other options equal; the same command
     goes on where a search stopped. OUT/alpha.png shows the curve.
     """
-    quiet()
     from fmicl_recipes.sweep import sweep_alpha
-    from fmicl_sentence_transformers.train import train_simcse
 
     def train(settings: Any, folder: Path, resume: bool) -> dict[str, Any]:
+        from fmicl_sentence_transformers.train import train_simcse
+
         metrics = train_simcse(settings, folder, resume=resume, splits=("dev",))
         for name in ("model", "checkpoints"):  # a search keeps scores, not encoders
             shutil.rmtree(folder / name)
@@ -56,7 +58,9 @@ def alpha_of_texts(
 
     settings = resolve_text(preset, overrides)
     search = {"start": start, "factor": factor, "patience": patience}
-    _report(*sweep_alpha(settings, train, "stsb_dev", out, label="Spearman, STS-B dev", **search))
+    with quiet():
+        found = sweep_alpha(settings, train, "stsb_dev", out, label="Spearman, STS-B dev", **search)
+    _report(*found)
 
 
 @app.command(
@@ -91,6 +95,7 @@ def alpha_of_images(
     from fmicl_recipes.runs import train_run
     from fmicl_recipes.sweep import sweep_alpha
 
+    method = check_choice("method", method, EVERY_METHOD)
     settings = resolve(preset, {"method": method, **overrides})
     trainer = trainer_of(settings)
     data = validation_split(
@@ -108,13 +113,11 @@ def alpha_of_images(
 
 
 def _report(scores: dict[float, float], files: list[Path]) -> None:
-    from fmicl_cli.main import console, print_table
-
     best = max(scores, key=lambda alpha: scores[alpha])
     cells = [[f"{alpha:g}", f"{100.0 * value:.2f}"] for alpha, value in scores.items()]
     print_table(["alpha", "score"], cells, "held-out score in percent")
-    console.print(f"best: --alpha {best:g}")
+    say(f"best: --alpha {best:g}")
     if best in (min(scores), max(scores)):
-        console.print("The best is at the end of the range: start elsewhere to be sure.")
+        say("The best is at the end of the range: start elsewhere to be sure.")
     for file in files:
-        console.print(f"written: {file}")
+        say(f"written: {file}")

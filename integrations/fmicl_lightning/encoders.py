@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from types import ModuleType
+from typing import Any
 
 import torch
 from torch import nn
@@ -96,9 +96,9 @@ def build_encoder(
         return ViT(channels, width, VITS[name], patch_size)
     library, _, model = name.partition(":")
     if library == "timm" and model:
-        return _library(library).create_model(model, num_classes=0, in_chans=channels)
+        return _made(name, "timm", "create_model", num_classes=0, in_chans=channels)
     if library == "torchvision" and model:
-        network = _library("torchvision.models").get_model(model, weights=None)
+        network = _made(name, "torchvision.models", "get_model", weights=None)
         head = "fc" if hasattr(network, "fc") else "head" if hasattr(network, "head") else "heads"
         setattr(network, head, nn.Identity())
         return network
@@ -106,12 +106,18 @@ def build_encoder(
     raise invalid("encoder", f"one of {names}, timm:NAME, torchvision:NAME", name)
 
 
-def _library(name: str) -> ModuleType:
+def _made(name: str, module: str, function: str, **options: Any) -> Any:
+    """The encoder "LIBRARY:MODEL" by the library's function that takes names of models."""
+    library, _, model = name.partition(":")
     try:
-        return importlib.import_module(name)
+        make = getattr(importlib.import_module(module), function)
     except (ImportError, RuntimeError) as error:
-        package = name.partition(".")[0]
-        raise invalid("encoder", f"an encoder whose library works; {package} does not", name,
+        raise invalid("encoder", f"an encoder whose library works; {library} does not", name,
+                      why=f"It said: {error}.") from error  # fmt: skip
+    try:
+        return make(model, **options)
+    except (ValueError, RuntimeError) as error:  # of either library, where it knows no such model
+        raise invalid("encoder", f"a model that {library} has", name,
                       why=f"It said: {error}.") from error  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.multiprocessing.spawn import ProcessRaisedException
 
-from fmicl_core.checks import InvalidArgument
+from fmicl_core.checks import InvalidArgument, invalid
 from fmicl_lightning.batches import SharedData, loader
 from fmicl_lightning.build import build_method
 from fmicl_lightning.callbacks import AtomicCheckpoints, Progress, RunClock, checkpointing, quiet
@@ -31,6 +31,7 @@ class MethodTrainer(Trainer):
 
     def __init__(self, settings: TrainSettings, data: ImageData) -> None:
         super().__init__(settings, data)
+        check_devices(settings)
         self.module = build_method(settings, data.train_images.shape[1:])
 
     def fit(self, folder: RunFolder, *, resume: bool, progress: bool) -> None:
@@ -98,6 +99,20 @@ class MethodTrainer(Trainer):
     def _chunks(self, images: Images) -> list[torch.Tensor]:
         chunks = torch.from_numpy(images).split(CHUNK)
         return [chunk.to(self.module.device) for chunk in chunks]
+
+
+def check_devices(settings: TrainSettings) -> None:
+    """Check before a run begins that PyTorch has the devices that settings name.
+
+    Raises:
+        ValueError: there is no GPU, or there are fewer.
+    """
+    gpus = torch.cuda.device_count() or int(torch.backends.mps.is_available())
+    if settings.device == "gpu" and not gpus:
+        raise invalid("device", "cpu or auto, as PyTorch sees no GPU", settings.device)
+    if settings.device != "cpu" and gpus and settings.devices > gpus:
+        limit = f"at most {gpus}, the GPUs that PyTorch sees"
+        raise invalid("devices", limit, settings.devices)
 
 
 @contextmanager

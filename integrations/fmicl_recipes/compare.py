@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
 from fmicl_core.checks import invalid
 from fmicl_recipes import plots, report
-from fmicl_recipes.run_folder import RunFolder, write_atomically
+from fmicl_recipes.run_folder import RunFolder, make_folder, write_atomically
 
 
 def compare_runs(
@@ -29,7 +30,7 @@ def compare_runs(
         ValueError: a folder holds no finished run, or the runs saw different data.
     """
     folders = [RunFolder(path) for path in runs]
-    read = [folder.read_json("metrics.json") for folder in folders]
+    read = [_metrics(folder) for folder in folders]
     data = {Path(metrics["data"]).name for metrics in read}
     if len(data) > 1:
         raise invalid("runs", "runs on the same data", sorted(data), what="data")
@@ -40,8 +41,7 @@ def compare_runs(
     metrics = dict(zip(titles, read, strict=True))
     baselines = {k: row for m in read for k, row in m["baselines"].items()}
     rows = {**baselines, **metrics}
-    target = RunFolder(out)
-    target.path.mkdir(parents=True, exist_ok=True)
+    target = RunFolder(make_folder(out))
     text = report.markdown(rows).encode()
     files = [
         target.write_json("metrics.json", rows),
@@ -50,12 +50,27 @@ def compare_runs(
     if texts == {True}:
         histories = {name: row["loss_history"] for name, row in metrics.items()}
         return rows, [*files, plots.loss_curves(histories, target.path / "loss.png")]
-    features = {
-        title: np.load(folder.path / "embeddings.npz")
-        for title, folder in zip(titles, folders, strict=True)
-    }
+    features = {title: _features(folder) for title, folder in zip(titles, folders, strict=True)}
     files += draw(target.path, metrics, features)
     return rows, [*files, plots.accuracy_bars(rows, target.path / "accuracy.png")]
+
+
+def _metrics(folder: RunFolder) -> dict[str, Any]:
+    """What metrics.json of a run holds; that of a comparison holds rows of several."""
+    metrics = folder.read_json("metrics.json")
+    if not {"title", "data", "baselines", "loss_history"} <= set(metrics):
+        raise invalid("run", "a folder of one finished run", str(folder.path))
+    return metrics
+
+
+def _features(folder: RunFolder) -> Any:
+    file = folder.path / "embeddings.npz"
+    try:
+        return np.load(file)
+    except (OSError, ValueError, BadZipFile) as error:
+        why = "`fmicl evaluate` writes it anew."
+        raise invalid("run", "a run folder with a whole embeddings.npz", str(folder.path),
+                      why=why) from error  # fmt: skip
 
 
 def draw(folder: Path, metrics: dict[str, Any], features: dict[str, Any]) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Images from anywhere as uint8 arrays: built-in digits, the hub, parquet files, image folders.
+"""Images from anywhere as uint8 arrays, split into those to train and those to evaluate on.
 
 Scope: the decoded images are held in memory, which suits data up to some gigabytes; a larger set
 is refused before decoding.
@@ -7,8 +7,10 @@ is refused before decoding.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +20,15 @@ from sklearn.model_selection import train_test_split
 from tqdm.auto import tqdm
 
 from fmicl_core.checks import check_at_least, invalid
+from fmicl_recipes.sources import TEST_SPLITS, open_splits
 
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
 
-#: Short names of hub data sets.
-ALIASES = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100", "mnist": "ylecun/mnist"}
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target")
-TEST_SPLITS = ("test", "validation", "valid", "val")
+HELD_OUT = "a held-out fifth"
+#: Linux's account of its memory.
+MEMINFO = Path("/proc/meminfo")
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class ImageData:
         train_labels: (N,) int64, or None when the source has none.
         test_images: (M, H, W, C) uint8.
         test_labels: (M,) int64, or None.
+        evaluated_on: the split that the test images are.
     """
 
     name: str
@@ -46,6 +49,7 @@ class ImageData:
     train_labels: Labels | None
     test_images: Images
     test_labels: Labels | None
+    evaluated_on: str = "test"
 
     def require_labels(self) -> tuple[Labels, Labels]:
         """Training and test labels.
@@ -68,10 +72,14 @@ def load_images(
 ) -> ImageData:
     """Load and decode a data set.
 
+    The test images are the first of the splits `TEST_SPLITS` with labels that training knows. If
+    there is none, a stratified fifth of the training images is held out. A warning says which
+    split was taken where there is a choice.
+
     Args:
         source: "digits" (scikit-learn, 8 x 8 pixels), a hub name or alias, a folder of parquet
-            files named by split, an image folder (one sub-folder per class, under train/ and test/
-            or not), or one parquet file. Without a test split a stratified fifth is held out.
+            files named by split or in folders named so, an image folder (one sub-folder per class,
+            under train/ and test/ or not), or one parquet file.
         image_size: resize to this many pixels a side; needed where images differ in size.
         limit: keep at most this many training images, drawn by `seed`.
         seed: of the hold-out and of `limit`.
@@ -79,7 +87,8 @@ def load_images(
 
     Raises:
         ValueError: naming what is wrong with the source: no such path, no images, a corrupt image,
-            images of different sizes, too large for memory, or a hub that cannot be reached.
+            images of different sizes, labels that are no whole numbers, too large for memory, or a
+            hub that cannot be reached.
     """
     if source == "digits":
         images, labels = _digits()
@@ -90,9 +99,7 @@ def load_images(
         check_at_least("limit", limit, 2)
         keep = np.sort(np.random.default_rng(seed).permutation(len(data.train_images))[:limit])
         labels = None if data.train_labels is None else data.train_labels[keep]
-        data = ImageData(
-            data.name, data.train_images[keep], labels, data.test_images, data.test_labels
-        )
+        data = replace(data, train_images=data.train_images[keep], train_labels=labels)
     return data
 
 
@@ -106,13 +113,16 @@ def _digits() -> tuple[Images, Labels]:
 
 def _split(name: str, images: Images, labels: Labels | None, seed: int) -> ImageData:
     """Hold out a fifth, stratified by label, the same for every seed of training but for order."""
-    index = np.arange(len(images))
-    common = labels is not None and np.bincount(labels).min() >= 2
+    index, share = np.arange(len(images)), 0.2
+    if len(index) < 2:
+        raise invalid("data", "at least two images, as a part is held out", name)
+    sizes = np.unique(labels, return_counts=True)[1] if labels is not None else np.array([1])
+    common = sizes.min() >= 2 and len(sizes) <= share * len(index)
     train, test = train_test_split(
-        index, test_size=0.2, random_state=0, stratify=labels if common else None
+        index, test_size=share, random_state=0, stratify=labels if common else None
     )
     pick = (lambda i: None) if labels is None else (lambda i: labels[i])
-    return ImageData(name, images[train], pick(train), images[test], pick(test))
+    return ImageData(name, images[train], pick(train), images[test], pick(test), HELD_OUT)
 
 
 def validation_split(data: ImageData) -> ImageData:
@@ -121,91 +131,66 @@ def validation_split(data: ImageData) -> ImageData:
 
 
 def _from_datasets(source: str, size: int | None, seed: int, progress: bool) -> ImageData:
-    splits = _open(source)
+    splits = open_splits(source)
     name = Path(source).name if Path(source).exists() else source
-    decoded = {
-        key: _decode(splits[key], key, source, size, progress) for key in _two_splits(splits)
-    }
-    keys = list(decoded)
-    if len(keys) == 1:
-        return _split(name, *decoded[keys[0]], seed)
-    (train, train_labels), (test, test_labels) = decoded[keys[0]], decoded[keys[1]]
-    if train.shape[1:] != test.shape[1:]:
-        raise invalid("image_size", "a size, as training and test images differ in theirs", size)
-    return ImageData(name, train, train_labels, test, test_labels)
-
-
-def _two_splits(splits: Any) -> list[str]:
     train = "train" if "train" in splits else next(iter(splits))
-    test = next((key for key in TEST_SPLITS if key in splits and key != train), None)
-    return [train] if test is None else [train, test]
+    keys = [train, *(key for key in TEST_SPLITS if key in splits and key != train)]
+    labels = {key: _labels(splits[key], key, source) for key in keys}
+    test = _to_evaluate_on(name, labels)
+    train_images = _decode(splits[train], train, source, size, progress)
+    if test is None:
+        return _split(name, train_images, labels[train], seed)
+    test_images = _decode(splits[test], test, source, size, progress)
+    if train_images.shape[1:] != test_images.shape[1:]:
+        raise invalid("image_size", "a size, as training and test images differ in theirs", size)
+    return ImageData(name, train_images, labels[train], test_images, labels[test], test)
 
 
-def _open(source: str) -> Any:
-    """The data set's splits, not decoded, by Hugging Face `datasets`."""
-    path = Path(source).expanduser()
-    if path.is_file():
-        if path.suffix != ".parquet":
-            raise invalid("data", "a parquet file or a folder", source)
-        return _load("parquet", source, data_files={"train": str(path)})
-    if path.is_dir():
-        return _open_folder(path, source)
-    looks_local = source.startswith((".", "/", "~")) or source.count("/") > 1
-    if looks_local or (source not in ALIASES and "/" not in source):
-        names = ", ".join(["digits", *ALIASES])
-        raise invalid(
-            "data", f"a path that exists, a hub name OWNER/NAME, or one of {names}", source
+def _to_evaluate_on(name: str, labels: Mapping[str, Labels | None]) -> str | None:
+    """The split to evaluate on, None for a part of the first one, which is for training."""
+    (_, known), *others = labels.items()
+    if known is None or not others:
+        return others[0][0] if others else None
+    usable = [key for key, found in others if found is not None and np.isin(found, known).any()]
+    test = usable[0] if usable else None
+    useless = [repr(key) for key, _ in others if key not in usable]
+    if len(others) > 1 or useless:
+        why = f" No labels that training knows are in {', '.join(useless)}." if useless else ""
+        warnings.warn(
+            f"{name} has the splits {', '.join(key for key, _ in others)} beside training.{why} "
+            f"It is evaluated on {HELD_OUT if test is None else repr(test)}.",
+            UserWarning,
+            stacklevel=4,
         )
-    return _load(ALIASES.get(source, source), source)
+    return test
 
 
-def _open_folder(path: Path, source: str) -> Any:
-    parquet = sorted(path.rglob("*.parquet"))
-    if parquet:
-        files: dict[str, list[str]] = {}
-        for file in parquet:
-            stem = file.stem.lower()
-            test = next((k for k in TEST_SPLITS if stem.startswith(k)), None)
-            files.setdefault("test" if test else "train", []).append(str(file))
-        return _load("parquet", source, data_files=files)
-    pictures = [f for f in path.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES]
-    if not pictures:
-        kinds = ", ".join((*IMAGE_SUFFIXES, ".parquet"))
-        raise invalid("data", f"a folder that holds images or parquet files ({kinds})", source)
-    return _load("imagefolder", source, data_dir=str(path))
+def _labels(split: Any, key: str, source: str) -> Labels | None:
+    """The labels of a split, None where there are none; the hub marks a missing one by -1."""
+    column = next((name for name in LABEL_COLUMNS if name in split.column_names), None)
+    values = [] if column is None else split[column][:]
+    missing = sum(value is None for value in values)
+    if missing == len(values):
+        return None
+    kind = getattr(split.features[column], "dtype", "lists")
+    if not kind.startswith(("int", "uint", "bool")):
+        raise invalid("data", "whole numbers as labels", source, why=f"{column!r} holds {kind}.")
+    if missing:
+        raise invalid("data", "a label for every image, or for none of a split", source,
+                      why=f"{missing} of {key!r} have none.")  # fmt: skip
+    labels = np.asarray(values, dtype=np.int64)
+    return None if (labels == -1).all() else labels
 
 
-def _load(kind: str, source: str, **files: Any) -> Any:
-    import datasets
-
-    try:
-        return datasets.load_dataset(kind, **files)
-    except Exception as error:  # the library raises many kinds, and all mean the same to the user
-        if files:
-            raise invalid("data", "files that Hugging Face datasets can read", source,
-                          why=f"It said: {error}.") from error  # fmt: skip
-        raise invalid(
-            "data",
-            "a data set that can be reached",
-            source,
-            why=f"The hub's {kind!r} could not be loaded ({type(error).__name__}). Without access "
-            "to the hub give a local path: a folder of parquet files or of images.",
-        ) from error
-
-
-def _decode(
-    split: Any, key: str, source: str, size: int | None, progress: bool
-) -> tuple[Images, Labels | None]:
+def _decode(split: Any, key: str, source: str, size: int | None, progress: bool) -> Images:
     import datasets
 
     column = _image_column(split, source)
     split = split.cast_column(column, datasets.Image(decode=False))
-    labels = next((c for c in LABEL_COLUMNS if c in split.column_names), None)
     if len(split) == 0:
         raise invalid("data", "at least one image in every split", source, why=f"{key!r} is empty.")
     bar = tqdm(split[column], desc=f"decode {key}", unit="img", disable=not progress, leave=False)
-    images = _stack(_pictures(bar, key, size), len(split), source, size)
-    return images, None if labels is None else np.asarray(split[labels], dtype=np.int64)
+    return _stack(_pictures(bar, key, size), len(split), source, size)
 
 
 def _image_column(split: Any, source: str) -> str:
@@ -239,10 +224,10 @@ def _pictures(rows: Iterable[dict[str, Any]], key: str, size: int | None) -> Ite
 
 def _stack(pictures: Iterator[Images], count: int, source: str, size: int | None) -> Images:
     first = next(pictures)
-    need, free = first.nbytes * count, _free_memory()
+    need, free = first.nbytes * count, _available_memory()
     if need > 0.8 * free:
-        raise invalid("data", f"images that fit in memory ({free / 2**30:.1f} GiB free)", source,
-                      why=f"Decoded they take {need / 2**30:.1f} GiB.")  # fmt: skip
+        fitting = f"images that fit in memory ({free / 2**30:.1f} GiB available)"
+        raise invalid("data", fitting, source, why=f"Decoded they take {need / 2**30:.1f} GiB.")
     images = np.empty((count, *first.shape), np.uint8)
     images[0] = first
     for index, picture in enumerate(pictures, start=1):
@@ -255,7 +240,14 @@ def _stack(pictures: Iterator[Images], count: int, source: str, size: int | None
     return images
 
 
-def _free_memory() -> int:
+def _available_memory() -> int:
+    """Bytes a process can get, with what the system would free for it where it says so."""
+    try:
+        found = re.search(r"MemAvailable:\s+(\d+) kB", MEMINFO.read_text(encoding="ascii"))
+    except OSError:
+        found = None
+    if found:
+        return int(found[1]) * 1024
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):

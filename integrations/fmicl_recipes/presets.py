@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fmicl_core.checks import check_choice
-from fmicl_recipes.settings import TrainSettings
+from fmicl_recipes.settings import TrainSettings, recipe
 
 #: Lu et al. (2023), setup table: encoder, N, d, lr, mu, 1/(2 sigma^2), alpha, epochs and k are the
 #: paper's. It does not state projector width, momentum, weight decay, warm-up or augmentation
@@ -57,5 +56,4 @@ def resolve(preset: str | None, overrides: dict[str, Any]) -> TrainSettings:
     if preset is None:
         data = overrides.get("data", TrainSettings.__dataclass_fields__["data"].default)
         preset = data if data in PRESETS else None
-    chosen = {} if preset is None else PRESETS[check_choice("preset", preset, PRESETS)]
-    return TrainSettings.from_dict({**chosen, **overrides})
+    return TrainSettings.from_dict({**recipe(preset, PRESETS), **overrides})

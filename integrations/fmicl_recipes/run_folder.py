@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import os
-import tempfile
-from collections.abc import Callable, Iterable
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
-from fmicl_core.checks import InvalidArgument, invalid
-from fmicl_recipes.settings import Settings, TrainSettings, difference
+from fmicl_core.checks import InvalidArgument, check_choice, invalid
+from fmicl_recipes.settings import Settings, TrainSettings, changes, difference
 
 
 class RunFolder:
@@ -32,7 +33,8 @@ class RunFolder:
         """Make the folder of a new run.
 
         Raises:
-            ValueError: the folder exists and is not empty; nothing is ever overwritten.
+            ValueError: the folder exists and is not empty, as nothing is ever overwritten; or it
+                cannot be made.
         """
         folder = cls(path, type(settings))
         if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
@@ -41,7 +43,7 @@ class RunFolder:
                 "a folder that does not exist yet, or --resume to continue the run in it",
                 str(path),
             )
-        folder.path.mkdir(parents=True, exist_ok=True)
+        make_folder(folder.path)
         folder.write_json("settings.json", settings.to_dict())
         return folder
 
@@ -54,11 +56,28 @@ class RunFolder:
         """
         folder = cls(path) if settings is None else cls(path, type(settings))
         stored = folder.settings()
-        changes = {} if settings is None else difference(stored, settings)
-        if changes:
-            listed = ", ".join(f"{k}: {a!r} in the run, {b!r} now" for k, (a, b) in changes.items())
-            raise invalid("resume", "the settings the run was started with", listed, what="changes")
+        if settings is not None:
+            _check_equal(difference(stored, settings))
         return folder
+
+    def continued(self, given: Mapping[str, Any]) -> Any:
+        """The settings to go on with: the run's, of which `given` repeats some.
+
+        Raises:
+            ValueError: there is no run in the folder; or an option that is given does not exist,
+                or differs from the run's and would change the result (which ones is said).
+        """
+        values = self.read_json("settings.json")
+        fields = self.kind.__dataclass_fields__
+        for name, value in given.items():
+            check_choice("option", name, fields)
+            if choices := fields[name].metadata["choices"]:
+                check_choice(name, value, choices)
+        if given.get("method") not in (None, values.get("method")):  # which has other options
+            _check_equal({"method": (values.get("method"), given["method"])})
+        stored = self.kind.from_dict(values)
+        _check_equal(changes(stored.to_dict(), stored.to_dict() | dict(given)))
+        return replace(stored, **given)
 
     def settings(self) -> Any:
         """The settings the run was started with.
@@ -124,32 +143,37 @@ class RunFolder:
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> Path:
     """Let `write` fill a temporary file beside `path`, then put it in the place of `path`."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    half = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(half, "xb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)  # temporary files are private, results are not
-        os.replace(name, path)
+        os.replace(half, path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        half.unlink(missing_ok=True)
         raise
     return path
 
 
-def run_folders(paths: Iterable[str | Path]) -> list[RunFolder]:
-    """The run folders at `paths`.
+def make_folder(path: str | Path, argument: str = "out") -> Path:
+    """Make a folder, with those above it, unless it exists.
 
     Raises:
-        ValueError: a path holds no finished run.
+        ValueError: there is a file of that name, or no permission.
     """
-    folders = [RunFolder(path) for path in paths]
-    for folder in folders:
-        folder.read_json("metrics.json")
-    return folders
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise invalid(argument, "a folder that can be made", str(path),
+                      why=f"{error.strerror}.") from error  # fmt: skip
+    return Path(path)
+
+
+def _check_equal(changed: dict[str, tuple[Any, Any]]) -> None:
+    if changed:
+        listed = ", ".join(f"{k}: {a!r} in the run, {b!r} now" for k, (a, b) in changed.items())
+        raise invalid("resume", "the settings the run was started with", listed, what="changes")
 
 
 def unreadable_checkpoint(path: str | Path) -> InvalidArgument:

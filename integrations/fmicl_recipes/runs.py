@@ -121,6 +121,7 @@ def train_run(
     folder = RunFolder.resume(out, settings) if resume else None
     data = data or _load_data(settings, progress)
     check_batch_size(settings.batch_size, len(data.train_images))
+    data.require_labels()  # of which the evaluation at the end is made
     trainer = trainer_class(settings, data)
     folder = folder or RunFolder.create(out, settings)
     before = baseline_scores(trainer) if baselines else {}
@@ -159,6 +160,7 @@ def finish(
     scores["collapsed"] = evaluation.collapsed(scores)
     settings = trainer.settings
     metrics = report.assemble_metrics(settings, trainer.history, scores, trainer.seconds, before)
+    metrics["evaluated_on"] = trainer.data.evaluated_on
     write_atomically(folder.path / "embeddings.npz", lambda file: np.savez(file, **features))
     folder.write_json("metrics.json", metrics)
     compare.draw(folder.plots, {settings.title: metrics}, {settings.title: features})

@@ -52,14 +52,33 @@ def _listed(by_method: Mapping[str, object]) -> str:
     return ", ".join(f"{value} for {method}" for method, value in by_method.items())
 
 
+def check_seed(value: Any) -> int:
+    """Return `value` when it is a whole number in [0, 2^32), which every framework takes."""
+    if check_at_least("seed", value, 0) >= 2**32:
+        raise invalid("seed", "a whole number in [0, 2^32)", value)
+    return int(value)
+
+
+def recipe(name: str | None, recipes: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """The options of one of `recipes`, none for None.
+
+    Raises:
+        ValueError: the name is unknown; the message lists the names.
+    """
+    return {} if name is None else recipes[check_choice("preset", name, recipes)]
+
+
 class Settings:
     """What every kind of settings can do; subclasses are frozen dataclasses of `option` fields."""
 
     def check_choices(self) -> None:
-        """Check every option that has a list of choices."""
+        """Check every option that has a list of choices, and that texts are texts."""
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
             if field.metadata["choices"]:
-                check_choice(field.name, getattr(self, field.name), field.metadata["choices"])
+                check_choice(field.name, value, field.metadata["choices"])
+            elif field.type == "str" and not isinstance(value, str):
+                raise invalid(field.name, "a string", value)
 
     def objective(self) -> FMICL:
         """The f-MICL settings of this run."""
@@ -221,8 +240,9 @@ class TrainSettings(Settings):
             "knn_k",
         ):
             check_at_least(name, getattr(self, name), 1)
-        for name in ("warmup_epochs", "seed", "knn_every"):
+        for name in ("warmup_epochs", "knn_every"):
             check_at_least(name, getattr(self, name), 0)
+        check_seed(self.seed)
         check_at_least("batch_size", self.batch_size, 2)
         for name in ("image_size", "limit"):
             if getattr(self, name) is not None:
@@ -256,9 +276,9 @@ class TrainSettings(Settings):
 
 def difference(a: Settings, b: Settings) -> dict[str, tuple[Any, Any]]:
     """Options that change the result and differ, with both values."""
-    left, right = a.to_dict(), b.to_dict()
-    return {
-        name: (left[name], right[name])
-        for name in left
-        if name not in NEUTRAL and left[name] != right[name]
-    }
+    return changes(a.to_dict(), b.to_dict())
+
+
+def changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Of two sets of plain values with equal names, what `difference` gives of settings."""
+    return {n: (a[n], b[n]) for n in a if n not in NEUTRAL and a[n] != b[n]}

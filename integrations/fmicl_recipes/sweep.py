@@ -9,7 +9,7 @@ from typing import Any
 
 from fmicl_core.checks import check_at_least, check_number, check_positive, invalid
 from fmicl_recipes import plots
-from fmicl_recipes.run_folder import RunFolder
+from fmicl_recipes.run_folder import RunFolder, make_folder
 from fmicl_recipes.settings import Settings
 
 Score = Callable[[float], float]
@@ -84,7 +84,6 @@ def sweep_alpha(
     if settings.loss != "fmicl":  # type: ignore[attr-defined]
         raise invalid("loss", "'fmicl', which has an alpha", settings.loss)  # type: ignore[attr-defined]
     target = RunFolder(out)
-    target.path.mkdir(parents=True, exist_ok=True)
 
     def score(alpha: float) -> float:
         one = dataclasses.replace(settings, alpha=alpha)  # type: ignore[type-var]
@@ -95,6 +94,7 @@ def sweep_alpha(
         return float(train(one, path, started)[measure])
 
     scores = doubling_search(score, start, factor, patience)
+    make_folder(out)
     best = max(scores, key=lambda alpha: scores[alpha])
     rows = [{"alpha": alpha, measure: value} for alpha, value in scores.items()]
     values = {"best": best, "measure": measure, "rows": rows, "settings": settings.to_dict()}

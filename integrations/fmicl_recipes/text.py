@@ -6,9 +6,9 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from fmicl_core.checks import check_at_least, check_choice, check_number, check_positive, invalid
+from fmicl_core.checks import check_at_least, check_number, check_positive, invalid
 from fmicl_core.objective import DEFAULTS
-from fmicl_recipes.settings import Settings, TrainSettings, option
+from fmicl_recipes.settings import Settings, TrainSettings, check_seed, option, recipe
 
 METHODS = ("simcse",)
 LOSSES = ("fmicl", "info-nce")
@@ -114,8 +114,8 @@ class TextSettings(Settings):
         self.check_choices()
         for name in ("max_length", "epochs", "save_steps"):
             check_at_least(name, getattr(self, name), 1)
-        for name in ("warmup_steps", "seed"):
-            check_at_least(name, getattr(self, name), 0)
+        check_at_least("warmup_steps", self.warmup_steps, 0)
+        check_seed(self.seed)
         check_at_least("batch_size", self.batch_size, 2)
         for name in ("limit", "sts_limit", "mini_batch_size"):
             if getattr(self, name) is not None:
@@ -148,5 +148,4 @@ def resolve_text(preset: str | None, overrides: dict[str, Any]) -> TextSettings:
     Raises:
         ValueError: a name is unknown (the message lists the names) or a value does not fit.
     """
-    chosen = {} if preset is None else TEXT_PRESETS[check_choice("preset", preset, TEXT_PRESETS)]
-    return TextSettings.from_dict({**chosen, **overrides})
+    return TextSettings.from_dict({**recipe(preset, TEXT_PRESETS), **overrides})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,9 @@ def _sentences(table: Table, settings: TextSettings) -> dict[str, list[str]]:
     names = single or paired
     if names is None:
         raise _no_columns(settings, f"a column {' or '.join(SENTENCES)}, or two such as sentence1")
-    every = [text for name in names for text in table[name] if text and text.strip()]
+    table = {name: [text for text in table[name] if text is not None] for name in names}
+    _check_values(table, "data", texts=names)
+    every = [text for name in names for text in table[name] if text.strip()]
     distinct = list(dict.fromkeys(every))
     return {"anchor": distinct, "positive": distinct}
 
@@ -75,11 +77,25 @@ def _given(table: Table, settings: TextSettings) -> dict[str, list[str]]:
     names = next((names for names in PAIRED if set(names) <= set(table)), None)
     if names is None:
         raise _no_columns(settings, "columns anchor, positive, or sentence1, sentence2, score")
-    if "score" in table:
-        table = _where(table, [score >= settings.min_score for score in table["score"]])
     hard = [name for name in table if name.startswith(NEGATIVE_PREFIXES)]
+    scores = ["score"] if "score" in table else []
+    _check_values(table, "data", texts=[*names, *hard], numbers=scores)
+    if scores:
+        table = _where(table, [score >= settings.min_score for score in table["score"]])
     columns = {"anchor": table[names[0]], "positive": table[names[1]]}
     return columns | {f"negative_{i}": table[name] for i, name in enumerate(hard, start=1)}
+
+
+def _check_values(
+    table: Table, argument: str, texts: Sequence[str], numbers: Sequence[str] = ()
+) -> None:
+    """Check that columns hold texts, others numbers, in every row."""
+    for names, kind, called in ((texts, str, "text"), (numbers, (int, float), "number")):
+        for name in names:
+            wrong = [value for value in table[name] if not isinstance(value, kind)]
+            if wrong:
+                raise invalid(argument, f"a {called} in every row of column {name!r}", wrong[0],
+                              what=name)  # fmt: skip
 
 
 def _no_columns(settings: TextSettings, expected: str) -> ValueError:
@@ -101,12 +117,14 @@ def sts_rows(settings: TextSettings) -> Table:
     if source is None and Path(settings.data).suffix in KINDS and Path(settings.data).is_file():
         table = read_table(settings.data)
         if set(STS_COLUMNS) <= set(table):
+            _check_values(table, "data", STS_COLUMNS[:-1], STS_COLUMNS[-1:])
             return table
     if source is None:
         return _sts_of_hub()
     table = read_table(source, "sts")
     if not set(STS_COLUMNS) <= set(table):
         raise invalid("sts", f"columns {', '.join(STS_COLUMNS)}", sorted(table), what="columns")
+    _check_values(table, "sts", STS_COLUMNS[:-1], STS_COLUMNS[-1:])
     return table
 
 
@@ -131,7 +149,10 @@ def read_table(source: str, argument: str = "data") -> Table:
     """
     path = Path(source).expanduser()
     if path.is_file() and path.suffix == ".txt":
-        return {"text": path.read_text(encoding="utf-8").splitlines()}
+        try:
+            return {"text": path.read_text(encoding="utf-8").splitlines()}
+        except UnicodeDecodeError as error:
+            raise invalid(argument, "a text file in UTF-8", source, why=f"{error}.") from error
     if path.is_file() and path.suffix in KINDS:
         more = {"sep": "\t"} if path.suffix == ".tsv" else {}
         part = _load(KINDS[path.suffix], argument, str(path), data_files=str(path), split="train",

@@ -52,6 +52,24 @@ def real_encoder(require, tmp_path_factory):
 
 
 @pytest.fixture
+def fmicl(monkeypatch, capsys):
+    """The command, run in this process: from its arguments to exit code, output, errors."""
+    from fmicl_cli import main as cli
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["fmicl", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as leaving:
+            code = leaving.code or 0
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    return run
+
+
+@pytest.fixture
 def run_suite():
     """Run the tests of a folder with one Keras backend, and fail where one of them does."""
 

@@ -1,46 +1,59 @@
 """The command line says what it does, and what was wrong."""
 
 import json
+import logging
+import os
 import subprocess
 import sys
+import types
 
 import pytest
 
 pytest.importorskip("typer", reason="the command line needs typer")
 pytest.importorskip("lightning", reason="the command line trains with Lightning")
 
+from fmicl_cli import console
+from fmicl_recipes import RunFolder, TrainSettings, runs
+from fmicl_recipes.text import TextSettings
+
 TINY = ["--data", "digits", "--limit", "256", "--batch-size", "64", "--epochs", "2",
         "--warmup-epochs", "0", "--width", "8", "--device", "cpu"]  # fmt: skip
 
 
-def fmicl(*arguments, cwd=None):
+def in_a_process(*arguments):
     command = [sys.executable, "-m", "fmicl_cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.long
 def test_train_resume_evaluate_and_compare(tmp_path):
-    for name, loss in (("a", ["--divergence", "js"]), ("b", ["--loss", "info-nce"])):
-        done = fmicl("train", "simclr", *TINY, *loss, "--out", tmp_path / name)
+    """A folder's name is shown as it is, though it looks like markup."""
+    a, b, c = tmp_path / "a[red]b", tmp_path / "b", tmp_path / "c"
+    for run, loss in ((a, ["--divergence", "js"]), (b, ["--loss", "info-nce"])):
+        done = in_a_process("train", "simclr", *TINY, *loss, "--out", run)
         assert done.returncode == 0, done.stderr
         assert "linear, 10" in done.stdout
-    assert "js-micl" in fmicl("evaluate", tmp_path / "a").stdout
-    again = fmicl("train", "simclr", "--out", tmp_path / "a", "--resume")
+        assert f"written to {run}: metrics.json" in done.stdout
+    assert json.loads((a / "metrics.json").read_text())["evaluated_on"] == "a held-out fifth"
+    assert "js-micl" in in_a_process("evaluate", a).stdout
+    again = in_a_process("train", "simclr", "--out", a, "--resume")
     assert again.returncode == 0, again.stderr
-    compared = fmicl("compare", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "c")
+    compared = in_a_process("compare", a, b, "--out", c)
     assert compared.returncode == 0, compared.stderr
-    names = {p.name for p in (tmp_path / "c").iterdir()}
+    names = {p.name for p in c.iterdir()}
     assert names == {"metrics.json", "comparison.md", "loss.png", "distances.png",
                      "embedding.png", "accuracy.png"}  # fmt: skip
-    assert set(json.loads((tmp_path / "c" / "metrics.json").read_text())) == {"js-micl", "info-nce"}
+    assert set(json.loads((c / "metrics.json").read_text())) == {"js-micl", "info-nce"}
 
 
 MISTAKES = [
     (["train", "simclr", "--divergence", "lk"], "`divergence`. Expected one of 'kl', 'js'"),
     (
         ["train", "byol"],
-        "`method`. Expected one of 'simclr', 'moco', 'moco-v3'. Received: method='byol'",
+        "`method`. Expected one of 'simclr', 'moco', 'moco-v3', 'simcse'. Received: method='byol'",
     ),
+    (["train", "byol", "--out", "x", "--resume"], "`method`. Expected one of 'simclr', 'moco'"),
+    (["sweep", "alpha", "simcls"], "`method`. Expected one of 'simclr', 'moco', 'moco-v3', 'simcs"),
     (["train", "simclr", "--framework", "mxnet"], "`framework`. Expected one of 'torch', 'jax'"),
     (["train", "moco", "--loss", "spectral"], "`loss`. Expected 'fmicl' or 'info-nce' for MoCo"),
     (["train", "simclr", "--keras-backend", "jax"], "`keras_backend`. Expected framework"),
@@ -52,17 +65,178 @@ MISTAKES = [
     ),
     (["train", "simclr", "--encoder", "vgg"], "`encoder`. Expected one of resnet18"),
     (["evaluate", "nowhere"], "`run`. Expected a run folder with settings.json"),
+    (["evaluate", "[/x]"], "Received: run='[/x]'"),
+    (["evaluate", "a[red]b"], "Received: run='a[red]b'"),
+    (["evaluate", ":smile:"], "Received: run=':smile:'"),
+    (["train", "--out", "x", "simcse", "--data", "no.txt"], "`data`. Expected a file that exists"),
+    (["train", "--resume", "--out", "x", "simcse"], "`run`. Expected a run folder with settings"),
+    (["train", "--out=x", "--alpha", "-1", "simcse"], "`alpha`. Expected a finite number > 0"),
+    (["train", "--out", "simcse", "simclr", "--width", "0"], "`width`. Expected a whole number"),
+    (["sweep", "alpha", "--out", "x", "simcse", "--data", "n.txt"], "`data`. Expected a file that"),
+    (["divergences", "--plot", "x.foo"], "`plot`. Expected a file name that ends in .png"),
+    (["train", "simclr", "--seed", str(2**32)], "`seed`. Expected a whole number in [0, 2^32)"),
     (["compare", "nowhere"], "`run`. Expected a run folder with metrics.json"),
 ]
 
 
 @pytest.mark.parametrize(("arguments", "message"), MISTAKES, ids=[" ".join(a) for a, _ in MISTAKES])
-def test_mistakes_end_in_one_line(tmp_path, arguments, message):
-    done = fmicl(*arguments, cwd=tmp_path)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+def test_mistakes_end_in_one_line(tmp_path, monkeypatch, fmicl, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = fmicl(*arguments)
+    assert code == 2
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mistake_ends_a_process_with_exit_code_2():
+    done = in_a_process("evaluate", "[/x]")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: Invalid value for argument `run`.")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_an_error_that_is_not_ours_keeps_its_traceback(monkeypatch, fmicl):
+    """As a ValueError of NumPy, which is no mistake of the user's."""
+
+    def broken(*arguments, **options):
+        raise ValueError("operands could not be broadcast together")
+
+    monkeypatch.setattr(runs, "train_run", broken)
+    with pytest.raises(ValueError, match="operands could not be broadcast together"):
+        fmicl("train", "simclr", *TINY)
+
+
+RESUMED = [
+    (["simclr"], ["moco"], "changes=\"method: 'simclr' in the run, 'moco' now\""),
+    (["simclr"], ["simcse"], "changes=\"method: 'simclr' in the run, 'simcse' now\""),
+    (["simcse"], ["simclr"], "changes=\"method: 'simcse' in the run, 'simclr' now\""),
+    (["simclr"], ["simclrr"], "`method`. Expected one of 'simclr', 'moco'"),
+    (["simclr"], ["moco", "--lr", "0.5"], "changes=\"method: 'simclr' in the run, 'moco' now\""),
+    (["simclr"], ["simclr", "--lr", "0.5"], "changes='lr: 0.1 in the run, 0.5 now'"),
+    (["simclr"], ["simclr", "--preset", "digits", "--lr", "0.1"], "epochs: 200 in the run, 60 now"),
+    (["simclr"], ["simclr", "--divergence", "lk"], "`divergence`. Expected one of 'kl'"),
+    (["simcse"], ["simcse", "--lr", "0.5"], "changes='lr: 3e-05 in the run, 0.5 now'"),
+]
+
+
+def untrained_run(path, method):
+    kind = TextSettings if method == "simcse" else TrainSettings
+    return RunFolder.create(path, kind(method=method))
+
+
+@pytest.mark.parametrize(("run", "given", "message"), RESUMED, ids=str)
+def test_a_run_does_not_go_on_as_another(tmp_path, fmicl, run, given, message):
+    folder = untrained_run(tmp_path / "run", *run)
+    code, _, err = fmicl("train", *given, "--out", folder.path, "--resume")
+    assert code == 2
+    assert message in err
+    assert [p.name for p in folder.path.iterdir()] == ["settings.json"]
+
+
+def test_a_run_goes_on_with_its_own_settings_wherever_asked_to(tmp_path, monkeypatch, fmicl):
+    folder = untrained_run(tmp_path / "run", "simclr")
+    taken = []
+
+    def train_run(trainer, settings, out, **options):
+        taken.append((settings.to_dict(), out, options["resume"]))
+        return {"baselines": {}, "title": "kl-micl"}
+
+    monkeypatch.setattr(runs, "train_run", train_run)
+    for given in ([], ["--device", "cpu"], ["--lr", "0.1", "--divergence", "kl"]):
+        code, _, err = fmicl("train", "simclr", *given, "--out", folder.path, "--resume")
+        assert code == 0, err
+    device = [values.pop("device") for values, *_ in taken]
+    assert device == ["auto", "cpu", "auto"]
+    expected = {k: v for k, v in folder.settings().to_dict().items() if k != "device"}
+    assert taken == [(expected, folder.path, True)] * 3
+
+
+def finished(path, **more):
+    folder = untrained_run(path, "simclr")
+    metrics = {"title": "kl-micl", "data": "digits", "baselines": {}, "loss_history": [1.0]}
+    folder.write_json("metrics.json", metrics | more)
+    return folder
+
+
+def test_what_cannot_be_compared_is_named(tmp_path, fmicl):
+    run, out = finished(tmp_path / "run"), tmp_path / "out"
+    (run.path / "embeddings.npz").write_bytes(b"half")
+    text = finished(tmp_path / "text", sts={})
+    other = finished(tmp_path / "other", data="cifar10")
+    several = RunFolder.create(tmp_path / "several", TrainSettings())
+    several.write_json("metrics.json", {"kl-micl": {"knn_accuracy": 0.5}})
+    for first, message in (
+        (several, "`run`. Expected a folder of one finished run"),
+        (text, "`runs`. Expected runs on images alone or on texts alone"),
+        (other, "`runs`. Expected runs on the same data"),
+        (run, "`run`. Expected a run folder with a whole embeddings.npz"),
+    ):
+        code, _, err = fmicl("compare", first.path, run.path, "--out", out)
+        assert (code, message in err) == (2, True), err
+
+
+@pytest.mark.parametrize("options", [["--device", "gpu"], ["--device", "auto", "--devices", "3"]])
+def test_a_device_that_is_missing_leaves_no_run_behind(tmp_path, monkeypatch, fmicl, options):
+    import torch
+
+    gpus = 0 if "gpu" in options else 1
+    message = "`devices`. Expected at most 1" if gpus else "`device`. Expected cpu or auto"
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    out = tmp_path / "run"
+    code, _, err = fmicl("train", "simclr", *TINY, "--batch-size", 63, *options, "--out", out)
+    assert code == 2
+    assert message in err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("error", [ValueError, RuntimeError])
+def test_a_model_that_a_library_does_not_have_is_named(tmp_path, monkeypatch, fmicl, error):
+    """As torchvision says it, and as timm."""
+
+    def create_model(name, **options):
+        raise error(f"Unknown model {name}")
+
+    monkeypatch.setitem(sys.modules, "timm", types.SimpleNamespace(create_model=create_model))
+    out = tmp_path / "run"
+    code, _, err = fmicl("train", "simclr", *TINY, "--encoder", "timm:resnet51", "--out", out)
+    assert code == 2
+    assert "`encoder`. Expected a model that timm has. It said: Unknown model resnet51" in err
+    assert not out.exists()
+
+
+def test_tables_and_errors_show_brackets_as_they_are(capsys):
+    console.print_table(["[a]", "b"], [["[/x]", "[red]1"]], "t[red]u")
+    console.complain("error", "[/x] and [bold]")
+    shown = capsys.readouterr()
+    for text in ("[a]", "[/x]", "[red]1", "t[red]u"):
+        assert text in shown.out
+    assert shown.err == "error: [/x] and [bold]\n"
+
+
+def test_being_quiet_ends(monkeypatch):
+    """Levels and environment are as before, also after an error."""
+    logger = logging.getLogger("fmicl-test-library")
+    monkeypatch.delenv("FMICL_TEST_VERBOSITY", raising=False)
+    logger.setLevel(logging.INFO)
+
+    def noisy():
+        with console.quiet({"fmicl-test-library": "FMICL_TEST_VERBOSITY"}):
+            assert logger.level == logging.ERROR
+            assert os.environ["FMICL_TEST_VERBOSITY"] == "error"
+            logger.setLevel(logging.DEBUG)  # as a library does when it is imported
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        noisy()
+    assert logger.level == logging.INFO
+    assert "FMICL_TEST_VERBOSITY" not in os.environ
+    monkeypatch.setenv("FMICL_TEST_VERBOSITY", "info")  # a wish of the user's
+    with console.quiet({"fmicl-test-library": "FMICL_TEST_VERBOSITY"}):
+        assert logger.level == logging.INFO
+        assert os.environ["FMICL_TEST_VERBOSITY"] == "info"
 
 
 def test_help_names_every_option_and_does_not_import_a_framework():
@@ -79,20 +253,20 @@ def test_help_names_every_option_and_does_not_import_a_framework():
         assert word in shown.stdout
 
 
-def test_divergences_are_listed(tmp_path):
-    done = fmicl("divergences", "--plot", tmp_path / "d.png")
-    assert done.returncode == 0, done.stderr
-    assert "neyman" in done.stdout
+def test_divergences_are_listed(tmp_path, fmicl):
+    code, out, err = fmicl("divergences", "--plot", tmp_path / "d.png")
+    assert code == 0, err
+    assert "neyman" in out
     assert (tmp_path / "d.png").stat().st_size > 0
 
 
-def test_presets_are_listed():
-    assert "paper-cifar10" in fmicl("train", "simclr", "--list-presets").stdout
+def test_presets_are_listed(fmicl):
+    assert "paper-cifar10" in fmicl("train", "simclr", "--list-presets")[1]
 
 
-def test_the_demo_replaces_only_a_demo(tmp_path):
+def test_the_demo_replaces_only_a_demo(tmp_path, fmicl):
     (tmp_path / "mine.txt").write_text("keep")
-    done = fmicl("demo", "--out", tmp_path)
-    assert done.returncode == 2
-    assert "`out`. Expected a folder that does not exist, is empty, or holds a demo" in done.stderr
+    code, _, err = fmicl("demo", "--out", tmp_path)
+    assert code == 2
+    assert "`out`. Expected a folder that does not exist, is empty, or holds a demo" in err
     assert (tmp_path / "mine.txt").read_text() == "keep"

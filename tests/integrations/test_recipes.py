@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,14 @@ pytest.importorskip("sklearn", reason="the recipes need scikit-learn")
 datasets = pytest.importorskip("datasets", reason="the recipes need Hugging Face datasets")
 from PIL import Image  # noqa: E402
 
+import fmicl_recipes.data  # noqa: E402
 from fmicl_core import DIVERGENCES, Cosine, Gaussian, Tsallis  # noqa: E402
+from fmicl_core.checks import InvalidArgument  # noqa: E402
 from fmicl_recipes import PRESETS, RunFolder, TrainSettings, evaluation, plots, resolve  # noqa: E402
 from fmicl_recipes.data import load_images  # noqa: E402
 from fmicl_recipes.report import assemble_metrics, markdown  # noqa: E402
-from fmicl_recipes.run_folder import write_atomically  # noqa: E402
-from fmicl_recipes.runs import warn_of_collapse  # noqa: E402
+from fmicl_recipes.run_folder import make_folder, write_atomically  # noqa: E402
+from fmicl_recipes.runs import train_run, warn_of_collapse  # noqa: E402
 from fmicl_recipes.settings import ALPHAS, difference  # noqa: E402
 
 CIFAR = Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10"
@@ -134,18 +137,133 @@ def test_an_image_folder_with_splits_is_taken_as_it_is(tmp_path):
     assert data.train_images.shape == data.test_images.shape == (4, 6, 6, 3)
 
 
-def test_parquet_with_bytes_is_read(tmp_path):
+def rows_of(labels, brightness=None):
+    """Rows of 3 x 3 images, all of one brightness or each of its own."""
+
     def encoded(value):
         file = io.BytesIO()
         Image.new("L", (3, 3), value).save(file, "PNG")
         return {"bytes": file.getvalue(), "path": None}
 
-    rows = {"image": [encoded(v) for v in range(10)], "label": [0, 1] * 5}
-    datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "rows.parquet")
+    values = range(len(labels)) if brightness is None else [brightness] * len(labels)
+    rows = {"image": [encoded(v) for v in values], "label": labels}
+    return datasets.Dataset.from_dict(rows)
+
+
+def test_parquet_with_bytes_is_read(tmp_path):
+    rows_of([0, 1] * 5).to_parquet(tmp_path / "rows.parquet")
     for source in (tmp_path, tmp_path / "rows.parquet"):
         data = load_images(str(source), progress=False, limit=4)
         assert data.train_images.shape == (4, 3, 3, 1)
         assert data.test_images.shape == (2, 3, 3, 1)
+
+
+#: Brightness by split, which tells where an image came from.
+TRAIN, VALIDATION, TEST = 10, 20, 30
+SPLIT_FILES = [
+    ("train.parquet", "validation.parquet", "test.parquet"),
+    ("train-00000-of-00001.parquet", "val-00000-of-00001.parquet", "test-00000-of-00001.parquet"),
+    ("data/train/0000.parquet", "data/valid/0000.parquet", "data/test/0000.parquet"),
+]
+NONE = [-1] * 4
+
+
+def save_splits(folder, names, *labels):
+    for name, of_split, brightness in zip(names, labels, (TRAIN, VALIDATION, TEST), strict=True):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        rows_of(of_split, brightness).to_parquet(folder / name)
+
+
+@pytest.mark.parametrize("names", SPLIT_FILES, ids=lambda names: names[1])
+def test_validation_comes_before_test_and_splits_are_never_merged(tmp_path, names):
+    save_splits(tmp_path, names, [0, 1] * 5, [0, 1, 0, 1], [1, 0])
+    key = names[1].removeprefix("data/").split("/")[0].split(".")[0].split("-")[0]
+    with pytest.warns(UserWarning, match=f"the splits {key}, test beside.* evaluated on '{key}'"):
+        data = load_images(str(tmp_path), progress=False)
+    assert len(data.train_images) == 10
+    assert (set(data.train_images.flat), set(data.test_images.flat)) == ({TRAIN}, {VALIDATION})
+    assert data.test_labels.tolist() == [0, 1, 0, 1]
+    assert data.evaluated_on == key
+
+
+@pytest.mark.parametrize(
+    ("validation", "test", "taken"),
+    [(NONE, [1, 0, 0, 1], "test"), ([0, 1], NONE, "validation"), (NONE, NONE, None),
+     ([7] * 4, [7] * 4, None), ([None] * 4, [0, 1], "test")],
+    ids=["validation unlabelled", "test unlabelled", "both", "classes unknown to training", "null"],
+)  # fmt: skip
+@pytest.mark.parametrize("hub", [False, True], ids=["folder", "hub"])
+def test_a_split_without_labels_is_not_taken(tmp_path, monkeypatch, hub, validation, test, taken):
+    labels = [0, 1] * 5
+    if hub:
+        rows = {"train": rows_of(labels, TRAIN), "test": rows_of(test, TEST),
+                "validation": rows_of(validation, VALIDATION)}  # fmt: skip
+        monkeypatch.setattr(datasets, "load_dataset", lambda name: datasets.DatasetDict(rows))
+    else:
+        save_splits(tmp_path, SPLIT_FILES[0], labels, validation, test)
+    said = rf"No labels that training knows.* evaluated on {repr(taken) if taken else 'a held-out'}"
+    with pytest.warns(UserWarning, match=said):
+        data = load_images("some/where" if hub else str(tmp_path), progress=False)
+    where = {"validation": VALIDATION, "test": TEST, None: TRAIN}[taken]
+    assert set(data.test_images.flat) == {where}
+    assert set(data.test_labels) == {0, 1}
+    assert data.evaluated_on == (taken or "a held-out fifth")
+    assert len(data.train_images) + (len(data.test_images) if taken is None else 0) == 10
+
+
+def test_the_usual_two_splits_are_taken_without_a_word(tmp_path, recwarn):
+    save_splits(tmp_path, ("train.parquet", "valid.parquet", "train2.parquet"), [0, 1], [1, 0], [1])
+    data = load_images(str(tmp_path), progress=False)
+    assert set(data.train_images.flat) == {TRAIN, TEST}
+    assert data.evaluated_on == "valid"
+    assert not [w for w in recwarn if "evaluated" in str(w.message)]
+
+
+@pytest.mark.parametrize("labels", [NONE * 3, [None] * 12], ids=["-1", "null"])
+def test_images_without_labels_are_refused_before_a_run_begins(tmp_path, labels):
+    rows_of(labels).to_parquet(tmp_path / "rows.parquet")
+    settings = TrainSettings(data=str(tmp_path / "rows.parquet"), batch_size=4)
+    assert load_images(settings.data, progress=False).train_labels is None
+    with pytest.raises(InvalidArgument, match="Expected labelled images"):
+        train_run(None, settings, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [(["cat", "dog"] * 3, "`data`. Expected whole numbers as labels.*'label' holds string"),
+     ([0.5, 1.0] * 3, "`data`. Expected whole numbers as labels.*'label' holds float64"),
+     ([0, None] * 3, "`data`. Expected a label for every image.*3 of 'train' have none"),
+     ([0], "`data`. Expected at least two images")],
+    ids=["texts", "fractions", "some", "one image"],
+)  # fmt: skip
+def test_labels_that_are_none_are_named(tmp_path, labels, message):
+    rows_of(labels).to_parquet(tmp_path / "rows.parquet")
+    with pytest.raises(InvalidArgument, match=message):
+        load_images(str(tmp_path / "rows.parquet"), progress=False)
+
+
+def test_few_images_of_many_classes_are_split_without_strata(tmp_path):
+    rows_of([0, 1, 2, 3, 4] * 2).to_parquet(tmp_path / "rows.parquet")
+    data = load_images(str(tmp_path / "rows.parquet"), progress=False)
+    assert len(data.test_images) == 2
+
+
+def test_memory_that_the_system_can_free_counts_as_free(tmp_path, monkeypatch):
+    """Of Linux's MemFree and MemAvailable the latter holds what caches can give back."""
+    save_images(tmp_path / "images", [f"{c}/{i}.png" for c in "ab" for i in "12"])
+    meminfo = tmp_path / "meminfo"
+    monkeypatch.setattr(fmicl_recipes.data, "MEMINFO", meminfo, raising=False)
+
+    def load(free, available):
+        meminfo.write_text(f"MemTotal: 9000 kB\nMemFree: {free} kB\nMemAvailable: {available} kB\n")
+        return load_images(str(tmp_path / "images"), progress=False)
+
+    assert len(load(free=0, available=1000).train_images) == 3
+    with pytest.raises(InvalidArgument, match=r"fit in memory \(0.0 GiB available\)"):
+        load(free=1000, available=0)
+    meminfo.unlink()  # as on other systems
+    assert len(load_images(str(tmp_path / "images"), progress=False).train_images) == 3
 
 
 def test_real_photographs_are_read():
@@ -248,6 +366,71 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
         write_atomically(path, fail)
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_run_goes_on_with_its_own_settings(tmp_path):
+    """Only what is given is compared, and where the run goes on may change."""
+    stored = TrainSettings(epochs=5, lr=0.3, loss="spectral")
+    folder = RunFolder.create(tmp_path / "run", stored)
+    assert folder.continued({}) == folder.continued({"method": "simclr", "lr": 0.3}) == stored
+    assert folder.continued({"device": "cpu"}) == dataclasses.replace(stored, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"method": "moco"}, r"Received: changes=.method: 'simclr' in the run, 'moco' now.$"),
+        ({"method": "moko"}, r"`method`. Expected one of 'simclr', 'moco', 'moco-v3'. Received"),
+        ({"lr": 0.1}, r"Received: changes='lr: 0.3 in the run, 0.1 now'$"),
+        ({"loss": "nce"}, r"`loss`. Expected one of 'fmicl'"),
+        ({"epoch": 5}, r"`option`. Expected one of 'method'"),
+        ({"device": "tpu"}, r"`device`. Expected one of 'auto', 'cpu', 'gpu'"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_run_does_not_go_on_as_another(tmp_path, given, message):
+    folder = RunFolder.create(tmp_path / "run", TrainSettings(epochs=5, lr=0.3, loss="spectral"))
+    with pytest.raises(InvalidArgument, match=message):
+        folder.continued(given)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"data": 5}, "`data`. Expected a string. Received: data=5"),
+        ({"encoder": None}, "`encoder`. Expected a string. Received: encoder=None"),
+        ({"epochs": "5"}, "`epochs`. Expected a whole number >= 1. Received: epochs='5'"),
+        ({"epoch": 5}, "`option`. Expected one of 'method'"),
+    ],
+    ids=str,
+)
+def test_settings_edited_into_nonsense_are_named(tmp_path, values, message):
+    folder = RunFolder.create(tmp_path / "run", TrainSettings())
+    folder.write_json("settings.json", {**folder.read_json("settings.json"), **values})
+    with pytest.raises(InvalidArgument, match=message):
+        folder.settings()
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    for path in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(InvalidArgument, match=r"`out`. Expected a folder that can be made"):
+            make_folder(path)
+    assert make_folder(tmp_path / "a" / "b") == make_folder(tmp_path / "a" / "b")
+
+
+def test_results_get_the_permissions_of_the_process_without_a_change_of_its_umask(
+    tmp_path, monkeypatch
+):
+    """A change would hold for other threads, too, which write files meanwhile."""
+    before = os.umask(0o027)
+    try:
+        monkeypatch.setattr(os, "umask", None)
+        write_atomically(tmp_path / "file", lambda file: file.write(b"x"))
+    finally:
+        monkeypatch.undo()
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
 
 
 def test_history_comes_back(tmp_path):

@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,6 @@ from safetensors.torch import load_file  # noqa: E402
 from scipy.stats import spearmanr  # noqa: E402
 from sentence_transformers import SentenceTransformer  # noqa: E402
 
-from fmicl_cli import main as cli  # noqa: E402
 from fmicl_core.checks import InvalidArgument  # noqa: E402
 from fmicl_recipes import RunFolder  # noqa: E402
 from fmicl_recipes.data import load_images, validation_split  # noqa: E402
@@ -227,11 +225,25 @@ def test_sources_give_the_columns_losses_take(tmp_path):
     assert made["anchor"] == ["x", "z"]
 
 
+#: Options, and a file with a value that is none.
+BAD_VALUES = {
+    "numbers": ({}, "text\n1\n2\n"),
+    "scores": ({"pairs": "given"}, "sentence1,sentence2,score\na,b,high\nc,d,low\n"),
+    "null": ({"pairs": "given"}, "anchor,positive\na,b\n,d\n"),
+}
+
+
 def bad_source(name, tmp_path):
     if name == "columns":
         return TextSettings(data=write(tmp_path / "a.csv", "x,y\n1,2\n"))
     if name == "few":
         return TextSettings(data=write(tmp_path / "a.txt", "one\n"))
+    if name in BAD_VALUES:
+        options, text = BAD_VALUES[name]
+        return TextSettings(data=write(tmp_path / "a.csv", text), batch_size=2, **options)
+    if name == "bytes":
+        (tmp_path / "a.txt").write_bytes(b"\xff\xfe")
+        return TextSettings(data=str(tmp_path / "a.txt"))
     if name == "broken":
         (tmp_path / "a.parquet").write_bytes(b"not parquet")
         return TextSettings(data=str(tmp_path / "a.parquet"))
@@ -244,12 +256,23 @@ def bad_source(name, tmp_path):
         ("missing", r"`data`. Expected a file that exists \(.txt, .parquet.*or one of wiki1m, nli"),
         ("columns", r"`data`. Expected a column text or sentence, or two such as sentence1, with"),
         ("few", r"`batch_size`. Expected at most the 1 training rows"),
+        ("bytes", r"`data`. Expected a text file in UTF-8"),
+        ("numbers", r"`data`. Expected a text in every row of column 'text'. Received: text=1"),
+        ("scores", r"`data`. Expected a number in every row of column 'score'.*score='high'"),
+        ("null", r"`data`. Expected a text in every row of column 'anchor'.*anchor=None"),
         ("broken", r"`data`. Expected a file that Hugging Face datasets can read"),
     ],
 )
 def test_bad_sources_are_named(tmp_path, name, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InvalidArgument, match=message):
         training_columns(bad_source(name, tmp_path))
+
+
+def test_sts_rows_that_are_none_are_named(tmp_path):
+    rows = write(tmp_path / "a.csv", "task,split,sentence1,sentence2,score\nstsb,dev,a,b,\n")
+    for settings in (TextSettings(data=rows), TextSettings(sts=rows)):
+        with pytest.raises(InvalidArgument, match="Expected a number in every row of column 'sco"):
+            sts_rows(settings)
 
 
 @pytest.fixture
@@ -277,23 +300,12 @@ def test_every_preset_makes_settings(name):
 # Command line
 
 
-def fmicl(monkeypatch, capsys, *arguments):
-    monkeypatch.setattr(sys, "argv", ["fmicl", *map(str, arguments)])
-    code = 0
-    try:
-        cli.main()
-    except SystemExit as leaving:
-        code = leaving.code or 0
-    out = capsys.readouterr()
-    return code, out.out, out.err
-
-
-def test_train_resume_evaluate_and_compare(tmp_path, sts, tiny_encoder, monkeypatch, capsys):
+def test_train_resume_evaluate_and_compare(tmp_path, sts, tiny_encoder, monkeypatch, fmicl):
     monkeypatch.setenv("COLUMNS", "160")
     base = ["train", "simcse", "--model", tiny_encoder, "--data", sts, "--batch-size", 4, "--limit",
             16, "--device", "cpu"]  # fmt: skip
     for name, loss in (("a", ["--divergence", "js"]), ("b", ["--loss", "info-nce"])):
-        code, out, err = fmicl(monkeypatch, capsys, *base, *loss, "--out", tmp_path / name)
+        code, out, err = fmicl(*base, *loss, "--out", tmp_path / name)
         assert code == 0, err
         assert "STS-B" in out
     a, b, c = (tmp_path / name for name in "abc")
@@ -302,7 +314,7 @@ def test_train_resume_evaluate_and_compare(tmp_path, sts, tiny_encoder, monkeypa
         ["evaluate", a],
         ["compare", a, b, "--out", c],
     ):
-        code, out, err = fmicl(monkeypatch, capsys, *command)
+        code, out, err = fmicl(*command)
         assert code == 0, err
         assert "js-micl" in out
     assert {p.name for p in (tmp_path / "c").iterdir()} == {
@@ -321,12 +333,12 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("arguments", "message"), MISTAKES, ids=[" ".join(a) for a, _ in MISTAKES])
-def test_mistakes_end_in_one_line(tmp_path, sts, monkeypatch, capsys, request, arguments, message):
+def test_mistakes_end_in_one_line(tmp_path, sts, monkeypatch, fmicl, request, arguments, message):
     if "some-model" in arguments:
         request.getfixturevalue("offline")
     monkeypatch.chdir(tmp_path)
     base = ["--data", sts, "--out", tmp_path / "run", "--device", "cpu", "--batch-size", 4]
-    code, _, err = fmicl(monkeypatch, capsys, "train", "simcse", *base, *arguments)
+    code, _, err = fmicl("train", "simcse", *base, *arguments)
     assert code == 2
     # Whoever reads the texts first sees a progress bar, too.
     lines = [line for line in err.strip().splitlines() if "examples/s" not in line]
@@ -335,16 +347,16 @@ def test_mistakes_end_in_one_line(tmp_path, sts, monkeypatch, capsys, request, a
     assert not (tmp_path / "run").exists()
 
 
-def test_help_of_texts_is_their_own(monkeypatch, capsys):
+def test_help_of_texts_is_their_own(monkeypatch, fmicl):
     monkeypatch.setenv("COLUMNS", "160")
     for command in (["train", "simcse"], ["sweep", "alpha", "simcse"]):
-        code, out, _ = fmicl(monkeypatch, capsys, *command, "--help")
+        code, out, _ = fmicl(*command, "--help")
         assert code == 0
         assert f"fmicl {' '.join(command)}" in out
         for word in ("--model", "--sts", "--mini-batch-size", "squared_hellinger"):
             assert word in out
         assert "--image-size" not in out
-    code, out, _ = fmicl(monkeypatch, capsys, "sweep", "alpha", "--help")
+    code, out, _ = fmicl("sweep", "alpha", "--help")
     assert "--image-size" in out
     assert "--factor" in out
 
@@ -400,9 +412,9 @@ def test_a_search_does_not_repeat_finished_runs(tmp_path, tiny):
         sweep_alpha(tiny(lr=0.5), train, "score", tmp_path / "out", **search)
 
 
-def test_the_command_searches_on_texts(tmp_path, sts, tiny_encoder, monkeypatch, capsys):
+def test_the_command_searches_on_texts(tmp_path, sts, tiny_encoder, fmicl):
     code, out, err = fmicl(
-        monkeypatch, capsys, "sweep", "alpha", "simcse", "--model", tiny_encoder, "--data", sts,
+        "sweep", "alpha", "simcse", "--model", tiny_encoder, "--data", sts,
         "--batch-size", 4, "--limit", 8, "--device", "cpu", "--patience", 1, "--factor", 64,
         "--out", tmp_path / "out",
     )  # fmt: skip
@@ -426,10 +438,10 @@ def test_images_are_searched_without_their_test_images():
 
 
 @pytest.mark.slow
-def test_the_command_searches_on_images(tmp_path, monkeypatch, capsys):
+def test_the_command_searches_on_images(tmp_path, fmicl):
     pytest.importorskip("lightning", reason="images are trained by Lightning")
     code, out, err = fmicl(
-        monkeypatch, capsys, "sweep", "alpha", "simclr", "--data", "digits", "--limit", 256,
+        "sweep", "alpha", "simclr", "--data", "digits", "--limit", 256,
         "--epochs", 2, "--warmup-epochs", 0, "--batch-size", 64, "--device", "cpu", "--patience", 1,
         "--factor", 16, "--out", tmp_path / "out",
     )  # fmt: skip
