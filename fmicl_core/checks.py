@@ -141,10 +141,10 @@ def check_features(
     _check_negatives_exist(shapes, least)
 
 
-#: What an array of two views needs beside its shape; also for checks inside a graph.
-TWO_SAMPLES = (
-    "Invalid value for argument `y_pred`. Expected at least two samples, batch >= 2. A single"
-    " sample has no negative: drop a last batch of one, or choose another batch_size."
+#: The warning where a single sample is no error: training goes on.
+NO_NEGATIVE = (
+    "A batch of a single sample has no negative. Its loss is 0 and nothing is learned of it: drop a"
+    " last batch of one, or choose another batch_size."
 )
 
 
@@ -152,7 +152,7 @@ def check_views(shape: Shape) -> None:
     """Check the shape of predictions that hold the two views of every sample, (batch, 2, dim).
 
     Raises:
-        ValueError: another shape, or a batch of fewer than two samples.
+        ValueError: another shape.
     """
     shape = tuple(shape)
     if len(shape) != 3 or not _equal(shape[1:2], (2,)):
@@ -161,8 +161,6 @@ def check_views(shape: Shape) -> None:
         )
     if shape[2] == 0:
         raise invalid("y_pred", "at least one feature, dim >= 1", shape, what="y_pred.shape")
-    if shape[0] is not None and shape[0] < 2:
-        raise InvalidArgument(f"{TWO_SAMPLES} Received: y_pred.shape={shape!r}")
 
 
 def _check_array(name: str, shape: tuple[int | None, ...], dtype: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache, partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -27,8 +28,20 @@ DTYPES = {"32": jnp.float32, "bf16": jnp.bfloat16}
 
 
 def build_loss(settings: TrainSettings) -> Loss:
-    """The loss the settings name, of `fmicl_jax`."""
-    return loss_of(settings, fmicl_jax)
+    """The loss the settings name, of `fmicl_jax`.
+
+    Equal losses are the same object, so that equal runs share one compiled step.
+    """
+    loss = loss_of(settings, fmicl_jax)
+    if not isinstance(loss, partial):
+        return loss
+    return _only(loss.func, **loss.keywords)
+
+
+@lru_cache(maxsize=16)
+def _only(function: Loss, **options: Any) -> Loss:
+    """`partial(function, **options)`, of which each is equal to itself alone; here there is one."""
+    return partial(function, **options)
 
 
 def build_method(settings: TrainSettings, image_shape: tuple[int, int, int]) -> Method:

@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from fmicl_core.checks import invalid
 from fmicl_flax.method import Contrast, Method
+from fmicl_recipes.data import Images
 from fmicl_recipes.settings import TrainSettings
 
 
@@ -41,11 +42,15 @@ def everywhere(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def place(mesh: Mesh, batch: np.ndarray, plan: dict[str, Any]) -> tuple[jax.Array, dict[str, Any]]:
-    """Batch and plan of a step on the devices: of what has a row for every sample, each a share."""
+def place(mesh: Mesh, images: Images, plan: dict[str, Any]) -> tuple[jax.Array, dict[str, Any]]:
+    """Images and plan of a step on the devices: of what has a row for every sample, each a share.
+
+    The whole set stays with the host, which has the next batch on its way while a step runs: on the
+    devices it would take the memory of the set on each, since every batch is drawn from all of it.
+    """
     shares = NamedSharding(mesh, PartitionSpec("batch"))
-    where = jax.tree.map(lambda x: shares if np.ndim(x) else everywhere(mesh), (batch, plan))
-    return jax.device_put((batch, plan), where)
+    where = jax.tree.map(lambda x: shares if np.ndim(x) else everywhere(mesh), (images, plan))
+    return jax.device_put((images, plan), where)
 
 
 @partial(jax.jit, static_argnames=("graph", "mesh"), donate_argnames=("state",))
@@ -54,7 +59,6 @@ def train_step(
     mesh: Mesh,
     state: nnx.State,
     images: jax.Array,
-    batch: jax.Array,
     plan: dict[str, Any],
     key: jax.Array,
 ) -> tuple[nnx.State, Contrast]:
@@ -64,8 +68,7 @@ def train_step(
         graph: of (method, optimiser).
         mesh: the devices.
         state: of (method, optimiser); its memory is reused.
-        images: all training images, uint8 (M, H, W, C).
-        batch: (N,) which of them.
+        images: of the batch, uint8 (N, H, W, C).
         plan: what `Method.plan` gave for this step.
         key: of the run; the step's own is drawn from it by the number of the step, so that a run
             that stopped goes on exactly as if it had not.
@@ -74,7 +77,7 @@ def train_step(
         The new state, and loss and features of `Method.contrast`.
     """
     method, optimizer = nnx.merge(graph, state)
-    views = method.views(images[batch], jax.random.fold_in(key, optimizer.step[...]))
+    views = method.views(images, jax.random.fold_in(key, optimizer.step[...]))
 
     def loss_of(method: Method) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         loss, x, y = method.contrast(*views, **plan)

@@ -77,23 +77,20 @@ class MethodTrainer(Trainer):
         if resume and folder.checkpoint.exists():
             self.load(folder)
         done = len(self.history)
-        images = jax.device_put(self.data.train_images, everywhere(self.mesh))
         board = Board(folder.path / "tensorboard")
         bar = Progress(self.settings.title, self.settings.epochs, self.steps,
                        done * self.per_epoch, shown=progress)  # fmt: skip
         with closing(board.writer), closing(bar.bar):
             for epoch in range(done + 1, self.settings.epochs + 1):
-                row = self._epoch(epoch, images, board, bar)
+                row = self._epoch(epoch, board, bar)
                 self.history.append(row)
                 self._save(folder, step=epoch * self.per_epoch)
                 warn_of_collapse(self.history)
 
-    def _epoch(
-        self, epoch: int, images: jax.Array, board: Board, bar: Progress
-    ) -> dict[str, float]:
+    def _epoch(self, epoch: int, board: Board, bar: Progress) -> dict[str, float]:
         """Train for one epoch (from 1); its row of the history."""
         step, losses, start = (epoch - 1) * self.per_epoch, [], time.perf_counter()
-        for last in _one_behind(self._steps(epoch, images)):
+        for last in _one_behind(self._steps(epoch)):
             loss = float(last[0])
             if not np.isfinite(loss):
                 raise NonFiniteLossError.at(loss, step, epoch)
@@ -114,15 +111,15 @@ class MethodTrainer(Trainer):
         board.write({"loss_epoch": row["loss"], **logged}, step)
         return row
 
-    def _steps(self, epoch: int, images: jax.Array) -> Iterator[Contrast]:
+    def _steps(self, epoch: int) -> Iterator[Contrast]:
         """Start the steps of an epoch (from 1), one at a time."""
         settings, first = self.settings, (epoch - 1) * self.per_epoch
+        images = self.data.train_images
         order = epoch_batches(len(images), settings.batch_size, settings.seed, epoch - 1)
-        for step, batch in enumerate(order.astype(np.int32), start=first):
+        for step, batch in enumerate(order, start=first):
             plan = self.plan(step, self.steps, settings.batch_size)
-            self.state, contrast = train_step(
-                self.graph, self.mesh, self.state, images, *place(self.mesh, batch, plan), self.key
-            )
+            placed = place(self.mesh, images[batch], plan)
+            self.state, contrast = train_step(self.graph, self.mesh, self.state, *placed, self.key)
             yield contrast
 
     def _save(self, folder: RunFolder, step: int) -> None:

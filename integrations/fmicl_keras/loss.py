@@ -7,11 +7,12 @@ from typing import Any, Self
 import keras
 
 from fmicl_core import FMICL, Divergence, Similarity
-from fmicl_core.checks import check_bool, check_choice, check_positive
+from fmicl_core.checks import check_bool, check_choice, check_positive, check_views
 from fmicl_core.objective import DEFAULTS, IMPLEMENTATIONS
 from fmicl_core.related import RELATED_DEFAULTS, info_nce_anchors
 from fmicl_keras.anchors import fmicl_by_anchor, info_nce_by_anchor
-from fmicl_keras.native import Tensor, count, float32_at_least, library, per_sample, split_views
+from fmicl_keras.native import Tensor, count, float32_at_least, library, per_sample
+from fmicl_keras.pairs import or_zero, unmasked
 from fmicl_keras.replicas import add_up, gather, own_share, replica_count
 from fmicl_keras.specs import SPECS, spec_from_config, spec_to_config
 
@@ -44,14 +45,20 @@ class TwoViewLoss(keras.losses.Loss):
             y_true: not used; None, or targets of any type and structure.
             y_pred: (batch, 2, dim) features of the two views of every sample.
             sample_weight: (batch,) factors of the samples' losses, or None.
+
+        Raises:
+            ValueError: y_pred has another shape, or a Keras mask of samples or views.
+
+        Warns:
+            UserWarning: the batch is a single sample, which has no negative; its loss is 0.
         """
         with keras.name_scope(self.name):
-            y_pred = keras.ops.convert_to_tensor(y_pred, dtype=self.dtype)
+            y_pred = keras.ops.convert_to_tensor(unmasked(y_pred), dtype=self.dtype)
             if sample_weight is not None or self.reduction in (None, "none"):
                 values = self.call(y_true, y_pred)
                 return self._reduced(values, per_sample(sample_weight, values))
             # Only the mean counts, which is the loss of the batch: no need to know single samples.
-            loss = self.of_batch(*split_views(gather(y_pred)))
+            loss = or_zero(self.of_batch, gather(y_pred))
             if self.reduction == "sum":
                 return loss * count(y_pred, loss.dtype)
             return loss / replica_count()
@@ -73,7 +80,7 @@ class TwoViewLoss(keras.losses.Loss):
 
     def call(self, y_true: Any, y_pred: Tensor) -> Tensor:
         """The loss of every sample, (batch,), whose mean is the loss of the batch."""
-        return own_share(self.of_samples(*split_views(gather(y_pred))), y_pred)
+        return own_share(or_zero(self.of_samples, gather(y_pred), axis=(1, 2)), y_pred)
 
     def get_config(self) -> dict[str, Any]:
         """Everything that makes an equal loss by `from_config`."""
@@ -117,8 +124,10 @@ class FMICLLoss(TwoViewLoss):
             computed in float32.
 
     Raises:
-        ValueError: an option is unknown or out of range; y_pred is not (batch, 2, dim), or holds
-            fewer than two samples.
+        ValueError: an option is unknown or out of range; y_pred is not (batch, 2, dim), or masked.
+
+    Warns:
+        UserWarning: a batch is a single sample, which has no negative; its loss is 0.
 
     Source: the objective of Lu et al. (2023).
     """
@@ -138,9 +147,10 @@ class FMICLLoss(TwoViewLoss):
         dtype: Any = None,
     ) -> None:
         super().__init__(reduction, name, dtype)
-        # What the losses here are given are the rows of all replicas already.
+        # What it is given here are the rows of all replicas already.
         alone = {"distributed": False} if keras.config.backend() == "tensorflow" else {}
-        self._native = library().FMICLLoss(
+        #: The loss of the backend's library.
+        self.native = library().FMICLLoss(
             divergence=divergence, similarity=similarity, alpha=alpha, negatives=negatives,
             normalize=normalize, implementation=implementation, check_finite=check_finite, **alone,
         )  # fmt: skip
@@ -148,16 +158,22 @@ class FMICLLoss(TwoViewLoss):
     @property
     def objective(self) -> FMICL:
         """The settings."""
-        return self._native.objective
+        return self.native.objective
 
     def terms(self, y_pred: Tensor) -> Any:
-        """Named tuple (loss, alignment, uniformity) of a batch, as the backend's `fmicl_terms`."""
-        y_pred = keras.ops.convert_to_tensor(y_pred, dtype=self.dtype)
-        return self._native.terms(*split_views(gather(y_pred)))
+        """Named tuple (loss, alignment, uniformity) of a batch, as the backend's `fmicl_terms`.
+
+        Raises:
+            ValueError: as for the loss, and of a single sample, which has no such terms.
+        """
+        y_pred = keras.ops.convert_to_tensor(unmasked(y_pred), dtype=self.dtype)
+        check_views(y_pred.shape)
+        y_pred = gather(y_pred)
+        return self.native.terms(y_pred[:, 0], y_pred[:, 1])
 
     def of_batch(self, x: Tensor, y: Tensor) -> Tensor:
         """The loss of the views x (N, D) and y (N, D); scalar."""
-        return self._native(x, y)
+        return self.native(x, y)
 
     def of_samples(self, x: Tensor, y: Tensor) -> Tensor:
         """The loss of every sample; (N,)."""
@@ -168,7 +184,7 @@ class FMICLLoss(TwoViewLoss):
         """The options, as they would be passed."""
         own = {name: getattr(self.objective, name) for name in DEFAULTS._fields}
         more = ("implementation", "check_finite")
-        return own | {name: getattr(self._native, name) for name in more}
+        return own | {name: getattr(self.native, name) for name in more}
 
 
 @keras.saving.register_keras_serializable("fmicl")
@@ -186,6 +202,9 @@ class InfoNCELoss(TwoViewLoss):
 
     Raises:
         ValueError: as for `FMICLLoss`.
+
+    Warns:
+        UserWarning: as for `FMICLLoss`.
 
     Source: Oord et al. (2018), eq. 4; Chen et al. (2020), eq. 1.
     """

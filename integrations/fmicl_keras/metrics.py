@@ -4,7 +4,8 @@ Two pairs of numbers go by these names. `Alignment` and `Uniformity` are those o
 (2020), which mean the same whatever the loss. `FMICLAlignment` and `FMICLUniformity` are the terms
 of one f-MICL loss, loss = -alignment + alpha * uniformity. All read y_pred (batch, 2, dim) and
 ignore y_true. Each is a number of a batch, in a strategy with replicas of the union of their
-batches; what is shown is its mean over the batches since the last reset, weighted by their sizes.
+batches; what is shown is its mean over the batches since the last reset, weighted by their sizes. A
+batch of a single sample has no such number, and is left out.
 """
 
 from __future__ import annotations
@@ -18,20 +19,24 @@ from fmicl_core.checks import invalid
 from fmicl_core.related import RELATED_DEFAULTS
 from fmicl_keras.anchors import without_diagonal
 from fmicl_keras.loss import FMICLLoss
-from fmicl_keras.native import Tensor, library, product, split_views
+from fmicl_keras.native import Tensor, count, library, product
+from fmicl_keras.pairs import or_zero, unmasked
 from fmicl_keras.replicas import gather
 
 
 class _OfBatches(keras.metrics.Mean):
     """Mean over samples of a number that a batch has."""
 
-    def of_batch(self, y_pred: Tensor) -> Tensor:
+    def of_batch(self, x: Tensor, y: Tensor) -> Tensor:
         raise NotImplementedError
 
     def update_state(self, y_true: Any, y_pred: Tensor, sample_weight: Any = None) -> None:
         """Take in a batch, y_pred (batch, 2, dim); neither y_true nor weights are used."""
-        y_pred = ops.convert_to_tensor(y_pred, dtype=self.dtype)
-        super().update_state(self.of_batch(y_pred), sample_weight=ops.shape(y_pred)[0])
+        y_pred = ops.convert_to_tensor(unmasked(y_pred), dtype=self.dtype)
+        rows = gather(y_pred)
+        size = count(y_pred, self.dtype)
+        counted = ops.where(count(rows, self.dtype) < 2, ops.zeros_like(size), size)
+        super().update_state(or_zero(self.of_batch, rows), sample_weight=counted)
 
 
 class _OfFeatures(_OfBatches):
@@ -40,8 +45,8 @@ class _OfFeatures(_OfBatches):
     def of_views(self, x: Tensor, y: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def of_batch(self, y_pred: Tensor) -> Tensor:
-        rows = library("inputs").prepare(*split_views(gather(y_pred)), None, True)
+    def of_batch(self, x: Tensor, y: Tensor) -> Tensor:
+        rows = library("inputs").prepare(x, y, None, True)
         return self.of_views(rows["x"], rows["y"])
 
 
@@ -108,9 +113,9 @@ class FMICLAlignment(_Term):
     def __init__(self, loss: FMICLLoss, name: str = "fmicl_alignment", dtype: Any = None) -> None:
         super().__init__(loss, name, dtype)
 
-    def of_batch(self, y_pred: Tensor) -> Tensor:
+    def of_batch(self, x: Tensor, y: Tensor) -> Tensor:
         """Of the batch; scalar."""
-        return self.loss.terms(y_pred).alignment
+        return self.loss.native.terms(x, y).alignment
 
 
 @keras.saving.register_keras_serializable("fmicl")
@@ -123,6 +128,6 @@ class FMICLUniformity(_Term):
     def __init__(self, loss: FMICLLoss, name: str = "fmicl_uniformity", dtype: Any = None) -> None:
         super().__init__(loss, name, dtype)
 
-    def of_batch(self, y_pred: Tensor) -> Tensor:
+    def of_batch(self, x: Tensor, y: Tensor) -> Tensor:
         """Of the batch; scalar."""
-        return self.loss.terms(y_pred).uniformity
+        return self.loss.native.terms(x, y).uniformity

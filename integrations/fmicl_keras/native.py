@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from fmicl_core import Ops
-from fmicl_core.checks import TWO_SAMPLES, check_choice, check_views, invalid
+from fmicl_core.checks import check_choice, invalid
 
 #: Keras backends with a library of ours, `fmicl_NAME`.
 BACKENDS = ("tensorflow", "jax", "torch")
@@ -50,28 +50,6 @@ def float32_at_least(dtype: Any) -> str:
     name = keras.dtype_policies.get(dtype or keras.config.floatx()).compute_dtype
     check_choice("dtype", name, ("float16", "bfloat16", "float32", "float64"))
     return name if name == "float64" else "float32"
-
-
-def split_views(y_pred: Tensor) -> tuple[Tensor, Tensor]:
-    """The two views (N, D) in predictions (N, 2, D).
-
-    Raises:
-        ValueError: y_pred has another shape, or N < 2. Where TensorFlow does not know N while it
-            traces, its InvalidArgumentError says the same when the graph runs, unless XLA compiled
-            it: then the loss is NaN.
-    """
-    check_views(y_pred.shape)
-    if y_pred.shape[0] is None:
-        y_pred = _checked_when_run(y_pred)
-    return y_pred[:, 0], y_pred[:, 1]
-
-
-def _checked_when_run(y_pred: Tensor) -> Tensor:
-    import tensorflow as tf
-
-    check = tf.debugging.assert_greater_equal(tf.shape(y_pred)[0], 2, message=TWO_SAMPLES)
-    with tf.control_dependencies([check]):
-        return tf.identity(y_pred)
 
 
 def count(x: Tensor, dtype: str) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from fmicl_core.checks import invalid
 from fmicl_keras import checkpoint
 from fmicl_keras.build import build_method, state
 from fmicl_keras.callbacks import EpochBatches, Progress, Run
@@ -23,12 +24,25 @@ CHUNK = 500
 
 
 class MethodTrainer(Trainer):
-    """A method in Keras; `model` is the keras.Model."""
+    """A method in Keras; `model` is the keras.Model.
+
+    Args:
+        settings, data: as for `Trainer`.
+
+    Raises:
+        ValueError: as for `Trainer`; Keras runs on another backend than the settings say.
+    """
 
     framework = "tensorflow"
 
     def __init__(self, settings: TrainSettings, data: ImageData) -> None:
         super().__init__(settings, data)
+        if settings.keras_backend != keras.config.backend():
+            raise invalid(
+                "keras_backend", f"{keras.config.backend()!r}, the backend Keras runs on",
+                settings.keras_backend,
+                why="Keras takes it from KERAS_BACKEND when it is imported, and keeps it.",
+            )  # fmt: skip
         self.steps = len(data.train_images) // settings.batch_size
         self.devices = Devices(settings)
         with self.devices.scope():

@@ -83,6 +83,8 @@ def assemble_metrics(
     """
     named = ("method", "framework", "data", "loss", "divergence", "epochs", "seed")
     values = settings.to_dict()
+    if values.get("framework") == "tensorflow":  # elsewhere the option says nothing
+        named = (*named, "keras_backend")
     return {
         "title": settings.title,
         **{name: values[name] for name in named if name in values},

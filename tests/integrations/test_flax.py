@@ -34,6 +34,7 @@ from fmicl_flax.layers import convolve  # noqa: E402
 from fmicl_flax.moco import Queue  # noqa: E402
 from fmicl_flax.optimizers import build_optimizer, is_weight, warmup_cosine  # noqa: E402
 from fmicl_flax.parts import in_parts  # noqa: E402
+from fmicl_flax.steps import encode, train_step  # noqa: E402
 from fmicl_flax.vit import sine_cosine  # noqa: E402
 from fmicl_jax import fmicl_loss, info_nce_loss  # noqa: E402
 from fmicl_recipes import RunFolder, resolve  # noqa: E402
@@ -496,6 +497,48 @@ def test_an_interrupted_run_resumes_bit_for_bit(run_of, tmp_path, monkeypatch, m
         assert {**row, "images_per_second": 0} == {**want, "images_per_second": 0}
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_equal_runs_are_one_static_argument(method):
+    """So are SimCLR and MoCo v3 of other seeds; another loss is not."""
+    data = load_images("digits", limit=256)
+    graphs = [
+        MethodTrainer(tiny(method, limit=256, **more), data).graph
+        for more in ({}, {}, {"seed": 1}, {"alpha": 3.0})
+    ]
+    one, again, seed, alpha = graphs
+    assert one == again
+    assert hash(one) == hash(again)
+    assert (one == seed) == (method != "moco")  # whose seed orders the keys
+    assert one != alpha
+
+
+def test_equal_runs_share_one_compiled_step(run_of):
+    run = run_of("moco")
+    sizes = train_step._cache_size(), encode._cache_size()
+    assert min(sizes) > 0
+    for _ in range(2):
+        twin = MethodTrainer(run.settings, run.trainer.data)
+        loss, *_ = next(twin._steps(1))
+        twin.encode(run.trainer.data.test_images)
+        assert np.isfinite(loss)
+    assert (train_step._cache_size(), encode._cache_size()) == sizes
+
+
+def test_a_device_holds_a_batch_of_images_and_not_the_whole_set(tmp_path, monkeypatch):
+    settings = tiny("simclr")
+    trainer = MethodTrainer(settings, load_images("digits", limit=settings.limit))
+    kept, seen = {id(array) for array in jax.live_arrays()}, []
+
+    def look(*_):
+        seen.extend(x for x in jax.live_arrays() if id(x) not in kept and x.dtype == np.uint8)
+        raise KeyError("enough")
+
+    monkeypatch.setattr("fmicl_flax.train.train_step", look)
+    with pytest.raises(KeyError, match="enough"):
+        trainer.fit(RunFolder.create(tmp_path / "run", settings), resume=False, progress=False)
+    assert [images.shape for images in seen] == [(64, 8, 8, 1)]
+
+
 def test_a_checkpoint_can_be_evaluated_again(run_of):
     run = run_of("moco")
     again = evaluate_run(MethodTrainer, run.folder)
@@ -589,4 +632,5 @@ def test_four_devices_make_the_steps_of_one(method):
     one, four = told["losses"]
     assert len(one) == 4
     np.testing.assert_allclose(one, four, rtol=1e-5)
+    assert told["images"] == [[64], [16] * 4]  # a share of the batch on each device
     assert told["frameworks"] == []  # neither TensorBoard nor anything else brings one in

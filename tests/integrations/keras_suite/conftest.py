@@ -30,6 +30,24 @@ def seeded():
 
 
 @pytest.fixture
+def told():
+    """Calls a function and gives what it returned and how often it warned of a single sample."""
+    import warnings
+
+    from fmicl_core.checks import NO_NEGATIVE
+    from fmicl_keras.pairs import warn_of_no_negative
+
+    def call(function):
+        warn_of_no_negative.cache_clear()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            value = function()
+        return value, [str(warning.message) for warning in caught].count(NO_NEGATIVE)
+
+    return call
+
+
+@pytest.fixture
 def value_and_gradient():
     """From a function of y_pred and a NumPy y_pred, its value and gradient in NumPy."""
     import keras

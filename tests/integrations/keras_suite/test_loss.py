@@ -1,5 +1,6 @@
 """Values, gradients, weights and reductions equal the float64 reference."""
 
+import os
 import re
 
 import keras
@@ -9,9 +10,11 @@ import pytest
 from fmicl_core import FMICL, fmicl_reference
 from fmicl_core.objective import NEGATIVES
 from fmicl_core.related import info_nce_reference
-from fmicl_keras import FMICLLoss, InfoNCELoss
+from fmicl_keras import Alignment, FMICLLoss, InfoNCELoss
+from fmicl_keras.native import library
 
 every_scheme = pytest.mark.parametrize("negatives", NEGATIVES)
+BACKEND = os.environ["KERAS_BACKEND"]
 WEIGHTS = np.random.default_rng(1).uniform(0.0, 3.0, size=11)
 
 
@@ -166,9 +169,6 @@ SHAPES = [
     ((4, 3, 5), "`y_pred`. Expected the two views of every sample, (batch, 2, dim). Received: "
      "y_pred.shape=(4, 3, 5)"),
     ((4, 2, 0), "`y_pred`. Expected at least one feature, dim >= 1"),
-    ((1, 2, 5), "`y_pred`. Expected at least two samples, batch >= 2. A single sample has no "
-     "negative: drop a last batch of one, or choose another batch_size. Received: y_pred.shape="
-     "(1, 2, 5)"),
 ]  # fmt: skip
 
 
@@ -178,6 +178,96 @@ def test_shapes(loss, shape, message):
     for weights in (None, np.ones(shape[0])):
         with pytest.raises(ValueError, match=re.escape(f"Invalid value for argument {message}")):
             loss()(None, np.ones(shape, "float32"), weights)
+
+
+@pytest.mark.parametrize("weights", [None, np.ones(1)], ids=["", "weights"])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("loss", [FMICLLoss, InfoNCELoss])
+def test_a_single_sample_has_no_loss_and_no_gradient(
+    views, value_and_gradient, told, loss, reduction, weights
+):
+    one, criterion = views(n=1), loss(reduction=reduction, dtype="float64")
+    value = numpy(criterion(None, one, weights))
+    np.testing.assert_array_equal(value, np.zeros(1 if reduction in (None, "none") else ()))
+
+    def differentiated():
+        return value_and_gradient(lambda p: keras.ops.sum(criterion(None, p, weights)), one)
+
+    ((value, gradient), _), warned = told(lambda: (differentiated(), differentiated()))
+    assert value == 0.0
+    np.testing.assert_array_equal(gradient, np.zeros_like(one))
+    assert warned == 1
+    one[0, 1, 2] = np.nan
+    assert np.isnan(numpy(criterion(None, one, weights))).all()
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="elsewhere a batch has a size when traced")
+@pytest.mark.parametrize("implementation", ["dense", "tiled"])
+@pytest.mark.parametrize("loss", [FMICLLoss, InfoNCELoss])
+def test_one_graph_serves_a_batch_and_a_single_sample(
+    views, value_and_gradient, told, loss, implementation
+):
+    import tensorflow as tf
+
+    criterion = loss(implementation=implementation, dtype="float64")
+
+    def found(array):
+        return value_and_gradient(lambda p: criterion(None, p), array)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 2, 5], tf.float64)])
+    def in_graph(array):
+        with tf.GradientTape() as tape:
+            tape.watch(array)
+            value = criterion(None, array)
+        return value, tape.gradient(value, array)
+
+    for n, warnings in ((11, 0), (1, 1)):
+        got, warned = told(lambda n=n: in_graph(tf.constant(views(n=n))))
+        assert warned == warnings
+        for a, b in zip(got, found(views(n=n)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-13)
+
+
+def test_only_the_loss_of_a_single_sample_is_no_error(views):
+    """Its terms, asked for by name, do not exist; nor does the library's loss."""
+    one = keras.ops.convert_to_tensor(views(n=1), dtype="float64")
+    x, y = one[:, 0], one[:, 1]
+    for call in (lambda: FMICLLoss().terms(one), lambda: library().fmicl_loss(x, y)):
+        with pytest.raises(ValueError, match=r"`x`. Expected at least two rows"):
+            call()
+
+
+@pytest.mark.parametrize("loss", [FMICLLoss, InfoNCELoss])
+def test_masked_features_are_refused(views, loss):
+    """Masks of samples or views, as a Masking layer makes them of y_pred."""
+    y_pred = views().astype("float32")
+    y_pred[3, 1] = 0.0
+    message = "`y_pred`. Expected features without a Keras mask of samples or views. What is masked"
+    masked = keras.layers.Masking()(y_pred)
+    for call in (
+        lambda: loss()(None, masked), lambda: Alignment().update_state(None, masked),
+        lambda: loss()(None, masked, WEIGHTS), lambda: FMICLLoss().terms(masked),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=re.escape(message)):
+            call()
+    layers = [keras.layers.Input((2, 5)), keras.layers.Masking(), keras.layers.Dense(3)]
+    model = keras.Sequential(layers)
+    model.compile("sgd", loss=loss())
+    with pytest.raises(ValueError, match=re.escape(message)):
+        model.fit(y_pred, verbose=0)
+
+
+def test_a_mask_within_the_views_is_none_of_theirs():
+    """As Keras leaves one behind where a layer has averaged the tokens of a text."""
+    tokens = np.random.default_rng(0).integers(0, 5, (12, 2, 7))
+    average = keras.layers.TimeDistributed(keras.layers.GlobalAveragePooling1D())
+    model = keras.Sequential([keras.layers.Embedding(5, 4, mask_zero=True), average])
+    features = model(tokens)
+    expected = numpy(FMICLLoss()(None, numpy(features)))
+    assert numpy(FMICLLoss()(None, features)) == pytest.approx(expected, rel=1e-6)
+    model.compile(keras.optimizers.SGD(0.0), loss=FMICLLoss())
+    history = model.fit(tokens, batch_size=12, verbose=0).history
+    assert history["loss"][0] == pytest.approx(expected, rel=1e-5)
 
 
 def test_weights_are_one_per_sample(views):

@@ -70,6 +70,17 @@ def test_mirrored_replicas_train_on_the_union_batch(loss, weights, replicas):
         assert_same(one, trained(loss, weights, 23))
 
 
+@only("tensorflow", "strategies are TensorFlow's")
+@pytest.mark.parametrize(
+    ("n", "weights"), [(15, None), (13, WEIGHTS)], ids=["one on a replica", "one in all"]
+)
+def test_a_replica_may_hold_one_row_and_the_union_too(n, weights):
+    """A last batch of 3 for two replicas has negatives, one of 1 has none and counts as zero."""
+    one = trained(FMICLLoss(), weights, n)
+    with strategy(2).scope():
+        assert_same(one, trained(FMICLLoss(), weights, n))
+
+
 @only("jax", "keras.distribution needs JAX")
 @cases
 def test_sharded_batches_train_on_the_union_batch(loss, weights, replicas):

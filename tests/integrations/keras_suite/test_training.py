@@ -119,12 +119,43 @@ def test_class_and_sample_weights_reach_the_loss(views):
     ) == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("how", [EAGER, {}], ids=["eager", "compiled"])
-def test_a_last_batch_of_one_is_an_error_that_says_so(views, how):
+@pytest.mark.parametrize("how", compiled_how())
+@pytest.mark.parametrize(
+    ("loss", "weights"),
+    [(FMICLLoss(), None), (InfoNCELoss(), np.linspace(0.0, 2.0, 33))],
+    ids=["f-MICL", "InfoNCE, weights"],
+)
+def test_a_last_batch_of_one_teaches_nothing_and_warns_once(views, told, how, loss, weights):
+    """33 samples in batches of 32 train as the first 32; only the mean loss counts a zero more."""
+    y_pred = views(n=33, d=6).astype("float32")
+    term = FMICLLoss(divergence="js")
+
+    def trained(n):
+        keras.utils.set_random_seed(0)
+        metrics = [Alignment(), Uniformity(), FMICLAlignment(term), FMICLUniformity(term)]
+        model = keras.Sequential([keras.layers.Input((2, 6)), keras.layers.Dense(3)])
+        measured = metrics if weights is None else []
+        model.compile(keras.optimizers.SGD(0.1), loss=loss, metrics=measured, **how)
+        given = {} if weights is None else {"y": weights[:n], "sample_weight": weights[:n]}
+        history = fit(model, y_pred[:n], epochs=2, batch_size=32, shuffle=False, **given)
+        return model.get_weights(), history
+
+    want, report = trained(32)
+    (got, reported), warned = told(lambda: trained(33))
+    np.testing.assert_allclose(got[0], want[0], rtol=1e-5, atol=1e-6)
+    report["loss"] = [32 / 33 * value for value in report["loss"]]
+    for name, values in report.items():
+        assert reported[name] == pytest.approx(values, rel=1e-5)
+    xla = BACKEND == "tensorflow" and how.get("jit_compile")
+    assert warned == (0 if xla else 1)
+
+
+def test_two_views_train_and_evaluate_to_the_last_sample(views):
     model = two_views()
-    model.compile("sgd", loss=FMICLLoss(), **how)
-    with pytest.raises(Exception, match=r"`y_pred`. Expected at least two samples, batch >= 2. A"):
-        fit(model, SAMPLES[:33], batch_size=32)
+    model.compile("sgd", loss=FMICLLoss(), metrics=[Uniformity()])
+    history = fit(model, SAMPLES[:33], batch_size=32, validation_data=(SAMPLES[:33],), epochs=1)
+    assert len(history) == 4
+    assert np.isfinite(list(history.values())).all()
 
 
 def test_metrics_are_those_of_the_evaluation_and_of_the_loss(views, require):

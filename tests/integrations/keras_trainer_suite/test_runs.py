@@ -89,7 +89,7 @@ def test_collapse_is_reported_once_and_runs_evaluate_again(tmp_path, tiny):
     assert sum("have collapsed" in str(w.message) for w in caught) == 1
     assert metrics["collapsed"] is True
     assert metrics["embedding_rank"] < 2.0
-    assert metrics["framework"] == "tensorflow"
+    assert (metrics["framework"], metrics["keras_backend"]) == ("tensorflow", BACKEND)
     assert json.loads((tmp_path / "run" / "metrics.json").read_text()) == metrics
     again = evaluate_run(MethodTrainer, RunFolder(tmp_path / "run"))
     for name in ("knn_accuracy", "alignment", "loss_history", "seconds"):
@@ -166,6 +166,22 @@ def test_two_devices_train_as_one(tmp_path, monkeypatch, method, tiny, fit):
     assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
     assert two["embedding_rank"] == pytest.approx(one["embedding_rank"], rel=1e-5)
     np.testing.assert_allclose(others, features, rtol=1e-3, atol=1e-4)
+
+
+def test_another_backend_than_the_settings_name_is_refused_before_anything_is_written(
+    tmp_path, tiny
+):
+    """As where this process had imported Keras before: the run would say who did not train it."""
+    other = "jax" if BACKEND == "torch" else "torch"
+    settings, run = tiny("simclr", keras_backend=other), tmp_path / "run"
+    message = rf"`keras_backend`. Expected '{BACKEND}', the backend Keras runs on\. .*'{other}'"
+    with pytest.raises(ValueError, match=message):
+        train_run(MethodTrainer, settings, run, progress=False)
+    assert not run.exists()
+    folder = RunFolder.create(run, settings)
+    folder.checkpoint.touch()
+    with pytest.raises(ValueError, match=message):
+        evaluate_run(MethodTrainer, folder)
 
 
 def test_more_devices_than_there_are_are_refused(tiny, trainer_of):

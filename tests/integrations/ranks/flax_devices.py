@@ -1,4 +1,7 @@
-"""Train on one device and on all, and print the losses of either: run by tests of fmicl_flax."""
+"""Train on one device and on all; print the losses of either and how many images a device had.
+
+Run by tests of fmicl_flax.
+"""
 
 import dataclasses
 import json
@@ -6,25 +9,36 @@ import sys
 import tempfile
 
 import jax
+import numpy as np
 
-from fmicl_flax import MethodTrainer
+from fmicl_flax import MethodTrainer, train
 from fmicl_recipes import RunFolder, TrainSettings
 from fmicl_recipes.data import load_images
 
+step = train.train_step
 
-def losses(settings):
+
+def watch(settings):
+    """Losses of a short run, and how many images each array on each device had in its last step."""
+    losses, images = [], []
+
+    def watched(*given):
+        state, contrast = step(*given)
+        held = [array for array in jax.live_arrays() if array.dtype == np.uint8]
+        images[:] = [len(part.data) for array in held for part in array.addressable_shards]
+        losses.append(float(contrast[0]))
+        return state, contrast
+
+    train.train_step = watched
     trainer = MethodTrainer(settings, load_images("digits", limit=settings.limit))
-    seen = []
-    steps = trainer._steps
-    trainer._steps = lambda *given: (seen.append(float(c[0])) or c for c in steps(*given))
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder.create(f"{folder}/run", settings)
         trainer.fit(run, resume=False, progress=False)
-    return seen
+    return losses, images
 
 
 settings = TrainSettings.from_dict(json.loads(sys.argv[1]))
 several = dataclasses.replace(settings, devices=len(jax.devices()))
-told = [losses(settings), losses(several)]
+losses, images = zip(watch(settings), watch(several), strict=True)
 imported = [name for name in ("tensorflow", "torch", "keras") if name in sys.modules]
-print(json.dumps({"losses": told, "frameworks": imported}))
+print(json.dumps({"losses": losses, "images": images, "frameworks": imported}))
