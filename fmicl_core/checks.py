@@ -262,6 +262,8 @@ def callers_level() -> int:
     return level
 
 
+#: Losses that take no features from other ranks.
+KNOW_NO_RANKS = ("info_nce_loss", "alignment_uniformity_loss", "spectral_contrastive_loss")
 #: Losses whose warning below was given, or is not wanted, in this process.
 _told_of_ranks: set[str] = set()
 
@@ -280,6 +282,6 @@ def warn_of_ranks(loss: str) -> None:
     )
 
 
-def features_are_gathered(losses: Iterable[str]) -> None:
-    """Give no such warning of these losses: who calls them gathers the ranks' features first."""
-    _told_of_ranks.update(losses)
+def features_are_gathered() -> None:
+    """Give no such warning in this process: whoever calls gathers the ranks' features first."""
+    _told_of_ranks.update(KNOW_NO_RANKS)

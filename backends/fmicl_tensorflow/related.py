@@ -31,6 +31,9 @@ def info_nce_loss(
 
     s = x . y / temperature; s+ is the score of the anchor's other view.
 
+    The rows that it is given are the whole batch. Among several ranks, devices or replicas gather
+    their features first; `fmicl_loss` does that itself.
+
     Args:
         x: (N, D) features of the first view, any float dtype.
         y: (N, D) features of the second view; row i belongs to the same sample as row i of x.
@@ -92,6 +95,9 @@ def alignment_uniformity_loss(
 
     u(x) = log mean over i != j of exp(-t |x_i - x_j|^2).
 
+    The rows that it is given are the whole batch. Among several ranks, devices or replicas gather
+    their features first; `fmicl_loss` does that itself.
+
     Args:
         x: (N, D) features of the first view, any float dtype.
         y: (N, D) features of the second view; row i belongs to the same sample as row i of x.
@@ -138,6 +144,9 @@ def spectral_contrastive_loss(
     x: tf.Tensor, y: tf.Tensor, /, *, normalize: bool = RELATED_DEFAULTS.normalize
 ) -> tf.Tensor:
     """Spectral contrastive loss: -2 mean_i x_i . y_i + mean over i != j of (x_i . y_j)^2.
+
+    The rows that it is given are the whole batch. Among several ranks, devices or replicas gather
+    their features first; `fmicl_loss` does that itself.
 
     Args:
         x: (N, D) features of the first view, any float dtype.

@@ -213,7 +213,10 @@ class _Total(_SumOverRanks):
         return ctx.ranks.count * grad, None  # no message needed
 
 
-def tell_of_ranks(loss: str) -> None:
-    """Warn, once, that a loss without `distributed` is called where there are several ranks."""
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+@torch.compiler.assume_constant_result
+def tell_of_ranks(loss: str) -> bool:
+    """Warn, once, that a loss that knows no ranks is called where there are several; if it did."""
+    several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    if several:
         warn_of_ranks(loss)
+    return several

@@ -7,7 +7,13 @@ from typing import Any, Self
 import keras
 
 from fmicl_core import FMICL, Divergence, Similarity
-from fmicl_core.checks import check_bool, check_choice, check_positive, check_views
+from fmicl_core.checks import (
+    check_bool,
+    check_choice,
+    check_positive,
+    check_views,
+    features_are_gathered,
+)
 from fmicl_core.objective import DEFAULTS, IMPLEMENTATIONS
 from fmicl_core.related import RELATED_DEFAULTS, info_nce_anchors
 from fmicl_keras.anchors import fmicl_by_anchor, info_nce_by_anchor
@@ -221,6 +227,7 @@ class InfoNCELoss(TwoViewLoss):
         dtype: Any = None,
     ) -> None:
         super().__init__(reduction, name, dtype)
+        features_are_gathered()  # from all replicas, before `of_batch`
         info_nce_anchors(negatives, has_bank=False)
         self.temperature, self.negatives = check_positive("temperature", temperature), negatives
         self.normalize = check_bool("normalize", normalize)

@@ -11,9 +11,6 @@ from fmicl_core.checks import features_are_gathered
 from fmicl_core.objective import DEFAULTS
 from fmicl_recipes.settings import TrainSettings
 
-#: Losses that know no ranks: trainers gather the features of all devices first.
-RELATED = ("info_nce_loss", "alignment_uniformity_loss", "spectral_contrastive_loss")
-
 
 def loss_of(settings: TrainSettings, library: ModuleType) -> Callable[..., Any]:
     """The loss the settings name; the trainer itself watches for NaN.
@@ -26,7 +23,7 @@ def loss_of(settings: TrainSettings, library: ModuleType) -> Callable[..., Any]:
         objective = settings.objective()
         options = {name: getattr(objective, name) for name in DEFAULTS._fields}
         return partial(library.fmicl_loss, **options, check_finite=False)
-    features_are_gathered(RELATED)
+    features_are_gathered()
     if settings.loss == "info-nce":
         options = {"temperature": settings.temperature, "negatives": settings.negatives}
         return partial(library.info_nce_loss, **options)
