@@ -41,7 +41,7 @@ def as_on_a_gpu(backend_named, monkeypatch):
     """JAX, taken to be on a GPU while it traces."""
     backend_named("jax")
     monkeypatch.setattr(kernel, "_device", lambda _: Gpu("9.0"))
-    kernel._pairwise_refused.cache_clear()
+    kernel._plan_refused.cache_clear()
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_half_precision_costs_what_its_rounding_does(dtype, normalize, draw, err
 
 @collapsing
 def test_pallas_can_write_every_formula_in_triton(case):
-    assert kernel._formulas_refused(case.objective) == ""
+    assert kernel._formulas_refused(case.objective.pairwise) == ""
 
 
 @pytest.mark.parametrize(
@@ -154,9 +154,9 @@ def test_gradients_are_computed_where_they_are_wanted(backend, draw, monkeypatch
     launched = []
     sums = pallas_kernel.block_sums
 
-    def spy(left, right, pairwise, grad, triangle):
+    def spy(left, right, plan, grad, triangle):
         launched.append((len(left), grad))
-        return sums(left, right, pairwise, grad, triangle)
+        return sums(left, right, plan, grad, triangle)
 
     monkeypatch.setattr(pallas_kernel, "block_sums", spy)
     x, y, bank = (jnp.asarray(v, jnp.float32) for v in draw(0, 20, 5, 18))
@@ -209,7 +209,7 @@ def test_what_cannot_be_written_falls_back(backend, name, kl_by, draw, monkeypat
     monkeypatch.setattr(specification, "DENSE_PAIRS", 10)
     x, y = (jnp.asarray(v, jnp.bfloat16) for v in draw(0)[:2])
     divergence = kl_by(UNWRITABLE[name])
-    assert kernel.kernel_for("auto", FMICL(divergence), x, 11, 11) is None
+    assert kernel.kernel_for("auto", FMICL(divergence).pairwise, x, "bfloat16", 11, 11) is None
     with pytest.raises(ValueError, match=r"`implementation`. Expected one of 'auto', 'dense', 't.*"
                                          r"Pallas cannot write the formulas \("):  # fmt: skip
         fmicl_jax.fmicl_loss(x, y, divergence=divergence, implementation="kernel")
@@ -230,7 +230,7 @@ def test_more_entries_than_pallas_can_count_are_refused(backend, monkeypatch):
     x = jnp.eye(11, 5, dtype=jnp.float32)
     with pytest.raises(ValueError, match=r"The kernel takes N D < 176, not 11 x 16."):
         fmicl_jax.fmicl_loss(x, x, implementation="kernel")
-    assert kernel.kernel_for("kernel", FMICL(), x, 10, 10) is not None
+    assert kernel.kernel_for("kernel", FMICL().pairwise, x, "float32", 10, 10) is not None
 
 
 def test_auto_takes_the_kernel_for_large_batches_on_tensor_cores(backend, draw, monkeypatch):
@@ -254,12 +254,12 @@ def test_auto_takes_the_kernel_for_large_batches_on_tensor_cores(backend, draw, 
 
 
 def test_products_have_the_precision_that_was_asked_for():
-    pairwise = partial(tiled.pairwise_of, FMICL(), True)
+    plan_of = partial(tiled.plan_of, FMICL().pairwise, True)
     rows = jax.ShapeDtypeStruct((64, 16), jnp.float32)
 
     def products(dtype, tf32):
-        how = pairwise(kernel.Kernel(dtype, tf32, 1, 1 << 20, False))
-        sums = partial(pallas_kernel.block_sums, pairwise=how, grad=True, triangle=False)
+        how = plan_of(kernel.Kernel(dtype, tf32, 1, 1 << 20, False))
+        sums = partial(pallas_kernel.block_sums, plan=how, grad=True, triangle=False)
         text = str(jax.make_jaxpr(sums)(rows, rows))
         return text.count("Precision.HIGHEST"), text.count("Precision.HIGH,"), text.count("bf16[")
 
