@@ -40,7 +40,9 @@ def test_a_text_says_what_it_means_in_any_process():
 
 
 def test_a_text_runs_nothing():
-    for text in ("__import__('os').getcwd()", "Pairwise(divergence=open('x'))", "KL()", "1 +", "#"):
+    dropped = "Pairwise(3, divergence=KL(), similarity=Gaussian(), normalize=True)"
+    texts = "__import__('os').getcwd()", "Pairwise(divergence=open('x'))", "KL()", "1 +", "#"
+    for text in (*texts, dropped):
         with pytest.raises(ValueError, match=r"`divergence`. Expected what this process knows"):
             registry.pairwise_of(text)
 
