@@ -336,7 +336,7 @@ MUTATIONS = [
         ("add(j, tf.transpose(weight)", "add(j, -tf.transpose(weight)"),
     ]),
     (TENSORFLOW + "loss.py", of("tensorflow"), [
-        ("excess.dtype) * uniformity - alignment", "excess.dtype) * uniformity + alignment"),
+        ("weight * uniformity - alignment", "weight * uniformity + alignment"),
     ]),
 ]  # fmt: skip
 

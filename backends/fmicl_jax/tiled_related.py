@@ -132,7 +132,7 @@ class _LogSum(NamedTuple):
 
     def with_positive(self, positive: jax.Array) -> _Softmax:
         """The softmaxes, given the scores of the positives."""
-        log = jnp.log(self.total)
+        log = jnp.log(jnp.where(self.total == 0, 1.0, self.total))  # 0: a row that fills a tile
         margin = self.peak - positive + log
         return _Softmax(self.peak, log + JAX.softplus(-margin), margin)
 

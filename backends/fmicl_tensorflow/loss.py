@@ -144,7 +144,9 @@ def _terms(
         block_mean = dense_block_mean if dense else tiled_block_mean
         excess = shared_excess(rows, pairwise, blocks, block_mean, replicas)
     uniformity = pairwise.limit + excess
-    loss = tf.cast(weight, excess.dtype) * uniformity - alignment
+    if not isinstance(weight, float):  # a number stays one, which tf.cast would take for float32
+        weight = tf.cast(weight, excess.dtype)
+    loss = weight * uniformity - alignment
     if check_finite and tf.executing_eagerly():
         if not weight > 0:
             raise invalid("alpha", ALPHA, float(weight))

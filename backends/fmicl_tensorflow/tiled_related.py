@@ -171,7 +171,8 @@ class _LogSum(NamedTuple):
 
     def with_positive(self, positive: tf.Tensor) -> _Softmax:
         """The softmaxes, given the scores of the positives."""
-        log = tf.math.log(self.total)
+        total = tf.where(self.total == 0.0, tf.ones_like(self.total), self.total)
+        log = tf.math.log(total)  # of 1 for a row that only fills a tile
         margin = self.peak - positive + log
         return _Softmax(self.peak, log + TENSORFLOW.softplus(-margin), margin)
 
