@@ -30,7 +30,8 @@ def find_devices(settings: TrainSettings) -> Mesh:
     try:
         devices = jax.devices(None if settings.device == "auto" else settings.device)
     except RuntimeError as error:
-        raise invalid("device", "a device that JAX sees", settings.device, why=f"{error}") from None
+        raise invalid("device", "a device that JAX sees", settings.device,
+                      why=f"{error}.") from None  # fmt: skip
     if settings.devices > len(devices):
         limit = f"at most the {len(devices)} devices that JAX sees"
         raise invalid("devices", limit, settings.devices)
