@@ -271,7 +271,7 @@ MUTATIONS = [
         ("jnp.where(keep, s, -jnp.inf)", "s"),
         ("product(left[i] / temperature", "product(left[i]"),
     ]),
-    (JAX + "loss.py", of("jax"), [
+    (JAX + "terms.py", of("jax"), [
         ("astype(excess.dtype) - alignment", "astype(excess.dtype) + alignment"),
     ]),
     (TENSORFLOW + "ops.py", of("tensorflow", "numerics"), [
@@ -335,7 +335,7 @@ MUTATIONS = [
         ("weight += tf.exp", "weight -= tf.exp"),
         ("add(j, tf.transpose(weight)", "add(j, -tf.transpose(weight)"),
     ]),
-    (TENSORFLOW + "loss.py", of("tensorflow"), [
+    (TENSORFLOW + "terms.py", of("tensorflow"), [
         ("weight * uniformity - alignment", "weight * uniformity + alignment"),
     ]),
 ]  # fmt: skip

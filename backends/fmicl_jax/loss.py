@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fmicl_core import FMICL, Divergence, Similarity
-from fmicl_core.checks import ALPHA, check_bool, check_choice, invalid, overflowed
-from fmicl_core.objective import DEFAULTS, WITH_KERNEL, choose_implementation
-from fmicl_jax.dense import dense_block_mean, dense_excess, positive_scores
-from fmicl_jax.distributed import axis_size, shared_excess, shared_mean
-from fmicl_jax.inputs import explain_non_finite, prepare, weight_of
-from fmicl_jax.kernel import kernel_for
-from fmicl_jax.tiled import tiled_block_mean, tiled_excess
-
-
-class FMICLTerms(NamedTuple):
-    """loss = -alignment + alpha * uniformity, three scalars."""
-
-    loss: jax.Array
-    alignment: jax.Array
-    uniformity: jax.Array
+from fmicl_core.checks import check_bool, check_choice
+from fmicl_core.objective import DEFAULTS, WITH_KERNEL
+from fmicl_jax.inputs import weight_of
+from fmicl_jax.terms import FMICLTerms, terms_of
 
 
 def fmicl_loss(
@@ -80,7 +67,7 @@ def fmicl_loss(
     Source: the objective of Lu et al. (2023); `fmicl_core.fmicl_reference` is it in float64 NumPy.
     """
     settings = FMICL(divergence, similarity, DEFAULTS.alpha, negatives, normalize)
-    return _terms(settings, alpha, x, y, bank, implementation, check_finite, axis_name).loss
+    return terms_of(settings, alpha, x, y, bank, implementation, check_finite, axis_name).loss
 
 
 def fmicl_terms(
@@ -107,53 +94,7 @@ def fmicl_terms(
         Named tuple (loss, alignment, uniformity) of scalars, each differentiable.
     """
     settings = FMICL(divergence, similarity, DEFAULTS.alpha, negatives, normalize)
-    return _terms(settings, alpha, x, y, bank, implementation, check_finite, axis_name)
-
-
-def _terms(
-    settings: FMICL,  # but for its alpha
-    alpha: float | jax.Array,
-    x: jax.Array,
-    y: jax.Array,
-    bank: jax.Array | None,
-    implementation: str,
-    check_finite: bool,
-    axis_name: str | None,
-) -> FMICLTerms:
-    check_bool("check_finite", check_finite)
-    check_choice("implementation", implementation, WITH_KERNEL)
-    weight, pairwise, blocks = (
-        weight_of(alpha),
-        settings.pairwise,
-        settings.blocks(bank is not None),
-    )
-    rows = prepare(x, y, bank, pairwise.normalize, least=2 if axis_name is None else 1)
-    devices = 1 if axis_name is None else axis_size(axis_name, x)
-    n, k = devices * len(x), len(bank) if bank is not None else devices * len(x)
-    dtype = jnp.result_type(*(side for side in (x, y, bank) if side is not None)).name
-    kernel = kernel_for(implementation, pairwise, x, dtype, n, k)
-    dense = kernel is None and choose_implementation(implementation, n, k) == "dense"
-    scores = positive_scores(rows, pairwise)
-    if axis_name is None:
-        alignment = scores.mean()
-        excess = (
-            dense_excess(rows, pairwise, blocks)
-            if dense
-            else tiled_excess(rows, pairwise, blocks, kernel)
-        )
-    else:
-        alignment = shared_mean(scores, axis_name)
-        block_mean = dense_block_mean if dense else partial(tiled_block_mean, kernel=kernel)
-        excess = shared_excess(rows, pairwise, blocks, block_mean, axis_name)
-    uniformity = pairwise.limit + excess
-    loss = (weight * uniformity).astype(excess.dtype) - alignment
-    if check_finite and not isinstance(loss, jax.core.Tracer):
-        if not weight > 0:
-            raise invalid("alpha", ALPHA, float(weight))
-        if not jnp.isfinite(loss):
-            objective = replace(settings, alpha=float(weight))
-            raise explain_non_finite(x, y, bank) or overflowed(objective, float(loss))
-    return FMICLTerms(loss, alignment, uniformity)
+    return terms_of(settings, alpha, x, y, bank, implementation, check_finite, axis_name)
 
 
 @jax.tree_util.register_pytree_node_class
@@ -205,7 +146,7 @@ class FMICLLoss:
     def terms(self, x: jax.Array, y: jax.Array, bank: jax.Array | None = None) -> FMICLTerms:
         """The loss with its alignment and uniformity, as `fmicl_terms`."""
         options = self.implementation, self.check_finite, self.axis_name
-        return _terms(self._made_with, self.alpha, x, y, bank, *options)  # type: ignore[attr-defined]
+        return terms_of(self._made_with, self.alpha, x, y, bank, *options)  # type: ignore[attr-defined]
 
     def tree_flatten(self) -> tuple[tuple[jax.Array, ...], tuple[tuple[str, Any], ...]]:
         """The leaves, and all the rest."""

@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import NamedTuple
 
 import tensorflow as tf
 
 from fmicl_core import FMICL, Divergence, Similarity
 from fmicl_core.checks import (
-    ALPHA,
     check_bool,
     check_choice,
     fixed_option,
-    invalid,
-    overflowed,
 )
-from fmicl_core.objective import DEFAULTS, FIXED, IMPLEMENTATIONS, choose_implementation
-from fmicl_tensorflow.dense import dense_block_mean, dense_excess, positive_scores
-from fmicl_tensorflow.distributed import Replicas, replica_context, shared_excess
-from fmicl_tensorflow.inputs import explain_non_finite, prepare, weight_of
-from fmicl_tensorflow.tiled import tiled_block_mean, tiled_excess
-
-
-class FMICLTerms(NamedTuple):
-    """loss = -alignment + alpha * uniformity, three scalars."""
-
-    loss: tf.Tensor
-    alignment: tf.Tensor
-    uniformity: tf.Tensor
+from fmicl_core.objective import DEFAULTS, FIXED, IMPLEMENTATIONS
+from fmicl_tensorflow.inputs import weight_of
+from fmicl_tensorflow.terms import FMICLTerms, terms_of
 
 
 def fmicl_loss(
@@ -82,7 +68,7 @@ def fmicl_loss(
     Source: the objective of Lu et al. (2023); `fmicl_core.fmicl_reference` is it in float64 NumPy.
     """
     settings = FMICL(divergence, similarity, DEFAULTS.alpha, negatives, normalize)
-    return _terms(settings, alpha, x, y, bank, implementation, check_finite, distributed).loss
+    return terms_of(settings, alpha, x, y, bank, implementation, check_finite, distributed).loss
 
 
 def fmicl_terms(
@@ -109,51 +95,7 @@ def fmicl_terms(
         Named tuple (loss, alignment, uniformity) of scalars, each differentiable.
     """
     settings = FMICL(divergence, similarity, DEFAULTS.alpha, negatives, normalize)
-    return _terms(settings, alpha, x, y, bank, implementation, check_finite, distributed)
-
-
-def _terms(
-    settings: FMICL,  # but for its alpha
-    alpha: float | tf.Tensor,
-    x: tf.Tensor,
-    y: tf.Tensor,
-    bank: tf.Tensor | None,
-    implementation: str,
-    check_finite: bool,
-    distributed: bool,
-) -> FMICLTerms:
-    check_bool("check_finite", check_finite)
-    check_bool("distributed", distributed)
-    check_choice("implementation", implementation, IMPLEMENTATIONS)
-    weight, pairwise = weight_of(alpha), settings.pairwise
-    blocks = settings.blocks(bank is not None)
-    context = replica_context() if distributed else None
-    rows = prepare(x, y, bank, pairwise.normalize, least=2 if context is None else 1)
-    replicas = None if context is None else Replicas(context, rows["x"])
-    n, k = rows["x"].shape[0], rows.get("bank", rows["x"]).shape[0]
-    if context is not None:
-        n = None if n is None else n * context.num_replicas_in_sync
-        k = n if bank is None else k
-    dense = choose_implementation(implementation, n, k) == "dense"
-    scores = positive_scores(rows, pairwise)
-    if replicas is None:
-        alignment = tf.reduce_mean(scores)
-        excess = (dense_excess if dense else tiled_excess)(rows, pairwise, blocks)
-    else:
-        alignment = replicas.mean(scores)
-        block_mean = dense_block_mean if dense else tiled_block_mean
-        excess = shared_excess(rows, pairwise, blocks, block_mean, replicas)
-    uniformity = pairwise.limit + excess
-    if not isinstance(weight, float):  # a number stays one, which tf.cast would take for float32
-        weight = tf.cast(weight, excess.dtype)
-    loss = weight * uniformity - alignment
-    if check_finite and tf.executing_eagerly():
-        if not weight > 0:
-            raise invalid("alpha", ALPHA, float(weight))
-        if not tf.math.is_finite(loss):
-            objective = replace(settings, alpha=float(weight))
-            raise explain_non_finite(x, y, bank) or overflowed(objective, float(loss))
-    return FMICLTerms(loss, alignment, uniformity)
+    return terms_of(settings, alpha, x, y, bank, implementation, check_finite, distributed)
 
 
 class FMICLLoss(tf.Module):
@@ -198,7 +140,7 @@ class FMICLLoss(tf.Module):
     def terms(self, x: tf.Tensor, y: tf.Tensor, bank: tf.Tensor | None = None) -> FMICLTerms:
         """The loss with its alignment and uniformity, as `fmicl_terms`."""
         options = self.implementation, self.check_finite, self.distributed
-        return _terms(self._made_with, self._alpha, x, y, bank, *options)
+        return terms_of(self._made_with, self._alpha, x, y, bank, *options)
 
     @property
     def alpha(self) -> float | tf.Tensor:

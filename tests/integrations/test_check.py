@@ -60,9 +60,9 @@ def flip_sign(monkeypatch):
     """Give the positive pairs of a framework the wrong sign."""
 
     def flip(framework):
-        loss = import_module(f"fmicl_{framework}.loss")
-        right = loss.positive_scores
-        monkeypatch.setattr(loss, "positive_scores", lambda rows, o: -right(rows, o))
+        terms = import_module(f"fmicl_{framework}.terms")
+        right = terms.positive_scores
+        monkeypatch.setattr(terms, "positive_scores", lambda rows, o: -right(rows, o))
 
     return flip
 

@@ -1,0 +1,79 @@
+"""The loss and its two terms, of whatever form, of this process or of all devices."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fmicl_core import FMICL
+from fmicl_core.checks import ALPHA, check_bool, check_choice, invalid, overflowed
+from fmicl_core.objective import WITH_KERNEL, choose_implementation
+from fmicl_jax.dense import dense_block_mean, dense_excess, positive_scores
+from fmicl_jax.distributed import axis_size, shared_excess, shared_mean
+from fmicl_jax.inputs import explain_non_finite, prepare, weight_of
+from fmicl_jax.kernel import kernel_for
+from fmicl_jax.tiled import tiled_block_mean, tiled_excess
+
+
+class FMICLTerms(NamedTuple):
+    """loss = -alignment + alpha * uniformity, three scalars."""
+
+    loss: jax.Array
+    alignment: jax.Array
+    uniformity: jax.Array
+
+
+def terms_of(
+    settings: FMICL,
+    alpha: float | jax.Array,
+    x: jax.Array,
+    y: jax.Array,
+    bank: jax.Array | None,
+    implementation: str,
+    check_finite: bool,
+    axis_name: str | None,
+) -> FMICLTerms:
+    """The loss and its terms; what every public form of it calls.
+
+    Args:
+        settings: all but alpha.
+        alpha, x, y, bank, implementation, check_finite, axis_name: as for `fmicl_loss`.
+    """
+    check_bool("check_finite", check_finite)
+    check_choice("implementation", implementation, WITH_KERNEL)
+    weight, pairwise, blocks = (
+        weight_of(alpha),
+        settings.pairwise,
+        settings.blocks(bank is not None),
+    )
+    rows = prepare(x, y, bank, pairwise.normalize, least=2 if axis_name is None else 1)
+    devices = 1 if axis_name is None else axis_size(axis_name, x)
+    n, k = devices * len(x), len(bank) if bank is not None else devices * len(x)
+    dtype = jnp.result_type(*(side for side in (x, y, bank) if side is not None)).name
+    kernel = kernel_for(implementation, pairwise, x, dtype, n, k)
+    dense = kernel is None and choose_implementation(implementation, n, k) == "dense"
+    scores = positive_scores(rows, pairwise)
+    if axis_name is None:
+        alignment = scores.mean()
+        excess = (
+            dense_excess(rows, pairwise, blocks)
+            if dense
+            else tiled_excess(rows, pairwise, blocks, kernel)
+        )
+    else:
+        alignment = shared_mean(scores, axis_name)
+        block_mean = dense_block_mean if dense else partial(tiled_block_mean, kernel=kernel)
+        excess = shared_excess(rows, pairwise, blocks, block_mean, axis_name)
+    uniformity = pairwise.limit + excess
+    loss = (weight * uniformity).astype(excess.dtype) - alignment
+    if check_finite and not isinstance(loss, jax.core.Tracer):
+        if not weight > 0:
+            raise invalid("alpha", ALPHA, float(weight))
+        if not jnp.isfinite(loss):
+            objective = replace(settings, alpha=float(weight))
+            raise explain_non_finite(x, y, bank) or overflowed(objective, float(loss))
+    return FMICLTerms(loss, alignment, uniformity)

@@ -1,0 +1,80 @@
+"""The loss and its two terms, of whatever form, of this process or of all replicas."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from fmicl_core import FMICL
+from fmicl_core.checks import (
+    ALPHA,
+    check_bool,
+    check_choice,
+    invalid,
+    overflowed,
+)
+from fmicl_core.objective import IMPLEMENTATIONS, choose_implementation
+from fmicl_tensorflow.dense import dense_block_mean, dense_excess, positive_scores
+from fmicl_tensorflow.distributed import Replicas, replica_context, shared_excess
+from fmicl_tensorflow.inputs import explain_non_finite, prepare, weight_of
+from fmicl_tensorflow.tiled import tiled_block_mean, tiled_excess
+
+
+class FMICLTerms(NamedTuple):
+    """loss = -alignment + alpha * uniformity, three scalars."""
+
+    loss: tf.Tensor
+    alignment: tf.Tensor
+    uniformity: tf.Tensor
+
+
+def terms_of(
+    settings: FMICL,
+    alpha: float | tf.Tensor,
+    x: tf.Tensor,
+    y: tf.Tensor,
+    bank: tf.Tensor | None,
+    implementation: str,
+    check_finite: bool,
+    distributed: bool,
+) -> FMICLTerms:
+    """The loss and its terms; what every public form of it calls.
+
+    Args:
+        settings: all but alpha.
+        alpha, x, y, bank, implementation, check_finite, distributed: as for `fmicl_loss`.
+    """
+    check_bool("check_finite", check_finite)
+    check_bool("distributed", distributed)
+    check_choice("implementation", implementation, IMPLEMENTATIONS)
+    weight, pairwise = weight_of(alpha), settings.pairwise
+    blocks = settings.blocks(bank is not None)
+    context = replica_context() if distributed else None
+    rows = prepare(x, y, bank, pairwise.normalize, least=2 if context is None else 1)
+    replicas = None if context is None else Replicas(context, rows["x"])
+    n, k = rows["x"].shape[0], rows.get("bank", rows["x"]).shape[0]
+    if context is not None:
+        n = None if n is None else n * context.num_replicas_in_sync
+        k = n if bank is None else k
+    dense = choose_implementation(implementation, n, k) == "dense"
+    scores = positive_scores(rows, pairwise)
+    if replicas is None:
+        alignment = tf.reduce_mean(scores)
+        excess = (dense_excess if dense else tiled_excess)(rows, pairwise, blocks)
+    else:
+        alignment = replicas.mean(scores)
+        block_mean = dense_block_mean if dense else tiled_block_mean
+        excess = shared_excess(rows, pairwise, blocks, block_mean, replicas)
+    uniformity = pairwise.limit + excess
+    if not isinstance(weight, float):  # a number stays one, which tf.cast would take for float32
+        weight = tf.cast(weight, excess.dtype)
+    loss = weight * uniformity - alignment
+    if check_finite and tf.executing_eagerly():
+        if not weight > 0:
+            raise invalid("alpha", ALPHA, float(weight))
+        if not tf.math.is_finite(loss):
+            objective = replace(settings, alpha=float(weight))
+            raise explain_non_finite(x, y, bank) or overflowed(objective, float(loss))
+    return FMICLTerms(loss, alignment, uniformity)
