@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from typing import Any
+from contextlib import nullcontext
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -29,28 +30,41 @@ from fmicl_torch.dense import Rows
 Distributed = bool | dist.ProcessGroup
 
 
+#: Backends of `torch.distributed` that take no tensors of the CPU, and what they take.
+ACCELERATORS = {"nccl": "cuda", "xccl": "xpu"}
+
+
+class Prepared(NamedTuple):
+    """A rank's features by name, the dtype of the kernel's products or "", and alpha; checked."""
+
+    rows: Rows
+    kernel: str
+    weight: float | torch.Tensor
+
+
 class Ranks:
     """The ranks that share a batch, and how many rows each holds.
 
     Args:
         group: of `torch.distributed`.
+        x: features of this rank, or what was given for them.
     """
 
-    def __init__(self, group: dist.ProcessGroup) -> None:
+    def __init__(self, group: dist.ProcessGroup, x: Any) -> None:
         self.group, self.rank, self.count = group, dist.get_rank(group), dist.get_world_size(group)
         self.sizes: list[int] = []
-        self.device = "cuda" if dist.get_backend(group) == "nccl" else "cpu"
+        self.device = torch.device(ACCELERATORS.get(dist.get_backend(group), "cpu"))
+        if isinstance(x, torch.Tensor) and x.device.type == self.device.type:
+            self.device = x.device  # of several, the one that this rank works on
 
-    def agree(
-        self, prepare: Callable[[], tuple[Rows, str]], same: dict[str, Any]
-    ) -> tuple[Rows, str]:
+    def agree(self, prepare: Callable[[], Prepared], same: dict[str, Any]) -> Prepared:
         """What `prepare` makes of this rank's features, once every rank has made it.
 
         A rank that refuses its features tells the others, so that all of them raise: one that went
         on would wait for it until the group's timeout.
 
         Args:
-            prepare: gives this rank's features by name, and the dtype of the kernel.
+            prepare: checks what this rank was given.
             same: options by name, which all ranks must share.
 
         Raises:
@@ -62,10 +76,10 @@ class Ranks:
             made = prepare()
         except InvalidArgument as refused:
             error = refused
-        rows = {} if made is None else made[0]
+        rows = {} if made is None else made.rows
         shared = {f"{name}.shape[{axis}]": side.shape[axis] for name, side in rows.items()
                   for axis in ((0, 1) if name == "bank" else (1,))}  # fmt: skip
-        shared |= {"dtype": rows["x"].dtype, "kernel": made[1]} if made is not None else {}
+        shared |= {"dtype": rows["x"].dtype, "kernel": made.kernel} if made is not None else {}
         shared |= same
         mine = [error is not None, len(rows.get("x", ())), zlib.crc32(repr(shared).encode())]
         everyone = self._exchange(mine)
@@ -107,7 +121,9 @@ class Ranks:
 
     def _objects(self, mine: Any) -> list[Any]:
         everyone: list[Any] = [None] * self.count
-        dist.all_gather_object(everyone, mine, group=self.group)
+        index = self.device.index if self.device.type == "cuda" else None
+        with nullcontext() if index is None else torch.cuda.device(index):
+            dist.all_gather_object(everyone, mine, group=self.group)
         return everyone
 
     @property
@@ -137,7 +153,7 @@ class Ranks:
         return taken
 
 
-def ranks_of(distributed: Distributed) -> Ranks | None:
+def ranks_of(distributed: Distributed, x: Any) -> Ranks | None:
     """The ranks to take the loss over, or None for this process alone.
 
     Raises:
@@ -150,7 +166,7 @@ def ranks_of(distributed: Distributed) -> Ranks | None:
     group = dist.group.WORLD if distributed is True else distributed
     if not isinstance(group, dist.ProcessGroup):
         raise invalid("distributed", "True, False or a process group", distributed)
-    return Ranks(group) if dist.get_world_size(group) > 1 else None
+    return Ranks(group, x) if dist.get_world_size(group) > 1 else None
 
 
 class _Gather(torch.autograd.Function):

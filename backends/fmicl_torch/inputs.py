@@ -7,6 +7,7 @@ import math
 import torch
 
 from fmicl_core.checks import (
+    ALPHA,
     InvalidArgument,
     check_alpha,
     check_bool,
@@ -19,6 +20,7 @@ from fmicl_core.checks import (
 from fmicl_core.objective import choose_implementation
 from fmicl_torch.dense import Rows
 from fmicl_torch.ops import normalize_rows, unit_rows
+from fmicl_torch.transforms import is_batched
 
 
 def prepare(
@@ -75,16 +77,27 @@ def alpha_must_be_a_finite_number_above_0(alpha: float) -> float:
     return check_positive("alpha", alpha)
 
 
-def weight_of(alpha: float | torch.Tensor) -> float | torch.Tensor:
-    """alpha, checked; of a tensor the value is checked with that of the loss.
+def weight_of(alpha: float | torch.Tensor, read: bool = False) -> float | torch.Tensor:
+    """alpha, checked.
+
+    Args:
+        alpha: as given to the loss.
+        read: check the value of a tensor, too, unless it is being compiled or vmapped.
 
     Raises:
-        ValueError: alpha is no finite number > 0 and no tensor of no dimension.
+        ValueError: alpha is no finite number > 0 and no tensor of no dimension that holds one.
     """
     if torch.compiler.is_compiling() and isinstance(alpha, float | int):
         # Dynamo takes it for a symbol as soon as it changes, and keeps to one graph.
         return alpha if 0 < alpha < math.inf else alpha_must_be_a_finite_number_above_0(alpha)
-    return check_alpha(alpha, alpha.shape if isinstance(alpha, torch.Tensor) else None)
+    if not isinstance(alpha, torch.Tensor):
+        return check_alpha(alpha, None)  # type: ignore[no-any-return]
+    check_alpha(alpha, alpha.shape)
+    if read and not torch.compiler.is_compiling() and not is_batched(alpha):
+        value = alpha.item()
+        if not 0 < value < math.inf:
+            raise invalid("alpha", ALPHA, value)
+    return alpha
 
 
 def explain_non_finite(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import threading
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -58,6 +59,15 @@ def pairwise_of(text: str) -> Pairwise:
     """
     known = KNOWN.get(text)
     return KNOWN.setdefault(text, _built(text)) if known is None else known
+
+
+@lru_cache(maxsize=256)
+def described(text: str) -> str:
+    """The text, if any process understands it; "" where it names what a user wrote."""
+    try:
+        return text if _built(text) else ""
+    except ValueError:
+        return ""
 
 
 def _text(pairwise: Pairwise) -> str:

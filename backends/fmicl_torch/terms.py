@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from fmicl_core import FMICL, Pairwise
-from fmicl_core.checks import ALPHA, check_bool, check_choice, invalid, overflowed
+from fmicl_core.checks import check_bool, check_choice, invalid, overflowed
 from fmicl_core.objective import (
     KERNEL,
     WITH_KERNEL,
@@ -18,10 +18,10 @@ from fmicl_core.objective import (
     negative_blocks,
 )
 from fmicl_torch.dense import Rows, dense_excess, positive_scores
-from fmicl_torch.distributed import Distributed, Ranks, ranks_of
+from fmicl_torch.distributed import Distributed, Prepared, Ranks, ranks_of
 from fmicl_torch.inputs import explain_non_finite, prepare, weight_of
 from fmicl_torch.kernel import kernel_dtype
-from fmicl_torch.registry import KNOWN
+from fmicl_torch.registry import KNOWN, described
 from fmicl_torch.ring import ring_excess
 from fmicl_torch.tiled import tiled_excess
 from fmicl_torch.transforms import is_batched
@@ -55,26 +55,25 @@ def terms_of(
         negatives, alpha, x, y, bank, implementation, check_finite, distributed: as for
             `fmicl_loss`.
     """
-    check_bool("check_finite", check_finite)
-    check_choice("implementation", implementation, WITH_KERNEL)
-    weight = weight_of(alpha)
     pairwise, blocks = KNOWN[text], negative_blocks(negatives, bank is not None)
     form = implementation if samples is None else "dense"
 
-    def prepared(least: int) -> tuple[Rows, str]:
+    def prepare_own(least: int) -> Prepared:
+        check_bool("check_finite", check_finite)
+        check_choice("implementation", implementation, WITH_KERNEL)
+        weight = weight_of(alpha, read=check_finite)
         rows = prepare(x, y, bank, pairwise.normalize, least=least, implementation=form)
         given = (x, y) if bank is None else (x, y, bank)
-        return rows, kernel_dtype(
-            form, text, x, reduce(torch.promote_types, [v.dtype for v in given])
-        )
+        dtype = reduce(torch.promote_types, [side.dtype for side in given])
+        return Prepared(rows, kernel_dtype(form, text, x, dtype), weight)
 
-    ranks = None if distributed is False else ranks_of(distributed)
+    ranks = None if distributed is False else ranks_of(distributed, x)
     if ranks is None:
-        rows, kernel = prepared(least=2)
+        rows, kernel, weight = prepare_own(least=2)
     else:
-        same = {"settings": text, "negatives": negatives, "implementation": implementation,
-                "check_finite": check_finite}  # fmt: skip
-        rows, kernel = ranks.agree(lambda: prepared(least=1), same)
+        same = {"settings": described(text), "negatives": negatives,
+                "implementation": implementation, "check_finite": check_finite}  # fmt: skip
+        rows, kernel, weight = ranks.agree(lambda: prepare_own(least=1), same)
     with torch.autocast(x.device.type, enabled=False):
         if ranks is None:
             alignment = positive_scores(rows, pairwise).mean()
@@ -106,8 +105,6 @@ def _check_value(
     ranks: Ranks | None,
 ) -> None:
     """Raise where the loss is not finite, and say why; on every rank, as all have the same loss."""
-    if isinstance(weight, torch.Tensor) and not weight > 0:
-        raise invalid("alpha", ALPHA, weight.item())
     if loss.isfinite():
         return
     error = explain_non_finite(x, y, bank)

@@ -52,6 +52,8 @@ REFUSALS = {
                           REFUSED),
     "not finite, tiled": ("`x`. Expected finite features. Received: NaN or infinity in row 2",
                           REFUSED),
+    "another alpha's sign": ("a finite number > 0. Received: alpha=-2.0", REFUSED),
+    "the same of an array": ("holds one. Received: alpha=-2.0", REFUSED),
     "other settings": ("`settings`. Expected the same on every rank.",) * 2,
     "another form": ("`implementation`. Expected the same on every rank.",) * 2,
     "another bank": ("`bank.shape[0]`. Expected the same on every rank.",) * 2,
@@ -76,6 +78,10 @@ def test_no_rank_waits_for_one_that_refuses(refusals, name):
 
 def test_every_fault_of_a_rank_is_tried(refusals):
     assert set(refusals[0]["refusals"]) == set(REFUSALS)
+
+
+def test_a_divergence_of_ones_own_is_taken_over_ranks(refusals):
+    assert refusals[0]["own"] == refusals[1]["own"]
 
 
 def test_the_dense_form_over_ranks_has_second_derivatives(refusals):

@@ -15,6 +15,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from common import views
 
+from fmicl_core import KL
 from fmicl_torch import FMICLLoss, fmicl_loss, info_nce_loss
 
 RANKS = 2
@@ -34,10 +35,19 @@ def one_sided(rank, x, bank):
         "another dtype": ((x.float() if one else x,) * 2, {}),
         "not finite, dense": ((broken if one else x,) * 2, {"implementation": "dense"}),
         "not finite, tiled": ((broken if one else x,) * 2, {"implementation": "tiled"}),
+        "another alpha's sign": ((x, x), {"alpha": -2.0 if one else 2.0}),
+        "the same of an array": ((x, x), {"alpha": torch.tensor(-2.0 if one else 2.0)}),
         "other settings": ((x, x), {"divergence": "js" if one else "kl"}),
         "another form": ((x, x), {"implementation": "dense" if one else "tiled"}),
         "another bank": ((x, x), {"bank": bank[:3] if one else bank}),
     }
+
+
+class Own(KL):
+    """A divergence of one's own that every process prints otherwise."""
+
+    def __repr__(self):
+        return object.__repr__(self)
 
 
 def refusals(rank, x, bank):
@@ -68,7 +78,7 @@ def incoming_gradient_changes(x):
     """How much the backward pass of a gathered loss changes the gradient that comes in."""
     from fmicl_torch.distributed import ranks_of
 
-    ranks = ranks_of(True)
+    ranks = ranks_of(True, x)
     ranks.sizes = [len(x)] * RANKS
     gathered = ranks.gather(x.clone().requires_grad_())
     incoming = torch.ones_like(gathered)
@@ -88,6 +98,7 @@ def run(rank, port):
     results["second derivative"] = max(
         ((a - b).abs().max() / b.abs().max()).item() for a, b in zip(got, want, strict=True)
     )
+    results["own"] = fmicl_loss(x, y, divergence=Own(), distributed=True).item()
     results["incoming"] = incoming_gradient_changes(x)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
