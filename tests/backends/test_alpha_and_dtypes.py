@@ -31,24 +31,20 @@ def test_alpha_of_another_dtype_leaves_that_of_the_loss(backend, draw):
         assert "float32" in str(loss.dtype)
 
 
-#: dtypes of x, y and the bank, and that of the loss.
+#: dtypes of x, y and, if there is one, the bank, and that of the loss.
 MIXED = [
-    ("bfloat16", "float32", "float32", "float32"),
+    ("bfloat16", "float32", None, "float32"),
+    ("float32", "float64", None, "float64"),
     ("float32", "bfloat16", "float16", "float32"),
-    ("float16", "bfloat16", "bfloat16", "float32"),
-    ("float32", "float64", "float32", "float64"),
     ("bfloat16", "float32", "float64", "float64"),
 ]
 
 
 @forms
-@pytest.mark.parametrize("has_bank", [False, True])
 @pytest.mark.parametrize(("x", "y", "bank", "wide"), MIXED)
-def test_other_dtypes_are_promoted(backend, draw, x, y, bank, wide, has_bank, implementation):
+def test_other_dtypes_are_promoted(backend, draw, x, y, bank, wide, implementation):
     """A student in bfloat16 against a teacher in float32."""
-    kinds = {"x": x, "y": y} | ({"bank": bank} if has_bank else {})
-    if not has_bank and "float64" not in (x, y):
-        wide = "float32"
+    kinds = {"x": x, "y": y} | ({"bank": bank} if bank else {})
     arrays = dict(zip(("x", "y", "bank"), draw(1, k=9), strict=True))
     objective = FMICL("pearson", negatives="cross")
     with backend.precision("float64"):
@@ -57,7 +53,7 @@ def test_other_dtypes_are_promoted(backend, draw, x, y, bank, wide, has_bank, im
         truth = fmicl_reference(*rounded[:2], objective, *rounded[2:])
 
         def value(leaves):
-            more = {"bank": leaves["bank"]} if has_bank else {}
+            more = {"bank": leaves["bank"]} if bank else {}
             loss = backend.library.fmicl_loss(
                 leaves["x"], leaves["y"], divergence="pearson", negatives="cross",
                 implementation=implementation, **more,
@@ -66,7 +62,8 @@ def test_other_dtypes_are_promoted(backend, draw, x, y, bank, wide, has_bank, im
 
         (loss,), gradients = backend.gradients(value, given, compiled=False)
         assert wide in str(loss.dtype)
-        assert float(loss) == pytest.approx(truth.loss, rel=1e-12 if wide == "float64" else 1e-5)
+        number = float(backend.numpy(loss))
+        assert number == pytest.approx(truth.loss, rel=1e-12 if wide == "float64" else 1e-5)
         for name, want in (("x", truth.grad_x), ("y", truth.grad_y), ("bank", truth.grad_bank)):
             if name in gradients:
                 assert kinds[name] in str(gradients[name].dtype)

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from fmicl_core import FMICL, Gaussian, fmicl_reference
-from fmicl_core.objective import NEGATIVES
 from fmicl_core.related import info_nce_reference
 
 forms = pytest.mark.parametrize("implementation", ["dense", "tiled"])
@@ -23,7 +22,7 @@ def near(backend, n, d, noise, seed=0):
 
 
 @forms
-@pytest.mark.parametrize("name", ["js", "tsallis", "pearson"])
+@pytest.mark.parametrize("name", ["js", "tsallis"])
 def test_penalties_that_are_nearly_one_constant_keep_the_loss(backend, name, implementation):
     """JS: alpha times -log 2, of which float32 has 1/32; nothing may be lost beside it."""
     x, y = near(backend, 1024, 32, 0.3)
@@ -33,7 +32,7 @@ def test_penalties_that_are_nearly_one_constant_keep_the_loss(backend, name, imp
 
 
 @forms
-@pytest.mark.parametrize("name", ["kl", "js", "vlc"])
+@pytest.mark.parametrize("name", ["kl", "vlc"])
 def test_features_that_have_collapsed_keep_the_loss(backend, name, implementation):
     """2^20 penalties close to one number, added up."""
     x, y = near(backend, 1024, 4, 1e-3)
@@ -45,25 +44,22 @@ def test_features_that_have_collapsed_keep_the_loss(backend, name, implementatio
 
 @pytest.mark.parametrize("compiled", [False, True])
 @forms
-@pytest.mark.parametrize("temperature", [0.05, 0.1])
-def test_info_nce_that_is_nearly_0_keeps_its_gradient(
-    backend, temperature, implementation, compiled
-):
+def test_info_nce_that_is_nearly_0_keeps_its_gradient(backend, implementation, compiled):
     """Every probability of a positive is nearly 1; the gradient is of their differences from 1."""
     x, y = near(backend, 64, 32, 0.02)
-    options = {"temperature": temperature, "implementation": implementation}
+    options = {"temperature": 0.05, "implementation": implementation}
     call = lambda dtype: backend.call(  # noqa: E731
         "info_nce_loss", {"x": x, "y": y}, dtype, compiled, **options
     )
     truth, got = call("float64"), call("float32")
-    assert truth.loss == pytest.approx(info_nce_reference(x, y, temperature), rel=1e-9)
-    assert truth.loss < 0.05
+    assert truth.loss == pytest.approx(info_nce_reference(x, y, 0.05), rel=1e-9)
+    assert truth.loss < 1e-4
     for name, want in truth.grads.items():
         error = np.abs(got.grads[name] - want).max() / np.abs(want).max()
         assert error < 1e-5, name
 
 
-@pytest.mark.parametrize("negatives", NEGATIVES)
+@pytest.mark.parametrize("negatives", ["cross", "all"])
 def test_the_dense_gradient_of_info_nce_is_as_good_as_the_tiled_one(backend, negatives):
     x, y = near(backend, 200, 16, 0.5)
     call = lambda dtype, form: backend.call(  # noqa: E731
