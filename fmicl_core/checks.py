@@ -86,6 +86,12 @@ def check_alpha(value: Any, shape: Shape | None) -> Any:
     return value
 
 
+def check_alpha_value(value: float) -> None:
+    """Check the number that an array given for `alpha` holds."""
+    if not 0.0 < value < math.inf:
+        raise invalid("alpha", ALPHA, value)
+
+
 def check_at_least(argument: str, value: Any, low: int) -> int:
     """Return `value` when it is a whole number >= `low`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < low:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,7 +39,7 @@ def prepare(
     check_bool("normalize", normalize)
     given = {"x": x, "y": y} | ({} if bank is None else {"bank": bank})
     for name, value in given.items():
-        if not isinstance(value, jax.Array | np.ndarray):
+        if not is_array(value):
             raise invalid(name, "a jax.Array", type(value).__name__, what=f"type({name})")
         if not all(isinstance(size, int) for size in value.shape):  # as in jax.export
             raise invalid(
@@ -56,13 +58,18 @@ def prepare(
     return {k: normalize_rows(v) for k, v in wide.items()} if normalize else wide
 
 
+def is_array(value: Any) -> bool:
+    """Whether it is an array of JAX or of NumPy, which JAX takes, too."""
+    return isinstance(value, jax.Array | np.ndarray)
+
+
 def weight_of(alpha: float | jax.Array) -> float | jax.Array:
     """alpha, checked; of an array the value is checked with that of the loss.
 
     Raises:
         ValueError: alpha is no finite number > 0 and no array of no dimension.
     """
-    return check_alpha(alpha, alpha.shape if isinstance(alpha, jax.Array | np.ndarray) else None)
+    return check_alpha(alpha, alpha.shape if is_array(alpha) else None)
 
 
 def explain_non_finite(

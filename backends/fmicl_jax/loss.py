@@ -6,12 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import jax
-import numpy as np
 
 from fmicl_core import FMICL, Divergence, Similarity
 from fmicl_core.checks import check_bool, check_choice
 from fmicl_core.objective import DEFAULTS, WITH_KERNEL
-from fmicl_jax.inputs import weight_of
+from fmicl_jax.inputs import is_array, weight_of
 from fmicl_jax.terms import FMICLTerms, terms_of
 
 
@@ -125,7 +124,7 @@ class FMICLLoss:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "alpha", weight_of(self.alpha))
-        number = DEFAULTS.alpha if _is_array(self.alpha) else self.alpha
+        number = DEFAULTS.alpha if is_array(self.alpha) else self.alpha
         o = FMICL(self.divergence, self.similarity, number, self.negatives, self.normalize)
         for name in ("divergence", "similarity"):
             object.__setattr__(self, name, getattr(o, name))
@@ -137,7 +136,7 @@ class FMICLLoss:
     def objective(self) -> FMICL:
         """The settings."""
         made_with: FMICL = self._made_with  # type: ignore[attr-defined]
-        return replace(made_with, alpha=float(self.alpha)) if _is_array(self.alpha) else made_with
+        return replace(made_with, alpha=float(self.alpha)) if is_array(self.alpha) else made_with
 
     def __call__(self, x: jax.Array, y: jax.Array, bank: jax.Array | None = None) -> jax.Array:
         """The loss of x (N, D), y (N, D) and, if given, bank (K, D); scalar."""
@@ -150,7 +149,7 @@ class FMICLLoss:
 
     def tree_flatten(self) -> tuple[tuple[jax.Array, ...], tuple[tuple[str, Any], ...]]:
         """The leaves, and all the rest."""
-        leaves = (self.alpha,) if _is_array(self.alpha) else ()
+        leaves = (self.alpha,) if is_array(self.alpha) else ()
         rest = vars(self) | ({"alpha": None} if leaves else {})
         return leaves, tuple(rest.items())
 
@@ -161,7 +160,3 @@ class FMICLLoss:
         for name, value in dict(rest, **({"alpha": leaves[0]} if leaves else {})).items():
             object.__setattr__(loss, name, value)
         return loss
-
-
-def _is_array(alpha: float | jax.Array) -> bool:
-    return isinstance(alpha, jax.Array | np.ndarray)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from fmicl_core import FMICL
-from fmicl_core.checks import ALPHA, check_bool, check_choice, invalid, overflowed
+from fmicl_core.checks import check_alpha_value, check_bool, check_choice, overflowed
 from fmicl_core.objective import WITH_KERNEL, choose_implementation
 from fmicl_jax.dense import dense_block_mean, dense_excess, positive_scores
 from fmicl_jax.distributed import axis_size, shared_excess, shared_mean
@@ -71,8 +71,7 @@ def terms_of(
     uniformity = pairwise.limit + excess
     loss = (weight * uniformity).astype(excess.dtype) - alignment
     if check_finite and not isinstance(loss, jax.core.Tracer):
-        if not weight > 0:
-            raise invalid("alpha", ALPHA, float(weight))
+        check_alpha_value(float(weight))
         if not jnp.isfinite(loss):
             objective = replace(settings, alpha=float(weight))
             raise explain_non_finite(x, y, bank) or overflowed(objective, float(loss))

@@ -9,10 +9,9 @@ import tensorflow as tf
 
 from fmicl_core import FMICL
 from fmicl_core.checks import (
-    ALPHA,
+    check_alpha_value,
     check_bool,
     check_choice,
-    invalid,
     overflowed,
 )
 from fmicl_core.objective import IMPLEMENTATIONS, choose_implementation
@@ -72,8 +71,7 @@ def terms_of(
         weight = tf.cast(weight, excess.dtype)
     loss = weight * uniformity - alignment
     if check_finite and tf.executing_eagerly():
-        if not weight > 0:
-            raise invalid("alpha", ALPHA, float(weight))
+        check_alpha_value(float(weight))
         if not tf.math.is_finite(loss):
             objective = replace(settings, alpha=float(weight))
             raise explain_non_finite(x, y, bank) or overflowed(objective, float(loss))

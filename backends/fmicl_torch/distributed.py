@@ -41,6 +41,13 @@ class Prepared(NamedTuple):
     kernel: str
     weight: float | torch.Tensor
 
+    @property
+    def shared(self) -> dict[str, Any]:
+        """By name, what must be the same on every rank: all but the rows and alpha's value."""
+        sizes = {f"{name}.shape[{axis}]": side.shape[axis] for name, side in self.rows.items()
+                 for axis in ((0, 1) if name == "bank" else (1,))}  # fmt: skip
+        return sizes | {"dtype": self.rows["x"].dtype, "kernel": self.kernel}
+
 
 class Ranks:
     """The ranks that share a batch, and how many rows each holds.
@@ -76,12 +83,9 @@ class Ranks:
             made = prepare()
         except InvalidArgument as refused:
             error = refused
-        rows = {} if made is None else made.rows
-        shared = {f"{name}.shape[{axis}]": side.shape[axis] for name, side in rows.items()
-                  for axis in ((0, 1) if name == "bank" else (1,))}  # fmt: skip
-        shared |= {"dtype": rows["x"].dtype, "kernel": made.kernel} if made is not None else {}
+        rows, shared = (0, {}) if made is None else (len(made.rows["x"]), made.shared)
         shared |= same
-        mine = [error is not None, len(rows.get("x", ())), zlib.crc32(repr(shared).encode())]
+        mine = [error is not None, rows, zlib.crc32(repr(shared).encode())]
         everyone = self._exchange(mine)
         if any(refused for refused, _, _ in everyone):
             self.raise_first(error)

@@ -7,9 +7,9 @@ import math
 import torch
 
 from fmicl_core.checks import (
-    ALPHA,
     InvalidArgument,
     check_alpha,
+    check_alpha_value,
     check_bool,
     check_features,
     check_positive,
@@ -94,9 +94,7 @@ def weight_of(alpha: float | torch.Tensor, read: bool = False) -> float | torch.
         return check_alpha(alpha, None)  # type: ignore[no-any-return]
     check_alpha(alpha, alpha.shape)
     if read and not torch.compiler.is_compiling() and not is_batched(alpha):
-        value = alpha.item()
-        if not 0 < value < math.inf:
-            raise invalid("alpha", ALPHA, value)
+        check_alpha_value(alpha.item())
     return alpha
 
 

@@ -65,9 +65,10 @@ def pairwise_of(text: str) -> Pairwise:
 def described(text: str) -> str:
     """The text, if any process understands it; "" where it names what a user wrote."""
     try:
-        return text if _built(text) else ""
+        _built(text)
     except ValueError:
         return ""
+    return text
 
 
 def _text(pairwise: Pairwise) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial, reduce
+from functools import reduce
 from typing import NamedTuple
 
 import torch
 
-from fmicl_core import FMICL, Pairwise
+from fmicl_core import FMICL
 from fmicl_core.checks import check_bool, check_choice, invalid, overflowed
 from fmicl_core.objective import (
     KERNEL,
@@ -85,32 +84,15 @@ def terms_of(
         loss = weight * uniformity - alignment
         if loss.dtype != excess.dtype:  # alpha is an array of another dtype
             loss = loss.to(excess.dtype)
-    if check_finite and not torch.compiler.is_compiling() and not is_batched(loss):
-        settings = partial(_settings, pairwise, negatives)
-        _check_value(loss, weight, settings, x, y, bank, ranks)
+    checked = check_finite and not torch.compiler.is_compiling() and not is_batched(loss)
+    if checked and not loss.isfinite():
+        error = explain_non_finite(x, y, bank)
+        if ranks is not None:  # all have this loss, and all come here
+            ranks.raise_first(error)
+        formulas = pairwise.divergence, pairwise.similarity
+        settings = FMICL(*formulas, float(weight), negatives, pairwise.normalize)
+        raise error or overflowed(settings, loss.item())
     return FMICLTerms(loss, alignment, uniformity)
-
-
-def _settings(pairwise: Pairwise, negatives: str, alpha: float) -> FMICL:
-    return FMICL(pairwise.divergence, pairwise.similarity, alpha, negatives, pairwise.normalize)
-
-
-def _check_value(
-    loss: torch.Tensor,
-    weight: float | torch.Tensor,
-    settings: Callable[[float], FMICL],
-    x: torch.Tensor,
-    y: torch.Tensor,
-    bank: torch.Tensor | None,
-    ranks: Ranks | None,
-) -> None:
-    """Raise where the loss is not finite, and say why; on every rank, as all have the same loss."""
-    if loss.isfinite():
-        return
-    error = explain_non_finite(x, y, bank)
-    if ranks is not None:
-        ranks.raise_first(error)
-    raise error or overflowed(settings(float(weight)), loss.item())
 
 
 def _excess(

@@ -4,16 +4,13 @@ Also second derivatives of the dense form over ranks, and of which losses the ra
 """
 
 import datetime
-import json
-import os
-import socket
 import time
 import warnings
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from common import views
+from gloo import start
 
 from fmicl_core import KL
 from fmicl_torch import FMICLLoss, fmicl_loss, info_nce_loss
@@ -86,14 +83,11 @@ def incoming_gradient_changes(x):
     return (incoming - 1.0).abs().max().item()
 
 
-def run(rank, port):
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    dist.init_process_group("gloo", rank=rank, world_size=RANKS, timeout=TIMEOUT)
-    torch.set_num_threads(1)
+def run(rank, count):
     x, y, bank, _ = (torch.from_numpy(v) for v in views(rows=7))
     mine = slice(0, 4) if rank == 0 else slice(4, 7)
     results = {"refusals": refusals(rank, x[mine], bank)}
-    want = [g[mine] for g in second_derivative(x, y, False, RANKS)]
+    want = [g[mine] for g in second_derivative(x, y, False, count)]
     got = second_derivative(x[mine], y[mine], True, 1)
     results["second derivative"] = max(
         ((a - b).abs().max() / b.abs().max()).item() for a, b in zip(got, want, strict=True)
@@ -105,16 +99,10 @@ def run(rank, port):
         for _ in range(2):
             info_nce_loss(x, y)
     results["warned"] = [str(w.message) for w in caught if "ranks" in str(w.message)]
-    everyone = [None] * RANKS
+    everyone = [None] * count
     dist.all_gather_object(everyone, results)
-    if rank == 0:
-        print(json.dumps(everyone), flush=True)
-    dist.barrier()  # no rank may leave while another still talks to it
-    os._exit(0)  # gloo's threads can end a process that the interpreter is leaving (SIGABRT)
+    return everyone
 
 
 if __name__ == "__main__":
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(run, args=(port,), nprocs=RANKS)
+    start(run, RANKS, timeout=TIMEOUT)
