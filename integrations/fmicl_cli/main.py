@@ -75,9 +75,9 @@ def train(
     ] = False,
 ) -> None:  # fmt: skip
     """Train an encoder without labels, then evaluate it by kNN and linear probe."""
+    from fmicl_recipes.options import recipe
     from fmicl_recipes.presets import PRESETS, resolve
     from fmicl_recipes.run_folder import RunFolder
-    from fmicl_recipes.settings import recipe
 
     if list_presets:
         for name, options in PRESETS.items():
@@ -92,7 +92,7 @@ def train(
             f"-seed{settings.seed}"
         )
     if resume:
-        settings = RunFolder(out).continued(recipe(preset, PRESETS) | given)
+        settings = RunFolder(out).continued(given, recipe(preset, PRESETS))
     trainer = trainer_of(settings)
     from fmicl_recipes.runs import train_run
 

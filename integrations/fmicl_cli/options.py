@@ -12,7 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from fmicl_recipes import settings, text
-from fmicl_recipes.settings import Settings, TrainSettings
+from fmicl_recipes.options import Settings
+from fmicl_recipes.settings import TrainSettings
 
 #: Of images, and of texts.
 EVERY_METHOD = (*settings.METHODS, *text.METHODS)

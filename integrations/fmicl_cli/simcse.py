@@ -80,8 +80,8 @@ def train(
     SimCSE); with pairs, the second column is, and further columns are hard negatives. The encoder
     in OUT/model loads with SentenceTransformer(path). The defaults are the paper's text setting.
     """
+    from fmicl_recipes.options import recipe
     from fmicl_recipes.run_folder import RunFolder
-    from fmicl_recipes.settings import recipe
 
     given = {"method": "simcse", **overrides}
     if out is None or not resume:
@@ -89,7 +89,7 @@ def train(
         name = f"{Path(settings.data).stem}-{settings.title}-seed{settings.seed}"
         out = out or Path("runs") / name
     if resume:
-        settings = RunFolder(out, TextSettings).continued(recipe(preset, TEXT_PRESETS) | given)
+        settings = RunFolder(out, TextSettings).continued(given, recipe(preset, TEXT_PRESETS))
     with quiet():
         from fmicl_sentence_transformers.train import train_simcse
 

@@ -104,7 +104,7 @@ class MethodTrainer(Trainer):
             raise NonFiniteLossError.weights(step)
         measured = {"images_per_second": len(losses) * self.settings.batch_size / elapsed}
         if self.settings.knn_every and epoch % self.settings.knn_every == 0:
-            measured["knn_accuracy"] = knn(self)
+            measured |= knn(self)
         x, y = map(np.asarray, last[1:])
         row = epoch_row(epoch, step, float(np.mean(losses)), x, y, **measured)
         logged = {name: row[name] for name in row if name not in ("epoch", "step", "loss")}

@@ -87,7 +87,7 @@ class Run(keras.callbacks.Callback):
         measured = {"images_per_second": images / elapsed}
         every = trainer.settings.knn_every
         if every and (epoch + 1) % every == 0:
-            measured["knn_accuracy"] = knn(trainer)
+            measured |= knn(trainer)
         x, y = np.moveaxis(to_numpy(self.model.last.views), 1, 0)
         trainer.history.append(epoch_row(epoch + 1, steps, logs["loss"], x, y, **measured))
         self.save()

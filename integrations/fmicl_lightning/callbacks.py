@@ -88,7 +88,7 @@ class RunClock(Callback):
         pl_module.measured = {"images_per_second": self.images / elapsed}
         every = self.run.settings.knn_every
         if every and (trainer.current_epoch + 1) % every == 0 and trainer.is_global_zero:
-            pl_module.measured["knn_accuracy"] = knn(self.run)
+            pl_module.measured |= knn(self.run)
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: Any) -> None:
         """The history file follows the checkpoint."""

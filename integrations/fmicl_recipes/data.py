@@ -6,6 +6,7 @@ is refused before decoding.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import warnings
@@ -33,15 +34,16 @@ MEMINFO = Path("/proc/meminfo")
 
 @dataclass(frozen=True)
 class ImageData:
-    """Training and test images with their labels.
+    """Training and test images, with their labels if the source has any.
 
     Args:
         name: of the data set, for tables and plots.
         train_images: (N, H, W, C) uint8.
-        train_labels: (N,) int64, or None when the source has none.
+        train_labels: (N,) int64, or None.
         test_images: (M, H, W, C) uint8.
         test_labels: (M,) int64, or None.
         evaluated_on: the split that the test images are.
+        class_names: of the labels 0, 1, ...; None where they are numbers only.
     """
 
     name: str
@@ -50,16 +52,26 @@ class ImageData:
     test_images: Images
     test_labels: Labels | None
     evaluated_on: str = "test"
+    class_names: tuple[str, ...] | None = None
 
-    def require_labels(self) -> tuple[Labels, Labels]:
-        """Training and test labels.
+    @property
+    def labels(self) -> tuple[Labels, Labels] | None:
+        """Training and test labels, of two classes at least; None where there are none such."""
+        train, test = self.train_labels, self.test_labels
+        if train is None or test is None or len(np.unique(train)) < 2:
+            return None
+        return train, test
 
-        Raises:
-            ValueError: the source has none.
-        """
-        if self.train_labels is None or self.test_labels is None:
-            raise invalid("data", "labelled images, which kNN and linear probe need", self.name)
-        return self.train_labels, self.test_labels
+    def described(self) -> dict[str, Any]:
+        """What metrics.json says of the images, so that runs on other ones can be told apart."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.test_images).tobytes())
+        return {
+            "evaluated_on": self.evaluated_on,
+            "train_images": len(self.train_images),
+            "test_images": len(self.test_images),
+            "image_shape": list(self.train_images.shape[1:]),
+            "test_digest": digest.hexdigest(),
+        }
 
 
 def load_images(
@@ -68,6 +80,8 @@ def load_images(
     image_size: int | None = None,
     limit: int | None = None,
     seed: int = 0,
+    image_column: str | None = None,
+    label_column: str | None = None,
     progress: bool = True,
 ) -> ImageData:
     """Load and decode a data set.
@@ -83,6 +97,8 @@ def load_images(
         image_size: resize to this many pixels a side; needed where images differ in size.
         limit: keep at most this many training images, drawn by `seed`.
         seed: of the hold-out and of `limit`.
+        image_column: name of the column of images; None takes the first that holds images.
+        label_column: name of the column of labels; None takes one of `LABEL_COLUMNS`.
         progress: show a progress bar while decoding.
 
     Raises:

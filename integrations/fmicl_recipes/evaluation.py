@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -21,6 +22,8 @@ PAIR_ROWS = 2000
 COLLAPSED_RANK = 2.0
 #: Features whose uniformity is above this lie on a point, or nearly so: 0.22 apart on average.
 COLLAPSED_UNIFORMITY = -0.1
+#: Neighbours that suit 40,000 training images and more (Wu et al. 2018).
+MOST_NEIGHBOURS = 200
 #: Repetitions of the probe with few labels, each with other labels drawn.
 FEW_LABEL_DRAWS = 5
 
@@ -30,17 +33,18 @@ def knn_accuracy(
     train_labels: Labels,
     test: Features,
     test_labels: Labels,
-    k: int = 200,
+    k: int | None = None,
     temperature: float = 0.1,
 ) -> float:
     """Accuracy in [0, 1] of a vote of the k nearest by cosine, weighted exp(cosine / temperature).
 
-    k is at most the number of training rows. Source: Wu et al. (2018), section 3.4.
+    k is at most the number of training rows, and `fitting_k` of it by default. Source: Wu et al.
+    (2018), section 3.4.
 
     Raises:
         ValueError: features are not finite, or k < 1.
     """
-    check_at_least("k", k, 1)
+    k = fitting_k(len(train)) if k is None else check_at_least("k", k, 1)
     check_positive("temperature", temperature)
     _check_finite(train=train, test=test)
     classifier = KNeighborsClassifier(
@@ -136,8 +140,12 @@ def embedding_rank(x: Features) -> float:
 
 
 def spread(x: Features, y: Features) -> dict[str, float]:
-    """Alignment, uniformity and effective rank of two views (N, d), by their names in tables."""
+    """Contrastive accuracy, alignment, uniformity and effective rank of two views (N, d).
+
+    By their names in tables and in the history.
+    """
     return {
+        "contrastive_accuracy": contrastive_accuracy(x, y),
         "alignment": alignment(x, y),
         "uniformity": uniformity(x),
         "embedding_rank": embedding_rank(x),
@@ -150,6 +158,18 @@ def collapsed(scores: Mapping[str, float]) -> bool:
     return on_line or scores["uniformity"] > COLLAPSED_UNIFORMITY
 
 
+def contrastive_accuracy(x: Features, y: Features) -> float:
+    """Share of samples i, in [0, 1], whose nearest of all y_j by cosine is y_i.
+
+    A tie counts as wrong. By chance the share is 1 / N, of N rows.
+    """
+    _check_finite(x=x, y=y)
+    cosines = normalize(x) @ normalize(y).T
+    own = np.diag(cosines).copy()
+    np.fill_diagonal(cosines, -np.inf)
+    return float((own > cosines.max(axis=1)).mean())
+
+
 def pair_distances(x: Features, y: Features) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Distances of positive pairs (x_i, y_i), and of negative pairs (x_i, x_j), i < j."""
     x, y = normalize(x[:PAIR_ROWS]), normalize(y[:PAIR_ROWS])
@@ -158,13 +178,18 @@ def pair_distances(x: Features, y: Features) -> tuple[NDArray[np.float64], NDArr
     return positive, np.sqrt(np.clip(2.0 - 2.0 * products, 0.0, None))
 
 
+def fitting_k(count: int) -> int:
+    """Neighbours for kNN among `count` rows: the square root of it, at most `MOST_NEIGHBOURS`."""
+    return min(MOST_NEIGHBOURS, max(1, round(math.sqrt(count))))
+
+
 def evaluate_features(
     train: Features,
     train_labels: Labels,
     test: Features,
     test_labels: Labels,
     *,
-    k: int,
+    k: int | None = None,
     seed: int = 0,
 ) -> dict[str, float]:
     """kNN, linear probe with ten labels a class and with all; accuracies in [0, 1]."""

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fmicl_recipes.settings import TrainSettings, recipe
+from fmicl_recipes.options import combined, recipe
+from fmicl_recipes.settings import TrainSettings
 
 #: Lu et al. (2023), setup table: encoder, N, d, lr, mu, 1/(2 sigma^2), alpha, epochs and k are the
 #: paper's. It does not state projector width, momentum, weight decay, warm-up or augmentation
@@ -32,14 +33,15 @@ PRESETS: dict[str, dict[str, Any]] = {
                                 "precision": "bf16"},
     # The demo: 1,437 images of 8 x 8 pixels, seconds on a laptop. The same for every loss
     # and method.
-    "digits": {"data": "digits", "encoder": "smallconv", "width": 32, "augmentation": "digits",
+    "digits": {"data": "digits", "encoder": "smallconv", "width": 32,
                "projection_hidden": 128, "projection_dim": 64, "batch_size": 128, "epochs": 60,
                "optimizer": "adamw", "lr": 3e-3, "weight_decay": 1e-4, "warmup_epochs": 3,
                "queue_size": 512, "knn_k": 10},
     # A narrow ResNet-18 for about 20 minutes on two cores.
     "cifar10-cpu": {"data": "cifar10", "encoder": "resnet18", "width": 16, "stem_stride": 2,
                     "batch_size": 256, "epochs": 12, "lr": 0.2, "warmup_epochs": 1,
-                    "weight_decay": 1e-4, "projection_hidden": 256, "projection_dim": 128},
+                    "weight_decay": 1e-4, "projection_hidden": 256, "projection_dim": 128,
+                    "knn_k": 200},
 }  # fmt: skip
 
 
@@ -56,4 +58,5 @@ def resolve(preset: str | None, overrides: dict[str, Any]) -> TrainSettings:
     if preset is None:
         data = overrides.get("data", TrainSettings.__dataclass_fields__["data"].default)
         preset = data if data in PRESETS else None
-    return TrainSettings.from_dict({**recipe(preset, PRESETS), **overrides})
+    options = combined(recipe(preset, PRESETS), overrides)
+    return TrainSettings.from_dict(options, optional=options.keys() - overrides.keys())

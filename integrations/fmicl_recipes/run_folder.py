@@ -6,13 +6,21 @@ import csv
 import json
 import os
 import secrets
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
 from fmicl_core.checks import InvalidArgument, check_choice, invalid
-from fmicl_recipes.settings import Settings, TrainSettings, changes, difference
+from fmicl_recipes.options import Settings, changes, combined, difference, spelled
+from fmicl_recipes.settings import TrainSettings, chosen_augmentation
+
+#: Scores of raw pixels and of the untrained encoder, written when a run starts.
+BASELINES = "baselines.json"
+#: What settings.json has beside the settings: (H, W, C) of the images.
+IMAGE_SHAPE = "image_shape"
 
 
 class RunFolder:
@@ -37,15 +45,35 @@ class RunFolder:
                 cannot be made.
         """
         folder = cls(path, type(settings))
-        if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
-            raise invalid(
-                "out",
-                "a folder that does not exist yet, or --resume to continue the run in it",
-                str(path),
-            )
+        folder.check_free()
         make_folder(folder.path)
         folder.write_json("settings.json", settings.to_dict())
         return folder
+
+    def check_free(self) -> None:
+        """Check that a new run can be made here, without making anything.
+
+        Raises:
+            ValueError: the folder exists and is not empty, or a file or a folder without permission
+                is in its way.
+        """
+        if self.path.is_dir() and any(self.path.iterdir()):
+            expected = "a folder that does not exist yet, or --resume to continue the run in it"
+            raise invalid("out", expected, str(self.path))
+        above = next(p for p in (self.path, *self.path.absolute().parents) if p.exists())
+        if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+            why = f"{above} is no folder." if not above.is_dir() else f"{above} is read-only."
+            raise invalid("out", "a folder that can be made", str(self.path), why=why)
+
+    def discard(self) -> None:
+        """Remove everything of a run that has not got as far as a checkpoint."""
+        for entry in self.path.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.path.rmdir()
 
     @classmethod
     def resume(cls, path: str | Path, settings: Settings | None = None) -> RunFolder:
@@ -60,8 +88,13 @@ class RunFolder:
             _check_equal(difference(stored, settings))
         return folder
 
-    def continued(self, given: Mapping[str, Any]) -> Any:
-        """The settings to go on with: the run's, of which `given` repeats some.
+    def continued(self, given: Mapping[str, Any], recipe: Mapping[str, Any] | None = None) -> Any:
+        """The settings to go on with: the run's, of which `given` and `recipe` repeat some.
+
+        Args:
+            given: options by name.
+            recipe: options by name, too; those of them that have no effect in the run are passed
+                over, and so are those that `given` replaces.
 
         Raises:
             ValueError: there is no run in the folder; or an option that is given does not exist,
@@ -69,15 +102,19 @@ class RunFolder:
         """
         values = self.read_json("settings.json")
         fields = self.kind.__dataclass_fields__
-        for name, value in given.items():
+        options = combined(recipe or {}, given)
+        for name, value in options.items():
             check_choice("option", name, fields)
             if choices := fields[name].metadata["choices"]:
-                check_choice(name, value, choices)
-        if given.get("method") not in (None, values.get("method")):  # which has other options
-            _check_equal({"method": (values.get("method"), given["method"])})
-        stored = self.kind.from_dict(values)
-        _check_equal(changes(stored.to_dict(), stored.to_dict() | dict(given)))
-        return replace(stored, **given)
+                options[name] = check_choice(name, spelled(value, choices), choices)
+        if options.get("method") not in (None, values.get("method")):  # which has other options
+            _check_equal({"method": (values.get("method"), options["method"])})
+        stored = self.settings()
+        if "augmentation" in options:
+            options["augmentation"] = chosen_augmentation(options["augmentation"], stored.data)
+        options = {k: v for k, v in options.items() if k in given or stored.applies(k)}
+        _check_equal(changes(stored.to_dict(), stored.to_dict() | options))
+        return replace(stored, **options)
 
     def settings(self) -> Any:
         """The settings the run was started with.
@@ -85,7 +122,20 @@ class RunFolder:
         Raises:
             ValueError: settings.json is missing or unreadable.
         """
-        return self.kind.from_dict(self.read_json("settings.json"))
+        values = self.read_json("settings.json")
+        values = {name: value for name, value in values.items() if name != IMAGE_SHAPE}
+        return self.kind.from_dict(values, optional=values)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int] | None:
+        """(H, W, C) of the images that the run's networks are for; None if it is not known yet."""
+        shape = self.read_json("settings.json").get(IMAGE_SHAPE)
+        return None if shape is None else (shape[0], shape[1], shape[2])
+
+    def keep_image_shape(self, shape: Sequence[int]) -> None:
+        """Write the shape (H, W, C) of the images into settings.json."""
+        values = self.read_json("settings.json") | {IMAGE_SHAPE: [int(size) for size in shape]}
+        self.write_json("settings.json", values)
 
     @property
     def checkpoint(self) -> Path:
@@ -98,6 +148,14 @@ class RunFolder:
         folder = self.path / "plots"
         folder.mkdir(exist_ok=True)
         return folder
+
+    def baselines(self) -> dict[str, dict[str, float]]:
+        """Scores of raw pixels and of the untrained encoder; none if nobody asked for them."""
+        for name in (BASELINES, "metrics.json"):
+            if (self.path / name).exists():
+                found = self.read_json(name)
+                return dict(found.get("baselines", {}) if name == "metrics.json" else found)
+        return {}
 
     def read_json(self, name: str) -> dict[str, Any]:
         """A JSON file of the run.

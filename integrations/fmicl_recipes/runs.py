@@ -15,10 +15,18 @@ from numpy.typing import NDArray
 from fmicl_core.checks import invalid
 from fmicl_recipes import compare, evaluation, report
 from fmicl_recipes.data import ImageData, Images, load_images
-from fmicl_recipes.run_folder import RunFolder, write_atomically
+from fmicl_recipes.progress import note
+from fmicl_recipes.run_folder import BASELINES, RunFolder, write_atomically
 from fmicl_recipes.settings import TrainSettings
 
 Features = NDArray[np.floating]
+
+NO_LABELS = (
+    "the images have no labels, or all the same: kNN and linear probe are left out, as are raw"
+    " pixels and the colours of the embedding"
+)
+_KEPT = "The last good checkpoint is kept."
+_NOTHING_KEPT = "There was no checkpoint yet, and nothing is kept."
 
 #: Epochs in a row with collapsed features that make a warning.
 COLLAPSE_PATIENCE = 3
@@ -31,14 +39,14 @@ class NonFiniteLossError(RuntimeError):
     def at(cls, loss: float, step: int, epoch: int) -> NonFiniteLossError:
         """The error of a loss that is not finite at a step (from 0) of an epoch (from 1)."""
         return cls(
-            f"The loss is {loss} at step {step} (epoch {epoch}). The last good checkpoint"
-            " is kept. Try a smaller lr, or precision='32'."
+            f"The loss is {loss} at step {step} (epoch {epoch}). Try a smaller lr, or"
+            " precision='32'."
         )
 
     @classmethod
     def weights(cls, step: int) -> NonFiniteLossError:
         """The error of a weight that is not finite after a step."""
-        return cls(f"A weight is not finite after step {step}. The last good checkpoint is kept.")
+        return cls(f"A weight is not finite after step {step}. Try a smaller lr.")
 
 
 class Trainer(ABC):
@@ -54,6 +62,14 @@ class Trainer(ABC):
 
     #: Package of the framework, for messages.
     framework: ClassVar[str]
+
+    @classmethod  # noqa: B027
+    def check(cls, settings: TrainSettings) -> None:
+        """Check what can be checked before images are decoded: devices, encoders of libraries.
+
+        Raises:
+            ValueError: there is no such device, or no such encoder.
+        """
 
     def __init__(self, settings: TrainSettings, data: ImageData) -> None:
         self.settings, self.data = settings, data
@@ -119,14 +135,29 @@ def train_run(
         NonFiniteLossError: training diverged.
     """
     folder = RunFolder.resume(out, settings) if resume else None
-    data = data or _load_data(settings, progress)
+    if folder is None:
+        RunFolder(out).check_free()
+    trainer_class.check(settings)
+    data = data or load_data(settings, progress)
     check_batch_size(settings.batch_size, len(data.train_images))
-    data.require_labels()  # of which the evaluation at the end is made
+    if progress:
+        tell(settings, data)
     trainer = trainer_class(settings, data)
     folder = folder or RunFolder.create(out, settings)
-    before = baseline_scores(trainer) if baselines else {}
-    trainer.fit(folder, resume=resume, progress=progress)
-    return finish(trainer, folder, before)
+    try:
+        folder.keep_image_shape(data.train_images.shape[1:])
+        if baselines and not folder.baselines():
+            note("scoring raw pixels and the untrained encoder", progress)
+            folder.write_json(BASELINES, baseline_scores(trainer))
+        trainer.fit(folder, resume=resume, progress=progress)
+    except BaseException as error:
+        kept = folder.checkpoint.exists()
+        if not kept and not resume:
+            folder.discard()  # or it would be in the way of the next try
+        if isinstance(error, NonFiniteLossError):
+            raise NonFiniteLossError(f"{error} {_KEPT if kept else _NOTHING_KEPT}") from error
+        raise
+    return finish(trainer, folder, progress)
 
 
 def evaluate_run(trainer_class: type[Trainer], folder: RunFolder) -> dict[str, Any]:
@@ -138,56 +169,96 @@ def evaluate_run(trainer_class: type[Trainer], folder: RunFolder) -> dict[str, A
     settings = folder.settings()
     if not folder.checkpoint.exists():
         raise invalid("run", f"a run folder with {folder.checkpoint.name}", str(folder.path))
-    trainer = trainer_class(settings, _load_data(settings, progress=True))
+    trainer_class.check(settings)
+    data = load_data(settings, progress=True)
+    if data.labels is None:
+        note(NO_LABELS)
+    trainer = trainer_class(settings, data)
     trainer.load(folder)
-    known = (folder.path / "metrics.json").exists()
-    before = folder.read_json("metrics.json")["baselines"] if known else {}
-    return finish(trainer, folder, before)
+    folder.keep_image_shape(data.train_images.shape[1:])
+    return finish(trainer, folder, progress=True)
 
 
-def _load_data(settings: TrainSettings, progress: bool) -> ImageData:
+def load_data(settings: TrainSettings, progress: bool) -> ImageData:
+    """The images that settings name."""
     return load_images(
-        settings.data, image_size=settings.image_size, limit=settings.limit,
-        seed=settings.seed, progress=progress,
+        settings.data, image_size=settings.image_size, limit=settings.limit, seed=settings.seed,
+        image_column=settings.image_column, label_column=settings.label_column, progress=progress,
     )  # fmt: skip
 
 
-def finish(
-    trainer: Trainer, folder: RunFolder, before: dict[str, dict[str, float]]
-) -> dict[str, Any]:
+def tell(settings: TrainSettings, data: ImageData) -> None:
+    """Say before training what it leaves out: images of a partial batch, scores without labels."""
+    count, size = len(data.train_images), settings.batch_size
+    note(f"training on {count} images, {count // size} steps of {size} in an epoch")
+    if count % size:
+        note(f"{count % size} of them, others in every epoch, are left out, as they fill no batch")
+    if data.labels is None:
+        note(NO_LABELS)
+
+
+def finish(trainer: Trainer, folder: RunFolder, progress: bool) -> dict[str, Any]:
     """Evaluate a trained method and write metrics, embeddings and plots of the run."""
+    settings, data = trainer.settings, trainer.data
+    note("evaluating the encoder", progress)
     features, scores = score(trainer)
-    scores["collapsed"] = evaluation.collapsed(scores)
-    settings = trainer.settings
+    before = folder.baselines()
     metrics = report.assemble_metrics(settings, trainer.history, scores, trainer.seconds, before)
-    metrics["evaluated_on"] = trainer.data.evaluated_on
+    metrics |= data.described()
     write_atomically(folder.path / "embeddings.npz", lambda file: np.savez(file, **features))
     folder.write_json("metrics.json", metrics)
+    note("drawing", progress)
     compare.draw(folder.plots, {settings.title: metrics}, {settings.title: features})
     return metrics
 
 
-def score(trainer: Trainer) -> tuple[dict[str, Any], dict[str, float]]:
+def score(trainer: Trainer) -> tuple[dict[str, Any], dict[str, Any]]:
     """Features and scores of a trainer: accuracies on the encoder's features; alignment, uniformity
     and rank on the projections of two random views of test images.
+
+    Without labels there are no accuracies.
+
+    Raises:
+        NonFiniteLossError: features are not finite.
     """
     settings, data = trainer.settings, trainer.data
-    labels, test_labels = data.require_labels()
-    train, test = trainer.encode(data.train_images), trainer.encode(data.test_images)
-    scores = evaluation.evaluate_features(
-        train, labels, test, test_labels, k=settings.knn_k, seed=settings.seed
-    )
+    test = trainer.encode(data.test_images)
     x, y = trainer.project(data.test_images[: evaluation.PAIR_ROWS])
-    scores |= evaluation.spread(x, y)
-    return {"test": test, "test_labels": test_labels, "view_x": x, "view_y": y}, scores
+    check_finite_features(test, x, y)
+    features, scores = {"test": test, "view_x": x, "view_y": y}, {}
+    if data.labels is not None:
+        labels, test_labels = data.labels
+        train = trainer.encode(data.train_images)
+        check_finite_features(train)
+        scores |= evaluation.evaluate_features(
+            train, labels, test, test_labels, k=settings.knn_k, seed=settings.seed
+        )
+        features["test_labels"] = test_labels
+        if data.class_names is not None:
+            features["class_names"] = np.array(data.class_names)
+    spread = evaluation.spread(x, y)
+    return features, scores | spread | {"collapsed": evaluation.collapsed(spread)}
 
 
-def knn(trainer: Trainer) -> float:
-    """Accuracy in [0, 1] by kNN of the encoder as it is now, for watching a run."""
+def knn(trainer: Trainer) -> dict[str, float]:
+    """Accuracy in [0, 1] by kNN of the encoder as it is now, by its name in the history.
+
+    There is none without labels.
+    """
     data = trainer.data
-    labels, test_labels = data.require_labels()
+    if data.labels is None:
+        return {}
+    labels, test_labels = data.labels
     train, test = trainer.encode(data.train_images), trainer.encode(data.test_images)
-    return evaluation.knn_accuracy(train, labels, test, test_labels, k=trainer.settings.knn_k)
+    check_finite_features(train, test)
+    k = trainer.settings.knn_k
+    return {"knn_accuracy": evaluation.knn_accuracy(train, labels, test, test_labels, k=k)}
+
+
+def check_finite_features(*features: Features) -> None:
+    """Raise NonFiniteLossError when features are not finite, which weights that are may lead to."""
+    if not all(np.isfinite(rows).all() for rows in features):
+        raise NonFiniteLossError("The features are not finite: training has diverged.")
 
 
 def epoch_row(
@@ -203,6 +274,7 @@ def epoch_row(
         y: (N, d) second view, or keys.
         measured: "images_per_second", and "knn_accuracy" where it was measured.
     """
+    check_finite_features(x, y)
     spread = evaluation.spread(x, y)
     return {"epoch": epoch, "step": step, "loss": loss, **spread, **measured}
 
@@ -227,9 +299,12 @@ def warn_of_collapse(history: Sequence[Mapping[str, float]]) -> None:
 
 
 def baseline_scores(trainer: Trainer) -> dict[str, dict[str, float]]:
-    """Scores of raw pixels and of the untrained encoder."""
+    """Scores of raw pixels, which need labels, and of the untrained encoder."""
     settings, data = trainer.settings, trainer.data
-    labels, test_labels = data.require_labels()
+    _, untrained = score(trainer)
+    if data.labels is None:
+        return {"random encoder": untrained}
+    labels, test_labels = data.labels
     pixels, test_pixels = (
         images.reshape(len(images), -1).astype(np.float32) / 255.0
         for images in (data.train_images, data.test_images)
@@ -237,7 +312,6 @@ def baseline_scores(trainer: Trainer) -> dict[str, dict[str, float]]:
     raw = evaluation.evaluate_features(
         pixels, labels, test_pixels, test_labels, k=settings.knn_k, seed=settings.seed
     )
-    _, untrained = score(trainer)
     return {"raw pixels": raw, "random encoder": untrained}
 
 

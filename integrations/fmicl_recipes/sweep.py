@@ -9,8 +9,8 @@ from typing import Any
 
 from fmicl_core.checks import check_at_least, check_number, check_positive, invalid
 from fmicl_recipes import plots
+from fmicl_recipes.options import Settings
 from fmicl_recipes.run_folder import RunFolder, make_folder
-from fmicl_recipes.settings import Settings
 
 Score = Callable[[float], float]
 

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from fmicl_core.checks import check_at_least, check_number, check_positive, invalid
 from fmicl_core.objective import DEFAULTS
-from fmicl_recipes.settings import Settings, TrainSettings, check_seed, option, recipe
+from fmicl_recipes.options import Settings, check_seed, combined, option, recipe
+from fmicl_recipes.settings import TrainSettings
 
 METHODS = ("simcse",)
 LOSSES = ("fmicl", "info-nce")
@@ -29,11 +30,11 @@ class TextDefaults(NamedTuple):
 TEXT_DEFAULTS = TextDefaults()
 
 
-def _same(name: str, default: Any = dataclasses.MISSING) -> Any:
-    """The option of that name of the image trainers, with another default if one is given."""
+def _same(name: str, default: Any = dataclasses.MISSING, help: str | None = None) -> Any:
+    """The option of that name of the image trainers, with another default or help if given."""
     field = TrainSettings.__dataclass_fields__[name]
     value = field.default if default is dataclasses.MISSING else default
-    return option(value, **field.metadata)
+    return option(value, **(dict(field.metadata) | ({} if help is None else {"help": help})))
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,9 @@ class TextSettings(Settings):
         PAIRS,
     )
     min_score: float = option(
-        4.0, "With given pairs that have a score: the least score that makes a pair.", "Task"
-    )
+        4.0, "With given pairs that have a score: the least score that makes a pair.", "Task",
+        only=({"pairs": ("given",)},),
+    )  # fmt: skip
     limit: int | None = option(None, "Use at most this many training rows.", "Task")
     sts: str | None = option(
         None,
@@ -79,8 +81,10 @@ class TextSettings(Settings):
     divergence: str = _same("divergence", TEXT_DEFAULTS.divergence)
     order: float = _same("order")
     similarity: str = _same("similarity")
-    sigma2: float = option(
-        TEXT_DEFAULTS.sigma2, "Variance of the Gaussian similarity; 0.025 is 1/(2s^2) = 20.", "Loss"
+    sigma2: float = _same(
+        "sigma2",
+        TEXT_DEFAULTS.sigma2,
+        "Variance of the Gaussian similarity; 0.025 is 1/(2s^2) = 20.",
     )
     mu: float = _same("mu")
     scale: float = _same("scale")
@@ -112,6 +116,7 @@ class TextSettings(Settings):
 
     def __post_init__(self) -> None:
         self.check_choices()
+        self.check_effects()
         for name in ("max_length", "epochs", "save_steps"):
             check_at_least(name, getattr(self, name), 1)
         check_at_least("warmup_steps", self.warmup_steps, 0)
@@ -148,4 +153,5 @@ def resolve_text(preset: str | None, overrides: dict[str, Any]) -> TextSettings:
     Raises:
         ValueError: a name is unknown (the message lists the names) or a value does not fit.
     """
-    return TextSettings.from_dict({**recipe(preset, TEXT_PRESETS), **overrides})
+    options = combined(recipe(preset, TEXT_PRESETS), overrides)
+    return TextSettings.from_dict(options, optional=options.keys() - overrides.keys())

@@ -20,10 +20,11 @@ from fmicl_core import DIVERGENCES, Cosine, Gaussian, Tsallis  # noqa: E402
 from fmicl_core.checks import InvalidArgument  # noqa: E402
 from fmicl_recipes import PRESETS, RunFolder, TrainSettings, evaluation, plots, resolve  # noqa: E402
 from fmicl_recipes.data import load_images  # noqa: E402
+from fmicl_recipes.options import difference  # noqa: E402
 from fmicl_recipes.report import assemble_metrics, markdown  # noqa: E402
 from fmicl_recipes.run_folder import make_folder, write_atomically  # noqa: E402
 from fmicl_recipes.runs import train_run, warn_of_collapse  # noqa: E402
-from fmicl_recipes.settings import ALPHAS, difference  # noqa: E402
+from fmicl_recipes.settings import ALPHAS  # noqa: E402
 
 CIFAR = Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10"
 
