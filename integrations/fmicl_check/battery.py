@@ -90,6 +90,14 @@ class Case:
         return f"{self.dtype} {KERNEL}" if self.implementation == KERNEL else self.dtype
 
     @property
+    def name(self) -> str:
+        """The case in a few words, to say what is being computed."""
+        how = f"{self.implementation} {self.dtype}" + ", compiled" * self.compiled
+        if self.is_related:
+            return f"{self.loss}, {how}"
+        return f"{self.loss}, {self.similarity}, {self.negatives}, {how}"
+
+    @property
     def tolerance(self) -> tuple[float, float]:
         """Largest relative errors of loss and gradient that pass."""
         return (KERNEL_TOLERANCE if self.implementation == KERNEL else TOLERANCE)[self.dtype]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -131,6 +131,7 @@ def train_everywhere(
     methods: Iterable[str],
     steps: int,
     dtypes: Iterable[str] = DTYPES,
+    announce: Callable[[str], None] = lambda what: None,
 ) -> Iterator[Group]:
     """Train each method with each loss in each dtype, one group after the other.
 
@@ -139,6 +140,7 @@ def train_everywhere(
         methods: names in `METHODS`.
         steps: of training.
         dtypes: of weights and views.
+        announce: is told what is trained next, in which framework.
 
     Raises:
         ValueError: a method or dtype is unknown, there are fewer than two frameworks, or steps < 1.
@@ -150,7 +152,7 @@ def train_everywhere(
         raise invalid("framework", "at least two that can be used, to compare", names)
     setup = make_setup(steps, max(method.queue for method in METHODS.values()))
     for method, loss, dtype in product(chosen, LOSSES, kinds):
-        yield _group(adapters, method, loss, dtype, setup)
+        yield _group(adapters, method, loss, dtype, setup, announce)
 
 
 def count_groups(methods: Sequence[str], dtypes: Sequence[str]) -> int:
@@ -158,11 +160,19 @@ def count_groups(methods: Sequence[str], dtypes: Sequence[str]) -> int:
     return len(methods) * len(LOSSES) * len(dtypes)
 
 
-def _group(adapters: Sequence[Adapter], method: str, loss: str, dtype: str, setup: Setup) -> Group:
+def _group(
+    adapters: Sequence[Adapter],
+    method: str,
+    loss: str,
+    dtype: str,
+    setup: Setup,
+    announce: Callable[[str], None],
+) -> Group:
     curves: dict[str, Array] = {}
     problems: dict[str, str] = {}
     runs = [(NUDGED, adapters[0], setup.nudged(dtype)), *((a.name, a, setup) for a in adapters)]
     for name, adapter, start in runs:
+        announce(f"{method}, {loss}, {dtype}: {adapter.name}")
         try:
             curves[name] = loss_curve(adapter, method, loss, dtype, start)
         except Exception as error:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
-from rich.progress import Progress
-from rich.table import Table
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Column, Table
 from rich.text import Text
 
 from fmicl_cli.console import console, errors, quiet, say
@@ -23,8 +30,6 @@ if TYPE_CHECKING:
     from fmicl_check.frameworks import Absent
     from fmicl_check.parity import Group
     from fmicl_check.report import Row
-
-T = TypeVar("T")
 
 EPILOG = (
     "Examples:\n\n"
@@ -109,6 +114,8 @@ def _open(names: list[str], device: str) -> tuple[list[Adapter], list[Absent], b
 
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # they share one GPU
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    if not errors.is_terminal:
+        say("importing frameworks", errors)
     with errors.status("importing frameworks"):
         adapters, absent = open_frameworks(names, device)
     return adapters, absent, is_failure(absent, adapters, names)
@@ -124,8 +131,12 @@ def _compute(names: list[str], device: str, dtypes: Names, full: bool, as_json: 
     rows: list[Row] = []
     for adapter in adapters:
         battery = cases(dtypes or DTYPES, full, has_kernel(adapter))
-        outcomes = (run_case(adapter, case) for case in battery)
-        rows += rows_of(adapter, _progress(outcomes, len(battery), adapter.name))
+        with _announcing(len(battery), adapter.name) as announce:
+            outcomes = []
+            for case in battery:
+                announce(case.name)
+                outcomes.append(run_case(adapter, case))
+        rows += rows_of(adapter, outcomes)
     passed = not failed and all(row.passed for row in rows)
     if as_json:
         print(as_text(losses_report(rows, absent, passed)))
@@ -180,8 +191,9 @@ def _train(
     adapters, absent, failed = _open(names, device)
     if len(adapters) < 2:
         _explain(absent, errors)
-    trained = train_everywhere(adapters, methods, length, dtypes)
-    groups = _progress(trained, count_groups(methods, dtypes), "training")
+    trainings = count_groups(methods, dtypes) * (len(adapters) + 1)
+    with _announcing(trainings, "training") as announce:
+        groups = list(train_everywhere(adapters, methods, length, dtypes, announce))
     passed = not failed and all(c.passed for g in groups for c in g.comparisons)
     report = training_report(groups, adapters, absent, passed)
     (make_folder(folder) / "train.json").write_text(as_text(report), encoding="utf-8")
@@ -233,7 +245,25 @@ def _explain(absent: Sequence[Absent], to: Console = console) -> None:
         say(f"{entry.framework}, {entry.state}: {entry.detail}", to)
 
 
-def _progress(items: Iterable[T], total: int, what: str) -> list[T]:
-    """The items, with a bar on standard error while they are made."""
-    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
-        return list(bar.track(items, total=total, description=what))
+@contextmanager
+def _announcing(total: int, what: str) -> Iterator[Callable[[str], None]]:
+    """A bar on standard error, and a function that takes the next of `total` items by its name.
+
+    Where standard error is no terminal, lines take the place of the bar, about ten in all.
+    """
+    begun = 0
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TextColumn("{task.fields[item]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
+        console=errors, transient=True, disable=not errors.is_terminal,
+    ) as bar:  # fmt: skip
+        task = bar.add_task(what, total=total, item="")
+
+        def announce(item: str) -> None:
+            nonlocal begun
+            bar.update(task, completed=begun, item=item)
+            if not errors.is_terminal and begun % max(1, total // 10) == 0:
+                say(f"{what}: {begun + 1} of {total}, {item}", errors)
+            begun += 1
+
+        yield announce

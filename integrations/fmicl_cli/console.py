@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -24,6 +27,41 @@ def complain(kind: str, message: object) -> None:
     """Print why a command ended, in one line on standard error, where the message has one."""
     line = Text.assemble((f"{kind}:", "red"), f" {message}")
     errors.print(line, highlight=False, soft_wrap=True)
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Whether an error is the user's Ctrl-C, or what a library made of it."""
+    return isinstance(error, KeyboardInterrupt) or (
+        isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt)
+    )
+
+
+@contextmanager
+def resumable(out: Path, command: str) -> Iterator[None]:
+    """After Ctrl-C say how the run in `out` goes on, by `command`, and leave with exit code 130."""
+    try:
+        yield
+    except BaseException as error:
+        if not is_interrupt(error):
+            raise
+        how = "there was no checkpoint yet to go on from"
+        if (out / "settings.json").exists():
+            how = f"go on with: {command}"
+        say(f"stopped; {how}", errors)
+        raise SystemExit(130) from None
+
+
+def show_warnings() -> None:
+    """Print warnings of fmicl in one line, without the place in our code that gave them."""
+    usual = warnings.showwarning
+
+    def show(message: Any, category: Any, filename: str, *rest: Any) -> None:
+        if category is UserWarning and "fmicl_" in filename:
+            complain("warning", message)
+        else:
+            usual(message, category, filename, *rest)
+
+    warnings.showwarning = show
 
 
 def print_table(headings: Sequence[str], cells: Sequence[Sequence[str]], title: str) -> None:

@@ -1,105 +1,59 @@
-"""The `fmicl` command: train, evaluate, compare, divergences, demo."""
+"""The `fmicl` command: its sub-commands, and how it ends when one of them fails."""
 
 from __future__ import annotations
 
 import os
 import sys
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.text import Text
 
-from fmicl_cli import simcse, sweep
-from fmicl_cli.check import EPILOG, check
-from fmicl_cli.console import complain, console, errors, print_table, say
-from fmicl_cli.options import EVERY_METHOD, with_settings
-from fmicl_core.checks import InvalidArgument, check_choice, invalid
-from fmicl_recipes.settings import TrainSettings
+import fmicl_core
+from fmicl_cli import check, simcse, sweep, train
+from fmicl_cli.console import (
+    complain,
+    errors,
+    is_interrupt,
+    print_table,
+    say,
+    show_warnings,
+)
+from fmicl_cli.frameworks import NotInstalled, check_early, trainer_of
+from fmicl_cli.tables import show
+from fmicl_core.checks import InvalidArgument, invalid
 from fmicl_recipes.text import METHODS as TEXT_METHODS
 
-if TYPE_CHECKING:
-    from fmicl_recipes.runs import Trainer
-
-#: The package that trains in each framework.
-TRAINERS = {"torch": "fmicl_lightning", "jax": "fmicl_flax", "tensorflow": "fmicl_keras"}
 PICTURES = (".png", ".pdf", ".svg")
 
 app = typer.Typer(
     name="fmicl",
-    help="Contrastive learning with any f-divergence: train, evaluate and compare encoders.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-app.add_typer(sweep.app, name="sweep")
-
-Out = Annotated[Path | None, typer.Option(help="Folder to write.", rich_help_panel="Task")]
 
 
-@app.command(
-    cls=simcse.by_method(simcse.app),
-    epilog="Examples:\n\n"
-    "fmicl train simclr --data digits --divergence js --out runs/js\n\n"
-    "fmicl train simclr --data cifar10 --loss info-nce --temperature 0.5 --epochs 200\n\n"
-    "fmicl train simclr --data PATH/TO/IMAGES --image-size 64 --preset paper-cifar10\n\n"
-    "fmicl train simclr --out runs/js --resume\n\n"
-    "fmicl train simcse --help   # sentence embeddings, with options of their own",
-)
-@with_settings
-def train(
-    method: Annotated[
-        str, typer.Argument(help=f"Training method: {', '.join(EVERY_METHOD)}.")
-    ],
-    overrides: dict[str, Any],
-    out: Out = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the run in --out.", rich_help_panel="Task")
-    ] = False,
-    preset: Annotated[
-        str | None,
-        typer.Option(help="Recipe to start from; see --list-presets.", rich_help_panel="Task"),
-    ] = None,
-    list_presets: Annotated[
+def show_version(wanted: bool) -> None:
+    """Print the version and end the command."""
+    if wanted:
+        say(fmicl_core.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
         bool,
-        typer.Option("--list-presets", help="Show the recipes and stop.", rich_help_panel="Task"),
-    ] = False,
-    baselines: Annotated[
-        bool,
-        typer.Option(
-            "--baselines", help="Score raw pixels and the random encoder, too.",
-            rich_help_panel="Task",
-        ),
+        typer.Option("--version", help="Show the version and stop.",
+                     callback=show_version, is_eager=True),
     ] = False,
 ) -> None:  # fmt: skip
-    """Train an encoder without labels, then evaluate it by kNN and linear probe."""
-    from fmicl_recipes.options import recipe
-    from fmicl_recipes.presets import PRESETS, resolve
-    from fmicl_recipes.run_folder import RunFolder
+    """Contrastive learning with any f-divergence: train, evaluate and compare encoders."""
 
-    if list_presets:
-        for name, options in PRESETS.items():
-            shown = " ".join(f"{k}={v}" for k, v in options.items())
-            console.print(Text.assemble((name, "bold"), f"  {shown}"))
-        return
-    given = {"method": check_choice("method", method, EVERY_METHOD), **overrides}
-    if out is None or not resume:
-        settings = resolve(preset, given)
-        out = out or Path("runs") / (
-            f"{Path(settings.data).name}-{settings.method}-{settings.framework}-{settings.title}"
-            f"-seed{settings.seed}"
-        )
-    if resume:
-        settings = RunFolder(out).continued(given, recipe(preset, PRESETS))
-    trainer = trainer_of(settings)
-    from fmicl_recipes.runs import train_run
 
-    metrics = train_run(trainer, settings, out, resume=resume, baselines=baselines)
-    title = f"{Path(settings.data).name}, {settings.epochs} epochs"
-    show({**metrics["baselines"], metrics["title"]: metrics}, title)
-    say(f"written to {out}: metrics.json, history.csv, checkpoint, plots/")
+app.command(**train.HELP)(train.train)
 
 
 @app.command()
@@ -111,7 +65,9 @@ def evaluate(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> N
     if folder.read_json("settings.json").get("method") in TEXT_METHODS:
         simcse.evaluate(run)
         return
-    trainer = trainer_of(folder.settings())
+    settings = folder.settings()
+    check_early(settings)
+    trainer = trainer_of(settings)
     from fmicl_recipes.runs import evaluate_run
 
     metrics = evaluate_run(trainer, folder)
@@ -170,32 +126,20 @@ def demo(
         say(f"written: {file}")
 
 
-app.command(epilog=EPILOG)(check)
-
-
-def show(rows: dict[str, dict[str, Any]], title: str) -> None:
-    """Print metrics as one table."""
-    from fmicl_recipes.report import LEGEND, table
-
-    print_table(*table(rows), title)
-    console.print(LEGEND, style="dim", highlight=False)
-
-
-def trainer_of(settings: TrainSettings) -> type[Trainer]:
-    """The trainer of the settings' framework, imported only when a command needs it."""
-    if settings.framework == "tensorflow":
-        os.environ["KERAS_BACKEND"] = settings.keras_backend  # read when Keras is imported
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # it has a lot to say that helps nobody
-    trainer: type[Trainer] = import_module(TRAINERS[settings.framework]).MethodTrainer
-    return trainer
+app.add_typer(sweep.app, name="sweep")
+app.command(epilog=check.EPILOG)(check.check)
 
 
 def main() -> None:
     """Run the command; a mistake of the user ends in one line and exit code 2."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorBoard may import TensorFlow
+    show_warnings()
     try:
         app()
     except InvalidArgument as error:  # of any other ValueError the traceback says more
+        complain("error", error)
+        sys.exit(2)
+    except NotInstalled as error:
         complain("error", error)
         sys.exit(2)
     except ModuleNotFoundError as error:
@@ -207,8 +151,8 @@ def main() -> None:
             raise
         complain("stopped", error)
         sys.exit(1)
-    except SystemExit as leaving:
-        if not isinstance(leaving.__context__, KeyboardInterrupt):
+    except (KeyboardInterrupt, SystemExit) as leaving:
+        if not is_interrupt(leaving):
             raise
-        say("stopped; continue with the same command and --resume", errors)
+        say("stopped", errors)
         sys.exit(130)

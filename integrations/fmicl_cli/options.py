@@ -51,10 +51,11 @@ def _parameter(field: dataclasses.Field[Any], hint: Any) -> inspect.Parameter:
         kind = next(t for t in typing.get_args(hint) if t is not type(None))
     choices = field.metadata["choices"]
     text = field.metadata["help"] + (f" One of: {', '.join(choices)}." if choices else "")
-    shown = "none" if field.default is None else str(field.default)
+    if field.default is not None:  # where it is None the help says what is taken
+        text += f" [dim]\\[default: {field.default}, or the preset's][/dim]"
     info = typer.Option(
         f"--{field.name.replace('_', '-')}",
-        help=f"{text} [dim]\\[default: {shown}, or the preset's][/dim]",
+        help=text,
         rich_help_panel=field.metadata["group"],
         show_default=False,
     )

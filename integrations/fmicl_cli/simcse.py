@@ -86,11 +86,13 @@ def train(
     given = {"method": "simcse", **overrides}
     if out is None or not resume:
         settings = resolve_text(preset, given)
-        name = f"{Path(settings.data).stem}-{settings.title}-seed{settings.seed}"
+        name = f"{Path(settings.data).stem}-{settings.loss_title}-seed{settings.seed}"
         out = out or Path("runs") / name
     if resume:
         settings = RunFolder(out, TextSettings).continued(given, recipe(preset, TEXT_PRESETS))
-    with quiet():
+    else:
+        RunFolder(out).check_free()
+    with quiet(), console.resumable(out, f"fmicl train simcse --out {out} --resume"):
         from fmicl_sentence_transformers.train import train_simcse
 
         metrics = train_simcse(settings, out, resume=resume, baselines=baselines)

@@ -9,9 +9,11 @@ from typing import Annotated, Any
 import typer
 
 from fmicl_cli.console import print_table, say
+from fmicl_cli.frameworks import check_early, trainer_of
 from fmicl_cli.options import EVERY_METHOD, with_settings
 from fmicl_cli.simcse import by_method, quiet, with_text_settings
 from fmicl_core.checks import check_choice
+from fmicl_recipes.options import spelled
 from fmicl_recipes.text import resolve_text
 
 Start = Annotated[float, typer.Option(help="First alpha.", rich_help_panel="Search")]
@@ -89,20 +91,16 @@ def alpha_of_images(
     is a training run of its own in OUT, with all other options equal; the same command goes on
     where a search stopped. OUT/alpha.png shows the curve.
     """
-    from fmicl_cli.main import trainer_of
-    from fmicl_recipes.data import load_images, validation_split
+    from fmicl_recipes.data import validation_split
     from fmicl_recipes.presets import resolve
-    from fmicl_recipes.runs import train_run
+    from fmicl_recipes.runs import load_data, train_run
     from fmicl_recipes.sweep import sweep_alpha
 
-    method = check_choice("method", method, EVERY_METHOD)
+    method = check_choice("method", spelled(method, EVERY_METHOD), EVERY_METHOD)
     settings = resolve(preset, {"method": method, **overrides})
+    check_early(settings)
     trainer = trainer_of(settings)
-    data = validation_split(
-        load_images(
-            settings.data, image_size=settings.image_size, limit=settings.limit, seed=settings.seed
-        )
-    )
+    data = validation_split(load_data(settings, progress=True))
 
     def train(settings: Any, folder: Path, resume: bool) -> dict[str, Any]:
         return train_run(trainer, settings, folder, resume=resume, data=data)

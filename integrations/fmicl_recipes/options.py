@@ -132,10 +132,14 @@ class Settings:
         )
 
     @property
+    def loss_title(self) -> str:
+        """Short name of the loss."""
+        return f"{self.divergence}-micl" if self.loss == "fmicl" else self.loss
+
+    @property
     def title(self) -> str:
         """Short name of method and loss for tables and plots."""
-        loss = f"{self.divergence}-micl" if self.loss == "fmicl" else self.loss
-        return f"{self.method} {loss}"
+        return f"{self.method} {self.loss_title}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values by option name."""

@@ -9,10 +9,12 @@ import types
 
 import pytest
 
+import fmicl_core
+
 pytest.importorskip("typer", reason="the command line needs typer")
 pytest.importorskip("lightning", reason="the command line trains with Lightning")
 
-from fmicl_cli import console
+from fmicl_cli import console, frameworks
 from fmicl_recipes import RunFolder, TrainSettings, runs
 from fmicl_recipes.text import TextSettings
 
@@ -56,7 +58,21 @@ MISTAKES = [
     (["sweep", "alpha", "simcls"], "`method`. Expected one of 'simclr', 'moco', 'moco-v3', 'simcs"),
     (["train", "simclr", "--framework", "mxnet"], "`framework`. Expected one of 'torch', 'jax'"),
     (["train", "moco", "--loss", "spectral"], "`loss`. Expected 'fmicl' or 'info-nce' for MoCo"),
+    (["train", "moco", "--negatives", "all"], "`negatives`. Expected to be left out for MoCo"),
     (["train", "simclr", "--keras-backend", "jax"], "`keras_backend`. Expected framework"),
+    (
+        ["train", "simclr", "--loss", "info-nce", "--alpha", "5"],
+        "`alpha`. Expected loss = 'fmicl' beside it. Elsewhere the option has no effect. Received:",
+    ),
+    (["train", "simclr", "--order", "3"], "`order`. Expected loss = 'fmicl' and divergence = 'ts"),
+    (["train", "simclr", "--queue-size", "9"], "`queue_size`. Expected method = 'moco' beside it"),
+    (["train", "simclr", "--flip", "0.1"], "`flip`. Expected augmentation = 'auto' or 'photo'"),
+    (
+        ["train", "simclr", "--framework", "jax", "--encoder", "timm:resnet18"],
+        "`encoder`. Expected framework = 'torch' beside it",
+    ),
+    (["train", "simclr", "--encoder", "timm:x"], "`encoder`. Expected an encoder whose library"),
+    (["train", "simclr", "--data", "x", "--blur", "2"], "`blur`. Expected a number in [0, 1]. Received: blur=2"),
     (["train", "simclr", "--data", "nowhere"], "`data`. Expected a path that exists"),
     (["train", "simclr", "--preset", "x"], "`preset`. Expected one of 'paper-cifar10'"),
     (
@@ -87,6 +103,46 @@ def test_mistakes_end_in_one_line(tmp_path, monkeypatch, fmicl, arguments, messa
     assert message in err
     assert len(err.strip().splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+HEAVY = ("torch", "jax", "keras", "tensorflow", "datasets", "sklearn", "matplotlib")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--data", "foldr"],
+        ["--data", "data/foldr/x"],
+        ["--encoder", "vgg"],
+        ["--device", "gpu"],
+        ["--alpha", "0"],
+        ["--out", "file/run"],
+        ["--out", "taken"],
+        ["--out", "taken", "--resume", "--lr", "7"],
+        ["--preset", "x"],
+    ],
+    ids=" ".join,
+)
+def test_mistakes_are_found_before_a_framework_is_imported(tmp_path, arguments):
+    """In a fresh process, with a machine that has no GPU."""
+    (tmp_path / "file").write_text("")
+    RunFolder.create(tmp_path / "taken", TrainSettings())
+    code = (
+        "import sys\n"
+        "from fmicl_cli import frameworks, main\n"
+        "frameworks.any_gpu = lambda: False\n"
+        f"sys.argv = ['fmicl', 'train', 'simclr', *{arguments!r}]\n"
+        "try: main.main()\n"
+        f"finally: print('HEAVY', sorted(set({HEAVY!r}) & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: Invalid value for argument")
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stdout == "HEAVY []\n"
+    assert {p.name for p in tmp_path.iterdir()} == {"file", "taken"}
 
 
 def test_a_mistake_ends_a_process_with_exit_code_2():
@@ -182,6 +238,7 @@ def test_a_device_that_is_missing_leaves_no_run_behind(tmp_path, monkeypatch, fm
 
     gpus = 0 if "gpu" in options else 1
     message = "`devices`. Expected at most 1" if gpus else "`device`. Expected cpu or auto"
+    monkeypatch.setattr(frameworks, "any_gpu", lambda: True)  # PyTorch still sees none
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
@@ -200,8 +257,10 @@ def test_a_model_that_a_library_does_not_have_is_named(tmp_path, monkeypatch, fm
         raise error(f"Unknown model {name}")
 
     monkeypatch.setitem(sys.modules, "timm", types.SimpleNamespace(create_model=create_model))
-    out = tmp_path / "run"
-    code, _, err = fmicl("train", "simclr", *TINY, "--encoder", "timm:resnet51", "--out", out)
+    monkeypatch.setattr(frameworks, "is_installed", lambda name: True)
+    out, width = tmp_path / "run", TINY.index("--width")
+    tiny = [*TINY[:width], *TINY[width + 2 :]]
+    code, _, err = fmicl("train", "simclr", *tiny, "--encoder", "timm:resnet51", "--out", out)
     assert code == 2
     assert "`encoder`. Expected a model that timm has. It said: Unknown model resnet51" in err
     assert not out.exists()
@@ -260,8 +319,16 @@ def test_divergences_are_listed(tmp_path, fmicl):
     assert (tmp_path / "d.png").stat().st_size > 0
 
 
-def test_presets_are_listed(fmicl):
-    assert "paper-cifar10" in fmicl("train", "simclr", "--list-presets")[1]
+@pytest.mark.parametrize("method", [[], ["simclr"]])
+def test_presets_are_listed(fmicl, method):
+    code, out, err = fmicl("train", *method, "--list-presets")
+    assert code == 0, err
+    assert "paper-cifar10" in out
+    assert "paper-wikipedia" in out
+
+
+def test_the_version_is_shown(fmicl):
+    assert fmicl("--version")[:2] == (0, f"{fmicl_core.__version__}\n")
 
 
 def test_the_demo_replaces_only_a_demo(tmp_path, fmicl):

@@ -62,7 +62,7 @@ def tiny(tiny_encoder, sts):
     def settings(**options):
         base = {"model": str(tiny_encoder), "data": str(sts), "batch_size": 4, "device": "cpu",
                 "limit": 32, "save_steps": 3, "lr": 1e-3, "sigma2": 0.3, "alpha": 5.0}  # fmt: skip
-        return resolve_text(None, base | options)
+        return TextSettings.from_dict(base | options, optional=base)
 
     return settings
 

@@ -1,0 +1,89 @@
+"""The package that trains in each framework, and what can be checked before it is imported."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fmicl_core.checks import invalid
+from fmicl_recipes.options import Settings
+from fmicl_recipes.settings import ENCODER_LIBRARIES, TrainSettings
+from fmicl_recipes.sources import check_source
+
+if TYPE_CHECKING:
+    from fmicl_recipes.runs import Trainer
+
+#: The package that trains in each framework, which is also the name of its extra but for "fmicl_".
+TRAINERS = {"torch": "fmicl_lightning", "jax": "fmicl_flax", "tensorflow": "fmicl_keras"}
+#: What each package needs beside fmicl.
+NEEDED = {
+    "fmicl_lightning": ("torch", "lightning", "kornia", "tensorboard"),
+    "fmicl_flax": ("jax", "flax", "optax", "orbax", "tensorboard"),
+    "fmicl_keras": ("keras",),
+}
+#: Where Linux shows its GPUs: NVIDIA's, AMD's, and those of Windows below it.
+GPU_FILES = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+
+
+class NotInstalled(ModuleNotFoundError):
+    """Packages are missing; the message says which, and how to install them."""
+
+
+def trainer_of(settings: TrainSettings) -> type[Trainer]:
+    """The trainer of the settings' framework, imported only when a command needs it."""
+    return load_package(settings).MethodTrainer  # type: ignore[no-any-return]
+
+
+def load_package(settings: TrainSettings) -> Any:
+    """The package that trains in the settings' framework.
+
+    Raises:
+        NotInstalled: the framework, or something else that the package needs, is not there.
+    """
+    package = TRAINERS[settings.framework]
+    needed = NEEDED[package]
+    if settings.framework == "tensorflow":
+        needed = (*needed, settings.keras_backend)
+        os.environ["KERAS_BACKEND"] = settings.keras_backend  # read when Keras is imported
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # it has a lot to say that helps nobody
+    missing = [name for name in needed if not is_installed(name)]
+    if missing:
+        extra = package.removeprefix("fmicl_")
+        backend = [name for name in missing if name == settings.keras_backend != "keras"]
+        extras = ",".join([extra, *backend]) if extra == "keras" else extra
+        raise NotInstalled(
+            f"{', '.join(missing)}, needed by --framework {settings.framework}, is not installed."
+            f" Install it with: pip install 'fmicl[{extras}]'"
+        )
+    return import_module(package)
+
+
+def check_early(settings: Settings) -> None:
+    """Check what needs neither a framework nor a decoded image: data, device, encoder's library.
+
+    Raises:
+        ValueError: one of them is not there.
+    """
+    if not isinstance(settings, TrainSettings):
+        return
+    check_source(settings.data)
+    if settings.device == "gpu" and sys.platform == "linux" and not any_gpu():
+        raise invalid("device", "cpu or auto, as this machine shows no GPU", settings.device)
+    library, _, model = settings.encoder.partition(":")
+    if model and library in ENCODER_LIBRARIES and not is_installed(library):
+        raise invalid("encoder", f"an encoder whose library is installed; {library} is not",
+                      settings.encoder)  # fmt: skip
+
+
+def is_installed(name: str) -> bool:
+    """Whether a package can be imported, which is not done."""
+    return name in sys.modules or find_spec(name) is not None
+
+
+def any_gpu() -> bool:
+    """Whether Linux shows a GPU; what the framework makes of it is the framework's business."""
+    return any(Path(name).exists() for name in GPU_FILES)
