@@ -14,6 +14,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+#: Exit code after Ctrl-C, as shells have it.
+INTERRUPTED = 130
+
 console = Console(markup=False, emoji=False)
 errors = Console(stderr=True, markup=False, emoji=False)
 
@@ -48,7 +51,7 @@ def resumable(out: Path, command: str) -> Iterator[None]:
         if (out / "settings.json").exists():
             how = f"go on with: {command}"
         say(f"stopped; {how}", errors)
-        raise SystemExit(130) from None
+        raise SystemExit(INTERRUPTED) from None
 
 
 def show_warnings() -> None:

@@ -12,6 +12,7 @@ import typer
 import fmicl_core
 from fmicl_cli import check, simcse, sweep, train
 from fmicl_cli.console import (
+    INTERRUPTED,
     complain,
     errors,
     is_interrupt,
@@ -152,7 +153,7 @@ def main() -> None:
         complain("stopped", error)
         sys.exit(1)
     except (KeyboardInterrupt, SystemExit) as leaving:
-        if not is_interrupt(leaving):
+        if not is_interrupt(leaving) or getattr(leaving, "code", None) == INTERRUPTED:
             raise
         say("stopped", errors)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)

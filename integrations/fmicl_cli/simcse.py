@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -92,7 +93,7 @@ def train(
         settings = RunFolder(out, TextSettings).continued(given, recipe(preset, TEXT_PRESETS))
     else:
         RunFolder(out).check_free()
-    with quiet(), console.resumable(out, f"fmicl train simcse --out {out} --resume"):
+    with quiet(), console.resumable(out, f"fmicl train simcse --out {quote(str(out))} --resume"):
         from fmicl_sentence_transformers.train import train_simcse
 
         metrics = train_simcse(settings, out, resume=resume, baselines=baselines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -97,7 +98,7 @@ def train(
     else:
         RunFolder(out).check_free()
     check_early(settings)
-    with resumable(out, f"fmicl train {method} --out {out} --resume"):
+    with resumable(out, f"fmicl train {method} --out {quote(str(out))} --resume"):
         trainer = trainer_of(settings)
         from fmicl_recipes.runs import train_run
 

@@ -72,7 +72,10 @@ MISTAKES = [
         "`encoder`. Expected framework = 'torch' beside it",
     ),
     (["train", "simclr", "--encoder", "timm:x"], "`encoder`. Expected an encoder whose library"),
-    (["train", "simclr", "--data", "x", "--blur", "2"], "`blur`. Expected a number in [0, 1]. Received: blur=2"),
+    (
+        ["train", "simclr", "--data", "x", "--blur", "2"],
+        "`blur`. Expected a number in [0, 1]",
+    ),
     (["train", "simclr", "--data", "nowhere"], "`data`. Expected a path that exists"),
     (["train", "simclr", "--preset", "x"], "`preset`. Expected one of 'paper-cifar10'"),
     (
