@@ -11,7 +11,7 @@ import typer
 from fmicl_cli.console import print_table, say
 from fmicl_cli.options import EVERY_METHOD, with_settings
 from fmicl_cli.simcse import by_method, quiet, with_text_settings
-from fmicl_core.checks import check_choice
+from fmicl_core.checks import check_choice, invalid
 from fmicl_recipes.text import resolve_text
 
 Start = Annotated[float, typer.Option(help="First alpha.", rich_help_panel="Search")]
@@ -90,19 +90,17 @@ def alpha_of_images(
     where a search stopped. OUT/alpha.png shows the curve.
     """
     from fmicl_cli.main import trainer_of
-    from fmicl_recipes.data import load_images, validation_split
+    from fmicl_recipes.data import validation_split
     from fmicl_recipes.presets import resolve
-    from fmicl_recipes.runs import train_run
+    from fmicl_recipes.runs import load_data, train_run
     from fmicl_recipes.sweep import sweep_alpha
 
     method = check_choice("method", method, EVERY_METHOD)
     settings = resolve(preset, {"method": method, **overrides})
     trainer = trainer_of(settings)
-    data = validation_split(
-        load_images(
-            settings.data, image_size=settings.image_size, limit=settings.limit, seed=settings.seed
-        )
-    )
+    data = validation_split(load_data(settings, progress=True))
+    if data.labels is None:
+        raise invalid("data", "images with labels, by which an alpha is judged", settings.data)
 
     def train(settings: Any, folder: Path, resume: bool) -> dict[str, Any]:
         return train_run(trainer, settings, folder, resume=resume, data=data)
