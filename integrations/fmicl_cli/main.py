@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from fmicl_cli import simcse, sweep
+from fmicl_cli import embed, simcse, sweep
 from fmicl_cli.check import EPILOG, check
 from fmicl_cli.console import complain, console, errors, print_table, say
 from fmicl_cli.options import EVERY_METHOD, with_settings
@@ -171,6 +171,7 @@ def demo(
 
 
 app.command(epilog=EPILOG)(check)
+app.command(epilog=embed.EPILOG)(embed.embed)
 
 
 def show(rows: dict[str, dict[str, Any]], title: str) -> None:

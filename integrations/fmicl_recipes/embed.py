@@ -111,7 +111,7 @@ def _check_out(out: Path, overwrite: bool) -> None:
     if out.is_dir():
         raise invalid("out", "a file, and not a folder", str(out))
     if out.exists() and not overwrite:
-        raise invalid("out", "a file that does not exist yet, or overwrite", str(out))
+        raise invalid("out", "a file that does not exist yet, or --overwrite", str(out))
 
 
 def _decoder(shape: tuple[int, int, int] | None, image_size: int | None) -> Decoder:

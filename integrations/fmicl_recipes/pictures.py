@@ -78,7 +78,7 @@ class Decoder:
             raise invalid("data", "images that can be decoded", name, what="corrupt image",
                           why=f"{type(error).__name__}: {error}.") from error  # fmt: skip
         if self.channels is not None and self.channels != len(plain.getbands()):
-            self.changes["of colour become grey" if self.channels == 1 else "of grey get RGB"] += 1
+            self.changes["made grey" if self.channels == 1 else "made RGB"] += 1
             plain = plain.convert("L" if self.channels == 1 else "RGB")
         if self.size is not None and plain.size != self.size[::-1]:
             from PIL.Image import Resampling
@@ -93,7 +93,7 @@ class Decoder:
         from PIL import ImageOps
 
         if getattr(image, "is_animated", False):
-            self.changes["with several frames: the first one is taken"] += 1
+            self.changes["with several frames, of which the first is taken"] += 1
         ImageOps.exif_transpose(image, in_place=True)
         if image.mode == "F":
             raise invalid("data", "pictures of 8 or 16 bits", name, what="picture of floats",
@@ -114,7 +114,7 @@ class Decoder:
             raise invalid("data", "pictures of 8 or 16 bits", f"values from {low} to {high}",
                           what=name, why="The range of more bits is not known.")  # fmt: skip
         self._brightest = max(self._brightest, high)
-        self.changes[f"of 16 bits become 8 bits: divided by {_SIXTEEN_BITS // 255}"] += 1
+        self.changes[f"of 16 bits scaled to 8 (divided by {_SIXTEEN_BITS // 255})"] += 1
         return pillow.fromarray(np.round(values / (_SIXTEEN_BITS // 255)).astype(np.uint8))
 
     def _opaque(self, image: Image) -> Image:
@@ -123,7 +123,7 @@ class Decoder:
         image = image.convert("RGBA")
         if image.getchannel("A").getextrema()[0] == 255:  # the same picture without it
             return image
-        self.changes[f"with transparent pixels are laid on {BACKGROUND}"] += 1
+        self.changes[f"with transparent pixels laid on {BACKGROUND}"] += 1
         return pillow.alpha_composite(pillow.new("RGBA", image.size, BACKGROUND), image)
 
 

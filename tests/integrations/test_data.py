@@ -429,7 +429,7 @@ def of_16_bits(*values):
 def test_sixteen_bits_are_scaled_to_eight(tmp_path, capsys, picture, suffix):
     assert both(tmp_path, picture, suffix).tolist() == [[[0], [1], [100], [255]]]
     said = capsys.readouterr().err
-    assert said.count("2 pictures of 16 bits become 8 bits: divided by 257") == 1
+    assert said.count("2 pictures of 16 bits scaled to 8 (divided by 257)") == 1
     assert "little is left" not in said
 
 
@@ -477,7 +477,7 @@ def test_transparent_pixels_are_laid_on_white(tmp_path, capsys, picture, options
     else:
         assert array.tolist() == expected
     said = capsys.readouterr().err
-    assert said.count("2 pictures with transparent pixels are laid on white") == 1
+    assert said.count("2 pictures with transparent pixels laid on white") == 1
 
 
 def test_opaque_pictures_are_taken_as_they_are(tmp_path, capsys):
@@ -513,7 +513,7 @@ def test_a_folder_of_gifs_is_read_and_of_several_frames_the_first(tmp_path, caps
     array = both(tmp_path, frames[0], ".gif", save_all=True, append_images=frames[1:])
     assert array.max() == 0
     said = capsys.readouterr().err
-    assert said.count("2 pictures with several frames: the first one is taken") == 1
+    assert said.count("2 pictures with several frames, of which the first is taken") == 1
 
 
 GREY, COLOUR = Image.new("L", (2, 2), 7), Image.new("RGB", (2, 2), (1, 2, 3))
