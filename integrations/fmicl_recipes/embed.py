@@ -14,7 +14,7 @@ from fmicl_core.checks import invalid, non_finite
 from fmicl_recipes.pictures import Decoder, Images, stack
 from fmicl_recipes.progress import note
 from fmicl_recipes.run_folder import RunFolder, make_folder, write_atomically
-from fmicl_recipes.settings import METHODS
+from fmicl_recipes.settings import METHODS, TrainSettings
 from fmicl_recipes.sources import Split, check_source, numbered, open_splits
 
 #: Encoder features (N, F) float32 of uint8 images (N, H, W, C) by the run in a folder.
@@ -59,14 +59,13 @@ def embed(
     """
     run, out = Path(run), Path(out)
     _check_out(out, overwrite)
-    folder = trained_run(run)
-    settings, shape = folder.settings(), folder.image_shape
+    settings, shape = trained_run(run)
     if data is None:
         data = settings.data
         image_column = image_column or settings.image_column
         label_column = label_column or settings.label_column
     check_source(data, image_column, label_column)
-    decoder = _decoder(shape, settings.image_size)
+    decoder = Decoder(shape[:2], shape[2])
     make_folder(out.parent)
     splits = open_splits(data, image_column, label_column)
     pictures = (decoder.decode(split, key, data, progress) for key, split in splits.items())
@@ -90,11 +89,11 @@ def embed(
     return features
 
 
-def trained_run(run: Path) -> RunFolder:
-    """The folder of a run on images that has a checkpoint.
+def trained_run(run: Path) -> tuple[TrainSettings, tuple[int, int, int]]:
+    """The settings of a trained run on images, and the shape (H, W, C) of these.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or nobody knows the shape.
     """
     folder = RunFolder(run)
     method = folder.read_json("settings.json").get("method")
@@ -102,7 +101,14 @@ def trained_run(run: Path) -> RunFolder:
         raise invalid("run", "a run on images", str(run), why=f"Its method is {method!r}.")
     if not folder.checkpoint.exists():
         raise invalid("run", f"a run folder with {folder.checkpoint.name}", str(run))
-    return folder
+    shape = folder.image_shape
+    if shape is None:
+        raise invalid("run", "a run whose settings.json has the shape of the images", str(run),
+                      why=f"This one is older; `fmicl evaluate {run}` adds it.")  # fmt: skip
+    if shape[2] not in (1, 3):
+        raise invalid("run", "a run on grey or colour images", shape, what="image_shape",
+                      why="Pictures cannot be brought to other channels.")  # fmt: skip
+    return folder.settings(), shape
 
 
 def _check_out(out: Path, overwrite: bool) -> None:
@@ -112,17 +118,6 @@ def _check_out(out: Path, overwrite: bool) -> None:
         raise invalid("out", "a file, and not a folder", str(out))
     if out.exists() and not overwrite:
         raise invalid("out", "a file that does not exist yet, or --overwrite", str(out))
-
-
-def _decoder(shape: tuple[int, int, int] | None, image_size: int | None) -> Decoder:
-    """What brings pictures to the shape of a run's, as far as it is known."""
-    if shape is None:
-        return Decoder(None if image_size is None else (image_size, image_size))
-    height, width, channels = shape
-    if channels not in (1, 3):
-        raise invalid("run", "a run on grey or colour images", shape, what="image_shape",
-                      why="Pictures cannot be brought to other channels.")  # fmt: skip
-    return Decoder((height, width), channels)
 
 
 def _joined(

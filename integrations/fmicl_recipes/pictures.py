@@ -69,6 +69,8 @@ class Decoder:
             )
 
     def _array(self, picture: Any, name: str) -> Images:
+        if picture is None:
+            raise invalid("data", "an image in every row", name, what="row without one")
         try:
             with _opened(picture) as image:
                 plain = self._plain(image, name)

@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,8 @@ from fmicl_recipes import pictures, sources  # noqa: E402
 from fmicl_recipes.data import ImageData, load_images, validation_split  # noqa: E402
 from fmicl_recipes.sources import check_source  # noqa: E402
 
-CIFAR = Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10"
+ROOT = Path(__file__).resolve().parents[2]
+CIFAR = ROOT.parent / "shared" / "data" / "cifar10"
 
 
 def load(source, **options):
@@ -146,8 +148,12 @@ def test_images_beside_classes_take_the_labels_away_with_a_word(tmp_path):
         assert load(tmp_path).train_labels is None
 
 
-@pytest.mark.parametrize("train", ["train", "Training", "train2017"])
-@pytest.mark.parametrize("test", ["test", "testing", "val"])
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [("train", "test"), ("Training", "testing"), ("train2017", "val2017"), ("train", "valid"),
+     ("train-a", "test_images"), ("train", "validation"), ("TRAIN", "dev"), ("train", "eval"),
+     ("train", "evaluation")],
+)  # fmt: skip
 def test_a_flat_test_folder_leaves_the_labels_of_training(tmp_path, train, test):
     names = [f"{train}/{c}/{i}.png" for c in "ab" for i in range(5)]
     save_images(tmp_path, [*names, f"{test}/1.png", f"{test}/2.png"])
@@ -576,6 +582,8 @@ def bad_sources(tmp_path):
     lost = {"file": ["there.png", "not_there.png"]}
     save_images(tmp_path, ["there.png"])
     datasets.Dataset.from_dict(lost).to_parquet(tmp_path / "lost.parquet")
+    holes = {"image": [content(GREY), None]}
+    datasets.Dataset.from_dict(holes).to_parquet(tmp_path / "holes.parquet")
     return {
         "missing": "Expected a path that exists, a hub name OWNER/NAME, or one of digits",
         "empty": "Expected a folder that holds images or parquet files",
@@ -585,6 +593,7 @@ def bad_sources(tmp_path):
         "mixed": r"`image_size`. Expected a size, as images differ in theirs",
         "broken": "Expected files that Hugging Face datasets can read",
         "numbers.parquet": "Expected a column of images",
+        "holes.parquet": "Expected an image in every row. Received: row without one='train row 1'",
         "lost.parquet": r"Expected images that can be decoded.*corrupt image='.*not_there.png'",
     }
 
@@ -592,7 +601,7 @@ def bad_sources(tmp_path):
 @pytest.mark.parametrize(
     "name",
     ["missing", "empty", "texts", "file.csv", "corrupt", "mixed", "broken", "numbers.parquet",
-     "lost.parquet"],
+     "lost.parquet", "holes.parquet"],
 )  # fmt: skip
 def test_bad_sources_are_named(tmp_path, name):
     message = bad_sources(tmp_path)[name]
@@ -681,3 +690,88 @@ def test_arrays_of_ones_own_have_labels_if_they_are_of_two_classes():
     assert train is test is labels
     assert ImageData("own", images, None, images, None).labels is None
     assert ImageData("own", images, labels * 0, images, labels).labels is None
+
+
+def test_the_example_of_arrays_trains_on_them(tmp_path, monkeypatch):
+    """The code of docs/data.md, with a stand-in for the trainer."""
+    code = (ROOT / "docs" / "data.md").read_text().split("```python\n")[1].split("```")[0]
+    taken = stand_in(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Stopped):
+        exec(code, {})
+    assert taken[0].train_images.shape == (200, 16, 16, 5)
+    assert taken[0].labels is not None
+
+
+# From the command line
+
+
+class Stopped(Exception):
+    """Raised in the place of training."""
+
+
+def stand_in(monkeypatch):
+    """Let PyTorch's trainer stop when it is made; gives the list of the images it was given."""
+
+    class MethodTrainer:
+        check = staticmethod(lambda settings: None)
+
+        def __init__(self, settings, data):
+            taken.append(data)
+            raise Stopped
+
+    taken = []
+    package = types.SimpleNamespace(MethodTrainer=MethodTrainer)
+    monkeypatch.setitem(sys.modules, "fmicl_lightning", package)
+    return taken
+
+
+@pytest.fixture
+def train(monkeypatch, tmp_path, fmicl, capsys):
+    """Run `fmicl train simclr` up to training: the images taken, and what was said."""
+    pytest.importorskip("typer", reason="the command line needs typer")
+    taken = stand_in(monkeypatch)
+
+    def run(*options):
+        with pytest.raises(Stopped):
+            fmicl("train", "simclr", "--batch-size", 2, "--out", tmp_path / "run", *options)
+        return taken[-1], capsys.readouterr().err
+
+    return run
+
+
+def test_a_flat_folder_of_16_bits_trains_without_labels(tmp_path, train):
+    picture = of_16_bits(0, 65535)
+    save(tmp_path / "data", {f"{i}.PNG": picture for i in range(5)})
+    data, said = train("--data", tmp_path / "data")
+    assert data.labels is None
+    assert data.train_images.tolist() == [[[[0], [255]]]] * 4
+    assert "5 pictures of 16 bits scaled to 8 (divided by 257)" in said
+    assert "the images have no labels" in said
+
+
+def test_classes_beside_a_flat_test_train_with_labels(tmp_path, train):
+    names = [f"train/{c}/{i}.png" for c in "ab" for i in range(5)] + ["test/1.png"]
+    save_images(tmp_path / "data", names)
+    with pytest.warns(UserWarning, match="No labels that training knows are in 'test'"):
+        data, said = train("--data", tmp_path / "data")
+    assert data.labels is not None
+    assert (data.class_names, data.evaluated_on) == (("a", "b"), "a held-out fifth")
+    assert "no labels" not in said
+
+
+def test_columns_are_named_on_the_command_line(tmp_path, train):
+    other = [content(COLOUR)] * 6
+    rows_of([0] * 6, other=other, kind=list("xyxyxy")).to_parquet(tmp_path / "rows.parquet")
+    data, _ = train("--data", tmp_path, "--image-column", "other", "--label-column", "kind")
+    assert data.train_images.shape == (4, 2, 2, 3)
+    assert data.class_names == ("x", "y")
+
+
+def test_a_typo_of_a_path_ends_the_command_with_the_right_name(tmp_path, monkeypatch, fmicl, hub):
+    asked, taken = hub(), stand_in(monkeypatch)
+    monkeypatch.chdir(save_images(tmp_path, ["data/folder/1.png"]))
+    code, _, err = fmicl("train", "simclr", "--data", "data/foldr")
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "Did you mean 'data/folder'? Received: data='data/foldr'" in err
+    assert asked == taken == []

@@ -165,12 +165,6 @@ def test_the_images_and_columns_of_the_run_are_the_default(tmp_path):
         assert file["labels"].tolist() == [3, 4]
 
 
-def test_a_run_that_does_not_know_its_shape_takes_images_as_they_are(tmp_path):
-    data = save(tmp_path / "data", {"1.png": 9, "2.png": 8}, (5, 5))
-    run = trained(tmp_path / "run", None, image_size=3)
-    assert embed(run, tmp_path / "o.npz", data).tolist() == [[9, 1, 9], [9, 1, 8]]
-
-
 def test_features_that_are_not_finite_are_not_written(tmp_path, images):
     def broken(run, images):
         return np.where(np.arange(len(images))[:, None] == 2, np.nan, np.ones((1, 3)))
@@ -186,7 +180,7 @@ def mistakes(tmp_path, images):
     (tmp_path / "folder.npz").mkdir()
     untrained = RunFolder.create(tmp_path / "untrained", TrainSettings()).path
     texts = RunFolder.create(tmp_path / "texts", TextSettings()).path
-    own = trained(tmp_path / "own", (2, 2, 5))
+    own, old = trained(tmp_path / "own", (2, 2, 5)), trained(tmp_path / "old", None)
     return {
         "suffix": (run, "x.csv", images, "`out`. Expected a file name that ends in .npz or .parq"),
         "exists": (run, "is.npz", images, "`out`. Expected a file that does not exist yet, or --o"),
@@ -195,13 +189,14 @@ def mistakes(tmp_path, images):
         "untrained": (untrained, "x.npz", images, "`run`. Expected a run folder with checkpoint"),
         "texts": (texts, "x.npz", images, "`run`. Expected a run on images.*'simcse'"),
         "channels": (own, "x.npz", images, "`run`. Expected a run on grey or colour images"),
+        "older": (old, "x.npz", images, "`run`. Expected a run whose.*`fmicl evaluate .*old` adds"),
         "no data": (run, "x.npz", tmp_path / "no", "`data`. Expected a path that exists"),
     }
 
 
 @pytest.mark.parametrize(
     "name",
-    ["suffix", "exists", "folder", "no run", "untrained", "texts", "channels", "no data"],
+    ["suffix", "exists", "folder", "no run", "untrained", "texts", "channels", "older", "no data"],
 )
 def test_mistakes_are_found_before_anything_is_decoded(tmp_path, images, monkeypatch, name):
     monkeypatch.setattr(pictures.Decoder, "decode", None)
