@@ -17,7 +17,8 @@ import numpy as np
 
 from fmicl_core.checks import callers_level, check_at_least, invalid
 from fmicl_recipes.pictures import Decoder, Images, same_channels, stack
-from fmicl_recipes.sources import TEST_SPLITS, Labels, numbered, open_splits
+from fmicl_recipes.sources import open_splits
+from fmicl_recipes.splits import TEST_SPLITS, Labels, numbered
 
 HELD_OUT = "a held-out fifth"
 

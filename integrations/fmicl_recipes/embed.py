@@ -15,7 +15,8 @@ from fmicl_recipes.pictures import Decoder, Images, stack
 from fmicl_recipes.progress import note
 from fmicl_recipes.run_folder import RunFolder, make_folder, write_atomically
 from fmicl_recipes.settings import METHODS, TrainSettings
-from fmicl_recipes.sources import Split, check_source, numbered, open_splits
+from fmicl_recipes.sources import check_source, open_splits
+from fmicl_recipes.splits import Split, numbered
 
 #: Encoder features (N, F) float32 of uint8 images (N, H, W, C) by the run in a folder.
 Encode = Callable[[Path, Images], NDArray[np.floating]]

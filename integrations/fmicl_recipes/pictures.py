@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fmicl_core.checks import InvalidArgument, invalid
 from fmicl_recipes.progress import note
-from fmicl_recipes.sources import Split
+from fmicl_recipes.splits import Split
 
 if TYPE_CHECKING:
     from PIL.Image import Image

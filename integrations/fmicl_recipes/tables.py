@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from fmicl_core.checks import check_choice, invalid
-from fmicl_recipes.sources import IMAGE_SUFFIXES, Labels, Split, not_found
+from fmicl_recipes.folders import IMAGE_SUFFIXES
+from fmicl_recipes.sources import not_found
+from fmicl_recipes.splits import Labels, Split
 
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target", "y")
 #: In the place of the name of a column of labels: take none.
@@ -94,9 +96,14 @@ def _load(kind: str, source: str, offline: str | None, files: dict[str, Any]) ->
     before = datasets.config.HF_HUB_OFFLINE
     datasets.config.HF_HUB_OFFLINE = before or offline is not None  # or it would try for long
     try:
-        return datasets.load_dataset(kind, **files)
+        if "data_files" not in files:
+            return datasets.load_dataset(kind, **files)
+        return {  # each on its own, as together all would have the features of the first
+            key: datasets.load_dataset(kind, data_files={key: paths})[key]
+            for key, paths in files["data_files"].items()
+        }
     except Exception as error:  # the library raises many kinds, and all mean the same to the user
-        said = f"{type(error).__name__}: {error}".strip()
+        said = f"{type(error).__name__}: {error}".rstrip(". ")
         if files:
             raise invalid("data", "files that Hugging Face datasets can read", source,
                           why=f"It said: {said}.") from error  # fmt: skip

@@ -70,9 +70,8 @@ def hub(monkeypatch):
         monkeypatch.setattr(HfApi, "dataset_info", dataset_info)
         return asked
 
-    sources._hub_failure.cache_clear()
-    yield answers
-    sources._hub_failure.cache_clear()
+    monkeypatch.setattr(sources, "_reached", set())
+    return answers
 
 
 # Digits and image folders
@@ -178,6 +177,13 @@ def test_images_beside_splits_are_left_out_with_a_word(tmp_path):
     with pytest.warns(UserWarning, match=r"left out: 1 in no folder, 1 in more/"):
         data = load(tmp_path)
     assert (len(data.train_images), len(data.test_images)) == (2, 1)
+
+
+def test_images_beside_a_test_folder_are_not_left_out(tmp_path):
+    save_images(tmp_path, ["1.png", "2.png", "3.png", "4.png", "test/5.png"])
+    with pytest.warns(UserWarning, match="4 of 5 images in .* are in no sub-folder"):
+        data = load(tmp_path)
+    assert len(data.train_images) == 4
 
 
 def test_links_to_folders_are_followed_but_not_in_circles(tmp_path):
@@ -294,6 +300,24 @@ def test_texts_are_the_same_classes_in_training_and_test(tmp_path):
     assert (data.train_labels.tolist(), data.test_labels.tolist()) == ([1, 2, 1], [2, 0])
 
 
+def test_what_a_number_stands_for_may_differ_from_split_to_split(tmp_path):
+    """In the order of their names "test" comes first, and must not speak for training."""
+    for split, names in (("train", ["a", "b"]), ("test", ["b", "a"])):
+        rows = rows_of([0, 1, 1]).cast_column("label", datasets.ClassLabel(names=names))
+        rows.to_parquet(tmp_path / f"{split}.parquet")
+    data = load(tmp_path)
+    assert data.class_names == ("a", "b")
+    assert (data.train_labels.tolist(), data.test_labels.tolist()) == ([0, 1, 1], [1, 0, 0])
+
+
+def test_numbers_in_training_are_known_as_texts_in_the_test(tmp_path):
+    rows_of([5, 7]).to_parquet(tmp_path / "train.parquet")
+    rows_of(["7", "5", "6"]).to_parquet(tmp_path / "test.parquet")
+    data = load(tmp_path)
+    assert data.class_names == ("5", "6", "7")
+    assert (data.train_labels.tolist(), data.test_labels.tolist()) == ([0, 2], [2, 0, 1])
+
+
 def test_class_labels_keep_their_names(tmp_path):
     rows = rows_of([0, 2, 1])
     rows = rows.cast_column("label", datasets.ClassLabel(names=["z", "y", "x"]))
@@ -385,6 +409,7 @@ def test_a_split_without_labels_is_not_taken(
     labels = [0, 1] * 5
     if from_hub:
         asked = hub()
+        check_source("some/where")
         rows = {"train": rows_of(labels, TRAIN), "test": rows_of(test, TEST),
                 "validation": rows_of(validation, VALIDATION)}  # fmt: skip
         monkeypatch.setattr(datasets, "load_dataset", lambda name: datasets.DatasetDict(rows))
@@ -648,17 +673,15 @@ def test_the_hub_is_asked_once_and_shortly(tmp_path, monkeypatch, hub, error, me
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
     monkeypatch.setattr(datasets, "load_dataset", None)
     asked = hub(error)
-    for _ in range(2):
-        with pytest.raises(InvalidArgument, match=f"No file or folder of that name is.*{message}"):
-            check_source("some/where")
+    with pytest.raises(InvalidArgument, match=f"No file or folder of that name is.*{message}"):
+        load("some/where")
     assert asked == ["some/where"]
 
 
 def test_a_copy_from_an_earlier_time_is_taken_without_the_hub(tmp_path, monkeypatch, hub):
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
     (tmp_path / "some___where").mkdir()
-    hub(ConnectionError("no route"))
-    offline = []
+    asked, offline = hub(ConnectionError("no route")), []
 
     def cached(name):
         offline.append(datasets.config.HF_HUB_OFFLINE)
@@ -667,6 +690,7 @@ def test_a_copy_from_an_earlier_time_is_taken_without_the_hub(tmp_path, monkeypa
     monkeypatch.setattr(datasets, "load_dataset", cached)
     assert len(load("some/where").train_images) == 2
     assert (offline, datasets.config.HF_HUB_OFFLINE) == ([True], False)
+    assert asked == ["some/where"]
 
 
 def test_a_source_is_checked_without_what_takes_long_to_import(tmp_path):
@@ -766,6 +790,18 @@ def test_columns_are_named_on_the_command_line(tmp_path, train):
     data, _ = train("--data", tmp_path, "--image-column", "other", "--label-column", "kind")
     assert data.train_images.shape == (4, 2, 2, 3)
     assert data.class_names == ("x", "y")
+
+
+def test_a_search_takes_the_column_of_labels_and_needs_some(tmp_path, monkeypatch, fmicl):
+    pytest.importorskip("typer", reason="the command line needs typer")
+    stand_in(monkeypatch)
+    rows_of([0] * 20, kind=list("xy") * 10).to_parquet(tmp_path / "rows.parquet")
+    command = ["sweep", "alpha", "simclr", "--batch-size", 2, "--out", tmp_path / "out"]
+    with pytest.raises(Stopped):
+        fmicl(*command, "--data", tmp_path, "--label-column", "kind")
+    code, _, err = fmicl(*command, "--data", tmp_path)
+    assert code == 2
+    assert "`data`. Expected images with labels, by which an alpha is judged" in err
 
 
 def test_a_typo_of_a_path_ends_the_command_with_the_right_name(tmp_path, monkeypatch, fmicl, hub):
