@@ -77,7 +77,7 @@ def embed(
         note(f"encoding {count} images")
     features = np.asarray(encode(run, images), np.float32)
     if not (finite := np.isfinite(features).all(axis=1)).all():
-        raise non_finite("run", np.flatnonzero(~finite))
+        raise non_finite("run", np.flatnonzero(~finite).tolist())
     labels, class_names = numbered(splits)
     columns: dict[str, Any] = {
         "name": [name for split in splits.values() for name in split.names],
@@ -137,7 +137,8 @@ def _write_npz(file: Any, features: NDArray[np.float32], columns: Mapping[str, A
     known = {name: column for name, column in columns.items() if column is not None}
     if "labels" in known:
         known["labels"] = [NO_LABEL if label is None else label for label in known["labels"]]
-    np.savez(file, features=features, **{name: np.array(known[name]) for name in known})
+    arrays: dict[str, Any] = {name: np.array(column) for name, column in known.items()}
+    np.savez(file, features=features, **arrays)
 
 
 def _write_parquet(file: Any, features: NDArray[np.float32], columns: Mapping[str, Any]) -> None:

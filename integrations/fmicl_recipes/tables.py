@@ -165,7 +165,7 @@ def _rank(table: Any, column: str) -> int | None:
 
 
 def _kind(table: Any, column: str) -> str:
-    return getattr(table.features[column], "dtype", "lists or parts")
+    return str(getattr(table.features[column], "dtype", "lists or parts"))
 
 
 def _is_picture(content: bytes | None) -> bool:
@@ -194,7 +194,7 @@ def _labels(
     if not kind.startswith(("int", "uint", "bool", "float", "string", "large_string", "null")):
         raise _no_classes(column, kind, source, named)
     class_names = getattr(feature, "names", None)
-    values = [None if _missing(value, class_names) else value for value in table[column][:]]
+    values: Any = [None if _missing(value, class_names) else value for value in table[column][:]]
     missing = sum(value is None for value in values)
     if missing == len(values) or all(value == -1 for value in values):
         return None, None

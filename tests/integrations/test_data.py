@@ -19,6 +19,7 @@ from fmicl_recipes.data import ImageData, load_images, validation_split  # noqa:
 from fmicl_recipes.sources import check_source  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
+GREY, COLOUR = Image.new("L", (2, 2), 7), Image.new("RGB", (2, 2), (1, 2, 3))
 CIFAR = ROOT.parent / "shared" / "data" / "cifar10"
 
 
@@ -226,6 +227,14 @@ def test_a_column_of_raw_bytes_is_one_of_images(tmp_path):
     assert [label for _, label in sorted(zip(found, labels, strict=True))] == [0, 1, 0]
 
 
+def test_a_column_of_images_comes_before_one_of_bytes(tmp_path):
+    image = datasets.Dataset.from_dict({"thumb": [content(COLOUR)] * 3}).add_column(
+        "image", rows_of([0] * 3)["image"][:]
+    )
+    image.to_parquet(tmp_path / "rows.parquet")
+    assert load(tmp_path).train_images.shape == (2, 3, 3, 1)
+
+
 def test_a_column_of_paths_is_found_from_the_folder_of_its_file(tmp_path, monkeypatch):
     paths = ["pictures/1.png", "pictures/2.JPG", "pictures/3.png"]
     save_images(tmp_path / "set", paths)
@@ -332,7 +341,13 @@ def test_usual_names_of_labels(tmp_path, name):
     assert load(tmp_path).train_labels is not None
 
 
-UNLABELLED = {"-1": [-1] * 6, "null": [None] * 6, "empty": [""] * 6, "one class": [0] * 6}
+UNLABELLED = {
+    "-1": [-1] * 6,
+    "null": [None] * 6,
+    "NaN": [float("nan")] * 6,
+    "empty": [""] * 6,
+    "one class": [0] * 6,
+}
 
 
 @pytest.mark.parametrize("labels", UNLABELLED.values(), ids=UNLABELLED)
@@ -358,6 +373,17 @@ def test_labels_that_are_none_are_named(tmp_path, labels, message):
         load(tmp_path)
     if len(labels) > 1:
         assert load(tmp_path, label_column="none").labels is None
+
+
+@pytest.mark.parametrize("labels", [[-1] * 3, [0, -1, 1]], ids=["all", "some"])
+def test_class_labels_are_missing_where_they_are_minus_one(tmp_path, labels):
+    rows = rows_of(labels).cast_column("label", datasets.ClassLabel(names=["a", "b"]))
+    rows.to_parquet(tmp_path / "rows.parquet")
+    if labels == [-1] * 3:
+        assert load(tmp_path).train_labels is None
+    else:
+        with pytest.raises(InvalidArgument, match="1 of 'train' have none"):
+            load(tmp_path)
 
 
 def test_few_images_of_many_classes_are_split_without_strata(tmp_path):
@@ -547,7 +573,6 @@ def test_a_folder_of_gifs_is_read_and_of_several_frames_the_first(tmp_path, caps
     assert said.count("2 pictures with several frames, of which the first is taken") == 1
 
 
-GREY, COLOUR = Image.new("L", (2, 2), 7), Image.new("RGB", (2, 2), (1, 2, 3))
 MIXED = {
     "grey first": {"a.png": GREY, "b.png": COLOUR, "c.png": GREY},
     "colour first": {"a.png": COLOUR, "b.png": GREY, "c.png": GREY},
