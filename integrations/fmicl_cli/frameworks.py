@@ -70,7 +70,7 @@ def check_early(settings: Settings) -> None:
     """
     if not isinstance(settings, TrainSettings):
         return
-    check_source(settings.data)
+    check_source(settings.data, settings.image_column, settings.label_column)
     if settings.device == "gpu" and sys.platform == "linux" and not any_gpu():
         raise invalid("device", "cpu or auto, as this machine shows no GPU", settings.device)
     library, _, model = settings.encoder.partition(":")

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import fmicl_core
-from fmicl_cli import check, simcse, sweep, train
+from fmicl_cli import check, embed, simcse, sweep, train
 from fmicl_cli.console import (
     INTERRUPTED,
     complain,
@@ -127,6 +127,7 @@ def demo(
         say(f"written: {file}")
 
 
+app.command(epilog=embed.EPILOG)(embed.embed)
 app.add_typer(sweep.app, name="sweep")
 app.command(epilog=check.EPILOG)(check.check)
 

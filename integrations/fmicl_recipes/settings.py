@@ -100,7 +100,9 @@ class TrainSettings(Settings):
         None, "Column of the images; the first that holds images by default.", "Data"
     )
     label_column: str | None = option(
-        None, "Column of the labels; one with a usual name, such as label, by default.", "Data"
+        None,
+        "Column of the labels, or none; one with a usual name, such as label, by default.",
+        "Data",
     )
 
     loss: str = option("fmicl", "Loss.", "Loss", LOSSES)

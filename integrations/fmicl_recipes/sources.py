@@ -1,85 +1,173 @@
-"""Where images come from: the hub, parquet files, image folders."""
+"""Where images come from: the hub, parquet files, image folders. Nothing is decoded here."""
 
 from __future__ import annotations
 
+import difflib
+import os
 import re
 from pathlib import Path
-from typing import Any
 
-from fmicl_core.checks import invalid
+import numpy as np
 
+from fmicl_core.checks import InvalidArgument, invalid
+from fmicl_recipes.folders import IMAGE_SUFFIXES, files_below, image_splits
+from fmicl_recipes.splits import Split, split_of
+
+DIGITS = "digits"
 #: Short names of hub data sets.
 ALIASES = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100", "mnist": "ylecun/mnist"}
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
-#: Splits to evaluate on, the first that has labels; those of a "test" are often kept back.
-TEST_SPLITS = ("validation", "valid", "val", "test")
+#: What Hugging Face calls the file that says more of the images of a folder.
+METADATA = ("metadata.csv", "metadata.jsonl")
+#: Seconds to wait for the hub to answer whether it has a data set.
+HUB_TIMEOUT = 5.0
+#: Data sets that the hub has said to have, so that it is asked once in a process.
+_reached: set[str] = set()
 
 
-def check_source(source: str) -> None:
-    """Stub until the data helper's lands"""
-
-
-def open_splits(source: str) -> Any:
-    """The splits of an image data set by name, not decoded, by Hugging Face `datasets`.
+def check_source(
+    source: str, image_column: str | None = None, label_column: str | None = None
+) -> None:
+    """Check what can be checked of a source in a second: without decoding, or importing much.
 
     Args:
-        source: a hub name or alias, a folder of parquet files or of images, or one parquet file.
+        source: see `open_splits`.
+        image_column: name of a column, which only some sources have.
+        label_column: name of a column, too.
+
+    Raises:
+        ValueError: there is no such file, folder or hub data set, or it holds no images; or a
+            column is named of a source that has none.
+    """
+    _checked(source, image_column, label_column)
+
+
+def _checked(source: str, image_column: str | None, label_column: str | None) -> str | None:
+    """Check a source; why the hub cannot be asked for it, if a copy of it may be there."""
+    path = Path(source).expanduser()
+    if source == DIGITS:
+        _check_no_columns(source, image_column, label_column)
+    elif path.is_file():
+        if path.suffix.lower() != ".parquet":
+            raise invalid("data", "a parquet file or a folder", source)
+    elif path.is_dir():
+        wanted = (*IMAGE_SUFFIXES, ".parquet")
+        if not any(file.suffix.lower() in wanted for file in files_below(path)):
+            raise invalid(
+                "data", f"a folder that holds images or parquet files ({', '.join(wanted)})", source
+            )
+    else:
+        _check_hub_name(source, path)
+        failure = _hub_failure(ALIASES.get(source, source))
+        if failure and not _perhaps_cached(ALIASES.get(source, source)):
+            raise not_found(source, failure)
+        return failure
+    return None
+
+
+def open_splits(
+    source: str, image_column: str | None = None, label_column: str | None = None
+) -> dict[str, Split]:
+    """The splits of an image data set by name.
+
+    Args:
+        source: "digits", a hub name or alias, a folder of parquet files or of images, or one
+            parquet file.
+        image_column: name of the column of images; None takes the first that holds images.
+        label_column: name of the column of labels, or "none" for images without; None takes one
+            with a usual name.
 
     Raises:
         ValueError: there is no such thing, or it cannot be read.
     """
+    offline = _checked(source, image_column, label_column)
+    if source == DIGITS:
+        return {"train": _digits()}
+    from fmicl_recipes.tables import open_table
+
     path = Path(source).expanduser()
+    columns = (image_column, label_column)
     if path.is_file():
-        if path.suffix != ".parquet":
-            raise invalid("data", "a parquet file or a folder", source)
-        return _load("parquet", source, data_files={"train": str(path)})
-    if path.is_dir():
-        return _open_folder(path, source)
-    looks_local = source.startswith((".", "/", "~")) or source.count("/") > 1
-    if looks_local or (source not in ALIASES and "/" not in source):
-        names = ", ".join(["digits", *ALIASES])
-        raise invalid(
-            "data", f"a path that exists, a hub name OWNER/NAME, or one of {names}", source
-        )
-    return _load(ALIASES.get(source, source), source)
+        return open_table("parquet", source, *columns, data_files={"train": [str(path)]})
+    if not path.is_dir():
+        return open_table(ALIASES.get(source, source), source, *columns, offline=offline)
+    files = sorted(files_below(path))
+    by_split: dict[str, list[str]] = {}
+    for file in files:
+        if file.suffix.lower() == ".parquet":
+            key = split_of(file.relative_to(path)) or "train"
+            by_split.setdefault(key, []).append(str(file))
+    if by_split:
+        return open_table("parquet", source, *columns, data_files=by_split)
+    if any(file.name in METADATA for file in files):
+        return open_table("imagefolder", source, *columns, data_dir=str(path))
+    _check_no_columns(source, image_column, label_column)
+    return image_splits(path, [f for f in files if f.suffix.lower() in IMAGE_SUFFIXES])
 
 
-def _open_folder(path: Path, source: str) -> Any:
-    parquet = sorted(path.rglob("*.parquet"))
-    if parquet:
-        files: dict[str, list[str]] = {}
-        for file in parquet:
-            files.setdefault(_split_of(file.relative_to(path)), []).append(str(file))
-        return _load("parquet", source, data_files=files)
-    pictures = [f for f in path.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES]
-    if not pictures:
-        kinds = ", ".join((*IMAGE_SUFFIXES, ".parquet"))
-        raise invalid("data", f"a folder that holds images or parquet files ({kinds})", source)
-    return _load("imagefolder", source, data_dir=str(path))
+def _digits() -> Split:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    images = np.round(bunch.images * (255.0 / 16.0)).astype(np.uint8)[..., None]
+    names = [f"train row {index}" for index in range(len(images))]
+    return Split(images, names, bunch.target.astype(np.int64), tuple("0123456789"))
 
 
-def _split_of(file: Path) -> str:
-    """The split a file is of, by the first word of its name or else of a folder it is in."""
-    for part in reversed(file.parts):
-        word = re.match("[a-z]*", part.lower()).group()  # type: ignore[union-attr]
-        if word in ("train", *TEST_SPLITS):
-            return word
-    return "train"
+def _check_no_columns(source: str, image_column: str | None, label_column: str | None) -> None:
+    for name, value in (("image_column", image_column), ("label_column", label_column)):
+        if value is not None:
+            why = "Only parquet files and hub data sets have columns."
+            raise invalid(name, f"to be left out beside data = {source!r}", value, why=why)
 
 
-def _load(kind: str, source: str, **files: Any) -> Any:
-    import datasets
+def _check_hub_name(source: str, path: Path) -> None:
+    """Refuse a name that can be none of the hub, or is rather a path that does not exist."""
+    names = ", ".join([DIGITS, *ALIASES])
+    expected = f"a path that exists, a hub name OWNER/NAME, or one of {names}"
+    hub_like = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source)
+    like_a_file = path.suffix.lower() in (*IMAGE_SUFFIXES, ".parquet")
+    if source in ALIASES or (hub_like and not path.parent.exists() and not like_a_file):
+        return
+    why = None
+    if path.parent.is_dir() and path.parent != Path():
+        why = f"The folder {str(path.parent)!r} is there, but no {path.name!r} in it."
+    beside = [*(ALIASES if path.parent == Path() else ()), DIGITS]
+    if path.parent.is_dir():
+        beside += [str(path.with_name(name)) for name in os.listdir(path.parent)]
+    if close := difflib.get_close_matches(str(path), beside, n=1, cutoff=0.8):
+        why = f"{why or ''} Did you mean {close[0]!r}?".strip()
+    raise invalid("data", expected, source, why=why)
 
+
+def _hub_failure(name: str) -> str | None:
+    """Why the hub cannot give a data set, after one short try; None if it can."""
+    from huggingface_hub import HfApi
+
+    if name in _reached:
+        return None
     try:
-        return datasets.load_dataset(kind, **files)
-    except Exception as error:  # the library raises many kinds, and all mean the same to the user
-        if files:
-            raise invalid("data", "files that Hugging Face datasets can read", source,
-                          why=f"It said: {error}.") from error  # fmt: skip
-        raise invalid(
-            "data",
-            "a data set that can be reached",
-            source,
-            why=f"The hub's {kind!r} could not be loaded ({type(error).__name__}). Without access "
-            "to the hub give a local path: a folder of parquet files or of images.",
-        ) from error
+        HfApi().dataset_info(name, timeout=HUB_TIMEOUT)
+    except Exception as error:  # of the hub's, its client's and the system's many kinds
+        if type(error).__name__ == "RepositoryNotFoundError":
+            return "The hub has no data set of that name, or none that is open to all."
+        lines = str(error).splitlines() or [""]
+        return f"The hub could not be reached: {type(error).__name__}: {lines[0]}."
+    _reached.add(name)
+    return None
+
+
+def _perhaps_cached(name: str) -> bool:
+    """Whether `datasets` may have a copy of a hub data set from an earlier time."""
+    from huggingface_hub import constants
+
+    folder = os.environ.get("HF_DATASETS_CACHE") or os.path.join(constants.HF_HOME, "datasets")
+    return any(Path(folder).expanduser().glob(f"{name.partition('/')[0]}___*"))
+
+
+def not_found(source: str, why: str) -> InvalidArgument:
+    """Build the error for a name that is no path, and of which the hub gives nothing."""
+    return invalid(
+        "data", "a path that exists, or a data set of the hub that can be reached", source,
+        why=f"No file or folder of that name is here. {why} Without access to the hub give a local"
+        " path: a folder of images or of parquet files.",
+    )  # fmt: skip

@@ -1,10 +1,8 @@
-"""Settings, presets, data sets, run folders, evaluation and plots."""
+"""Settings, presets, run folders, evaluation and plots."""
 
 import dataclasses
-import io
 import json
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,19 +13,14 @@ pytest.importorskip("sklearn", reason="the recipes need scikit-learn")
 datasets = pytest.importorskip("datasets", reason="the recipes need Hugging Face datasets")
 from PIL import Image  # noqa: E402
 
-import fmicl_recipes.data  # noqa: E402
 from fmicl_core import DIVERGENCES, Cosine, Gaussian, Tsallis  # noqa: E402
 from fmicl_core.checks import InvalidArgument  # noqa: E402
 from fmicl_recipes import PRESETS, RunFolder, TrainSettings, evaluation, plots, resolve  # noqa: E402
-from fmicl_recipes.data import load_images  # noqa: E402
 from fmicl_recipes.options import difference  # noqa: E402
 from fmicl_recipes.report import assemble_metrics, markdown  # noqa: E402
 from fmicl_recipes.run_folder import make_folder, write_atomically  # noqa: E402
-from fmicl_recipes.runs import train_run, warn_of_collapse  # noqa: E402
+from fmicl_recipes.runs import warn_of_collapse  # noqa: E402
 from fmicl_recipes.settings import ALPHAS  # noqa: E402
-
-CIFAR = Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10"
-
 
 # Settings and presets
 
@@ -101,229 +94,6 @@ def test_the_default_alpha_of_momentum_methods_keeps_queries_with_their_keys(nam
     for method in ("moco", "moco-v3"):
         assert ALPHAS[method] == TrainSettings(method=method).alpha
         assert lead(ALPHAS[method]) > 0.95 * best
-
-
-# Data
-
-
-def save_images(folder, names, size=(5, 4), mode="RGB"):
-    rng = np.random.default_rng(0)
-    shape = (size[1], size[0], 3) if mode == "RGB" else (size[1], size[0])
-    for name in names:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8), mode).save(path)
-
-
-def test_digits_are_built_in_and_split_the_same_every_time():
-    a, b = load_images("digits"), load_images("digits", seed=5)
-    assert a.train_images.shape == (1437, 8, 8, 1)
-    assert a.train_images.dtype == np.uint8
-    assert a.train_images.max() == 255
-    np.testing.assert_array_equal(a.test_images, b.test_images)
-    counts = np.bincount(a.test_labels)
-    assert counts.min() >= 34
-
-
-def test_an_image_folder_is_read_by_class(tmp_path):
-    save_images(tmp_path, [f"{c}/{i}.png" for c in ("cat", "dog") for i in range(10)])
-    data = load_images(str(tmp_path), progress=False)
-    assert data.train_images.shape == (16, 4, 5, 3)
-    assert sorted(np.bincount(data.test_labels)) == [2, 2]
-
-
-def test_an_image_folder_with_splits_is_taken_as_it_is(tmp_path):
-    save_images(
-        tmp_path, [f"{s}/{c}/{i}.png" for s in ("train", "test") for c in "ab" for i in "12"]
-    )
-    data = load_images(str(tmp_path), progress=False, image_size=6)
-    assert data.train_images.shape == data.test_images.shape == (4, 6, 6, 3)
-
-
-def rows_of(labels, brightness=None):
-    """Rows of 3 x 3 images, all of one brightness or each of its own."""
-
-    def encoded(value):
-        file = io.BytesIO()
-        Image.new("L", (3, 3), value).save(file, "PNG")
-        return {"bytes": file.getvalue(), "path": None}
-
-    values = range(len(labels)) if brightness is None else [brightness] * len(labels)
-    rows = {"image": [encoded(v) for v in values], "label": labels}
-    return datasets.Dataset.from_dict(rows)
-
-
-def test_parquet_with_bytes_is_read(tmp_path):
-    rows_of([0, 1] * 5).to_parquet(tmp_path / "rows.parquet")
-    for source in (tmp_path, tmp_path / "rows.parquet"):
-        data = load_images(str(source), progress=False, limit=4)
-        assert data.train_images.shape == (4, 3, 3, 1)
-        assert data.test_images.shape == (2, 3, 3, 1)
-
-
-#: Brightness by split, which tells where an image came from.
-TRAIN, VALIDATION, TEST = 10, 20, 30
-SPLIT_FILES = [
-    ("train.parquet", "validation.parquet", "test.parquet"),
-    ("train-00000-of-00001.parquet", "val-00000-of-00001.parquet", "test-00000-of-00001.parquet"),
-    ("data/train/0000.parquet", "data/valid/0000.parquet", "data/test/0000.parquet"),
-]
-NONE = [-1] * 4
-
-
-def save_splits(folder, names, *labels):
-    for name, of_split, brightness in zip(names, labels, (TRAIN, VALIDATION, TEST), strict=True):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        rows_of(of_split, brightness).to_parquet(folder / name)
-
-
-@pytest.mark.parametrize("names", SPLIT_FILES, ids=lambda names: names[1])
-def test_validation_comes_before_test_and_splits_are_never_merged(tmp_path, names):
-    save_splits(tmp_path, names, [0, 1] * 5, [0, 1, 0, 1], [1, 0])
-    key = names[1].removeprefix("data/").split("/")[0].split(".")[0].split("-")[0]
-    with pytest.warns(UserWarning, match=f"the splits {key}, test beside.* evaluated on '{key}'"):
-        data = load_images(str(tmp_path), progress=False)
-    assert len(data.train_images) == 10
-    assert (set(data.train_images.flat), set(data.test_images.flat)) == ({TRAIN}, {VALIDATION})
-    assert data.test_labels.tolist() == [0, 1, 0, 1]
-    assert data.evaluated_on == key
-
-
-@pytest.mark.parametrize(
-    ("validation", "test", "taken"),
-    [(NONE, [1, 0, 0, 1], "test"), ([0, 1], NONE, "validation"), (NONE, NONE, None),
-     ([7] * 4, [7] * 4, None), ([None] * 4, [0, 1], "test")],
-    ids=["validation unlabelled", "test unlabelled", "both", "classes unknown to training", "null"],
-)  # fmt: skip
-@pytest.mark.parametrize("hub", [False, True], ids=["folder", "hub"])
-def test_a_split_without_labels_is_not_taken(tmp_path, monkeypatch, hub, validation, test, taken):
-    labels = [0, 1] * 5
-    if hub:
-        rows = {"train": rows_of(labels, TRAIN), "test": rows_of(test, TEST),
-                "validation": rows_of(validation, VALIDATION)}  # fmt: skip
-        monkeypatch.setattr(datasets, "load_dataset", lambda name: datasets.DatasetDict(rows))
-    else:
-        save_splits(tmp_path, SPLIT_FILES[0], labels, validation, test)
-    said = rf"No labels that training knows.* evaluated on {repr(taken) if taken else 'a held-out'}"
-    with pytest.warns(UserWarning, match=said):
-        data = load_images("some/where" if hub else str(tmp_path), progress=False)
-    where = {"validation": VALIDATION, "test": TEST, None: TRAIN}[taken]
-    assert set(data.test_images.flat) == {where}
-    assert set(data.test_labels) == {0, 1}
-    assert data.evaluated_on == (taken or "a held-out fifth")
-    assert len(data.train_images) + (len(data.test_images) if taken is None else 0) == 10
-
-
-def test_the_usual_two_splits_are_taken_without_a_word(tmp_path, recwarn):
-    save_splits(tmp_path, ("train.parquet", "valid.parquet", "train2.parquet"), [0, 1], [1, 0], [1])
-    data = load_images(str(tmp_path), progress=False)
-    assert set(data.train_images.flat) == {TRAIN, TEST}
-    assert data.evaluated_on == "valid"
-    assert not [w for w in recwarn if "evaluated" in str(w.message)]
-
-
-@pytest.mark.parametrize("labels", [NONE * 3, [None] * 12], ids=["-1", "null"])
-def test_images_without_labels_are_refused_before_a_run_begins(tmp_path, labels):
-    rows_of(labels).to_parquet(tmp_path / "rows.parquet")
-    settings = TrainSettings(data=str(tmp_path / "rows.parquet"), batch_size=4)
-    assert load_images(settings.data, progress=False).train_labels is None
-    with pytest.raises(InvalidArgument, match="Expected labelled images"):
-        train_run(None, settings, tmp_path / "run", progress=False)
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
-    ("labels", "message"),
-    [(["cat", "dog"] * 3, "`data`. Expected whole numbers as labels.*'label' holds string"),
-     ([0.5, 1.0] * 3, "`data`. Expected whole numbers as labels.*'label' holds float64"),
-     ([0, None] * 3, "`data`. Expected a label for every image.*3 of 'train' have none"),
-     ([0], "`data`. Expected at least two images")],
-    ids=["texts", "fractions", "some", "one image"],
-)  # fmt: skip
-def test_labels_that_are_none_are_named(tmp_path, labels, message):
-    rows_of(labels).to_parquet(tmp_path / "rows.parquet")
-    with pytest.raises(InvalidArgument, match=message):
-        load_images(str(tmp_path / "rows.parquet"), progress=False)
-
-
-def test_few_images_of_many_classes_are_split_without_strata(tmp_path):
-    rows_of([0, 1, 2, 3, 4] * 2).to_parquet(tmp_path / "rows.parquet")
-    data = load_images(str(tmp_path / "rows.parquet"), progress=False)
-    assert len(data.test_images) == 2
-
-
-def test_memory_that_the_system_can_free_counts_as_free(tmp_path, monkeypatch):
-    """Of Linux's MemFree and MemAvailable the latter holds what caches can give back."""
-    save_images(tmp_path / "images", [f"{c}/{i}.png" for c in "ab" for i in "12"])
-    meminfo = tmp_path / "meminfo"
-    monkeypatch.setattr(fmicl_recipes.data, "MEMINFO", meminfo, raising=False)
-
-    def load(free, available):
-        meminfo.write_text(f"MemTotal: 9000 kB\nMemFree: {free} kB\nMemAvailable: {available} kB\n")
-        return load_images(str(tmp_path / "images"), progress=False)
-
-    assert len(load(free=0, available=1000).train_images) == 3
-    with pytest.raises(InvalidArgument, match=r"fit in memory \(0.0 GiB available\)"):
-        load(free=1000, available=0)
-    meminfo.unlink()  # as on other systems
-    assert len(load_images(str(tmp_path / "images"), progress=False).train_images) == 3
-
-
-def test_real_photographs_are_read():
-    if not CIFAR.exists():
-        pytest.skip("the CIFAR-10 files are not beside the repository")
-    file = CIFAR / "test.parquet"
-    data = load_images(str(file), progress=False, limit=500)
-    assert data.train_images.shape == (500, 32, 32, 3)
-    assert 100 < data.train_images.mean() < 140  # photographs, not noise or black
-    assert set(np.unique(data.test_labels)) == set(range(10))
-
-
-def bad_sources(tmp_path):
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "texts").mkdir()
-    (tmp_path / "texts" / "a.txt").write_text("no image")
-    (tmp_path / "file.csv").write_text("1,2")
-    save_images(tmp_path / "corrupt", ["a/1.png", "a/2.png", "b/1.png"])
-    (tmp_path / "corrupt" / "a" / "2.png").write_bytes(b"not a picture")
-    save_images(tmp_path / "mixed", ["a/1.png"])
-    save_images(tmp_path / "mixed", ["a/2.png"], (9, 9))
-    (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "train.parquet").write_bytes(b"not parquet")
-    datasets.Dataset.from_dict({"a": [1, 2]}).to_parquet(tmp_path / "numbers.parquet")
-    return {
-        "missing": "Expected a path that exists, a hub name OWNER/NAME, or one of digits",
-        "empty": "Expected a folder that holds images or parquet files",
-        "texts": "Expected a folder that holds images or parquet files",
-        "file.csv": "Expected a parquet file or a folder",
-        "corrupt": r"Expected images that can be decoded.*corrupt image='.*a.2.png'",
-        "mixed": r"`image_size`. Expected a size, as images differ in theirs",
-        "broken": "Expected files that Hugging Face datasets can read",
-        "numbers.parquet": "Expected a column of images",
-    }
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["missing", "empty", "texts", "file.csv", "corrupt", "mixed", "broken", "numbers.parquet"],
-)
-def test_bad_sources_are_named(tmp_path, name):
-    message = bad_sources(tmp_path)[name]
-    with pytest.raises(ValueError, match=message):
-        load_images(str(tmp_path / name), progress=False)
-
-
-def test_a_misspelt_name_lists_the_built_in_ones():
-    with pytest.raises(ValueError, match=r"one of digits, cifar10.*Received: data='digit'"):
-        load_images("digit")
-
-
-def test_labels_are_asked_for_only_when_needed(tmp_path):
-    save_images(tmp_path, [f"{i}.png" for i in range(10)])
-    data = load_images(str(tmp_path), progress=False)
-    assert data.train_labels is None
-    with pytest.raises(ValueError, match=r"Expected labelled images"):
-        data.require_labels()
 
 
 # Run folder

@@ -1,0 +1,153 @@
+"""Features of all images of a data set by a run's trained encoder, in one file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fmicl_core.checks import invalid, non_finite
+from fmicl_recipes.pictures import Decoder, Images, stack
+from fmicl_recipes.progress import note
+from fmicl_recipes.run_folder import RunFolder, make_folder, write_atomically
+from fmicl_recipes.settings import METHODS, TrainSettings
+from fmicl_recipes.sources import check_source, open_splits
+from fmicl_recipes.splits import Split, numbered
+
+#: Encoder features (N, F) float32 of uint8 images (N, H, W, C) by the run in a folder.
+Encode = Callable[[Path, Images], NDArray[np.floating]]
+
+SUFFIXES = (".npz", ".parquet")
+#: In the place of the label of an image that has none, where others have one.
+NO_LABEL = -1
+
+
+def embed(
+    run: str | Path,
+    out: str | Path,
+    encode: Encode,
+    data: str | None = None,
+    *,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> NDArray[np.float32]:
+    """Encode all images of a data set, those of every split, and write a file.
+
+    Images are brought to the shape of the run's. docs/data.md says what the file holds.
+
+    Args:
+        run: folder of a trained run.
+        out: file to write, .npz or .parquet.
+        encode: `features` of the package of the run's framework.
+        data: as `load_images` takes it; None for the run's own, with its columns.
+        image_column: name of the column of images.
+        label_column: name of the column of labels, or "none".
+        overwrite: replace `out` if it exists.
+        progress: show a progress bar while decoding, and say what was changed in the pictures.
+
+    Returns:
+        The features (N, F).
+
+    Raises:
+        ValueError: there is no trained run in the folder; the file is not to be written; or the
+            images cannot be read, or brought to the shape of the run's.
+    """
+    run, out = Path(run), Path(out)
+    _check_out(out, overwrite)
+    settings, shape = trained_run(run)
+    if data is None:
+        data = settings.data
+        image_column = image_column or settings.image_column
+        label_column = label_column or settings.label_column
+    check_source(data, image_column, label_column)
+    decoder = Decoder(shape[:2], shape[2])
+    make_folder(out.parent)
+    splits = open_splits(data, image_column, label_column)
+    pictures = (decoder.decode(split, key, data, progress) for key, split in splits.items())
+    count = sum(len(split.pictures) for split in splits.values())
+    images = stack(chain.from_iterable(pictures), count, data)
+    if progress:
+        decoder.tell()
+        note(f"encoding {count} images")
+    features = np.asarray(encode(run, images), np.float32)
+    if not (finite := np.isfinite(features).all(axis=1)).all():
+        raise non_finite("run", np.flatnonzero(~finite).tolist())
+    labels, class_names = numbered(splits)
+    columns: dict[str, Any] = {
+        "name": [name for split in splits.values() for name in split.names],
+        "split": [key for key, split in splits.items() for _ in split.names],
+        "labels": _joined(labels, splits),
+        "class_names": class_names,
+    }
+    write = _write_npz if out.suffix == ".npz" else _write_parquet
+    write_atomically(out, lambda file: write(file, features, columns))
+    return features
+
+
+def trained_run(run: Path) -> tuple[TrainSettings, tuple[int, int, int]]:
+    """The settings of a trained run on images, and the shape (H, W, C) of these.
+
+    Raises:
+        ValueError: there is none, or nobody knows the shape.
+    """
+    folder = RunFolder(run)
+    method = folder.read_json("settings.json").get("method")
+    if method not in METHODS:
+        raise invalid("run", "a run on images", str(run), why=f"Its method is {method!r}.")
+    if not folder.checkpoint.exists():
+        raise invalid("run", f"a run folder with {folder.checkpoint.name}", str(run))
+    shape = folder.image_shape
+    if shape is None:
+        raise invalid("run", "a run whose settings.json has the shape of the images", str(run),
+                      why=f"This one is older; `fmicl evaluate {run}` adds it.")  # fmt: skip
+    if shape[2] not in (1, 3):
+        raise invalid("run", "a run on grey or colour images", shape, what="image_shape",
+                      why="Pictures cannot be brought to other channels.")  # fmt: skip
+    return folder.settings(), shape
+
+
+def _check_out(out: Path, overwrite: bool) -> None:
+    if out.suffix not in SUFFIXES:
+        raise invalid("out", f"a file name that ends in {' or '.join(SUFFIXES)}", str(out))
+    if out.is_dir():
+        raise invalid("out", "a file, and not a folder", str(out))
+    if out.exists() and not overwrite:
+        raise invalid("out", "a file that does not exist yet, or --overwrite", str(out))
+
+
+def _joined(
+    labels: Mapping[str, NDArray[np.int64] | None], splits: Mapping[str, Split]
+) -> list[int | None] | None:
+    """The labels of all splits in one list; None if no split has any."""
+    if all(of_split is None for of_split in labels.values()):
+        return None
+    joined: list[int | None] = []
+    for key, of_split in labels.items():
+        joined += [None] * len(splits[key].names) if of_split is None else of_split.tolist()
+    return joined
+
+
+def _write_npz(file: Any, features: NDArray[np.float32], columns: Mapping[str, Any]) -> None:
+    known = {name: column for name, column in columns.items() if column is not None}
+    if "labels" in known:
+        known["labels"] = [NO_LABEL if label is None else label for label in known["labels"]]
+    arrays: dict[str, Any] = {name: np.array(column) for name, column in known.items()}
+    np.savez(file, features=features, **arrays)
+
+
+def _write_parquet(file: Any, features: NDArray[np.float32], columns: Mapping[str, Any]) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    table = {"name": columns["name"], "split": columns["split"]}
+    names, labels = columns["class_names"], columns["labels"]
+    if labels is not None:
+        table["label"] = [names[i] if names and i is not None else i for i in labels]
+    rows = pyarrow.FixedSizeListArray.from_arrays(features.reshape(-1), features.shape[1])
+    parquet.write_table(pyarrow.table(table | {"feature": rows}), file)
