@@ -6,8 +6,10 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -27,14 +29,40 @@ def complain(kind: str, message: object) -> None:
 
 
 def print_table(headings: Sequence[str], cells: Sequence[Sequence[str]], title: str) -> None:
-    """Print a table."""
+    """Print a table; where there is no terminal, as wide as it is, so that logs hold all of it."""
     grid = Table(title=title)
     for index, heading in enumerate(headings):
-        number = index > 0 and cells and cells[-1][index].replace(".", "").lstrip("-").isdigit()
-        grid.add_column(heading, justify="right" if number else "left", no_wrap=index == 0)
+        number = index > 0 and bool(cells) and all(_is_number(row[index]) for row in cells)
+        widest = max((len(row[index]) for row in cells), default=0)
+        grid.add_column(
+            heading,
+            justify="right" if number else "left",
+            min_width=widest if number else None,  # a number that is cut is another number
+            overflow="fold",
+        )
     for row in cells:
         grid.add_row(*row)
-    console.print(grid)
+    if console.is_terminal:
+        console.print(grid)
+        return
+    wide = Console(file=console.file, width=10_000, markup=False, emoji=False)
+    wide.width = Measurement.get(wide, wide.options, grid).maximum
+    wide.print(grid)
+
+
+def _is_number(cell: str) -> bool:
+    return cell == "-" or cell.replace(".", "").lstrip("-").isdigit()
+
+
+def show(rows: Mapping[str, Mapping[str, Any]], title: str, remarks: Sequence[str] = ()) -> None:
+    """Print metrics by name as one table, with remarks and the legend below it."""
+    from fmicl_recipes.report import legend, table
+
+    print_table(*table(rows), title)
+    for remark in remarks:
+        say(remark)
+    for line in legend(rows):
+        console.print(line, style="dim", highlight=False)
 
 
 @contextmanager

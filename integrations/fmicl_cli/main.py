@@ -13,7 +13,8 @@ from rich.text import Text
 
 from fmicl_cli import simcse, sweep
 from fmicl_cli.check import EPILOG, check
-from fmicl_cli.console import complain, console, errors, print_table, say
+from fmicl_cli.compare import compare
+from fmicl_cli.console import complain, console, errors, print_table, say, show
 from fmicl_cli.options import EVERY_METHOD, with_settings
 from fmicl_core.checks import InvalidArgument, check_choice, invalid
 from fmicl_recipes.settings import TrainSettings
@@ -118,18 +119,7 @@ def evaluate(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> N
     show({**metrics["baselines"], metrics["title"]: metrics}, str(run))
 
 
-@app.command()
-def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs.")],
-    out: Annotated[Path, typer.Option(help="Folder for table and plots.")] = Path("comparison"),
-) -> None:
-    """Put runs side by side: one table, and plots of loss, distances, embeddings, accuracies."""
-    from fmicl_recipes.compare import compare_runs
-
-    rows, files = compare_runs(runs, out)
-    (simcse.show_rows if any("sts" in row for row in rows.values()) else show)(rows, "comparison")
-    for file in files:
-        say(f"written: {file}")
+app.command()(compare)
 
 
 @app.command()
@@ -171,14 +161,6 @@ def demo(
 
 
 app.command(epilog=EPILOG)(check)
-
-
-def show(rows: dict[str, dict[str, Any]], title: str) -> None:
-    """Print metrics as one table."""
-    from fmicl_recipes.report import LEGEND, table
-
-    print_table(*table(rows), title)
-    console.print(LEGEND, style="dim", highlight=False)
 
 
 def trainer_of(settings: TrainSettings) -> type[Trainer]:

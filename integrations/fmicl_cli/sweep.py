@@ -90,19 +90,16 @@ def alpha_of_images(
     where a search stopped. OUT/alpha.png shows the curve.
     """
     from fmicl_cli.main import trainer_of
-    from fmicl_recipes.data import load_images, validation_split
+    from fmicl_recipes.data import validation_split
     from fmicl_recipes.presets import resolve
-    from fmicl_recipes.runs import train_run
-    from fmicl_recipes.sweep import sweep_alpha
+    from fmicl_recipes.runs import load_data, train_run
+    from fmicl_recipes.sweep import check_labels, sweep_alpha
 
     method = check_choice("method", method, EVERY_METHOD)
     settings = resolve(preset, {"method": method, **overrides})
     trainer = trainer_of(settings)
-    data = validation_split(
-        load_images(
-            settings.data, image_size=settings.image_size, limit=settings.limit, seed=settings.seed
-        )
-    )
+    data = validation_split(load_data(settings, progress=True))
+    check_labels(data)
 
     def train(settings: Any, folder: Path, resume: bool) -> dict[str, Any]:
         return train_run(trainer, settings, folder, resume=resume, data=data)

@@ -42,4 +42,5 @@ def run_demo(out: str | Path) -> tuple[dict[str, dict[str, Any]], list[Path]]:
     for number, (name, options) in enumerate(RUNS.items()):
         settings = resolve("digits", {**options, "device": "cpu"})
         train_run(MethodTrainer, settings, folder / name, baselines=number == 0, data=data)
-    return compare_runs([folder / name for name in RUNS], folder)
+    done = compare_runs([folder / name for name in RUNS], folder, overwrite=True)
+    return done.rows, done.files
