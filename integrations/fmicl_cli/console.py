@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
@@ -29,25 +30,29 @@ def complain(kind: str, message: object) -> None:
 
 
 def print_table(headings: Sequence[str], cells: Sequence[Sequence[str]], title: str) -> None:
-    """Print a table; where there is no terminal, as wide as it is, so that logs hold all of it."""
+    """Print a table, without a terminal as wide as it is, so that logs hold all of it.
+
+    In a terminal that is too narrow headings and texts are broken, but no number is.
+    """
+    grid = _grid(headings, cells, title)
+    wide = Console(file=console.file, width=10_000, markup=False, emoji=False)
+    width = Measurement.get(wide, wide.options, grid).maximum
+    if console.is_terminal and width > console.width:
+        grid = _grid([heading.replace(" ", "\n") for heading in headings], cells, title)
+        grid.box, grid.pad_edge = SIMPLE_HEAD, False  # no lines, which leaves room
+        width = max(console.width, Measurement.get(wide, wide.options, grid).minimum)
+    wide.width = width
+    wide.print(grid)
+
+
+def _grid(headings: Sequence[str], cells: Sequence[Sequence[str]], title: str) -> Table:
     grid = Table(title=title)
-    for index, heading in enumerate(headings):
-        number = index > 0 and bool(cells) and all(_is_number(row[index]) for row in cells)
-        widest = max((len(row[index]) for row in cells), default=0)
-        grid.add_column(
-            heading,
-            justify="right" if number else "left",
-            min_width=widest if number else None,  # a number that is cut is another number
-            overflow="fold",
-        )
+    for heading, *column in zip(headings, *cells, strict=True):
+        number = bool(column) and all(_is_number(cell) for cell in column)
+        grid.add_column(heading, justify="right" if number else "left", no_wrap=number)
     for row in cells:
         grid.add_row(*row)
-    if console.is_terminal:
-        console.print(grid)
-        return
-    wide = Console(file=console.file, width=10_000, markup=False, emoji=False)
-    wide.width = Measurement.get(wide, wide.options, grid).maximum
-    wide.print(grid)
+    return grid
 
 
 def _is_number(cell: str) -> bool:

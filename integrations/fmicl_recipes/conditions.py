@@ -11,9 +11,9 @@ from fmicl_recipes.text import METHODS as TEXT_METHODS
 from fmicl_recipes.text import TextSettings
 
 #: The options that matter most come first, then all others in the order of the command line.
-FIRST = ("encoder", "model", "limit", "epochs", "batch_size", "augmentation", "seed")
+FIRST = ("image_size", "encoder", "model", "limit", "epochs", "batch_size", "augmentation", "seed")
 #: Options that other lines stand for, and those that do not change what is compared.
-APART = ("image_size", "knn_k", "device", "knn_every", "save_steps", "mini_batch_size")
+APART = ("knn_k", "device", "knn_every", "save_steps", "mini_batch_size")
 
 Values = Mapping[str, Any]
 
@@ -51,6 +51,8 @@ def differences(
         lines = _images(titles, metrics)
         if len(set(values["limit"])) == 1 and all("train_images" in m for m in metrics):
             values["limit"] = [m["train_images"] for m in metrics]
+        if all("image_shape" in m for m in metrics):
+            del values["image_size"]
         if all("knn_k" in m for m in metrics):
             values["knn_k"] = [m["knn_k"] for m in metrics]
     for name in sorted(values, key=lambda n: FIRST.index(n) if n in FIRST else len(FIRST)):
@@ -69,19 +71,18 @@ def _value(name: str, settings: Values, default: Any) -> Any:
 
 def _images(titles: Sequence[str], metrics: Sequence[Values]) -> list[str]:
     """Whether runs were tested on other images, or on images of other sizes."""
-    sizes = [
-        "unknown" if "image_shape" not in m else " x ".join(map(str, m["image_shape"]))
-        for m in metrics
-    ]
+    shapes = [m.get("image_shape") for m in metrics]
     keys: list[Hashable] = [m.get("test_digest") for m in metrics]
-    splits = [(_source(m["data"]), m.get("evaluated_on"), m.get("test_images")) for m in metrics]
-    if None in keys or len(set(sizes)) > 1:  # resized, the same images have another digest
-        keys = [*splits]
+    if None in keys or len(set(map(str, shapes))) > 1:  # resized, they have another digest
+        said = [k for k in ("evaluated_on", "test_images") if all(k in m for m in metrics)]
+        keys = [(_source(m["data"]), *(m[key] for key in said)) for m in metrics]
     shown = [_described(m) for m in metrics]
     if len(set(shown)) < len(set(keys)):  # of the same name, they differ in their pixels
         shown = [f"{text} (SHA-256 {str(key)[:8]})" for text, key in zip(shown, keys, strict=True)]
     lines = _line("test images", titles, shown, keys, "; accuracies cannot be compared")
-    return lines + ([] if "unknown" in sizes else _line("image size", titles, sizes))
+    if None in shapes:
+        return lines
+    return lines + _line("image size", titles, [" x ".join(map(str, shape)) for shape in shapes])
 
 
 def _sentences(

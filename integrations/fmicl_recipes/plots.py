@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -136,11 +138,11 @@ def embedding_map(
         classes: by run, numbers or names (N,) by which its points are coloured; grey without.
         rows: draw the first so many.
     """
-    shown = {name: of_run[:rows] for name, of_run in (classes or {}).items()}
-    known = np.unique(np.concatenate(list(shown.values()))) if shown else np.array([])
-    colours = _class_colours(len(known))
+    shown = {name: of_run[:rows].tolist() for name, of_run in (classes or {}).items()}
+    known = sorted({c for of_run in shown.values() for c in of_run}, key=_by_number)
+    colours = dict(zip(known, _class_colours(len(known)), strict=True))
     figure, panels = _axes(len(features))
-    figure.suptitle("t-SNE of the features" + ", coloured by class" * bool(shown))
+    figure.suptitle("t-SNE of the features" + ", coloured by class" * bool(known))
     for axes, (name, x) in zip(panels, features.items(), strict=True):
         axes.set(title=name, xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
@@ -148,14 +150,17 @@ def embedding_map(
             axes.text(0.5, 0.5, reason, ha="center", va="center", transform=axes.transAxes)
             note(f"{path.name} has no map of {name}: {reason}".replace("\n", " "))
             continue
-        of_run = shown.get(name)
-        paint = (
-            "0.4" if of_run is None else colours[np.searchsorted(known, of_run.astype(known.dtype))]
-        )
+        paint = [colours[c] for c in shown[name]] if name in shown else "0.4"
         axes.scatter(*_tsne(x[:rows]).T, c=paint, s=5, linewidths=0)
-    if len(known):
-        _class_legend(figure, panels, known, colours)
+    if known:
+        _class_legend(figure, panels, colours)
     return _save(figure, path)
+
+
+def _by_number(name: object) -> list[tuple[bool, int, str]]:
+    """Key by which "class 2" comes before "class 10"."""
+    parts = re.findall(r"\d+|\D+", str(name))
+    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
 
 
 def _no_map(x: Array) -> str:
@@ -188,15 +193,19 @@ def _class_colours(count: int) -> Array:
     return matplotlib.colormaps["tab10" if count <= 10 else "tab20"](np.arange(count))
 
 
-def _class_legend(figure: Figure, panels: list[Axes], known: NDArray, colours: Array) -> None:
-    names = [textwrap.shorten(str(name), 24) for name in known]
+def _class_legend(figure: Figure, panels: list[Axes], colours: Mapping[Any, Array]) -> None:
+    names = [textwrap.shorten(str(name), 24) for name in colours]
     if len(names) <= LEGEND_CLASSES:
-        dots = [Line2D([], [], marker="o", linestyle="", markersize=4, color=c) for c in colours]
+        columns = 1 + (len(names) > 10)
+        room = columns * (0.35 + 0.08 * max(map(len, names)))
+        figure.set_figwidth(figure.get_figwidth() + room)
+        dots = [Line2D([], [], marker="o", linestyle="", color=c) for c in colours.values()]
         figure.legend(dots, names, loc="outside right center", frameon=False, title="class",
-                      fontsize=8, ncols=1 + (len(names) > 10))  # fmt: skip
+                      fontsize=8, markerscale=0.7, handletextpad=0.1, ncols=columns)  # fmt: skip
         return
     edges = BoundaryNorm(np.arange(len(names) + 1) - 0.5, len(names))
-    bar = figure.colorbar(ScalarMappable(edges, ListedColormap(colours)), ax=panels, label="class")
+    scale = ScalarMappable(edges, ListedColormap(list(colours.values())))
+    bar = figure.colorbar(scale, ax=panels, label="class")
     ticks = np.unique(np.linspace(0, len(names) - 1, 8).round().astype(int))
     bar.set_ticks(ticks, labels=[names[i] for i in ticks])
     bar.ax.minorticks_off()
@@ -224,7 +233,7 @@ def accuracy_bars(rows: Mapping[str, Mapping[str, float]], path: Path) -> Path:
                         error_kw={"elinewidth": 0.8, "capsize": 2})  # fmt: skip
         axes.bar_label(bars, fmt="%.1f", fontsize=7, padding=1)
     axes.set_xticks(range(len(rows)), [textwrap.fill(name, 18) for name in rows])
-    axes.set(ylabel="test accuracy, percent", ylim=(0, 110))
+    axes.set(ylabel="test accuracy, percent", ylim=(0, 110), xlim=(-0.5, len(rows) - 0.5))
     figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=8)
     if any(row.get("test_images") for row in rows.values()):
         _caption(figure, "Lines: 95 percent intervals (binomial, Wilson), for the choice of the "

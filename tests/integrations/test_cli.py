@@ -164,14 +164,15 @@ def finished(path, **more):
 
 def test_what_cannot_be_compared_is_named(tmp_path, fmicl):
     run, out = finished(tmp_path / "run"), tmp_path / "out"
-    (run.path / "embeddings.npz").write_bytes(b"half")
+    half = finished(tmp_path / "half")
+    (half.path / "embeddings.npz").write_bytes(b"half")
     text = finished(tmp_path / "text", sts={})
     several = RunFolder.create(tmp_path / "several", TrainSettings())
     several.write_json("metrics.json", {"kl-micl": {"knn_accuracy": 0.5}})
     for first, message in (
         (several, "`run`. Expected a folder of one finished run"),
         (text, "`runs`. Expected runs on images alone or on texts alone"),
-        (run, "`run`. Expected a run folder with a whole embeddings.npz"),
+        (half, "`run`. Expected a run folder with a whole embeddings.npz"),
     ):
         code, _, err = fmicl("compare", first.path, run.path, "--out", out)
         assert (code, message in err) == (2, True), err

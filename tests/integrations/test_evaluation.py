@@ -1,6 +1,7 @@
 """Evaluation, tables, plots, and several runs side by side."""
 
 import dataclasses
+import io
 import json
 import subprocess
 import sys
@@ -19,9 +20,9 @@ from PIL import Image
 from fmicl_core.checks import InvalidArgument
 from fmicl_recipes import RunFolder, TrainSettings, compare, evaluation, plots, resolve
 from fmicl_recipes.compare import compare_runs
-from fmicl_recipes.data import ImageData
+from fmicl_recipes.data import ImageData, load_images
 from fmicl_recipes.report import assemble_metrics, legend, markdown, table
-from fmicl_recipes.runs import warn_of_collapse
+from fmicl_recipes.runs import Trainer, train_run, warn_of_collapse
 from fmicl_recipes.sweep import check_labels
 
 # Evaluation
@@ -298,7 +299,7 @@ def test_epochs_are_whole_on_the_axis(figure, tmp_path, epochs):
 def test_classes_have_their_names_or_a_bar_of_colours(figure, tmp_path):
     x = np.random.default_rng(0).normal(size=(60, 5))
     for count, axes in ((2, 1), (12, 1), (30, 2)):
-        classes = np.array([f"class {i:02}" for i in range(count)])[np.arange(60) % count]
+        classes = np.array([f"class {i}" for i in range(count)])[np.arange(60) % count]
         drawn = figure(plots.embedding_map, {"a": x}, tmp_path / "x.png", {"a": classes})
         assert len(drawn.axes) == axes
         assert "t-SNE" in drawn.get_suptitle()
@@ -306,7 +307,7 @@ def test_classes_have_their_names_or_a_bar_of_colours(figure, tmp_path):
         assert len(np.unique(colours, axis=0)) == count
         if axes == 1:
             legend = [text.get_text() for text in drawn.legends[0].get_texts()]
-            assert legend == sorted(set(classes))
+            assert legend == [f"class {i}" for i in range(count)]
 
 
 def test_a_run_without_labels_has_no_colours_beside_one_with_labels(figure, tmp_path):
@@ -343,6 +344,40 @@ def test_a_picture_that_fails_costs_no_other(tmp_path, monkeypatch, capsys):
     assert "distances.png is left out, as drawing it failed: MemoryError: no room" in (
         capsys.readouterr().err
     )
+
+
+class Constant(Trainer):
+    """An encoder that has collapsed before it was trained."""
+
+    def fit(self, folder, *, resume, progress):
+        self.history.append({"epoch": 1, "step": 1, "loss": -20.0})
+
+    def load(self, folder):
+        raise AssertionError
+
+    def encode(self, images):
+        return np.ones((len(images), 6), np.float32)
+
+    def project(self, images):
+        return (np.zeros((len(images), 4), np.float32),) * 2
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_run_that_has_collapsed_has_its_numbers_and_pictures(tmp_path, capsys, labelled):
+    data = load_images("digits")
+    if not labelled:
+        data = dataclasses.replace(data, train_labels=None, test_labels=None)
+    settings = TrainSettings(epochs=1, batch_size=64)
+    metrics = train_run(Constant, settings, tmp_path / "run", data=data)
+    assert (metrics["collapsed"], metrics["uniformity"]) == (True, 0.0)
+    assert ("knn_accuracy" in metrics, metrics.get("knn_k")) == (labelled, 38 if labelled else None)
+    with np.load(tmp_path / "run" / "embeddings.npz") as kept:
+        assert ("test_labels" in kept) == labelled
+    pictures = {path.name for path in (tmp_path / "run" / "plots").iterdir()}
+    assert pictures == {"loss.png", "distances.png", "embedding.png"}
+    said = capsys.readouterr().err
+    assert "embedding.png has no map of simclr kl-micl: all features are the same" in said
+    assert "Warning" not in said
 
 
 # Several runs
@@ -428,7 +463,7 @@ TEST_IMAGES = "test images: {} in A; {} in B; accuracies cannot be compared"
          TEST_IMAGES.format("x/pets (test, 12 images)", "y/pets (test, 12 images)")),
         ({"test_digest": None, "evaluated_on": "valid"}, {"test_digest": None},
          TEST_IMAGES.format("digits (valid, 12 images)", "digits (test, 12 images)")),
-        ({"test_digest": None}, {}, None),
+        ({"test_digest": None, "test_images": None, "image_shape": None}, {}, None),
         ({"image_shape": [4, 4, 1], "test_digest": "4"}, {},
          "image size: 4 x 4 x 1 in A; 8 x 8 x 1 in B"),
         ({"train_images": 30}, {}, "limit: 30 in A; 50 in B"),
@@ -505,6 +540,19 @@ def test_a_table_in_a_log_has_its_full_width(capsys):
     print_table(headings, [["a name of some length", *["-3.217"] * 20]], "title")
     line = next(line for line in capsys.readouterr().out.splitlines() if "a name" in line)
     assert line.count("-3.217") == 20
+
+
+def test_a_table_in_a_narrow_terminal_cuts_no_number(monkeypatch):
+    pytest.importorskip("rich", reason="the command line needs rich")
+    from fmicl_cli import console
+
+    shown = io.StringIO()
+    narrow = console.Console(file=shown, force_terminal=True, width=80)
+    monkeypatch.setattr(console, "console", narrow)
+    headings = ["features", *(f"heading {i}" for i in range(8))]
+    console.print_table(headings, [["random encoder (collapsed)", *["-3.217"] * 8]], "title")
+    assert shown.getvalue().count("-3.217") == 8
+    assert "(collapsed)" in shown.getvalue()
 
 
 def test_a_search_by_knn_needs_labels():
