@@ -517,6 +517,20 @@ def test_a_comparison_is_not_overwritten_by_itself(run_of, tmp_path, undrawn):
     assert (run / "metrics.json").read_text() == metrics
 
 
+def test_a_demo_replaces_the_last_one(run_of, tmp_path, undrawn, monkeypatch):
+    pytest.importorskip("lightning", reason="the demo trains with Lightning")
+    from fmicl_lightning import demo
+
+    def train(_, settings, folder, **options):
+        run_of(folder, options={"divergence": settings.divergence, "loss": settings.loss})
+
+    monkeypatch.setattr(demo, "train_run", train)
+    for _ in range(2):
+        rows, files = demo.run_demo(tmp_path / "demo")
+        assert list(rows) == ["simclr info-nce", "simclr kl-micl", "simclr js-micl"]
+        assert [file.name for file in files] == ["metrics.json", "comparison.md"]
+
+
 def test_the_command_compares_and_says_in_what_runs_differ(run_of, tmp_path, undrawn, fmicl):
     pytest.importorskip("typer", reason="the command line needs typer")
     runs = [run_of("a"), run_of("b", options={"encoder": "smallconv", "loss": "info-nce"})]
