@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -68,14 +70,44 @@ def show_warnings() -> None:
 
 
 def print_table(headings: Sequence[str], cells: Sequence[Sequence[str]], title: str) -> None:
-    """Print a table."""
+    """Print a table, without a terminal as wide as it is, so that logs hold all of it.
+
+    In a terminal that is too narrow headings and texts are broken, but no number is.
+    """
+    grid = _grid(headings, cells, title)
+    wide = Console(file=console.file, width=10_000, markup=False, emoji=False)
+    width = Measurement.get(wide, wide.options, grid).maximum
+    if console.is_terminal and width > console.width:
+        grid = _grid([heading.replace(" ", "\n") for heading in headings], cells, title)
+        grid.box, grid.pad_edge = SIMPLE_HEAD, False  # no lines, which leaves room
+        width = max(console.width, Measurement.get(wide, wide.options, grid).minimum)
+    wide.width = width
+    wide.print(grid)
+
+
+def _grid(headings: Sequence[str], cells: Sequence[Sequence[str]], title: str) -> Table:
     grid = Table(title=title)
-    for index, heading in enumerate(headings):
-        number = index > 0 and cells and cells[-1][index].replace(".", "").lstrip("-").isdigit()
-        grid.add_column(heading, justify="right" if number else "left", no_wrap=index == 0)
+    for heading, *column in zip(headings, *cells, strict=True):
+        number = bool(column) and all(_is_number(cell) for cell in column)
+        grid.add_column(heading, justify="right" if number else "left", no_wrap=number)
     for row in cells:
         grid.add_row(*row)
-    console.print(grid)
+    return grid
+
+
+def _is_number(cell: str) -> bool:
+    return cell == "-" or cell.replace(".", "").lstrip("-").isdigit()
+
+
+def show(rows: Mapping[str, Mapping[str, Any]], title: str, remarks: Sequence[str] = ()) -> None:
+    """Print metrics by name as one table, with remarks and the legend below it."""
+    from fmicl_recipes.report import legend, table
+
+    print_table(*table(rows), title)
+    for remark in remarks:
+        say(remark)
+    for line in legend(rows):
+        console.print(line, style="dim", highlight=False)
 
 
 @contextmanager

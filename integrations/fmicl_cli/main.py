@@ -11,6 +11,7 @@ import typer
 
 import fmicl_core
 from fmicl_cli import check, embed, simcse, sweep, train
+from fmicl_cli.compare import compare
 from fmicl_cli.console import (
     INTERRUPTED,
     complain,
@@ -18,10 +19,10 @@ from fmicl_cli.console import (
     is_interrupt,
     print_table,
     say,
+    show,
     show_warnings,
 )
 from fmicl_cli.frameworks import NotInstalled, check_early, trainer_of
-from fmicl_cli.tables import show
 from fmicl_core.checks import InvalidArgument, invalid
 from fmicl_recipes.text import METHODS as TEXT_METHODS
 
@@ -75,18 +76,11 @@ def evaluate(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> N
     show({**metrics["baselines"], metrics["title"]: metrics}, str(run))
 
 
-@app.command()
-def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs.")],
-    out: Annotated[Path, typer.Option(help="Folder for table and plots.")] = Path("comparison"),
-) -> None:
-    """Put runs side by side: one table, and plots of loss, distances, embeddings, accuracies."""
-    from fmicl_recipes.compare import compare_runs
+app.command()(compare)
 
-    rows, files = compare_runs(runs, out)
-    (simcse.show_rows if any("sts" in row for row in rows.values()) else show)(rows, "comparison")
-    for file in files:
-        say(f"written: {file}")
+
+app.command()(compare)
+app.command(epilog=embed.EPILOG)(embed.embed)
 
 
 @app.command()
@@ -118,7 +112,7 @@ def divergences(
 def demo(
     out: Annotated[Path, typer.Option(help="Folder; its last demo is replaced.")] = Path("demo"),
 ) -> None:
-    """Train InfoNCE, KL-MICL and JS-MICL on handwritten digits and compare them; CPU, 3 minutes."""
+    """Train InfoNCE, KL-MICL and JS-MICL on handwritten digits and compare them; on a CPU."""
     from fmicl_lightning.demo import run_demo
 
     rows, files = run_demo(out)
@@ -127,7 +121,6 @@ def demo(
         say(f"written: {file}")
 
 
-app.command(epilog=embed.EPILOG)(embed.embed)
 app.add_typer(sweep.app, name="sweep")
 app.command(epilog=check.EPILOG)(check.check)
 

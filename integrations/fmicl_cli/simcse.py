@@ -116,15 +116,7 @@ def evaluate(run: Path) -> None:
 
 def show(metrics: dict[str, Any], title: str) -> None:
     """Print the metrics of a run, with those before training if there are any."""
-    show_rows({**metrics["baselines"], metrics["title"]: metrics}, title)
-
-
-def show_rows(rows: dict[str, dict[str, Any]], title: str) -> None:
-    """Print metrics of text runs as one table."""
-    from fmicl_recipes import report
-
-    console.print_table(*report.text_table(rows), title)
-    console.console.print(report.TEXT_LEGEND, style="dim", highlight=False)
+    console.show({**metrics["baselines"], metrics["title"]: metrics}, title)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from fmicl_cli.console import print_table, say
 from fmicl_cli.frameworks import check_early, trainer_of
 from fmicl_cli.options import EVERY_METHOD, with_settings
 from fmicl_cli.simcse import by_method, quiet, with_text_settings
-from fmicl_core.checks import check_choice, invalid
+from fmicl_core.checks import check_choice
 from fmicl_recipes.options import spelled
 from fmicl_recipes.text import resolve_text
 
@@ -94,15 +94,14 @@ def alpha_of_images(
     from fmicl_recipes.data import validation_split
     from fmicl_recipes.presets import resolve
     from fmicl_recipes.runs import load_data, train_run
-    from fmicl_recipes.sweep import sweep_alpha
+    from fmicl_recipes.sweep import check_labels, sweep_alpha
 
     method = check_choice("method", spelled(method, EVERY_METHOD), EVERY_METHOD)
     settings = resolve(preset, {"method": method, **overrides})
     check_early(settings)
     trainer = trainer_of(settings)
     data = validation_split(load_data(settings, progress=True))
-    if data.labels is None:
-        raise invalid("data", "images with labels, by which an alpha is judged", settings.data)
+    check_labels(data)
 
     def train(settings: Any, folder: Path, resume: bool) -> dict[str, Any]:
         return train_run(trainer, settings, folder, resume=resume, data=data)

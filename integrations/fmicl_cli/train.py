@@ -10,10 +10,9 @@ import typer
 from rich.text import Text
 
 from fmicl_cli import simcse
-from fmicl_cli.console import console, resumable, say
+from fmicl_cli.console import console, resumable, say, show
 from fmicl_cli.frameworks import check_early, trainer_of
 from fmicl_cli.options import EVERY_METHOD, with_settings
-from fmicl_cli.tables import show
 from fmicl_core.checks import check_choice
 from fmicl_recipes.options import spelled
 

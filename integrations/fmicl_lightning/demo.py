@@ -11,6 +11,7 @@ from fmicl_lightning.train import MethodTrainer
 from fmicl_recipes.compare import compare_runs
 from fmicl_recipes.data import load_images
 from fmicl_recipes.presets import resolve
+from fmicl_recipes.run_folder import make_folder
 from fmicl_recipes.runs import train_run
 
 #: The losses of the demonstration. Encoder, augmentation, epochs and learning rate of the preset
@@ -33,13 +34,15 @@ def run_demo(out: str | Path) -> tuple[dict[str, dict[str, Any]], list[Path]]:
         ValueError: `out` holds something that is no demo.
     """
     folder = Path(out)
-    if folder.exists() and any(folder.iterdir()) and not (folder / _MARK).exists():
+    taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    if taken and not (folder / _MARK).exists():
         raise invalid("out", "a folder that does not exist, is empty, or holds a demo", str(out))
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    make_folder(folder)
     (folder / _MARK).write_text("A later demo may replace this folder.\n", encoding="utf-8")
     data = load_images("digits")
     for number, (name, options) in enumerate(RUNS.items()):
         settings = resolve("digits", {**options, "device": "cpu"})
         train_run(MethodTrainer, settings, folder / name, baselines=number == 0, data=data)
-    return compare_runs([folder / name for name in RUNS], folder)
+    done = compare_runs([folder / name for name in RUNS], folder, overwrite=True)
+    return done.rows, done.files

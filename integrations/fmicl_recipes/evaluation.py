@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
+from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +19,20 @@ from fmicl_core.checks import check_at_least, check_positive, non_finite
 Features = NDArray[np.floating]
 Labels = NDArray[np.int64]
 
+#: Accuracies by their names in metrics.json, and what they are of.
+ACCURACIES = {
+    "knn_accuracy": "kNN",
+    "linear10_accuracy": "linear, 10 labels a class",
+    "linear_accuracy": "linear, all labels",
+}
 #: Pairwise statistics use at most this many rows, the first ones.
 PAIR_ROWS = 2000
 #: Features whose effective rank is below this lie on a line, or nearly so.
 COLLAPSED_RANK = 2.0
 #: Features whose uniformity is above this lie on a point, or nearly so: 0.22 apart on average.
 COLLAPSED_UNIFORMITY = -0.1
+#: Rows whose coordinates spread less than this lie on a point, as far as float32 can tell.
+SAME = 1e-6
 #: Neighbours that suit 40,000 training images and more (Wu et al. 2018).
 MOST_NEIGHBOURS = 200
 #: Repetitions of the probe with few labels, each with other labels drawn.
@@ -53,8 +64,7 @@ def knn_accuracy(
         algorithm="brute",
     )
     # On unit rows |a - b|^2 = 2 - 2 cosine, so this weight is exp(cosine / temperature) rescaled.
-    classifier.fit(normalize(train), train_labels)
-    return float(classifier.score(normalize(test), test_labels))
+    return _accuracy(classifier, unit(train), train_labels, unit(test), test_labels)
 
 
 def linear_accuracy(
@@ -96,15 +106,34 @@ def linear_accuracy(
 
 
 def _probe(train: Features, labels: Labels, test: Features, test_labels: Labels) -> float:
-    scaler = StandardScaler().fit(train)
+    exponent = int(np.frexp(max(np.abs(train).max(), np.abs(test).max()))[1])
+    train, test = np.ldexp(train, -exponent), np.ldexp(test, -exponent)  # squares do not overflow
+    scaler = StandardScaler(copy=False).fit(train)
+    train, test = (scaler.transform(x).astype(np.float32, copy=False) for x in (train, test))
     # A hundred steps of L-BFGS; a probe need not converge to the last digit.
     probe = LogisticRegression(C=0.1, max_iter=100, tol=1e-3)
-    import warnings
+    return _accuracy(probe, train, labels, test, test_labels)
 
-    with warnings.catch_warnings():
+
+def _accuracy(
+    classifier: Any, train: Features, labels: Labels, test: Features, test_labels: Labels
+) -> float:
+    """Share of test rows that a classifier, fitted to the training rows, gets right."""
+    with warnings.catch_warnings():  # of a probe that may go on, and of classes of a row or two
         warnings.simplefilter("ignore")
-        probe.fit(scaler.transform(train).astype(np.float32), labels)
-    return float(probe.score(scaler.transform(test).astype(np.float32), test_labels))
+        classifier.fit(train, labels)
+        return float(np.mean(classifier.predict(test) == test_labels))
+
+
+def unit(x: Features) -> Features:
+    """Rows scaled to length 1, zero rows left; squares of huge and of tiny ones lose nothing."""
+    exponent = np.frexp(np.abs(x).max(axis=1, keepdims=True, initial=0.0))[1]
+    return normalize(np.ldexp(x, -exponent), copy=False)
+
+
+def on_a_point(x: Features) -> bool:
+    """Whether all rows (N, D) are the same on the unit sphere; so are fewer than two, or zeros."""
+    return len(x) < 2 or float(np.ptp(unit(x), axis=0).max()) < SAME
 
 
 def alignment(x: Features, y: Features) -> float:
@@ -113,18 +142,27 @@ def alignment(x: Features, y: Features) -> float:
     Source: Wang and Isola (2020), with exponent 2.
     """
     _check_finite(x=x, y=y)
-    return float(((normalize(x) - normalize(y)) ** 2).sum(axis=1).mean())
+    return float(((unit(x) - unit(y)) ** 2).sum(axis=1).mean())
 
 
 def uniformity(x: Features) -> float:
     """Log mean of exp(-2 |x_i - x_j|^2) over i != j on the unit sphere, in [-8, 0].
 
-    Lower is more uniform. Over the first `PAIR_ROWS` rows. Source: Wang and Isola (2020), t = 2.
+    Lower is more uniform; 0 where all rows lie on a point, as zero rows do, and a row alone. Over
+    the first `PAIR_ROWS` rows. Source: Wang and Isola (2020), t = 2.
     """
     _check_finite(x=x)
-    unit = normalize(x[:PAIR_ROWS])
-    d2 = 2.0 - 2.0 * (unit @ unit.T)[~np.eye(len(unit), dtype=bool)]
-    return float(np.log(np.exp(-2.0 * d2).mean()))
+    rows = unit(x[:PAIR_ROWS])
+    if len(rows) < 2:
+        return 0.0
+    return float(np.log(np.exp(-2.0 * _squared_distances(rows)).mean()))
+
+
+def _squared_distances(rows: Features) -> Features:
+    """Of row i and row j, i < j, of unit rows and zero rows; two zero rows are at one point."""
+    length2 = np.einsum("nd,nd->n", rows, rows).round()  # 1, or 0 of a zero row
+    i, j = np.triu_indices(len(rows), 1)
+    return np.clip((length2[i] + length2[j]) - 2.0 * (rows @ rows.T)[i, j], 0.0, None)
 
 
 def embedding_rank(x: Features) -> float:
@@ -164,23 +202,36 @@ def contrastive_accuracy(x: Features, y: Features) -> float:
     A tie counts as wrong. By chance the share is 1 / N, of N rows.
     """
     _check_finite(x=x, y=y)
-    cosines = normalize(x) @ normalize(y).T
+    cosines = unit(x) @ unit(y).T
     own = np.diag(cosines).copy()
     np.fill_diagonal(cosines, -np.inf)
     return float((own > cosines.max(axis=1)).mean())
 
 
 def pair_distances(x: Features, y: Features) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Distances of positive pairs (x_i, y_i), and of negative pairs (x_i, x_j), i < j."""
-    x, y = normalize(x[:PAIR_ROWS]), normalize(y[:PAIR_ROWS])
+    """Distances of positive pairs (x_i, y_i), and of negative pairs (x_i, x_j), i < j.
+
+    On the unit sphere; of the first `PAIR_ROWS` rows.
+    """
+    x, y = unit(x[:PAIR_ROWS]), unit(y[:PAIR_ROWS])
     positive = np.linalg.norm(x - y, axis=1)
-    products = (x @ x.T)[np.triu_indices(len(x), 1)]
-    return positive, np.sqrt(np.clip(2.0 - 2.0 * products, 0.0, None))
+    return positive, np.sqrt(_squared_distances(x))
 
 
 def fitting_k(count: int) -> int:
     """Neighbours for kNN among `count` rows: the square root of it, at most `MOST_NEIGHBOURS`."""
     return min(MOST_NEIGHBOURS, max(1, round(math.sqrt(count))))
+
+
+def wilson_interval(accuracy: float, count: int) -> tuple[float, float]:
+    """Where an accuracy on `count` samples lies with a confidence of 95 percent, in [0, 1].
+
+    Binomial. Source: Wilson (1927).
+    """
+    z2 = NormalDist().inv_cdf(0.975) ** 2 / count
+    centre = (accuracy + z2 / 2.0) / (1.0 + z2)
+    half = math.sqrt(z2 * (accuracy * (1.0 - accuracy) + z2 / 4.0)) / (1.0 + z2)
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def evaluate_features(
@@ -192,9 +243,14 @@ def evaluate_features(
     k: int | None = None,
     seed: int = 0,
 ) -> dict[str, float]:
-    """kNN, linear probe with ten labels a class and with all; accuracies in [0, 1]."""
+    """kNN, linear probe with ten labels a class and with all; accuracies in [0, 1].
+
+    Beside them "knn_k", the number of neighbours.
+    """
     everything = (train, train_labels, test, test_labels)
+    k = fitting_k(len(train)) if k is None else min(k, len(train))
     return {
+        "knn_k": k,
         "knn_accuracy": knn_accuracy(*everything, k=k),
         "linear10_accuracy": linear_accuracy(*everything, labels_per_class=10, seed=seed),
         "linear_accuracy": linear_accuracy(*everything),

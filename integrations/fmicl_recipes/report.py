@@ -16,27 +16,23 @@ PACKAGES = (
     "transformers", "accelerate",
 )  # fmt: skip
 
-#: Columns of every table: key in metrics.json, heading, format.
-COLUMNS = (
+Rows = Mapping[str, Mapping[str, Any]]
+#: Key in metrics.json, heading, format.
+Column = tuple[str, str, str]
+
+#: Columns of every table; one that no row has is left out.
+COLUMNS: tuple[Column, ...] = (
     ("knn_accuracy", "kNN", "{:.1%}"),
     ("linear10_accuracy", "linear, 10", "{:.1%}"),
     ("linear_accuracy", "linear, all", "{:.1%}"),
+    ("contrastive_accuracy", "top-1", "{:.1%}"),
     ("alignment", "align", "{:.3f}"),
     ("uniformity", "uniform", "{:.3f}"),
     ("embedding_rank", "rank", "{:.1f}"),
     ("seconds", "s", "{:.0f}"),
 )
-
-#: What the columns mean, to print below a table.
-LEGEND = (
-    "kNN, linear: test accuracy of the encoder's features in percent; linear probe with 10 labels "
-    "a class, and with all.\n"
-    "align, uniform: Wang and Isola's alignment and uniformity of the projections; lower is "
-    "better. rank: their effective rank. s: seconds of training."
-)
-
 #: Columns of the tables of text runs; correlations in percent.
-TEXT_COLUMNS = (
+TEXT_COLUMNS: tuple[Column, ...] = (
     *((task, label, "{:.1%}") for task, label in (
         ("sts12", "STS12"), ("sts13", "STS13"), ("sts14", "STS14"), ("sts15", "STS15"),
         ("sts16", "STS16"), ("stsb", "STS-B"))),
@@ -46,12 +42,43 @@ TEXT_COLUMNS = (
     ("uniformity", "uniform", "{:.3f}"),
     ("seconds", "s", "{:.0f}"),
 )  # fmt: skip
+
+#: What columns mean, to print below a table: the keys of which one must be there, and the text.
+LEGEND = (
+    (("knn_accuracy", "linear10_accuracy", "linear_accuracy"),
+     "kNN, linear: test accuracy of the encoder's features in percent; linear probe with 10 labels "
+     "a class, and with all."),
+    (("contrastive_accuracy",),
+     "top-1: percent of the views of test images whose nearest other view is of the same image."),
+    (("alignment", "uniformity", "embedding_rank"),
+     "align, uniform: Wang and Isola's alignment and uniformity of the projections; lower is "
+     "better. rank: their effective rank."),
+    (("seconds",), "s: seconds of training."),
+)  # fmt: skip
 TEXT_LEGEND = (
-    "Spearman correlation of cosine and human score, in percent. unseen: over the pairs none of "
-    "whose sentences was in the training data.\n"
-    "align, uniform: Wang and Isola's alignment of STS-B's development pairs with a score of 4 or "
-    "more, and uniformity of its sentences; lower is better. s: seconds of training."
+    (("sts12", "sts13", "sts14", "sts15", "sts16", "stsb", "sts_mean"),
+     "STS, mean: Spearman correlation of cosine and human score, in percent."),
+    (("sts_unseen_mean",),
+     "unseen: over the pairs none of whose sentences was in the training data."),
+    (("alignment", "uniformity"),
+     "align, uniform: Wang and Isola's alignment of STS-B's development pairs with a score of 4 or "
+     "more, and uniformity of its sentences; lower is better."),
+    (("seconds",), "s: seconds of training."),
+)  # fmt: skip
+COLLAPSED = (
+    "collapsed: what the loss sees (of images the projections) lies nearly on a line or on a point "
+    "and hardly tells samples apart."
 )
+#: Why a loss may be negative, and what does not follow from it.
+NEGATIVE_LOSSES = {
+    "fmicl": "The f-MICL loss is minus an estimate of an f-mutual information, with the term of "
+    "the negative pairs weighted by alpha, so it may be below 0.",
+    "alignment-uniformity": "The alignment-uniformity loss has the logarithm of a mean of numbers "
+    "below 1, so it may be below 0.",
+    "spectral": "The spectral loss is a squared distance without its constant, so it may be "
+    "below 0.",
+}  # fmt: skip
+LOWER_IS_BETTER = "Lower is better; values of different losses or divergences do not compare."
 
 
 def versions() -> dict[str, str]:
@@ -100,29 +127,64 @@ def assemble_metrics(
     }
 
 
-def table(
-    rows: Mapping[str, Mapping[str, Any]], columns: Sequence[tuple[str, str, str]] = COLUMNS
-) -> tuple[list[str], list[list[str]]]:
-    """Headings and cells; accuracies in percent, a dash where a row has no such value."""
+def is_text(rows: Rows) -> bool:
+    """Whether metrics are those of texts."""
+    return any("sts" in row for row in rows.values())
+
+
+def _flat(rows: Rows) -> Rows:
+    """Rows with the scores of single tasks beside the others."""
+    return {name: {**row, **row.get("sts", {})} for name, row in rows.items()}
+
+
+def _has(rows: Rows, key: str) -> bool:
+    return any(row.get(key) is not None for row in rows.values())
+
+
+def table(rows: Rows) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells, of images or of texts; accuracies and correlations in percent.
+
+    A column that no row has is left out, and a row without a value has a dash. The name of a row
+    whose features have collapsed says so.
+    """
+    columns = TEXT_COLUMNS if is_text(rows) else COLUMNS
+    rows = _flat(rows)
+    columns = tuple(column for column in columns if _has(rows, column[0]))
     headings = ["features", *(heading for _, heading, _ in columns)]
     cells = [
-        [name, *(_cell(row, key, form) for key, _, form in columns)] for name, row in rows.items()
+        [
+            f"{name} (collapsed)" if row.get("collapsed") else name,
+            *(_cell(row, key, form) for key, _, form in columns),
+        ]
+        for name, row in rows.items()
     ]
     return headings, cells
-
-
-def text_table(rows: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Headings and cells of text runs."""
-    return table({name: {**row, **row.get("sts", {})} for name, row in rows.items()}, TEXT_COLUMNS)
 
 
 def _cell(row: Mapping[str, Any], key: str, form: str) -> str:
     return form.format(row[key]).removesuffix("%") if row.get(key) is not None else "-"
 
 
-def markdown(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    """The table in Markdown."""
-    text = any("sts" in row for row in rows.values())
-    headings, cells = text_table(rows) if text else table(rows)
+def legend(rows: Rows) -> list[str]:
+    """What the columns of `table` mean, and marks and losses where there are any; in sentences."""
+    parts = TEXT_LEGEND if is_text(rows) else LEGEND
+    rows = _flat(rows)
+    lines = [text for keys, text in parts if any(_has(rows, key) for key in keys)]
+    if any(row.get("collapsed") for row in rows.values()):
+        lines.append(COLLAPSED)
+    return [*lines, *negative_losses(rows)]
+
+
+def negative_losses(rows: Rows) -> list[str]:
+    """Why the losses of these runs may be negative; nothing for InfoNCE, which cannot be."""
+    used = {row["loss"] for row in rows.values() if row.get("loss") in NEGATIVE_LOSSES}
+    lines = [text for loss, text in NEGATIVE_LOSSES.items() if loss in used]
+    return [" ".join([*lines, LOWER_IS_BETTER])] if lines else []
+
+
+def markdown(rows: Rows, remarks: Sequence[str] = ()) -> str:
+    """The table in Markdown, with remarks and legend below it."""
+    headings, cells = table(rows)
     lines = [headings, ["---"] * len(headings), *cells]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    text = "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    return "\n".join([text, *(f"- {line}" for line in (*remarks, *legend(rows)))]) + "\n"

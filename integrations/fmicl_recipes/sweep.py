@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fmicl_core.checks import check_at_least, check_number, check_positive, invalid
 from fmicl_recipes import plots
+from fmicl_recipes.data import ImageData
 from fmicl_recipes.options import Settings
 from fmicl_recipes.run_folder import RunFolder, make_folder
 
@@ -49,6 +51,13 @@ def doubling_search(
         if max(scores, key=lambda alpha: scores[alpha]) != start:
             break
     return dict(sorted(scores.items()))
+
+
+def check_labels(data: ImageData) -> None:
+    """Raise ValueError where images have no labels, before the first run of a search by kNN."""
+    if data.labels is None:
+        raise invalid("data", "images with labels, of two classes at least", data.name,
+                      why="The search compares kNN accuracies, which need labels.")  # fmt: skip
 
 
 def sweep_alpha(
@@ -99,5 +108,5 @@ def sweep_alpha(
     rows = [{"alpha": alpha, measure: value} for alpha, value in scores.items()]
     values = {"best": best, "measure": measure, "rows": rows, "settings": settings.to_dict()}
     name = target.write_json("sweep.json", values)
-    picture = plots.sweep_curve({settings.title: scores}, label, target.path / "alpha.png")
-    return scores, [name, picture]
+    curve = partial(plots.sweep_curve, {settings.title: scores}, label)
+    return scores, [name, *plots.pictures(target.path, {"alpha.png": curve})]

@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 from transformers import PrinterCallback, TrainerCallback
 
 from fmicl_core.checks import invalid
-from fmicl_recipes import plots, report
+from fmicl_recipes import compare, report
 from fmicl_recipes.run_folder import RunFolder, unreadable_checkpoint
 from fmicl_recipes.runs import NonFiniteLossError
 from fmicl_recipes.text import TextSettings
@@ -121,7 +121,7 @@ def finish(
     metrics = report.assemble_metrics(settings, _curve(history), scores, seconds, before)
     metrics |= {"framework": "torch", "model": settings.model, "pairs": settings.pairs}
     folder.write_json("metrics.json", metrics)
-    plots.loss_curves({settings.title: metrics["loss_history"]}, folder.plots / "loss.png")
+    compare.draw(folder.plots, {settings.title: metrics}, {})
     return metrics
 
 

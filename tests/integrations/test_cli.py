@@ -45,7 +45,10 @@ def test_train_resume_evaluate_and_compare(tmp_path):
     names = {p.name for p in c.iterdir()}
     assert names == {"metrics.json", "comparison.md", "loss.png", "distances.png",
                      "embedding.png", "accuracy.png"}  # fmt: skip
-    assert set(json.loads((c / "metrics.json").read_text())) == {"js-micl", "info-nce"}
+    assert set(json.loads((c / "metrics.json").read_text())) == {
+        "simclr js-micl",
+        "simclr info-nce",
+    }
 
 
 MISTAKES = [
@@ -220,16 +223,15 @@ def finished(path, **more):
 
 def test_what_cannot_be_compared_is_named(tmp_path, fmicl):
     run, out = finished(tmp_path / "run"), tmp_path / "out"
-    (run.path / "embeddings.npz").write_bytes(b"half")
+    half = finished(tmp_path / "half")
+    (half.path / "embeddings.npz").write_bytes(b"half")
     text = finished(tmp_path / "text", sts={})
-    other = finished(tmp_path / "other", data="cifar10")
     several = RunFolder.create(tmp_path / "several", TrainSettings())
     several.write_json("metrics.json", {"kl-micl": {"knn_accuracy": 0.5}})
     for first, message in (
         (several, "`run`. Expected a folder of one finished run"),
         (text, "`runs`. Expected runs on images alone or on texts alone"),
-        (other, "`runs`. Expected runs on the same data"),
-        (run, "`run`. Expected a run folder with a whole embeddings.npz"),
+        (half, "`run`. Expected a run folder with a whole embeddings.npz"),
     ):
         code, _, err = fmicl("compare", first.path, run.path, "--out", out)
         assert (code, message in err) == (2, True), err

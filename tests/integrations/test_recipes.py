@@ -11,15 +11,12 @@ from hypothesis import strategies as st
 
 pytest.importorskip("sklearn", reason="the recipes need scikit-learn")
 datasets = pytest.importorskip("datasets", reason="the recipes need Hugging Face datasets")
-from PIL import Image  # noqa: E402
 
 from fmicl_core import DIVERGENCES, Cosine, Gaussian, Tsallis  # noqa: E402
 from fmicl_core.checks import InvalidArgument  # noqa: E402
-from fmicl_recipes import PRESETS, RunFolder, TrainSettings, evaluation, plots, resolve  # noqa: E402
+from fmicl_recipes import PRESETS, RunFolder, TrainSettings, resolve  # noqa: E402
 from fmicl_recipes.options import difference  # noqa: E402
-from fmicl_recipes.report import assemble_metrics, markdown  # noqa: E402
 from fmicl_recipes.run_folder import make_folder, write_atomically  # noqa: E402
-from fmicl_recipes.runs import warn_of_collapse  # noqa: E402
 from fmicl_recipes.settings import ALPHAS  # noqa: E402
 
 # Settings and presets
@@ -213,113 +210,6 @@ def test_history_comes_back(tmp_path):
     assert folder.read_history() == rows
     text = (folder.path / "history.csv").read_text()
     assert text == "epoch,loss,knn_accuracy\n1.0,0.1,\n2.0,1e-17,0.5\n"
-
-
-# Evaluation
-
-
-@given(seed=st.integers(0, 1000))
-def test_separated_clusters_are_classified(seed):
-    rng = np.random.default_rng(seed)
-    centres = 10.0 * np.eye(3)
-    labels, test_labels = rng.permutation(np.arange(60) % 3), np.arange(30) % 3
-    train = centres[labels] + 0.1 * rng.normal(size=(60, 3))
-    test = centres[test_labels] + 0.1 * rng.normal(size=(30, 3))
-    scores = evaluation.evaluate_features(train, labels, test, test_labels, k=5)
-    assert scores == {"knn_accuracy": 1.0, "linear10_accuracy": 1.0, "linear_accuracy": 1.0}
-
-
-def test_knn_weighs_votes_by_similarity():
-    """One near neighbour outvotes two far ones; k beyond the data is cut."""
-    train = np.array([[1.0, 0.0], [0.0, 1.0], [-0.1, 1.0]])
-    test = np.array([[1.0, 0.05]])
-    labels = np.array([1, 0, 0])
-    assert evaluation.knn_accuracy(train, labels, test, np.array([1]), k=200) == 1.0
-
-
-@pytest.mark.parametrize("n", [3, 5, 8])
-def test_uniformity_of_a_simplex(n):
-    simplex = np.eye(n) - 1.0 / n
-    assert evaluation.uniformity(simplex) == pytest.approx(-4.0 * n / (n - 1))
-
-
-@given(seed=st.integers(0, 1000))
-def test_alignment_and_rank_have_their_bounds(seed):
-    x = np.random.default_rng(seed).normal(size=(20, 6))
-    assert evaluation.alignment(x, 3.0 * x) == pytest.approx(0.0, abs=1e-12)
-    assert evaluation.alignment(x, -x) == pytest.approx(4.0)
-    assert 1.0 <= evaluation.embedding_rank(x) <= 6.0 + 1e-9
-    assert evaluation.embedding_rank(np.eye(6)) == pytest.approx(6.0)
-    assert evaluation.embedding_rank(np.outer(x[:, 0], x[0])) == pytest.approx(1.0, abs=1e-6)
-
-
-@pytest.mark.parametrize("which", ["train", "test"])
-def test_broken_features_are_named(which):
-    arrays = {"train": np.ones((6, 2)), "test": np.ones((6, 2))}
-    arrays[which][3] = np.nan
-    labels = np.arange(6) % 2
-    with pytest.raises(ValueError, match=rf"`{which}`. Expected finite features.*row 3"):
-        evaluation.knn_accuracy(arrays["train"], labels, arrays["test"], labels)
-
-
-def history_of(*ranks):
-    return [{"epoch": i, "embedding_rank": r, "uniformity": -2.0} for i, r in enumerate(ranks, 1)]
-
-
-@pytest.mark.parametrize("ranks", [(9, 9, 9), (1, 1), (1, 1, 9, 1, 1), (1, 1, 1, 1), (1, 1, 1, 9)])
-def test_short_or_known_collapse_does_not_warn(recwarn, ranks):
-    warn_of_collapse(history_of(*ranks))
-    assert not len(recwarn)
-
-
-@pytest.mark.parametrize("ranks", [(1, 1, 1), (9, 1, 1, 1)])
-def test_lasting_collapse_warns_when_it_is_certain(ranks):
-    with pytest.warns(UserWarning, match=rf"collapsed by epoch {len(ranks)}: embedding rank 1.0"):
-        warn_of_collapse(history_of(*ranks))
-
-
-def test_features_on_a_line_or_a_point_have_collapsed():
-    rng = np.random.default_rng(0)
-    sphere, direction = rng.normal(size=(50, 6)), rng.normal(size=6)
-    line = np.outer(rng.choice([-1.0, 1.0], 50), direction)
-    point = direction + 0.05 * sphere
-    scores = [evaluation.spread(x, x) for x in (sphere, line, point)]
-    assert [evaluation.collapsed(score) for score in scores] == [False, True, True]
-
-
-# Report and plots
-
-
-def test_metrics_have_every_field_and_the_table_every_row():
-    history = [{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.0}]
-    scores = {"knn_accuracy": 0.5, "linear_accuracy": 0.75, "linear10_accuracy": 0.25,
-              "alignment": 0.1, "uniformity": -2.0, "embedding_rank": 3.0}  # fmt: skip
-    metrics = assemble_metrics(resolve("digits", {}), history, scores, 1.5, {})
-    needed = {"method", "framework", "data", "loss", "divergence", "epochs", "seed",
-              "knn_accuracy", "linear_accuracy", "loss_history", "alignment", "uniformity",
-              "seconds", "versions"}  # fmt: skip
-    assert needed <= set(metrics)
-    assert metrics["loss_history"] == [2.0, 1.0]
-    json.dumps(metrics, allow_nan=False)
-    text = markdown({"raw pixels": {"knn_accuracy": 0.125}, "kl-micl": metrics})
-    assert "| raw pixels | 12.5 | - |" in text
-    assert "| kl-micl | 50.0 | 25.0 | 75.0 | 0.100 | -2.000 | 3.0 | 2 |" in text
-
-
-def test_plots_are_written(tmp_path):
-    rng = np.random.default_rng(0)
-    x, labels = rng.normal(size=(40, 5)), np.arange(40) % 4
-    row = {"knn_accuracy": 0.5, "linear10_accuracy": 0.3, "linear_accuracy": 0.75}
-    files = [
-        plots.loss_curves({"a": [3.0, 2.0], "b": [1.0, 0.5]}, tmp_path / "1.png"),
-        plots.distance_histogram({"a": (x, x + 0.1)}, tmp_path / "2.png"),
-        plots.embedding_map({"a": x}, labels, tmp_path / "3.png"),
-        plots.accuracy_bars({"a": row, "b": row}, tmp_path / "4.png"),
-        plots.divergence_curves(tmp_path / "5.png"),
-    ]
-    for file in files:
-        with Image.open(file) as picture:
-            assert len(np.unique(np.asarray(picture))) > 10
 
 
 def test_every_option_has_a_help_text():
