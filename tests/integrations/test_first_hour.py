@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("typer", reason="the command line needs typer")
 Image = pytest.importorskip("PIL.Image", reason="pictures are read by pillow")
 
-from fmicl_recipes import RunFolder
+from fmicl_recipes import RunFolder  # noqa: E402
 
 FRAMEWORKS = {"torch": "fmicl_lightning", "jax": "fmicl_flax", "tensorflow": "fmicl_keras"}
 #: Commands one after the other in one process, as the imports of a framework take long.
@@ -25,7 +25,7 @@ from importlib import import_module
 import numpy as np
 from fmicl_cli.main import main
 
-framework, package, folder, keras_backend = sys.argv[1:]
+framework, package, folder = sys.argv[1:]
 os.chdir(folder)
 small = ["--encoder", "smallconv", "--width", "8", "--batch-size", "16", "--device", "cpu",
          "--framework", framework, "--projection-hidden", "16", "--projection-dim", "8",
@@ -87,9 +87,10 @@ def test_own_pictures_go_through_every_command(pictures, require, framework):
     for name in ("grey", "colour"):
         for end in ("", ".npy"):
             (folder / f"{name}{end}").symlink_to(pictures / f"{name}{end}")
+    program = [sys.executable, "-c", PROGRAM, framework, FRAMEWORKS[framework], str(folder)]
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, framework, FRAMEWORKS[framework], str(folder), "tensorflow"],
-        capture_output=True, text=True, check=False, env=os.environ | {"KERAS_BACKEND": "tensorflow"},
+        program, capture_output=True, text=True, check=False,
+        env=os.environ | {"KERAS_BACKEND": "tensorflow"},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Warning" not in done.stderr, done.stderr
