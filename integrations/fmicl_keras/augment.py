@@ -149,16 +149,17 @@ class ColorJitter(keras.layers.Layer):
 
     def call(self, images: Any) -> Any:
         """Float images (N, H, W, C) to the same shape; without colour, C != 3, the first two."""
-        count, height, width, channels = ops.shape(images)[0], *images.shape[1:]
-        light, contrast, saturation = (
-            _uniform(count, self.factors, self.generator) for _ in range(3)
-        )
+        height, width, channels = images.shape[1:]
+        # In one draw, since on the torch backend the n-th draw of a seed is the first of seed + n.
+        drawn = keras.random.uniform((4, ops.shape(images)[0]), seed=self.generator)
+        low, high = self.factors
+        light, contrast, saturation = (low + (high - low) * drawn[i] for i in range(3))
         images = images * light[:, None, None, None]
         grey = luminance(images) if channels == 3 else images
         mean = ops.mean(grey, axis=(1, 2, 3), keepdims=True)
         images = mean + contrast[:, None, None, None] * (images - mean)
         if channels == 3:
-            angle = _uniform(count, (-self.turn, self.turn), self.generator)
+            angle = self.turn * (2.0 * drawn[3] - 1.0)
             c, s = saturation * ops.cos(angle), saturation * ops.sin(angle)
             shares = ops.stack([ops.ones_like(c), c, s], axis=1)
             colours = ops.tensordot(shares, _COLOURS, axes=1)  # (N, 3, 3)

@@ -34,51 +34,51 @@ class InTorch:
     def build(self, name, shape, strengths):
         from fmicl_lightning import build_augmentation
 
-        return build_augmentation(name, shape[:2], strengths)
+        augment = build_augmentation(name, shape[:2], strengths)
 
-    def draw(self, augment, images, seed=0):
-        self.torch.manual_seed(seed)
-        views = augment(self.torch.from_numpy(images.copy()).permute(0, 3, 1, 2))
-        return views.permute(0, 2, 3, 1).numpy()
+        def draw(images, seed=0):
+            self.torch.manual_seed(seed)
+            views = augment(self.torch.from_numpy(images.copy()).permute(0, 3, 1, 2))
+            return views.permute(0, 2, 3, 1).numpy()
+
+        return draw
 
 
 class InJax:
     package = "fmicl_flax"
 
     def __init__(self, require):
-        self.jax, self.compiled = require("jax"), {}
+        self.jax = require("jax")
         require("flax")
 
     def build(self, name, shape, strengths):
         from fmicl_flax import build_augmentation
 
-        return build_augmentation(name, strengths)
+        augment = self.jax.jit(self.jax.vmap(build_augmentation(name, strengths)))
 
-    def draw(self, augment, images, seed=0):
-        keys = self.jax.random.split(self.jax.random.key(seed), len(images))
-        if augment not in self.compiled:
-            self.compiled[augment] = self.jax.jit(self.jax.vmap(augment))
-        return np.asarray(self.compiled[augment](keys, images))
+        def draw(images, seed=0):
+            keys = self.jax.random.split(self.jax.random.key(seed), len(images))
+            return np.asarray(augment(keys, images))
+
+        return draw
 
 
 class InKeras:
     package = "fmicl_keras"
 
     def __init__(self, require):
-        self.keras = require("keras")
+        self.ops = require("keras").ops
 
     def build(self, name, shape, strengths):
         from fmicl_keras.augment import build_augmentation
 
-        return build_augmentation(name, shape, 0, strengths)
+        def draw(images, seed=0, call=1):
+            augment = build_augmentation(name, shape, seed, strengths)
+            for _ in range(call):
+                views = augment(self.ops.convert_to_tensor(images), training=True)
+            return self.ops.convert_to_numpy(views)
 
-    def draw(self, augment, images, seed=0):
-        for i, layer in enumerate(augment.layers):
-            if hasattr(layer, "generator"):
-                start = self.keras.random.SeedGenerator(100 * seed + i).state
-                layer.generator.state.assign(start)
-        given = self.keras.ops.convert_to_tensor(images)
-        return np.array(self.keras.ops.convert_to_numpy(augment(given, training=True)))
+        return draw
 
 
 @pytest.fixture(scope="module", params=FRAMEWORKS)
@@ -90,9 +90,9 @@ def framework(request, require):
 def views_of(framework):
     """From float images (N, H, W, C) and strengths of "photo" to one view of each."""
 
-    def draw(images, strengths, name="photo"):
+    def draw(images, strengths):
         images = np.asarray(images, np.float32)
-        return framework.draw(framework.build(name, images.shape[1:], strengths), images)
+        return framework.build("photo", images.shape[1:], strengths)(images)
 
     return draw
 
@@ -112,15 +112,17 @@ STRONG = Photo(0.08, 1.0, 0.5, 0.2, 0.5)
 )  # fmt: skip
 def test_views_are_random_per_image_and_keep_shape_and_range(framework, name, strengths, channels):
     images = np.tile(noise(1, 8, 8, channels), (64, 1, 1, 1))
-    augment = framework.build(name, images.shape[1:], strengths)
-    views = framework.draw(augment, images)
+    draw = framework.build(name, images.shape[1:], strengths)
+    views = draw(images)
     assert views.shape == images.shape
     assert np.isfinite(views).all()
     assert len(np.unique(views.reshape(64, -1), axis=0)) > 60  # two may be the whole image
     slack = 0.5 if name == "digits" else 1e-6  # noise is not cut
     assert -slack <= views.min() < views.max() <= 1.0 + slack
-    np.testing.assert_array_equal(framework.draw(augment, images), views)
-    assert not np.allclose(framework.draw(augment, images, seed=1), views)
+    np.testing.assert_array_equal(draw(images), views)
+    assert not np.allclose(draw(images, seed=1), views)
+    if framework.package == "fmicl_keras":  # whose layers keep the state of their generators
+        assert not np.allclose(draw(images, call=2), views)
 
 
 @pytest.mark.parametrize("channels", CHANNELS)
@@ -201,8 +203,7 @@ def test_a_crop_keeps_the_least_share_of_the_area_at_least(views_of, least):
     assert np.ptp(views[:, 0, 0], axis=0).min() > 0.5 * (1.0 - least**0.5)  # anywhere
 
 
-@pytest.mark.parametrize("channels", CHANNELS)
-@pytest.mark.parametrize("strength", [0.25, 0.5, 1.0])
+@pytest.mark.parametrize(("strength", "channels"), [(0.25, 3), (0.5, 1), (0.5, 4), (1.0, 3)])
 def test_jitter_changes_brightness_and_contrast_by_their_factors(views_of, strength, channels):
     """Of a picture without colours, which saturation and hue leave alone: mean and contrast."""
     images = np.full((300, 8, 8, channels), 0.3)
@@ -237,7 +238,7 @@ def test_jitter_turns_the_hue_and_stretches_the_saturation(views_of, strength):
 @pytest.mark.parametrize("name", ["auto", "photos"])
 def test_names_that_are_none_are_refused(framework, name):
     with pytest.raises(ValueError, match=r"`augmentation`. Expected one of 'photo', 'digits'"):
-        framework.build(name, (8, 8, 1), PHOTO)
+        framework.build(name, (8, 8, 1), PHOTO)(noise(2, 8, 8, 1))
 
 
 @pytest.mark.parametrize(
@@ -247,7 +248,7 @@ def test_strengths_out_of_range_are_refused(framework, strength, value):
     with pytest.raises(
         ValueError, match=rf"`{strength}`. Expected .* Received: {strength}={value}"
     ):
-        framework.build("photo", (8, 8, 1), PHOTO._replace(**{strength: value}))
+        framework.build("photo", (8, 8, 1), PHOTO._replace(**{strength: value}))(noise(2, 8, 8, 1))
     with pytest.raises(ValueError, match=f"`{strength}`. Expected "):
         TrainSettings(augmentation="photo", **{strength: value})
 
