@@ -1,6 +1,6 @@
 """Random views, the same contract in every framework.
 
-Keras chooses its backend at import, so ../integrations/test_keras_trainers.py runs this file again
+Keras chooses its backend at import, so test_keras_trainers.py runs this file again
 in a process for each, with KERAS_BACKEND set; it then tests Keras alone.
 """
 
