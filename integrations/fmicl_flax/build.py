@@ -67,6 +67,6 @@ def build_method(settings: TrainSettings, image_shape: tuple[int, int, int]) -> 
         options["frozen_patches"] = settings.patch_projection == "frozen"
     method: Method = kind(
         encoder, feature_width(encoder, image_shape), build_loss(settings),
-        build_augmentation(settings.augmentation), rngs=rngs, **options,
+        build_augmentation(settings.augmentation, settings.photo()), rngs=rngs, **options,
     )  # fmt: skip
     return method

@@ -3,56 +3,90 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from fmicl_core.checks import check_choice
-from fmicl_recipes.settings import AUGMENTATIONS
+from fmicl_recipes.augmentation import (
+    BLUR_SIGMA,
+    DIGITS,
+    JITTERED,
+    PHOTO,
+    RGB,
+    VIEWS,
+    YIQ,
+    Digits,
+    Photo,
+    blur_radius,
+)
+
+#: Luminance, the plane of the chrominances, and that plane turned by a quarter, as maps of colours,
+#: which are rows of RGB and multiply from the left. Hue and saturation are a sum of the three.
+_COLOURS = np.stack(
+    [
+        (RGB @ np.array(part, np.float32) @ YIQ).T
+        for part in (
+            [[1, 0, 0], [0, 0, 0], [0, 0, 0]],
+            [[0, 0, 0], [0, 1, 0], [0, 0, 1]],
+            [[0, 0, 0], [0, 0, -1], [0, 1, 0]],
+        )
+    ]
+)
 
 
-def build_augmentation(name: str, shape: tuple[int, int, int], seed: int) -> keras.Sequential:
+def build_augmentation(
+    name: str, shape: tuple[int, int, int], seed: int, strengths: Photo = PHOTO
+) -> keras.Sequential:
     """Augmentation of float images (N, H, W, C) in [0, 1], drawn anew for every image.
 
     Args:
-        name: "photo", SimCLR's crop, flip, colour jitter and grey scale (Chen et al. 2020,
-            appendix A; strength 0.5 as for CIFAR-10, no blur); "digits", small affine changes and
-            noise, no flip since a flipped digit is another or none.
-        shape: (H, W, C) of the images; grey images (C = 1) keep brightness and contrast alone of
-            the colour changes.
+        name: "photo", for pictures of any kind: SimCLR's crop, flip, colour jitter, grey scale and
+            blur (Chen et al. 2020, appendix A); "digits", for handwritten characters alone: small
+            affine changes, noise and an erased box, no flip since a flipped digit is another or
+            none.
+        shape: (H, W, C) of the images.
         seed: of the layers' generators, whose state is part of the layers' variables.
+        strengths: of "photo". Where there is no colour, C != 3, brightness and contrast alone are
+            jittered, and nothing is made grey.
 
     Raises:
-        ValueError: the name is unknown.
+        ValueError: the name is unknown or a strength out of range.
     """
-    check_choice("augmentation", name, AUGMENTATIONS)
     # Layers with equal seeds would draw equal numbers, a flip then always with grey scale.
-    seeds = iter(range(1000 * seed, 1000 * seed + 10))
-    range_of = {"value_range": (0.0, 1.0)}
-    if name == "digits":
-        layers = [
-            RandomAffine(12.0, 0.12, (0.85, 1.15), 12.0, seed=next(seeds)),
-            keras.layers.GaussianNoise(0.08, seed=next(seeds)),
-            keras.layers.RandomErasing(
-                (0.3, 0.3), (0.02, 0.12), 0.0, seed=next(seeds), **range_of
-            ),
-        ]  # fmt: skip
+    seeds = range(1000 * seed, 1000 * seed + 10)
+    if check_choice("augmentation", name, VIEWS) == "photo":
+        layers = _photo(shape[2] == 3, strengths.checked(), seeds)
     else:
-        # Keras counts saturation as f / (1 - f), so this is [0.6, 1.4], and hue up to half a turn.
-        coloured = {"saturation_factor": (0.375, 1.4 / 2.4), "hue_factor": 0.2}
-        jitter = keras.layers.RandomColorJitter(
-            brightness_factor=0.4, contrast_factor=0.4, seed=next(seeds),
-            **(coloured if shape[2] == 3 else {}), **range_of,
-        )  # fmt: skip
         layers = [
-            RandomResizedCrop((0.2, 1.0), seed=next(seeds)),
-            keras.layers.RandomFlip("horizontal", seed=next(seeds)),
-            Sometimes(jitter, 0.8, seed=next(seeds)),
+            RandomAffine(DIGITS, seed=seeds[0]),
+            keras.layers.GaussianNoise(DIGITS.noise, seed=seeds[1]),
+            keras.layers.RandomErasing(
+                (DIGITS.erased,) * 2, DIGITS.erased_area, 0.0, (0.0, 1.0), seed=seeds[2]
+            ),
         ]
-        if shape[2] == 3:
-            layers.append(keras.layers.RandomGrayscale(0.2, seed=next(seeds)))
+    layers = layers or [keras.layers.Identity()]
     return keras.Sequential([keras.Input(shape), *layers], name="augment")
+
+
+def _photo(colour: bool, strengths: Photo, seeds: Sequence[int]) -> list[keras.layers.Layer]:
+    """The steps of "photo"; each has seeds of its own, whichever others are left out."""
+    steps: list[keras.layers.Layer] = []
+    if strengths.crop_scale < 1.0:
+        area = strengths.crop_scale, 1.0
+        steps.append(RandomResizedCrop(area, strengths.aspect, seed=seeds[1]))
+    if strengths.flip:
+        steps.append(Sometimes(mirrored, strengths.flip, seed=seeds[2]))
+    if strengths.jitter:
+        steps.append(Sometimes(ColorJitter(strengths, seed=seeds[0]), JITTERED, seed=seeds[3]))
+    if strengths.grayscale and colour:
+        steps.append(Sometimes(luminance, strengths.grayscale, seed=seeds[4]))
+    if strengths.blur:
+        steps.append(Sometimes(GaussianBlur(seed=seeds[5]), strengths.blur, seed=seeds[6]))
+    return steps
 
 
 def as_float(images: Any) -> Any:
@@ -66,17 +100,103 @@ def standardise(images: Any) -> Any:
 
 
 class Sometimes(keras.layers.Layer):
-    """Apply a layer to every image with a probability."""
+    """Apply a change to every image with a probability.
 
-    def __init__(self, layer: keras.layers.Layer, rate: float, seed: int) -> None:
+    Args:
+        change: a layer or function from float images (N, H, W, C) to the same shape.
+        rate: the probability.
+        seed: of the layer's generator.
+    """
+
+    def __init__(self, change: Callable[[Any], Any], rate: float, *, seed: int) -> None:
         super().__init__()
-        self.layer, self.rate = layer, rate
+        self.change, self.rate = change, rate
         self.generator = keras.random.SeedGenerator(seed)
 
-    def call(self, images: Any, training: bool = True) -> Any:
+    def call(self, images: Any) -> Any:
         """Float images (N, H, W, C) to the same shape."""
         drawn = keras.random.uniform((ops.shape(images)[0], 1, 1, 1), seed=self.generator)
-        return ops.where(drawn < self.rate, self.layer(images, training=training), images)
+        return ops.where(drawn < self.rate, self.change(images), images)
+
+
+def mirrored(images: Any) -> Any:
+    """Images (N, H, W, C) with left and right exchanged."""
+    return ops.flip(images, axis=2)
+
+
+def luminance(images: Any) -> Any:
+    """Images (N, H, W, 3) to their luminance (N, H, W, 1)."""
+    return ops.sum(ops.multiply(images, YIQ[0]), axis=3, keepdims=True)
+
+
+class ColorJitter(keras.layers.Layer):
+    """Brightness, contrast, saturation and hue by random factors and a random turn.
+
+    In this order, and cut to [0, 1] once at the end. Hue and saturation turn and stretch the plane
+    of the chrominances, so that they are one linear map of the colours. `RandomColorJitter` of
+    Keras does not serve: it adds brightness, never lowers contrast, and on the torch backend
+    changes the images that it is given.
+
+    Args:
+        strengths: of the jitter.
+        seed: of the layer's generator.
+    """
+
+    def __init__(self, strengths: Photo, *, seed: int) -> None:
+        super().__init__()
+        self.factors, self.turn = strengths.factors, 2.0 * math.pi * strengths.turn
+        self.generator = keras.random.SeedGenerator(seed)
+
+    def call(self, images: Any) -> Any:
+        """Float images (N, H, W, C) to the same shape; without colour, C != 3, the first two."""
+        height, width, channels = images.shape[1:]
+        # In one draw, since on the torch backend the n-th draw of a seed is the first of seed + n.
+        drawn = keras.random.uniform((4, ops.shape(images)[0]), seed=self.generator)
+        low, high = self.factors
+        light, contrast, saturation = (low + (high - low) * drawn[i] for i in range(3))
+        images = images * light[:, None, None, None]
+        grey = luminance(images) if channels == 3 else images
+        mean = ops.mean(grey, axis=(1, 2, 3), keepdims=True)
+        images = mean + contrast[:, None, None, None] * (images - mean)
+        if channels == 3:
+            angle = self.turn * (2.0 * drawn[3] - 1.0)
+            c, s = saturation * ops.cos(angle), saturation * ops.sin(angle)
+            shares = ops.stack([ops.ones_like(c), c, s], axis=1)
+            colours = ops.tensordot(shares, _COLOURS, axes=1)  # (N, 3, 3)
+            pixels = ops.matmul(ops.reshape(images, (-1, height * width, 3)), colours)
+            images = ops.reshape(pixels, (-1, height, width, 3))
+        return ops.clip(images, 0.0, 1.0)
+
+
+class GaussianBlur(keras.layers.Layer):
+    """A Gaussian blur along either axis, of images that are mirrored at their border.
+
+    As sums of shifted images: a convolution with a kernel for every image would be slow.
+
+    Args:
+        seed: of the layer's generator.
+    """
+
+    def __init__(self, *, seed: int) -> None:
+        super().__init__()
+        self.generator = keras.random.SeedGenerator(seed)
+
+    def call(self, images: Any) -> Any:
+        """Float images (N, H, W, C) to the same shape."""
+        sigma = _uniform(ops.shape(images)[0], BLUR_SIGMA, self.generator)[:, None]
+        for axis in (1, 2):
+            size = images.shape[axis]
+            radius = blur_radius(size)
+            offsets = ops.arange(-radius, radius + 1, dtype="float32")
+            weights = ops.exp(-0.5 * (offsets / sigma) ** 2)
+            weights = (weights / ops.sum(weights, axis=1, keepdims=True))[:, :, None, None, None]
+            margins = [(radius, radius) if i == axis else (0, 0) for i in range(4)]
+            padded = ops.pad(images, margins, mode="reflect")
+            take = [slice(None)] * axis
+            images = sum(
+                weights[:, i] * padded[(*take, slice(i, i + size))] for i in range(2 * radius + 1)
+            )
+        return images
 
 
 class RandomResizedCrop(keras.layers.Layer):
@@ -92,11 +212,7 @@ class RandomResizedCrop(keras.layers.Layer):
     """
 
     def __init__(
-        self,
-        scale: tuple[float, float] = (0.08, 1.0),
-        ratio: tuple[float, float] = (3.0 / 4.0, 4.0 / 3.0),
-        *,
-        seed: int,
+        self, scale: tuple[float, float], ratio: tuple[float, float], *, seed: int
     ) -> None:
         super().__init__()
         self.scale, self.log_ratio = scale, (math.log(ratio[0]), math.log(ratio[1]))
@@ -126,25 +242,14 @@ class RandomAffine(keras.layers.Layer):
     """Rotation, shear, scale and shift about the centre in one interpolation; zeros come in.
 
     Args:
-        degrees: bound of the rotation.
-        translate: bound of the shift, as a share of the side.
-        scale: bounds of the magnification.
-        shear: bound of the horizontal shear in degrees.
+        strengths: bounds of rotation, shear, scale and shift.
         seed: of the layer's generator.
     """
 
-    def __init__(
-        self,
-        degrees: float,
-        translate: float,
-        scale: tuple[float, float],
-        shear: float,
-        *,
-        seed: int,
-    ) -> None:
+    def __init__(self, strengths: Digits, *, seed: int) -> None:
         super().__init__()
-        self.turn, self.shear = math.radians(degrees), math.radians(shear)
-        self.translate, self.scale = translate, scale
+        self.turn, self.shift = math.radians(strengths.degrees), strengths.shift
+        self.scale = strengths.scale
         self.generator = keras.random.SeedGenerator(seed)
 
     def call(self, images: Any) -> Any:
@@ -154,8 +259,8 @@ class RandomAffine(keras.layers.Layer):
         def draw(low: float, high: float) -> Any:
             return _uniform(count, (low, high), self.generator)[:, None, None]
 
-        angle, shear = draw(-self.turn, self.turn), ops.tan(draw(-self.shear, self.shear))
-        shift_x, shift_y = (draw(-self.translate, self.translate) for _ in range(2))
+        angle, shear = draw(-self.turn, self.turn), ops.tan(draw(-self.turn, self.turn))
+        shift_x, shift_y = (draw(-self.shift, self.shift) for _ in range(2))
         shrink = 1.0 / draw(*self.scale)
         x = ops.arange(width, dtype="float32")[None, None, :] - (width - 1) / 2.0
         y = ops.arange(height, dtype="float32")[None, :, None] - (height - 1) / 2.0

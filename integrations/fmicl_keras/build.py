@@ -44,7 +44,9 @@ def build_method(settings: TrainSettings, image_shape: tuple[int, int, int], ste
         ValueError: the encoder is unknown, or does not fit the images.
     """
     keras.utils.set_random_seed(settings.seed)
-    augment = build_augmentation(settings.augmentation, image_shape, settings.seed)
+    augment = build_augmentation(
+        settings.augmentation, image_shape, settings.seed, settings.photo()
+    )
     with precision(settings.precision):
         encoder = build_encoder(
             settings.encoder, image_shape, settings.width,

@@ -7,34 +7,76 @@ import torch
 from torch import nn
 
 from fmicl_core.checks import check_choice
-from fmicl_recipes.settings import AUGMENTATIONS
+from fmicl_recipes.augmentation import (
+    BLUR_SIGMA,
+    DIGITS,
+    JITTERED,
+    PHOTO,
+    VIEWS,
+    Photo,
+    blur_radius,
+)
 
 
-def build_augmentation(name: str, size: tuple[int, int]) -> nn.Module:
+def build_augmentation(name: str, size: tuple[int, int], strengths: Photo = PHOTO) -> nn.Module:
     """Augmentation of float images (N, C, H, W) in [0, 1], drawn anew for every image.
 
     Args:
-        name: "photo", SimCLR's crop, flip, colour jitter and grey scale (Chen et al. 2020,
-            appendix A; strength 0.5 as for CIFAR-10, no blur); "digits", small affine changes and
-            noise, no flip since a flipped digit is another or none.
+        name: "photo", for pictures of any kind: SimCLR's crop, flip, colour jitter, grey scale and
+            blur (Chen et al. 2020, appendix A); "digits", for handwritten characters alone: small
+            affine changes, noise and an erased box, no flip since a flipped digit is another or
+            none.
         size: (H, W) of the views.
+        strengths: of "photo". Where there is no colour, C != 3, brightness and contrast alone are
+            jittered, and nothing is made grey.
 
     Raises:
-        ValueError: the name is unknown.
+        ValueError: the name is unknown or a strength out of range.
     """
-    check_choice("augmentation", name, AUGMENTATIONS)
-    if name == "photo":
-        return K.AugmentationSequential(
-            K.RandomResizedCrop(size, scale=(0.2, 1.0)),
-            K.RandomHorizontalFlip(),
-            K.ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8),
-            K.RandomGrayscale(p=0.2),
-        )
+    if check_choice("augmentation", name, VIEWS) == "photo":
+        return PhotoViews(size, strengths.checked())
+    turn, shift = DIGITS.degrees, (DIGITS.shift, DIGITS.shift)
     return K.AugmentationSequential(
-        K.RandomAffine(12.0, translate=(0.12, 0.12), scale=(0.85, 1.15), shear=12.0, p=1.0),
-        K.RandomGaussianNoise(std=0.08, p=1.0),
-        K.RandomErasing(scale=(0.02, 0.12), p=0.3),
+        K.RandomAffine(turn, translate=shift, scale=DIGITS.scale, shear=turn, p=1.0),
+        K.RandomGaussianNoise(std=DIGITS.noise, p=1.0),
+        K.RandomErasing(scale=DIGITS.erased_area, ratio=DIGITS.erased_aspect, p=DIGITS.erased),
     )
+
+
+class PhotoViews(nn.Module):
+    """The augmentation "photo", for images with colour and without.
+
+    Args:
+        size: (H, W) of the views.
+        strengths: of its steps; one of strength 0 is left out.
+    """
+
+    def __init__(self, size: tuple[int, int], strengths: Photo) -> None:
+        super().__init__()
+        self.colour, self.plain = (_photo(size, strengths, colour) for colour in (True, False))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Float images (N, C, H, W) to the same shape."""
+        return self.colour(images) if images.shape[1] == 3 else self.plain(images)
+
+
+def _photo(size: tuple[int, int], strengths: Photo, colour: bool) -> nn.Module:
+    steps: list[nn.Module] = []
+    if strengths.crop_scale < 1.0:
+        area = strengths.crop_scale, 1.0
+        steps.append(K.RandomResizedCrop(size, scale=area, ratio=strengths.aspect))
+    if strengths.flip:
+        steps.append(K.RandomHorizontalFlip(strengths.flip))
+    if strengths.jitter:
+        light, hue = (strengths.factors,) * 2, (-strengths.turn, strengths.turn)
+        coloured = (strengths.factors, hue) if colour else ()
+        steps.append(K.ColorJitter(*light, *coloured, p=JITTERED))
+    if strengths.grayscale and colour:
+        steps.append(K.RandomGrayscale(p=strengths.grayscale))
+    if strengths.blur:
+        kernel = tuple(2 * blur_radius(side) + 1 for side in size)
+        steps.append(K.RandomGaussianBlur(kernel, BLUR_SIGMA, p=strengths.blur))
+    return K.AugmentationSequential(*steps) if steps else nn.Identity()
 
 
 def as_float(images: torch.Tensor) -> torch.Tensor:

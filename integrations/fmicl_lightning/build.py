@@ -46,7 +46,7 @@ def build_method(settings: TrainSettings, image_shape: tuple[int, int, int]) -> 
         encoder,
         feature_width(encoder, (channels, height, width)),
         build_loss(settings),
-        build_augmentation(settings.augmentation, (height, width)),
+        build_augmentation(settings.augmentation, (height, width), settings.photo()),
         settings,
     )
     return method.to(memory_format=torch.channels_last)

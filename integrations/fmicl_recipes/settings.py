@@ -13,7 +13,7 @@ from fmicl_core import DIVERGENCES, SIMILARITIES
 from fmicl_core.checks import check_at_least, check_number, check_positive, invalid
 from fmicl_core.objective import DEFAULTS, NEGATIVES
 from fmicl_core.related import RELATED_DEFAULTS
-from fmicl_recipes.augmentation import PHOTO, Photo
+from fmicl_recipes.augmentation import PHOTO, VIEWS, Photo
 from fmicl_recipes.options import Settings, check_seed, option
 
 #: Training methods, and the negatives each takes by default. MoCo's come from its queue, whatever
@@ -33,7 +33,7 @@ QUEUE_LOSSES = ("fmicl", "info-nce")
 OPTIMIZERS = ("sgd", "adamw", "lars")
 PRECISIONS = ("32", "bf16")
 DEVICES = ("auto", "cpu", "gpu")
-AUGMENTATIONS = ("auto", "photo", "digits")
+AUGMENTATIONS = ("auto", *VIEWS)
 #: Our own encoders, in every framework: convolutional ones, and vision transformers with the
 #: number of their blocks.
 CONVOLUTIONAL = ("resnet18", "smallconv")
@@ -287,11 +287,7 @@ class TrainSettings(Settings):
                 raise invalid(name, "a finite number >= 0", getattr(self, name))
         if not 0.0 <= check_number("ema", self.ema) < 1.0:
             raise invalid("ema", "a number in [0, 1)", self.ema)
-        if not 0.0 < check_number("crop_scale", self.crop_scale) <= 1.0:
-            raise invalid("crop_scale", "a number in (0, 1]", self.crop_scale)
-        for name in ("jitter", "blur", "grayscale", "flip"):
-            if not 0.0 <= check_number(name, getattr(self, name)) <= 1.0:
-                raise invalid(name, "a number in [0, 1]", getattr(self, name))
+        self.photo().checked()
 
     def photo(self) -> Photo:
         """The strengths of the augmentation "photo"."""

@@ -17,7 +17,6 @@ pytest.importorskip("kornia", reason="the Lightning trainer needs kornia")
 
 from fmicl_lightning import (  # noqa: E402
     MethodTrainer,
-    build_augmentation,
     build_encoder,
     build_loss,
     build_method,
@@ -225,17 +224,6 @@ def test_unknown_encoders_are_named(name, message):
 def test_an_encoder_that_keeps_its_map_is_refused():
     with pytest.raises(ValueError, match=r"Expected a module that returns \(N, F\)"):
         feature_width(torch.nn.Conv2d(1, 2, 3), (1, 8, 8))
-
-
-@pytest.mark.parametrize("name", ["photo", "digits"])
-def test_views_are_random_per_image_and_keep_shape_and_range(name):
-    torch.manual_seed(0)
-    image = torch.from_numpy(load_images("digits").train_images[:1]).permute(0, 3, 1, 2) / 255.0
-    images = image.expand(6, 3 if name == "photo" else 1, 8, 8).contiguous()
-    views = build_augmentation(name, (8, 8))(images)
-    assert views.shape == images.shape
-    assert views.isfinite().all()
-    assert not torch.allclose(views[0], views[1])
 
 
 def test_weight_decay_leaves_norms_and_biases_out():
