@@ -18,3 +18,7 @@ __all__ = [
     "info_nce_loss",
     "spectral_contrastive_loss",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__
