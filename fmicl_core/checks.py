@@ -188,9 +188,9 @@ def check_views(shape: Shape) -> None:
     """
     shape = tuple(shape)
     if len(shape) != 3 or not _equal(shape[1:2], (2,)):
-        raise invalid(
-            "y_pred", "the two views of every sample, (batch, 2, dim)", shape, what="y_pred.shape"
-        )
+        why = "Views z1 and z2 become one by keras.ops.stack([z1, z2], axis=1)."
+        expected = "the two views of every sample, (batch, 2, dim)"
+        raise invalid("y_pred", expected, shape, what="y_pred.shape", why=why)
     if shape[2] == 0:
         raise invalid("y_pred", "at least one feature, dim >= 1", shape, what="y_pred.shape")
 

@@ -89,8 +89,9 @@ def checked_arrays(x: Any, y: Any, bank: Any) -> dict[str, NDArray[Any]]:
     """
     raw = {"x": np.asarray(x)}
     raw |= {k: np.asarray(v) for k, v in (("y", y), ("bank", bank)) if v is not None}
-    shapes = [raw[name].shape if name in raw else None for name in ("y", "bank")]
-    check_features(raw["x"].shape, *shapes, [value.dtype.name for value in raw.values()])
+    shapes = {name: value.shape for name, value in raw.items()}
+    dtypes = [value.dtype.name for value in raw.values()]
+    check_features(shapes["x"], shapes.get("y"), shapes.get("bank"), dtypes)
     return raw
 
 

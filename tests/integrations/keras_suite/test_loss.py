@@ -163,11 +163,13 @@ def test_the_dtype_is_that_of_keras():
         keras.config.set_floatx("float32")
 
 
+TWO_VIEWS = (
+    "`y_pred`. Expected the two views of every sample, (batch, 2, dim). Views z1 and z2 become one "
+    "by keras.ops.stack([z1, z2], axis=1). Received: y_pred.shape="
+)
 SHAPES = [
-    ((4, 2), "`y_pred`. Expected the two views of every sample, (batch, 2, dim). Received: "
-     "y_pred.shape=(4, 2)"),
-    ((4, 3, 5), "`y_pred`. Expected the two views of every sample, (batch, 2, dim). Received: "
-     "y_pred.shape=(4, 3, 5)"),
+    ((4, 2), f"{TWO_VIEWS}(4, 2)"),
+    ((4, 3, 5), f"{TWO_VIEWS}(4, 3, 5)"),
     ((4, 2, 0), "`y_pred`. Expected at least one feature, dim >= 1"),
 ]  # fmt: skip
 

@@ -2,7 +2,6 @@
 
 import os
 import re
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -244,24 +243,3 @@ def test_parts_must_be_layers(parts, message):
         TwoViews(*parts())
     with pytest.raises(ValueError, match=r"`loss`. Expected an FMICLLoss"):
         FMICLAlignment("fmicl")
-
-
-def examples():
-    """The Keras examples of the documentation, each once."""
-    root = Path(__file__).resolve().parents[3]
-    blocks = []
-    for name in ("docs/keras.md", "README.md"):
-        text = (root / name).read_text(encoding="utf-8")
-        blocks += re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    return list(dict.fromkeys(block for block in blocks if "model.fit(" in block))
-
-
-@pytest.mark.parametrize("code", examples(), ids=lambda code: f"{len(code.splitlines())} lines")
-def test_the_examples_of_the_documentation_run_as_they_stand(require, code):
-    require("sklearn")
-    names = {}
-    exec(code, names)
-    losses = names["model"].history.history["loss"]
-    assert losses[-1] < losses[0]
-    assert len(names["features"]) == len(names["images"])
-    assert np.isfinite(names["features"]).all()
