@@ -135,6 +135,7 @@ class RandomAffine(keras.layers.Layer):
         scale: bounds of the magnification.
         shear: bound of the horizontal shear in degrees.
         seed: of the layer's generator; None draws one.
+        kwargs: of `keras.layers.Layer`.
     """
 
     def __init__(
@@ -145,8 +146,9 @@ class RandomAffine(keras.layers.Layer):
         shear: float,
         *,
         seed: int | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(**kwargs)
         self.turn, self.shear = math.radians(degrees), math.radians(shear)
         self.translate, self.scale = translate, scale
         self.generator = keras.random.SeedGenerator(seed)

@@ -1,5 +1,6 @@
 """`compile` and `fit` as Keras users write them."""
 
+import inspect
 import os
 import re
 
@@ -221,6 +222,13 @@ def test_in_contrastive_accuracy_a_tie_is_wrong():
     assert accuracy_of(e[[0, 0, 1, 2]], e[[0, 0, 1, 2]]) == 0.5
     same = np.tile(np.random.default_rng(0).normal(size=(1, 37)), (64, 1))
     assert accuracy_of(same, same) <= 0.1  # chance where rounding breaks the ties
+
+
+@pytest.mark.parametrize("loss", [FMICLLoss, InfoNCELoss])
+def test_the_first_lines_say_which_negatives_are_taken(loss):
+    _, second, *_ = inspect.getdoc(loss).split("\n\n")
+    assert f'`negatives="{loss().options()["negatives"]}"`' in second
+    assert second.count("by default") == 2  # its own, and that the other loss differs
 
 
 def test_the_projection_head_ends_without_norm():
