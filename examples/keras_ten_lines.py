@@ -3,8 +3,8 @@
 KERAS_BACKEND=jax python examples/keras_ten_lines.py 0 1 2     # seeds; a minute each on two cores
 """
 
+import argparse
 import re
-import sys
 from pathlib import Path
 
 import keras
@@ -21,11 +21,11 @@ def lines_of(page: Path) -> str:
     return next(block for block in blocks if "model.fit(" in block)
 
 
-def run(seed: int, code: str | None = None) -> dict[str, dict[str, float]]:
+def run(code: str, seed: int) -> dict[str, dict[str, float]]:
     """Run the lines; accuracies on test images by kNN and by linear probes, of three features."""
     names: dict = {}
     keras.utils.set_random_seed(seed)
-    exec(code or lines_of(README), names)
+    exec(code, names)
     digits, trained = names["digits"], names["encoder"]
     images = {"train": names["train"], "test": names["test"]}
     untrained = keras.models.clone_model(trained)  # with weights drawn anew
@@ -43,9 +43,16 @@ def run(seed: int, code: str | None = None) -> dict[str, dict[str, float]]:
 
 
 if __name__ == "__main__":
-    seeds = [int(seed) for seed in sys.argv[1:]] or [0]
-    runs = [run(seed) for seed in seeds]
-    print(f"\nKeras on {keras.backend.backend()}; test accuracy in percent by seed {seeds}")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("seeds", nargs="*", type=int, default=[0])
+    parser.add_argument("--epochs", type=int, help="instead of those of the lines")
+    options = parser.parse_args()
+    code = lines_of(README)
+    if options.epochs is not None:
+        code = re.sub(r"epochs=\d+", f"epochs={options.epochs}", code)
+    runs = [run(code, seed) for seed in options.seeds]
+    backend = keras.backend.backend()
+    print(f"\nKeras on {backend}; test accuracy in percent, mean and seeds {options.seeds}")
     for name, scores in runs[0].items():
         for score in scores:
             values = [100 * each[name][score] for each in runs]

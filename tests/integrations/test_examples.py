@@ -49,22 +49,24 @@ def test_the_pages_show_the_same_lines_for_keras():
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    "backend",
-    ["tensorflow", *(pytest.param(name, marks=pytest.mark.slow) for name in ("jax", "torch"))],
-)
-def test_the_lines_for_keras_beat_raw_pixels_and_the_untrained_encoder(require, backend):
-    """Ten labels a class leave room above: what is learned there is 6 to 9 points."""
+    ("backend", "options"),
+    [("tensorflow", ["--epochs", "12"]),
+     *(pytest.param(name, [], marks=pytest.mark.slow) for name in ("tensorflow", "jax", "torch"))],
+)  # fmt: skip
+def test_the_lines_for_keras_beat_raw_pixels_and_the_untrained_encoder(require, backend, options):
+    """With ten labels a class the lines gain 7 to 9 points, and most of it in half the epochs."""
     for module in ("sklearn", "keras", backend):
         require(module)
-    command = [sys.executable, str(ROOT / "examples" / "keras_ten_lines.py"), "0"]
+    command = [sys.executable, str(ROOT / "examples" / "keras_ten_lines.py"), "0", *options]
     settings = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "KERAS_BACKEND": backend}
     output = subprocess.check_output(command, text=True, env=settings, cwd=ROOT)
     assert f"Keras on {backend}" in output
     rows = re.findall(r"^(\S.*?) {2,}(\w+_accuracy) +([\d.]+) ", output, flags=re.MULTILINE)
     scores = {(features, score): float(value) for features, score, value in rows}
-    learned, before, raw = "trained without labels", "untrained encoder", "raw pixels"
     assert len(scores) == 9
-    for baseline in (before, raw):
+    learned = "trained without labels"
+    for baseline in ("untrained encoder", "raw pixels"):
         assert scores[learned, "linear10_accuracy"] > scores[baseline, "linear10_accuracy"] + 4.0
         assert scores[learned, "linear_accuracy"] > scores[baseline, "linear_accuracy"]
-    assert scores[learned, "knn_accuracy"] > scores[before, "knn_accuracy"]
+    if not options:
+        assert scores[learned, "knn_accuracy"] > scores["untrained encoder", "knn_accuracy"]
