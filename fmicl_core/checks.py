@@ -168,7 +168,7 @@ def _no_second_view(x: Shape, framework: str, received: Any, what: str) -> Inval
     split = SPLITS[framework] if len(x) == 2 else "features[:, 0], features[:, 1]"
     return invalid(
         "y", "the second view of the samples in `x`, (N, D)", received, what=what,
-        why="No loss here takes labels, or both views in one array: split it,"
+        why="No loss here takes labels, or both views in one array: split such an array,"
         f" `z1, z2 = {split}`, and pass (z1, z2).",
     )  # fmt: skip
 

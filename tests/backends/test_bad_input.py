@@ -97,8 +97,8 @@ def test_two_views_in_one_array_are_shown_how_to_split(backend, name, given, rec
         (loss() if name.endswith("Loss") else loss)(*stacked(backend, *given))
     assert str(caught.value) == (
         "Invalid value for argument `y`. Expected the second view of the samples in `x`, (N, D). "
-        f"No loss here takes labels, or both views in one array: split it, `z1, z2 = {views}`, "
-        f"and pass (z1, z2). Received: {received}"
+        "No loss here takes labels, or both views in one array: split such an array, "
+        f"`z1, z2 = {views}`, and pass (z1, z2). Received: {received}"
     )
 
 
