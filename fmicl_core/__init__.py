@@ -59,3 +59,7 @@ __all__ = [
     "get_divergence",
     "get_similarity",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

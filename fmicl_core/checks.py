@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import sys
-import warnings
 from collections.abc import Iterable, Sequence
 from numbers import Real
 from typing import Any
@@ -25,6 +24,14 @@ ROWS_OF_X = {1: "at least one row, N >= 1", 2: "at least two rows, N >= 2, or a 
 SHAPE_OF_X = "the shape of `x`"
 SOME_ROW = "at least one row, {rows} >= 1"
 WIDTH_OF_X = "the width of `x`"
+
+#: How two views in one array are taken apart, by the library that holds the array.
+SPLITS = {
+    "numpy": "np.split(features, 2)",
+    "torch": "features.chunk(2)",
+    "jax": "jnp.split(features, 2)",
+    "tensorflow": "tf.split(features, 2)",
+}
 
 
 class InvalidArgument(ValueError):
@@ -115,11 +122,12 @@ def _real(argument: str, value: Any, expected: str, accepts: Any) -> float:
 
 def check_features(
     x: Shape,
-    y: Shape,
+    y: Shape | None,
     bank: Shape | None,
     dtypes: Sequence[str],
     devices: Sequence[str] = (),
     least: int = 2,
+    framework: str = "numpy",
 ) -> None:
     """Check the shapes, dtypes and devices of the features a loss is given.
 
@@ -127,15 +135,23 @@ def check_features(
 
     Args:
         x: shape of the first view, (N, D).
-        y: shape of the second view, (N, D).
+        y: shape of the second view, (N, D); None, where it was left out, is refused.
         bank: shape of the negatives' bank, (K, D), or None.
-        dtypes: dtype names of x, y and, if given, bank.
+        dtypes: dtype names of those that were given, in this order.
         devices: device names in the same order; empty when the framework moves data by itself.
         least: rows that x needs without a bank; 1 for a shard of a distributed batch.
+        framework: that holds the arrays, of `SPLITS`.
 
     Raises:
         ValueError: naming the argument at fault, the expectation and what was received.
     """
+    if y is None:
+        raise _no_second_view(x, framework, None, "y")
+    if len(x) > 1 and dtypes[0] in FLOAT_DTYPES:  # else x itself is the mistake
+        if len(y) == 1:
+            raise _no_second_view(x, framework, tuple(y), "y.shape")
+        if dtypes[1].startswith(("int", "uint")):
+            raise _no_second_view(x, framework, dtypes[1], "y.dtype")
     shapes = {"x": tuple(x), "y": tuple(y)} | ({} if bank is None else {"bank": tuple(bank)})
     for (name, shape), dtype in zip(shapes.items(), dtypes, strict=True):
         _check_array(name, shape, dtype)
@@ -145,6 +161,16 @@ def check_features(
         if device != devices[0]:
             raise invalid(name, f"the device of `x`, {devices[0]}", device, what=f"{name}.device")
     _check_negatives_exist(shapes, least)
+
+
+def _no_second_view(x: Shape, framework: str, received: Any, what: str) -> InvalidArgument:
+    """The error where both views came in one array, alone or with labels, as other losses want."""
+    split = SPLITS[framework] if len(x) == 2 else "features[:, 0], features[:, 1]"
+    return invalid(
+        "y", "the second view of the samples in `x`, (N, D)", received, what=what,
+        why="No loss here takes labels, or both views in one array: split such an array,"
+        f" `z1, z2 = {split}`, and pass (z1, z2).",
+    )  # fmt: skip
 
 
 #: The warning where a single sample is no error: training goes on.
@@ -162,9 +188,9 @@ def check_views(shape: Shape) -> None:
     """
     shape = tuple(shape)
     if len(shape) != 3 or not _equal(shape[1:2], (2,)):
-        raise invalid(
-            "y_pred", "the two views of every sample, (batch, 2, dim)", shape, what="y_pred.shape"
-        )
+        why = "Views z1 and z2 become one by keras.ops.stack([z1, z2], axis=1)."
+        expected = "the two views of every sample, (batch, 2, dim)"
+        raise invalid("y_pred", expected, shape, what="y_pred.shape", why=why)
     if shape[2] == 0:
         raise invalid("y_pred", "at least one feature, dim >= 1", shape, what="y_pred.shape")
 
@@ -189,12 +215,14 @@ def ranks_differ(argument: str, values: Sequence[Any]) -> InvalidArgument:
     return invalid(argument, "the same on every rank", list(values), what=f"{argument} by rank")
 
 
-def fixed_option(name: str, value: Any) -> InvalidArgument:
+#: What of an f-MICL loss can change after all.
+BUT_ALPHA = "; all that can change is `alpha`, which may be an array of no dimension"
+
+
+def fixed_option(name: str, value: Any, but: str = BUT_ALPHA) -> InvalidArgument:
     """Build the error for an option that is assigned to a loss after it was made."""
-    return invalid(
-        name, "to be given when the loss is made", value, why="Make a new loss; all that can"
-        " change is `alpha`, which may be an array of no dimension.",
-    )  # fmt: skip
+    expected = "to be given when the loss is made"
+    return invalid(name, expected, value, why=f"Make a new loss{but}.")
 
 
 def check_union(sizes: Sequence[int]) -> None:
@@ -266,28 +294,3 @@ def callers_level() -> int:
     while frame.f_back and frame.f_globals.get("__name__", "").startswith(("fmicl_", "functools")):
         frame, level = frame.f_back, level + 1
     return level
-
-
-#: Losses that take no features from other ranks.
-KNOW_NO_RANKS = ("info_nce_loss", "alignment_uniformity_loss", "spectral_contrastive_loss")
-#: Losses whose warning below was given, or is not wanted, in this process.
-_told_of_ranks: set[str] = set()
-
-
-def warn_of_ranks(loss: str) -> None:
-    """Warn, once in a process, that a loss called among several ranks knows none but its own."""
-    if loss in _told_of_ranks:
-        return
-    _told_of_ranks.add(loss)
-    warnings.warn(
-        f"`{loss}` is of the rows that it is given: the rows of other ranks or replicas are no"
-        " negatives, and the mean of the ranks' losses is not the loss of the whole batch. Gather"
-        " the features first, or take `fmicl_loss`, which does it.",
-        UserWarning,
-        stacklevel=callers_level(),
-    )
-
-
-def features_are_gathered() -> None:
-    """Give no such warning in this process: whoever calls gathers the ranks' features first."""
-    _told_of_ranks.update(KNOW_NO_RANKS)

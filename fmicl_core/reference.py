@@ -12,6 +12,7 @@ from fmicl_core.checks import check_features, no_negatives
 from fmicl_core.objective import FMICL, NO_SAMPLE, negative_pairs
 
 Matrix = NDArray[np.float64]
+DEFAULT_OBJECTIVE = FMICL()
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ class Reference:
 
 def fmicl_reference(
     x: Any,
-    y: Any,
-    objective: FMICL,
+    y: Any = None,
+    objective: FMICL = DEFAULT_OBJECTIVE,
     bank: Any = None,
     samples: Any = None,
     bank_samples: Any = None,
@@ -51,7 +52,8 @@ def fmicl_reference(
     Args:
         x: (N, D) features of the first view.
         y: (N, D) features of the second view; row i belongs to the same sample as row i of x.
-        objective: the settings.
+            Two views in one array are split first, `z1, z2 = np.split(features, 2)`.
+        objective: the settings; those of every loss here by default.
         bank: (K, D) features that supply all negatives, or None.
         samples: (N,) whole numbers; rows with equal numbers are one sample and not negatives of
             each other. None: every row is a sample of its own.
@@ -60,9 +62,7 @@ def fmicl_reference(
     Raises:
         ValueError: shapes do not fit, or there is no negative pair.
     """
-    raw = {k: np.asarray(v) for k, v in (("x", x), ("y", y), ("bank", bank)) if v is not None}
-    shape_bank = None if bank is None else raw["bank"].shape
-    check_features(raw["x"].shape, raw["y"].shape, shape_bank, [v.dtype.name for v in raw.values()])
+    raw = checked_arrays(x, y, bank)
     rows = {name: value.astype(np.float64) for name, value in raw.items()}
     if objective.normalize:
         rows = {name: normalize_rows(value) for name, value in rows.items()}
@@ -79,6 +79,20 @@ def fmicl_reference(
         grads = {k: _through_normalize(raw[k].astype(np.float64), g) for k, g in grads.items()}
     loss = -alignment + objective.alpha * uniformity
     return Reference(loss, alignment, uniformity, grads["x"], grads["y"], grads.get("bank"))
+
+
+def checked_arrays(x: Any, y: Any, bank: Any) -> dict[str, NDArray[Any]]:
+    """The features that were given, as arrays by their names.
+
+    Raises:
+        ValueError: shapes or dtypes do not fit.
+    """
+    raw = {"x": np.asarray(x)}
+    raw |= {k: np.asarray(v) for k, v in (("y", y), ("bank", bank)) if v is not None}
+    shapes = {name: value.shape for name, value in raw.items()}
+    dtypes = [value.dtype.name for value in raw.values()]
+    check_features(shapes["x"], shapes.get("y"), shapes.get("bank"), dtypes)
+    return raw
 
 
 def normalize_rows(x: Matrix) -> Matrix:

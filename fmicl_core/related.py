@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fmicl_core.checks import check_features
-from fmicl_core.objective import Block, negative_blocks
-from fmicl_core.reference import Matrix, normalize_rows
+from fmicl_core.checks import check_bool, check_choice, check_positive
+from fmicl_core.objective import IMPLEMENTATIONS, Block, negative_blocks
+from fmicl_core.reference import Matrix, checked_arrays, normalize_rows
 
 
 class RelatedDefaults(NamedTuple):
@@ -48,6 +48,27 @@ def info_nce_anchors(negatives: str, has_bank: bool) -> tuple[tuple[str, tuple[s
     return (("x", ("bank",)),) if has_bank else ANCHORS[negatives]
 
 
+#: What an object of InfoNCE is made with.
+INFO_NCE_OPTIONS = ("temperature", "negatives", "normalize", "implementation")
+
+
+def check_info_nce(
+    temperature: Any, negatives: Any, normalize: Any, implementation: Any
+) -> dict[str, Any]:
+    """The options of InfoNCE by their names, checked; what every object of it is made with.
+
+    Raises:
+        ValueError: an option is unknown or out of range.
+    """
+    info_nce_anchors(negatives, has_bank=False)
+    return {
+        "temperature": check_positive("temperature", temperature),
+        "negatives": negatives,
+        "normalize": check_bool("normalize", normalize),
+        "implementation": check_choice("implementation", implementation, IMPLEMENTATIONS),
+    }
+
+
 def info_nce_blocks(negatives: str, has_bank: bool) -> tuple[tuple[Block, bool], ...]:
     """The same softmaxes, every pair once: blocks, and whether their right rows are anchors too.
 
@@ -63,7 +84,7 @@ def info_nce_blocks(negatives: str, has_bank: bool) -> tuple[tuple[Block, bool],
 
 def info_nce_reference(
     x: Any,
-    y: Any,
+    y: Any = None,
     temperature: float = RELATED_DEFAULTS.temperature,
     negatives: str = RELATED_DEFAULTS.negatives,
     bank: Any = None,
@@ -89,7 +110,7 @@ def info_nce_reference(
 
 
 def donsker_varadhan_reference(
-    x: Any, y: Any, temperature: float = RELATED_DEFAULTS.temperature
+    x: Any, y: Any = None, temperature: float = RELATED_DEFAULTS.temperature
 ) -> float:
     """Donsker-Varadhan loss: -mean_i s(x_i, y_i) + log mean over i != j of e^s(x_i, y_j).
 
@@ -104,7 +125,7 @@ def donsker_varadhan_reference(
 
 def alignment_uniformity_reference(
     x: Any,
-    y: Any,
+    y: Any = None,
     exponent: float = RELATED_DEFAULTS.exponent,
     t: float = RELATED_DEFAULTS.t,
     uniformity_weight: float = RELATED_DEFAULTS.uniformity_weight,
@@ -122,7 +143,7 @@ def alignment_uniformity_reference(
 
 
 def spectral_contrastive_reference(
-    x: Any, y: Any, normalize: bool = RELATED_DEFAULTS.normalize
+    x: Any, y: Any = None, normalize: bool = RELATED_DEFAULTS.normalize
 ) -> float:
     """Spectral contrastive loss: -2 mean_i x_i . y_i + mean over i != j of (x_i . y_j)^2.
 
@@ -135,10 +156,7 @@ def spectral_contrastive_reference(
 
 
 def _rows(x: Any, y: Any, bank: Any, normalize: bool) -> dict[str, Matrix]:
-    raw = {k: np.asarray(v) for k, v in (("x", x), ("y", y), ("bank", bank)) if v is not None}
-    shape_bank = None if bank is None else raw["bank"].shape
-    check_features(raw["x"].shape, raw["y"].shape, shape_bank, [v.dtype.name for v in raw.values()])
-    rows = {name: value.astype(np.float64) for name, value in raw.items()}
+    rows = {k: v.astype(np.float64) for k, v in checked_arrays(x, y, bank).items()}
     return {k: normalize_rows(v) for k, v in rows.items()} if normalize else rows
 
 

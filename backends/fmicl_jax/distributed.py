@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from fmicl_core import Pairwise
-from fmicl_core.checks import check_union, invalid, warn_of_ranks
+from fmicl_core.checks import check_union, invalid
 from fmicl_core.objective import Block
+from fmicl_core.ranks import warn_of_ranks
 from fmicl_jax.dense import Rows
 
 #: Mean excess of a block: left, right (None means left), pairwise, skips_diagonal.

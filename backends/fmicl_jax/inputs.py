@@ -22,13 +22,18 @@ from fmicl_jax.ops import normalize_rows
 
 
 def prepare(
-    x: jax.Array, y: jax.Array, bank: jax.Array | None, normalize: bool, *, least: int = 2
+    x: jax.Array,
+    y: jax.Array | None,
+    bank: jax.Array | None,
+    normalize: bool,
+    *,
+    least: int = 2,
 ) -> Rows:
     """Checked features by name, in one dtype of float32 at least, of unit length where asked for.
 
     Args:
         x: first view.
-        y: second view.
+        y: second view; None, where the caller left it out, is refused.
         bank: negatives, or None.
         normalize: scale rows to unit length.
         least: rows that x needs without a bank; 1 for a shard of a distributed batch.
@@ -37,7 +42,7 @@ def prepare(
         ValueError: a feature array is no array, or shapes or dtypes do not fit.
     """
     check_bool("normalize", normalize)
-    given = {"x": x, "y": y} | ({} if bank is None else {"bank": bank})
+    given = {"x": x} | {k: v for k, v in (("y", y), ("bank", bank)) if v is not None}
     for name, value in given.items():
         if not is_array(value):
             raise invalid(name, "a jax.Array", type(value).__name__, what=f"type({name})")
@@ -49,10 +54,11 @@ def prepare(
     dtypes = [value.dtype.name for value in arrays.values()]
     check_features(
         x.shape,
-        y.shape,
+        None if y is None else y.shape,
         None if bank is None else bank.shape,
         dtypes,
         least=least,
+        framework="jax",
     )
     wide = {name: value.astype(wide_dtype(dtypes)) for name, value in arrays.items()}
     return {k: normalize_rows(v) for k, v in wide.items()} if normalize else wide
@@ -73,7 +79,7 @@ def weight_of(alpha: float | jax.Array) -> float | jax.Array:
 
 
 def explain_non_finite(
-    x: jax.Array, y: jax.Array, bank: jax.Array | None
+    x: jax.Array, y: jax.Array | None, bank: jax.Array | None
 ) -> InvalidArgument | None:
     """The error that names the argument and the rows with NaN or infinity, if there are any."""
     for name, value in (("x", x), ("y", y), ("bank", bank)):

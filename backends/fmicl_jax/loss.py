@@ -16,7 +16,7 @@ from fmicl_jax.terms import FMICLTerms, terms_of
 
 def fmicl_loss(
     x: jax.Array,
-    y: jax.Array,
+    y: jax.Array | None = None,
     /,
     *,
     divergence: Divergence | str = DEFAULTS.divergence,
@@ -31,12 +31,16 @@ def fmicl_loss(
 ) -> jax.Array:
     """f-MICL loss: - mean_i s(x_i, y_i) + alpha * mean over negative pairs of f*(s).
 
+    Negatives are by default the other samples of x, `negatives="anchor"`: the paper's printed
+    equation, and the cheapest. `info_nce_loss` takes "all" by default, as NT-Xent does.
+
     s = f'(G(|x - y|^2)) is the f-Gaussian similarity, f* the convex conjugate of f.
 
     Args:
         x: (N, D) features of the first view; float16, bfloat16, float32 or, under x64, float64.
             Where y or the bank have another dtype, all are promoted.
         y: (N, D) features of the second view; row i belongs to the same sample as row i of x.
+            Two views in one array are split first, `z1, z2 = jnp.split(features, 2)`.
         divergence: name or `fmicl_core.Divergence`: "kl", "js", "pearson", "squared_hellinger",
             "tsallis", "vlc", "jeffreys" (and "reverse_kl", "neyman", which collapse).
         similarity: name or `fmicl_core.Similarity`: "gaussian", "cosine", "laplace", "cauchy".
@@ -71,7 +75,7 @@ def fmicl_loss(
 
 def fmicl_terms(
     x: jax.Array,
-    y: jax.Array,
+    y: jax.Array | None = None,
     /,
     *,
     divergence: Divergence | str = DEFAULTS.divergence,
@@ -100,6 +104,9 @@ def fmicl_terms(
 @dataclass(frozen=True, kw_only=True)
 class FMICLLoss:
     """`fmicl_loss` as an object: the same options, no parameters and no state.
+
+    Negatives are by default the other samples of x, `negatives="anchor"`: the paper's printed
+    equation, and the cheapest. `InfoNCELoss` takes "all" by default, as NT-Xent does.
 
     It is callable, frozen and hashable: equal ones are one static argument of `jax.jit`. As a
     pytree it has no leaves or, where alpha is an array, alpha as its only one.
@@ -138,11 +145,15 @@ class FMICLLoss:
         made_with: FMICL = self._made_with  # type: ignore[attr-defined]
         return replace(made_with, alpha=float(self.alpha)) if is_array(self.alpha) else made_with
 
-    def __call__(self, x: jax.Array, y: jax.Array, bank: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, y: jax.Array | None = None, bank: jax.Array | None = None
+    ) -> jax.Array:
         """The loss of x (N, D), y (N, D) and, if given, bank (K, D); scalar."""
         return self.terms(x, y, bank).loss
 
-    def terms(self, x: jax.Array, y: jax.Array, bank: jax.Array | None = None) -> FMICLTerms:
+    def terms(
+        self, x: jax.Array, y: jax.Array | None = None, bank: jax.Array | None = None
+    ) -> FMICLTerms:
         """The loss with its alignment and uniformity, as `fmicl_terms`."""
         options = self.implementation, self.check_finite, self.axis_name
         return terms_of(self._made_with, self.alpha, x, y, bank, *options)  # type: ignore[attr-defined]

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 
 from fmicl_core.checks import check_choice, check_positive
 from fmicl_core.objective import IMPLEMENTATIONS, choose_implementation
-from fmicl_core.related import RELATED_DEFAULTS, info_nce_anchors
+from fmicl_core.related import (
+    INFO_NCE_OPTIONS,
+    RELATED_DEFAULTS,
+    check_info_nce,
+    info_nce_anchors,
+)
 from fmicl_jax.dense import Rows
 from fmicl_jax.distributed import tell_of_devices
 from fmicl_jax.inputs import prepare
@@ -19,7 +25,7 @@ from fmicl_jax.tiled_related import tiled_info_nce
 
 def info_nce_loss(
     x: jax.Array,
-    y: jax.Array,
+    y: jax.Array | None = None,
     /,
     *,
     temperature: float = RELATED_DEFAULTS.temperature,
@@ -30,6 +36,9 @@ def info_nce_loss(
 ) -> jax.Array:
     """InfoNCE: mean over anchors of log(e^s+ + sum over negatives of e^s-) - s+.
 
+    Negatives are by default all other samples of both views, `negatives="all"`, as in NT-Xent.
+    `fmicl_loss` takes "anchor" by default, the paper's printed equation, and the cheapest.
+
     s = x . y / temperature; s+ is the score of the anchor's other view.
 
     The rows that it is given are the whole batch. Among several ranks, devices or replicas gather
@@ -38,6 +47,7 @@ def info_nce_loss(
     Args:
         x: (N, D) features of the first view, any float dtype.
         y: (N, D) features of the second view; row i belongs to the same sample as row i of x.
+            Two views in one array are split first, `z1, z2 = jnp.split(features, 2)`.
         temperature: > 0.
         negatives: "all", the NT-Xent of SimCLR: the anchors are both views, the negatives all other
             samples of both; "cross": anchors x, negatives y (CLIP in one direction, MoCo v3);
@@ -80,9 +90,44 @@ def _negative_logits(rows: Rows, anchor: str, pool: str, temperature: float) -> 
     return jnp.where(jnp.eye(len(s), dtype=bool), -jnp.inf, s)
 
 
+@jax.tree_util.register_static
+@dataclass(frozen=True, kw_only=True)
+class InfoNCELoss:
+    """`info_nce_loss` as an object: the same options, no parameters and no state.
+
+    Negatives are by default all other samples of both views, `negatives="all"`, as in NT-Xent.
+    `FMICLLoss` takes "anchor" by default, the paper's printed equation, and the cheapest.
+
+    It is callable, frozen and hashable: equal ones are one static argument of `jax.jit`. As a
+    pytree it has no leaves.
+
+    Args:
+        temperature, negatives, normalize, implementation: as for `info_nce_loss`.
+
+    Raises:
+        ValueError: an option is unknown or out of range.
+    """
+
+    temperature: float = RELATED_DEFAULTS.temperature
+    negatives: str = RELATED_DEFAULTS.negatives
+    normalize: bool = RELATED_DEFAULTS.normalize
+    implementation: str = "auto"
+
+    def __post_init__(self) -> None:
+        checked = check_info_nce(**{name: getattr(self, name) for name in INFO_NCE_OPTIONS})
+        object.__setattr__(self, "temperature", checked["temperature"])
+
+    def __call__(
+        self, x: jax.Array, y: jax.Array | None = None, bank: jax.Array | None = None
+    ) -> jax.Array:
+        """The loss of x (N, D), y (N, D) and, if given, bank (K, D); scalar."""
+        options = {name: getattr(self, name) for name in INFO_NCE_OPTIONS}
+        return info_nce_loss(x, y, bank=bank, **options)
+
+
 def alignment_uniformity_loss(
     x: jax.Array,
-    y: jax.Array,
+    y: jax.Array | None = None,
     /,
     *,
     exponent: float = RELATED_DEFAULTS.exponent,
@@ -100,6 +145,7 @@ def alignment_uniformity_loss(
     Args:
         x: (N, D) features of the first view, any float dtype.
         y: (N, D) features of the second view; row i belongs to the same sample as row i of x.
+            Two views in one array are split first, `z1, z2 = jnp.split(features, 2)`.
         exponent: of the distance, > 0.
         t: rate of the Gaussian potential in 1 / (units of the features)^2, > 0.
         uniformity_weight: > 0.
@@ -138,7 +184,7 @@ def _log_potential(x: jax.Array, t: float) -> jax.Array:
 
 
 def spectral_contrastive_loss(
-    x: jax.Array, y: jax.Array, /, *, normalize: bool = RELATED_DEFAULTS.normalize
+    x: jax.Array, y: jax.Array | None = None, /, *, normalize: bool = RELATED_DEFAULTS.normalize
 ) -> jax.Array:
     """Spectral contrastive loss: -2 mean_i x_i . y_i + mean over i != j of (x_i . y_j)^2.
 
@@ -148,6 +194,7 @@ def spectral_contrastive_loss(
     Args:
         x: (N, D) features of the first view, any float dtype.
         y: (N, D) features of the second view; row i belongs to the same sample as row i of x.
+            Two views in one array are split first, `z1, z2 = jnp.split(features, 2)`.
         normalize: scale every row to unit length first.
 
     Returns:

@@ -31,7 +31,7 @@ def terms_of(
     settings: FMICL,
     alpha: float | jax.Array,
     x: jax.Array,
-    y: jax.Array,
+    y: jax.Array | None,
     bank: jax.Array | None,
     implementation: str,
     check_finite: bool,

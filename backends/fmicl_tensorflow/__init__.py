@@ -2,6 +2,7 @@
 
 from fmicl_tensorflow.loss import FMICLLoss, FMICLTerms, fmicl_loss, fmicl_terms
 from fmicl_tensorflow.related import (
+    InfoNCELoss,
     alignment_uniformity_loss,
     info_nce_loss,
     spectral_contrastive_loss,
@@ -10,9 +11,14 @@ from fmicl_tensorflow.related import (
 __all__ = [
     "FMICLLoss",
     "FMICLTerms",
+    "InfoNCELoss",
     "alignment_uniformity_loss",
     "fmicl_loss",
     "fmicl_terms",
     "info_nce_loss",
     "spectral_contrastive_loss",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

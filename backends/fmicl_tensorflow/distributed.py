@@ -12,8 +12,8 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from fmicl_core import Pairwise
-from fmicl_core.checks import warn_of_ranks
 from fmicl_core.objective import Block
+from fmicl_core.ranks import warn_of_ranks
 from fmicl_tensorflow.dense import Rows
 
 #: Mean excess of a block: left, right (None means left), pairwise, skips_diagonal.

@@ -20,7 +20,12 @@ from fmicl_tensorflow.ops import normalize_rows
 
 
 def prepare(
-    x: tf.Tensor, y: tf.Tensor, bank: tf.Tensor | None, normalize: bool, *, least: int = 2
+    x: tf.Tensor,
+    y: tf.Tensor | None,
+    bank: tf.Tensor | None,
+    normalize: bool,
+    *,
+    least: int = 2,
 ) -> Rows:
     """Checked features by name, in one dtype of float32 at least, of unit length where asked for.
 
@@ -28,7 +33,7 @@ def prepare(
 
     Args:
         x: first view.
-        y: second view.
+        y: second view; None, where the caller left it out, is refused.
         bank: negatives, or None.
         normalize: scale rows to unit length.
         least: rows that x needs without a bank; 1 for a replica's part of a batch.
@@ -37,7 +42,7 @@ def prepare(
         ValueError: a feature array is no tensor, or shapes or dtypes do not fit.
     """
     check_bool("normalize", normalize)
-    given = {"x": x, "y": y} | ({} if bank is None else {"bank": bank})
+    given = {"x": x} | {k: v for k, v in (("y", y), ("bank", bank)) if v is not None}
     for name, value in given.items():
         if not isinstance(value, tf.Tensor | tf.Variable | np.ndarray):
             raise invalid(name, "a tf.Tensor", type(value).__name__, what=f"type({name})")
@@ -49,10 +54,11 @@ def prepare(
     dtypes = [value.dtype.name for value in tensors.values()]
     check_features(
         tensors["x"].shape,
-        tensors["y"].shape,
+        None if y is None else tensors["y"].shape,
         None if bank is None else tensors["bank"].shape,
         dtypes,
         least=least,
+        framework="tensorflow",
     )
     if not all(tensor.shape.is_fully_defined() for tensor in tensors.values()):
         tensors = _checked_when_run(tensors, least)
@@ -97,7 +103,7 @@ def weight_of(alpha: float | tf.Tensor) -> float | tf.Tensor:
 
 
 def explain_non_finite(
-    x: tf.Tensor, y: tf.Tensor, bank: tf.Tensor | None
+    x: tf.Tensor, y: tf.Tensor | None, bank: tf.Tensor | None
 ) -> InvalidArgument | None:
     """The error that names the argument and the rows with NaN or infinity, if there are any."""
     for name, value in (("x", x), ("y", y), ("bank", bank)):

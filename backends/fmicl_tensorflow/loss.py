@@ -19,7 +19,7 @@ from fmicl_tensorflow.terms import FMICLTerms, terms_of
 
 def fmicl_loss(
     x: tf.Tensor,
-    y: tf.Tensor,
+    y: tf.Tensor | None = None,
     /,
     *,
     divergence: Divergence | str = DEFAULTS.divergence,
@@ -34,12 +34,16 @@ def fmicl_loss(
 ) -> tf.Tensor:
     """f-MICL loss: - mean_i s(x_i, y_i) + alpha * mean over negative pairs of f*(s).
 
+    Negatives are by default the other samples of x, `negatives="anchor"`: the paper's printed
+    equation, and the cheapest. `info_nce_loss` takes "all" by default, as NT-Xent does.
+
     s = f'(G(|x - y|^2)) is the f-Gaussian similarity, f* the convex conjugate of f.
 
     Args:
         x: (N, D) features of the first view; float16, bfloat16, float32 or float64. Where y or
             the bank have another dtype, all are promoted.
         y: (N, D) features of the second view; row i belongs to the same sample as row i of x.
+            Two views in one array are split first, `z1, z2 = tf.split(features, 2)`.
         divergence: name or `fmicl_core.Divergence`: "kl", "js", "pearson", "squared_hellinger",
             "tsallis", "vlc", "jeffreys" (and "reverse_kl", "neyman", which collapse).
         similarity: name or `fmicl_core.Similarity`: "gaussian", "cosine", "laplace", "cauchy".
@@ -73,7 +77,7 @@ def fmicl_loss(
 
 def fmicl_terms(
     x: tf.Tensor,
-    y: tf.Tensor,
+    y: tf.Tensor | None = None,
     /,
     *,
     divergence: Divergence | str = DEFAULTS.divergence,
@@ -100,6 +104,9 @@ def fmicl_terms(
 
 class FMICLLoss(tf.Module):
     """`fmicl_loss` as a module: the same options, no variables and no state.
+
+    Negatives are by default the other samples of x, `negatives="anchor"`: the paper's printed
+    equation, and the cheapest. `InfoNCELoss` takes "all" by default, as NT-Xent does.
 
     What it was made with does not change, since a `tf.function` that has been traced would not
     learn of it. For an alpha that changes give a `tf.Variable`, and call `alpha.assign`.
@@ -133,11 +140,15 @@ class FMICLLoss(tf.Module):
         self.check_finite = check_bool("check_finite", check_finite)
         self.distributed = check_bool("distributed", distributed)
 
-    def __call__(self, x: tf.Tensor, y: tf.Tensor, bank: tf.Tensor | None = None) -> tf.Tensor:
+    def __call__(
+        self, x: tf.Tensor, y: tf.Tensor | None = None, bank: tf.Tensor | None = None
+    ) -> tf.Tensor:
         """The loss of x (N, D), y (N, D) and, if given, bank (K, D); scalar."""
         return self.terms(x, y, bank).loss
 
-    def terms(self, x: tf.Tensor, y: tf.Tensor, bank: tf.Tensor | None = None) -> FMICLTerms:
+    def terms(
+        self, x: tf.Tensor, y: tf.Tensor | None = None, bank: tf.Tensor | None = None
+    ) -> FMICLTerms:
         """The loss with its alignment and uniformity, as `fmicl_terms`."""
         options = self.implementation, self.check_finite, self.distributed
         return terms_of(self._made_with, self._alpha, x, y, bank, *options)

@@ -6,9 +6,14 @@ import math
 
 import tensorflow as tf
 
-from fmicl_core.checks import check_choice, check_positive
+from fmicl_core.checks import check_choice, check_positive, fixed_option
 from fmicl_core.objective import IMPLEMENTATIONS, choose_implementation
-from fmicl_core.related import RELATED_DEFAULTS, info_nce_anchors
+from fmicl_core.related import (
+    INFO_NCE_OPTIONS,
+    RELATED_DEFAULTS,
+    check_info_nce,
+    info_nce_anchors,
+)
 from fmicl_tensorflow.dense import Rows
 from fmicl_tensorflow.distributed import tell_of_replicas
 from fmicl_tensorflow.inputs import prepare
@@ -18,7 +23,7 @@ from fmicl_tensorflow.tiled_related import tiled_info_nce
 
 def info_nce_loss(
     x: tf.Tensor,
-    y: tf.Tensor,
+    y: tf.Tensor | None = None,
     /,
     *,
     temperature: float = RELATED_DEFAULTS.temperature,
@@ -29,6 +34,9 @@ def info_nce_loss(
 ) -> tf.Tensor:
     """InfoNCE: mean over anchors of log(e^s+ + sum over negatives of e^s-) - s+.
 
+    Negatives are by default all other samples of both views, `negatives="all"`, as in NT-Xent.
+    `fmicl_loss` takes "anchor" by default, the paper's printed equation, and the cheapest.
+
     s = x . y / temperature; s+ is the score of the anchor's other view.
 
     The rows that it is given are the whole batch. Among several ranks, devices or replicas gather
@@ -37,6 +45,7 @@ def info_nce_loss(
     Args:
         x: (N, D) features of the first view, any float dtype.
         y: (N, D) features of the second view; row i belongs to the same sample as row i of x.
+            Two views in one array are split first, `z1, z2 = tf.split(features, 2)`.
         temperature: > 0.
         negatives: "all", the NT-Xent of SimCLR: the anchors are both views, the negatives all other
             samples of both; "cross": anchors x, negatives y (CLIP in one direction, MoCo v3);
@@ -81,9 +90,59 @@ def _negative_logits(rows: Rows, anchor: str, pool: str, temperature: float) -> 
     return tf.where(row[:, None] == row[None, :], tf.constant(-math.inf, s.dtype), s)
 
 
+class InfoNCELoss(tf.Module):
+    """`info_nce_loss` as a module: the same options, no variables and no state.
+
+    Negatives are by default all other samples of both views, `negatives="all"`, as in NT-Xent.
+    `FMICLLoss` takes "anchor" by default, the paper's printed equation, and the cheapest.
+
+    What it was made with does not change, since a `tf.function` that has been traced would not
+    learn of it.
+
+    Args:
+        temperature, negatives, normalize, implementation: as for `info_nce_loss`.
+
+    Raises:
+        ValueError: an option is unknown or out of range.
+    """
+
+    temperature: float
+    negatives: str
+    normalize: bool
+    implementation: str
+
+    def __init__(
+        self,
+        *,
+        temperature: float = RELATED_DEFAULTS.temperature,
+        negatives: str = RELATED_DEFAULTS.negatives,
+        normalize: bool = RELATED_DEFAULTS.normalize,
+        implementation: str = "auto",
+    ) -> None:
+        super().__init__()
+        vars(self).update(check_info_nce(temperature, negatives, normalize, implementation))
+
+    def __call__(
+        self, x: tf.Tensor, y: tf.Tensor | None = None, bank: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """The loss of x (N, D), y (N, D) and, if given, bank (K, D); scalar."""
+        options = {name: getattr(self, name) for name in INFO_NCE_OPTIONS}
+        return info_nce_loss(x, y, bank=bank, **options)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in INFO_NCE_OPTIONS:
+            raise fixed_option(name, value, but="")
+        super().__setattr__(name, value)
+
+    def __repr__(self) -> str:
+        """The options, as they would be pasted."""
+        listed = ", ".join(f"{name}={getattr(self, name)!r}" for name in INFO_NCE_OPTIONS)
+        return f"InfoNCELoss({listed})"
+
+
 def alignment_uniformity_loss(
     x: tf.Tensor,
-    y: tf.Tensor,
+    y: tf.Tensor | None = None,
     /,
     *,
     exponent: float = RELATED_DEFAULTS.exponent,
@@ -101,6 +160,7 @@ def alignment_uniformity_loss(
     Args:
         x: (N, D) features of the first view, any float dtype.
         y: (N, D) features of the second view; row i belongs to the same sample as row i of x.
+            Two views in one array are split first, `z1, z2 = tf.split(features, 2)`.
         exponent: of the distance, > 0.
         t: rate of the Gaussian potential in 1 / (units of the features)^2, > 0.
         uniformity_weight: > 0.
@@ -141,7 +201,7 @@ def _log_potential(x: tf.Tensor, t: float) -> tf.Tensor:
 
 
 def spectral_contrastive_loss(
-    x: tf.Tensor, y: tf.Tensor, /, *, normalize: bool = RELATED_DEFAULTS.normalize
+    x: tf.Tensor, y: tf.Tensor | None = None, /, *, normalize: bool = RELATED_DEFAULTS.normalize
 ) -> tf.Tensor:
     """Spectral contrastive loss: -2 mean_i x_i . y_i + mean over i != j of (x_i . y_j)^2.
 
@@ -151,6 +211,7 @@ def spectral_contrastive_loss(
     Args:
         x: (N, D) features of the first view, any float dtype.
         y: (N, D) features of the second view; row i belongs to the same sample as row i of x.
+            Two views in one array are split first, `z1, z2 = tf.split(features, 2)`.
         normalize: scale every row to unit length first.
 
     Returns:

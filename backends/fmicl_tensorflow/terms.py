@@ -33,7 +33,7 @@ def terms_of(
     settings: FMICL,
     alpha: float | tf.Tensor,
     x: tf.Tensor,
-    y: tf.Tensor,
+    y: tf.Tensor | None,
     bank: tf.Tensor | None,
     implementation: str,
     check_finite: bool,

@@ -22,8 +22,8 @@ from fmicl_core.checks import (
     invalid,
     ranks_differ,
     refused_by_rank,
-    warn_of_ranks,
 )
+from fmicl_core.ranks import warn_of_ranks
 from fmicl_torch.dense import Rows
 
 #: False, True for the default group, or a group.

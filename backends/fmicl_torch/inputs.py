@@ -25,7 +25,7 @@ from fmicl_torch.transforms import is_batched
 
 def prepare(
     x: torch.Tensor,
-    y: torch.Tensor,
+    y: torch.Tensor | None,
     bank: torch.Tensor | None,
     normalize: bool,
     *,
@@ -36,7 +36,7 @@ def prepare(
 
     Args:
         x: first view.
-        y: second view.
+        y: second view; None, where the caller left it out, is refused.
         bank: negatives, or None.
         normalize: scale rows to unit length.
         least: rows that x needs without a bank; 1 for a shard of a distributed batch.
@@ -47,18 +47,19 @@ def prepare(
         ValueError: a feature array is no tensor, or shapes, dtypes or devices do not fit.
     """
     check_bool("normalize", normalize)
-    given = {"x": x, "y": y} | ({} if bank is None else {"bank": bank})
+    given = {"x": x} | {k: v for k, v in (("y", y), ("bank", bank)) if v is not None}
     for name, value in given.items():
         if not isinstance(value, torch.Tensor):
             raise invalid(name, "a torch.Tensor", type(value).__name__, what=f"type({name})")
     dtypes = [str(value.dtype).removeprefix("torch.") for value in given.values()]
     check_features(
         x.shape,
-        y.shape,
+        None if y is None else y.shape,
         None if bank is None else bank.shape,
         dtypes,
         [str(value.device) for value in given.values()],
         least,
+        "torch",
     )
     wide = getattr(torch, wide_dtype(dtypes))
     with torch.autocast(x.device.type, enabled=False):
@@ -99,7 +100,7 @@ def weight_of(alpha: float | torch.Tensor, read: bool = False) -> float | torch.
 
 
 def explain_non_finite(
-    x: torch.Tensor, y: torch.Tensor, bank: torch.Tensor | None
+    x: torch.Tensor, y: torch.Tensor | None, bank: torch.Tensor | None
 ) -> InvalidArgument | None:
     """The error that names the argument and the rows with NaN or infinity, if there are any."""
     for name, value in (("x", x), ("y", y), ("bank", bank)):

@@ -18,7 +18,7 @@ from fmicl_torch.terms import FMICLTerms, terms_of
 
 def fmicl_loss(
     x: torch.Tensor,
-    y: torch.Tensor,
+    y: torch.Tensor | None = None,
     /,
     *,
     divergence: Divergence | str = DEFAULTS.divergence,
@@ -33,12 +33,16 @@ def fmicl_loss(
 ) -> torch.Tensor:
     """f-MICL loss: - mean_i s(x_i, y_i) + alpha * mean over negative pairs of f*(s).
 
+    Negatives are by default the other samples of x, `negatives="anchor"`: the paper's printed
+    equation, and the cheapest. `info_nce_loss` takes "all" by default, as NT-Xent does.
+
     s = f'(G(|x - y|^2)) is the f-Gaussian similarity, f* the convex conjugate of f.
 
     Args:
         x: (N, D) features of the first view; float16, bfloat16, float32 or float64. Where y or
             the bank have another dtype, all are promoted.
         y: (N, D) features of the second view; row i belongs to the same sample as row i of x.
+            Two views in one array are split first, `z1, z2 = features.chunk(2)`.
         divergence: name or `fmicl_core.Divergence`: "kl", "js", "pearson", "squared_hellinger",
             "tsallis", "vlc", "jeffreys" (and "reverse_kl", "neyman", which collapse).
         similarity: name or `fmicl_core.Similarity`: "gaussian", "cosine", "laplace", "cauchy".
@@ -75,7 +79,7 @@ def fmicl_loss(
 
 def fmicl_terms(
     x: torch.Tensor,
-    y: torch.Tensor,
+    y: torch.Tensor | None = None,
     /,
     *,
     divergence: Divergence | str = DEFAULTS.divergence,
@@ -102,6 +106,9 @@ def fmicl_terms(
 
 class FMICLLoss(torch.nn.Module):
     """`fmicl_loss` as a module: the same options, no parameters and no state.
+
+    Negatives are by default the other samples of x, `negatives="anchor"`: the paper's printed
+    equation, and the cheapest. `InfoNCELoss` takes "all" by default, as NT-Xent does.
 
     `alpha` may be assigned at any time; the other options are those that the loss was made with.
 
@@ -136,7 +143,7 @@ class FMICLLoss(torch.nn.Module):
         self.distributed = distributed
 
     def forward(
-        self, x: torch.Tensor, y: torch.Tensor, bank: torch.Tensor | None = None
+        self, x: torch.Tensor, y: torch.Tensor | None = None, bank: torch.Tensor | None = None
     ) -> torch.Tensor:
         """The loss of x (N, D), y (N, D) and, if given, bank (K, D); scalar."""
         return self.terms(x, y, bank).loss
@@ -144,7 +151,7 @@ class FMICLLoss(torch.nn.Module):
     def terms(
         self,
         x: torch.Tensor,
-        y: torch.Tensor,
+        y: torch.Tensor | None = None,
         bank: torch.Tensor | None = None,
         samples: torch.Tensor | None = None,
         bank_samples: torch.Tensor | None = None,

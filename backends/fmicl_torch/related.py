@@ -8,7 +8,12 @@ import torch
 
 from fmicl_core.checks import check_choice, check_positive
 from fmicl_core.objective import IMPLEMENTATIONS, choose_implementation
-from fmicl_core.related import RELATED_DEFAULTS, info_nce_anchors
+from fmicl_core.related import (
+    INFO_NCE_OPTIONS,
+    RELATED_DEFAULTS,
+    check_info_nce,
+    info_nce_anchors,
+)
 from fmicl_torch.dense import Rows
 from fmicl_torch.distributed import tell_of_ranks
 from fmicl_torch.inputs import prepare
@@ -18,7 +23,7 @@ from fmicl_torch.tiled_related import tiled_info_nce
 
 def info_nce_loss(
     x: torch.Tensor,
-    y: torch.Tensor,
+    y: torch.Tensor | None = None,
     /,
     *,
     temperature: float = RELATED_DEFAULTS.temperature,
@@ -29,6 +34,9 @@ def info_nce_loss(
 ) -> torch.Tensor:
     """InfoNCE: mean over anchors of log(e^s+ + sum over negatives of e^s-) - s+.
 
+    Negatives are by default all other samples of both views, `negatives="all"`, as in NT-Xent.
+    `fmicl_loss` takes "anchor" by default, the paper's printed equation, and the cheapest.
+
     s = x . y / temperature; s+ is the score of the anchor's other view.
 
     The rows that it is given are the whole batch. Among several ranks, devices or replicas gather
@@ -37,6 +45,7 @@ def info_nce_loss(
     Args:
         x: (N, D) features of the first view, any float dtype.
         y: (N, D) features of the second view; row i belongs to the same sample as row i of x.
+            Two views in one array are split first, `z1, z2 = features.chunk(2)`.
         temperature: > 0.
         negatives: "all", the NT-Xent of SimCLR: the anchors are both views, the negatives all other
             samples of both; "cross": anchors x, negatives y (CLIP in one direction, MoCo v3);
@@ -80,9 +89,52 @@ def _negative_logits(rows: Rows, anchor: str, pool: str, temperature: float) -> 
     return s.masked_fill(torch.eye(len(s), dtype=torch.bool, device=s.device), -torch.inf)
 
 
+class InfoNCELoss(torch.nn.Module):
+    """`info_nce_loss` as a module: the same options, no parameters and no state.
+
+    Negatives are by default all other samples of both views, `negatives="all"`, as in NT-Xent.
+    `FMICLLoss` takes "anchor" by default, the paper's printed equation, and the cheapest.
+
+    Any option may be assigned at any time.
+
+    Args:
+        temperature, negatives, normalize, implementation: as for `info_nce_loss`.
+
+    Raises:
+        ValueError: an option is unknown or out of range.
+    """
+
+    temperature: float
+    negatives: str
+    normalize: bool
+    implementation: str
+
+    def __init__(
+        self,
+        *,
+        temperature: float = RELATED_DEFAULTS.temperature,
+        negatives: str = RELATED_DEFAULTS.negatives,
+        normalize: bool = RELATED_DEFAULTS.normalize,
+        implementation: str = "auto",
+    ) -> None:
+        super().__init__()
+        vars(self).update(check_info_nce(temperature, negatives, normalize, implementation))
+
+    def forward(
+        self, x: torch.Tensor, y: torch.Tensor | None = None, bank: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The loss of x (N, D), y (N, D) and, if given, bank (K, D); scalar."""
+        options = {name: getattr(self, name) for name in INFO_NCE_OPTIONS}
+        return info_nce_loss(x, y, bank=bank, **options)
+
+    def extra_repr(self) -> str:
+        """The options, as they would be pasted."""
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in INFO_NCE_OPTIONS)
+
+
 def alignment_uniformity_loss(
     x: torch.Tensor,
-    y: torch.Tensor,
+    y: torch.Tensor | None = None,
     /,
     *,
     exponent: float = RELATED_DEFAULTS.exponent,
@@ -100,6 +152,7 @@ def alignment_uniformity_loss(
     Args:
         x: (N, D) features of the first view, any float dtype.
         y: (N, D) features of the second view; row i belongs to the same sample as row i of x.
+            Two views in one array are split first, `z1, z2 = features.chunk(2)`.
         exponent: of the distance, > 0.
         t: rate of the Gaussian potential in 1 / (units of the features)^2, > 0.
         uniformity_weight: > 0.
@@ -139,7 +192,11 @@ def _log_potential(x: torch.Tensor, t: float) -> torch.Tensor:
 
 
 def spectral_contrastive_loss(
-    x: torch.Tensor, y: torch.Tensor, /, *, normalize: bool = RELATED_DEFAULTS.normalize
+    x: torch.Tensor,
+    y: torch.Tensor | None = None,
+    /,
+    *,
+    normalize: bool = RELATED_DEFAULTS.normalize,
 ) -> torch.Tensor:
     """Spectral contrastive loss: -2 mean_i x_i . y_i + mean over i != j of (x_i . y_j)^2.
 
@@ -149,6 +206,7 @@ def spectral_contrastive_loss(
     Args:
         x: (N, D) features of the first view, any float dtype.
         y: (N, D) features of the second view; row i belongs to the same sample as row i of x.
+            Two views in one array are split first, `z1, z2 = features.chunk(2)`.
         normalize: scale every row to unit length first.
 
     Returns:

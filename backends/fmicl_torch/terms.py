@@ -39,7 +39,7 @@ def terms_of(
     negatives: str,
     alpha: float | torch.Tensor,
     x: torch.Tensor,
-    y: torch.Tensor,
+    y: torch.Tensor | None,
     bank: torch.Tensor | None,
     implementation: str,
     check_finite: bool,
@@ -62,8 +62,8 @@ def terms_of(
         check_choice("implementation", implementation, WITH_KERNEL)
         weight = weight_of(alpha, read=check_finite)
         rows = prepare(x, y, bank, pairwise.normalize, least=least, implementation=form)
-        given = (x, y) if bank is None else (x, y, bank)
-        dtype = reduce(torch.promote_types, [side.dtype for side in given])
+        given = [side.dtype for side in (x, y, bank) if side is not None]
+        dtype = reduce(torch.promote_types, given)
         return Prepared(rows, kernel_dtype(form, text, x, dtype), weight)
 
     ranks = None if distributed is False else ranks_of(distributed, x)

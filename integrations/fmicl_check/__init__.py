@@ -8,3 +8,7 @@ from fmicl_check.base import Adapter, Result
 from fmicl_check.battery import Case, Outcome, cases, run_case
 
 __all__ = ["ADAPTERS", "Adapter", "Case", "Outcome", "Result", "cases", "run_case"]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -18,3 +18,7 @@ __all__ = [
     "build_loss",
     "build_method",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,22 +1,35 @@
 """f-MICL for Keras: loss, metrics, a two-view model and trainers; on every backend."""
 
+from fmicl_keras.augment import RandomAffine
 from fmicl_keras.build import build_method
 from fmicl_keras.encoders import build_encoder
 from fmicl_keras.loss import FMICLLoss, InfoNCELoss
-from fmicl_keras.metrics import Alignment, FMICLAlignment, FMICLUniformity, Uniformity
+from fmicl_keras.metrics import (
+    Alignment,
+    ContrastiveAccuracy,
+    FMICLAlignment,
+    FMICLUniformity,
+    Uniformity,
+)
 from fmicl_keras.train import MethodTrainer
 from fmicl_keras.views import TwoViews, projection_head
 
 __all__ = [
     "Alignment",
+    "ContrastiveAccuracy",
     "FMICLAlignment",
     "FMICLLoss",
     "FMICLUniformity",
     "InfoNCELoss",
     "MethodTrainer",
+    "RandomAffine",
     "TwoViews",
     "Uniformity",
     "build_encoder",
     "build_method",
     "projection_head",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -7,15 +7,10 @@ from typing import Any, Self
 import keras
 
 from fmicl_core import FMICL, Divergence, Similarity
-from fmicl_core.checks import (
-    check_bool,
-    check_choice,
-    check_positive,
-    check_views,
-    features_are_gathered,
-)
-from fmicl_core.objective import DEFAULTS, IMPLEMENTATIONS
-from fmicl_core.related import RELATED_DEFAULTS, info_nce_anchors
+from fmicl_core.checks import check_views
+from fmicl_core.objective import DEFAULTS
+from fmicl_core.ranks import features_are_gathered
+from fmicl_core.related import INFO_NCE_OPTIONS, RELATED_DEFAULTS, check_info_nce
 from fmicl_keras.anchors import fmicl_by_anchor, info_nce_by_anchor
 from fmicl_keras.native import Tensor, count, float32_at_least, library, per_sample
 from fmicl_keras.pairs import or_zero, unmasked
@@ -114,6 +109,9 @@ class TwoViewLoss(keras.losses.Loss):
 class FMICLLoss(TwoViewLoss):
     """f-MICL loss: - mean_i s(x_i, y_i) + alpha * mean over negative pairs of f*(s).
 
+    Negatives are by default the other samples of x, `negatives="anchor"`: the paper's printed
+    equation, and the cheapest. `InfoNCELoss` takes "all" by default, as NT-Xent does.
+
     y_pred holds both views, x = y_pred[:, 0] and y = y_pred[:, 1]; y_true is not used, so `fit` may
     have no targets, or any. A sample's own loss, which `sample_weight` and `class_weight` multiply
     and reduction "none" returns, is - s(x_i, y_i) + alpha * mean of f*(s) over the negatives of
@@ -197,13 +195,16 @@ class FMICLLoss(TwoViewLoss):
 class InfoNCELoss(TwoViewLoss):
     """InfoNCE: mean over anchors of log(e^s+ + sum over negatives of e^s-) - s+.
 
+    Negatives are by default all other samples of both views, `negatives="all"`, as in NT-Xent.
+    `FMICLLoss` takes "anchor" by default, the paper's printed equation, and the cheapest.
+
     s = x . y / temperature. The conventions are those of `FMICLLoss`; a sample's own loss is the
     mean over its views that are anchors.
 
     Args:
-        temperature, negatives, normalize, implementation: as for the backend's `info_nce_loss`;
-            negatives="all" is the NT-Xent of SimCLR. With weights, or reduction "none", all pairs
-            are held at once whatever the implementation.
+        temperature, negatives, normalize, implementation: as for the backend's `info_nce_loss`.
+            With weights, or reduction "none", all pairs are held at once whatever the
+            implementation.
         reduction, name, dtype: as for `FMICLLoss`.
 
     Raises:
@@ -228,10 +229,9 @@ class InfoNCELoss(TwoViewLoss):
     ) -> None:
         super().__init__(reduction, name, dtype)
         features_are_gathered()  # from all replicas, before `of_batch`
-        info_nce_anchors(negatives, has_bank=False)
-        self.temperature, self.negatives = check_positive("temperature", temperature), negatives
-        self.normalize = check_bool("normalize", normalize)
-        self.implementation = check_choice("implementation", implementation, IMPLEMENTATIONS)
+        checked = check_info_nce(temperature, negatives, normalize, implementation)
+        self.temperature, self.negatives = checked["temperature"], negatives
+        self.normalize, self.implementation = normalize, implementation
 
     def of_batch(self, x: Tensor, y: Tensor) -> Tensor:
         """The loss of the views x (N, D) and y (N, D); scalar."""
@@ -244,5 +244,4 @@ class InfoNCELoss(TwoViewLoss):
 
     def options(self) -> dict[str, Any]:
         """The options, as they would be passed."""
-        names = ("temperature", "negatives", "normalize", "implementation")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in INFO_NCE_OPTIONS}

@@ -2,7 +2,8 @@
 
 Two pairs of numbers go by these names. `Alignment` and `Uniformity` are those of Wang and Isola
 (2020), which mean the same whatever the loss. `FMICLAlignment` and `FMICLUniformity` are the terms
-of one f-MICL loss, loss = -alignment + alpha * uniformity. All read y_pred (batch, 2, dim) and
+of one f-MICL loss, loss = -alignment + alpha * uniformity. `ContrastiveAccuracy` is the share of
+samples that are told from the rest of the batch. All read y_pred (batch, 2, dim) and
 ignore y_true. Each is a number of a batch, in a strategy with replicas of the union of their
 batches; what is shown is its mean over the batches since the last reset, weighted by their sizes. A
 batch of a single sample has no such number, and is left out.
@@ -79,6 +80,28 @@ class Uniformity(_OfFeatures):
         """Of the first view; scalar."""
         potential = -RELATED_DEFAULTS.t * (2.0 - 2.0 * product(x, x))
         return ops.log(ops.mean(ops.exp(without_diagonal(potential))))
+
+
+@keras.saving.register_keras_serializable("fmicl")
+class ContrastiveAccuracy(_OfFeatures):
+    """Share of samples whose own second view is nearest, by cosine, among all in the batch.
+
+    Of sample i the first view x_i is held against every second view y_j, and counts as right where
+    x_i . y_i is strictly largest on the unit sphere. A tie counts as wrong, so that features which
+    are all alike score 0 and not 1. In [0, 1], higher is better; chance is 1 / N in a batch of N,
+    so compare only numbers of batches of one size. It holds all pairs, O(N^2) memory.
+    """
+
+    def __init__(self, name: str = "contrastive_accuracy", dtype: Any = None) -> None:
+        super().__init__(name=name, dtype=dtype)
+
+    def of_views(self, x: Tensor, y: Tensor) -> Tensor:
+        """Of the batch; scalar."""
+        cosines = product(x, y)
+        others = ops.max(without_diagonal(cosines), axis=1)
+        # From the one matrix: a product of its own would differ in the last digit, and break ties.
+        right = ops.diagonal(cosines) > others
+        return ops.mean(ops.cast(right, cosines.dtype))
 
 
 class _Term(_OfBatches):

@@ -22,3 +22,7 @@ __all__ = [
     "build_loss",
     "build_method",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

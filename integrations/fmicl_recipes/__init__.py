@@ -9,3 +9,7 @@ from fmicl_recipes.run_folder import RunFolder
 from fmicl_recipes.settings import TrainSettings
 
 __all__ = ["PRESETS", "RunFolder", "TrainSettings", "resolve"]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -7,8 +7,8 @@ from functools import partial
 from types import ModuleType
 from typing import Any
 
-from fmicl_core.checks import features_are_gathered
 from fmicl_core.objective import DEFAULTS
+from fmicl_core.ranks import features_are_gathered
 from fmicl_recipes.settings import TrainSettings
 
 

@@ -3,3 +3,7 @@
 from fmicl_sentence_transformers.loss import CachedFMICLLoss, FMICLLoss
 
 __all__ = ["CachedFMICLLoss", "FMICLLoss"]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -69,6 +69,50 @@ def test_other_arrays(backend, function):
         getattr(backend.library, function)(backend.array(ONES), ONES.tolist())
 
 
+#: What users of other losses pass, as shapes and dtype of x and y, and what is said of y.
+STACKED = [
+    (((8, 3), None), "y=None", "split"),
+    (((4, 2, 3), None), "y=None", "unstack"),
+    (((8, 3), (8,), "int64"), "y.shape=(8,)", "split"),
+    (((8, 3), (8,), "float32"), "y.shape=(8,)", "split"),
+    (((8, 3), (8, 1), "int32"), "y.dtype='int32'", "split"),
+    (((4, 2, 3), (4,), "int64"), "y.shape=(4,)", "unstack"),
+]
+
+
+def stacked(backend, x, y, dtype=None):
+    """The arguments of a loss that is called as other libraries' are."""
+    ones = backend.array(np.ones(x))
+    return (ones,) if y is None else (ones, backend.array(np.ones(y), dtype))
+
+
+@pytest.mark.parametrize("name", [*FUNCTIONS, "FMICLLoss", "InfoNCELoss"])
+@pytest.mark.parametrize(("given", "received", "how"), STACKED, ids=str)
+def test_two_views_in_one_array_are_shown_how_to_split(backend, name, given, received, how):
+    loss = getattr(backend.library, name)
+    split = {"torch": "features.chunk(2)", "jax": "jnp.split(features, 2)",
+             "tensorflow": "tf.split(features, 2)"}[backend.name]  # fmt: skip
+    views = split if how == "split" else "features[:, 0], features[:, 1]"
+    with pytest.raises(checks.InvalidArgument) as caught:
+        (loss() if name.endswith("Loss") else loss)(*stacked(backend, *given))
+    assert str(caught.value) == (
+        "Invalid value for argument `y`. Expected the second view of the samples in `x`, (N, D). "
+        "No loss here takes labels, or both views in one array: split such an array, "
+        f"`z1, z2 = {views}`, and pass (z1, z2). Received: {received}"
+    )
+
+
+def test_what_is_shown_splits(backend):
+    """The line of the message, run as it stands, gives the two views."""
+    features = backend.array(np.arange(24.0).reshape(8, 3))
+    names = {"features": features, "jnp": getattr(backend.framework, "numpy", None),
+             "tf": backend.framework}  # fmt: skip
+    z1, z2 = eval(checks.SPLITS[backend.name], names)
+    assert backend.numpy(z1)[0, 0] == 0.0
+    assert backend.numpy(z2)[0, 0] == 12.0
+    assert z1.shape == z2.shape == (4, 3)
+
+
 OPTIONS = [
     ({"alpha": 0}, "`alpha`. Expected a finite number > 0. Received: alpha=0"),
     ({"alpha": float("nan")}, "`alpha`. Expected a finite number > 0. Received: alpha=nan"),
@@ -137,7 +181,12 @@ MISTAKES = (
     + [lambda b, f=f: getattr(b.library, f)(b.array(ONES, "int32"), b.array(ONES, "int32"))
        for f in FUNCTIONS]
     + [lambda b, f=f: getattr(b.library, f)(b.array(ONES), ONES.tolist()) for f in FUNCTIONS]
+    + [lambda b, g=given: b.library.fmicl_loss(*stacked(b, *g)) for given, *_ in STACKED]
     + [lambda b: b.library.info_nce_loss(b.array(ONES), b.array(ONES), temperature=-1),
+       lambda b: b.library.InfoNCELoss(temperature=0.0),
+       lambda b: b.library.InfoNCELoss(negatives="none"),
+       lambda b: b.library.InfoNCELoss(normalize=1),
+       lambda b: b.library.InfoNCELoss(implementation="kernel"),
        lambda b: b.library.info_nce_loss(b.array(ONES), b.array(ONES), negatives="none"),
        lambda b: b.library.fmicl_loss(b.array(ONES * np.nan), b.array(ONES)),
        lambda b: b.library.fmicl_loss(b.array(ONES * 1e30, "float32"),
@@ -152,7 +201,8 @@ def test_messages_are_equal_in_all_backends(backend_named, other, mistake):
     for backend in (backend_named("torch"), backend_named(other)):
         with pytest.raises(ValueError) as caught:
             mistake(backend)
-        messages.append(str(caught.value).replace(backend.array_name, "array"))
+        message = str(caught.value).replace(backend.array_name, "array")
+        messages.append(message.replace(checks.SPLITS[backend.name], "split"))
     if other == "tensorflow":  # which has no kernel
         messages[0] = messages[0].replace(", 'kernel'", "")
     assert messages[0] == messages[1]

@@ -16,7 +16,8 @@ from fmicl_core.related import RELATED_DEFAULTS
 
 FUNCTIONS = ("fmicl_loss", "fmicl_terms", "info_nce_loss", "alignment_uniformity_loss",
              "spectral_contrastive_loss")  # fmt: skip
-PUBLIC = (*FUNCTIONS, "FMICLLoss", "FMICLTerms")
+OBJECTS = ("FMICLLoss", "InfoNCELoss")
+PUBLIC = (*FUNCTIONS, *OBJECTS, "FMICLTerms")
 #: Arguments that are a framework's own: how it names ranks, and PyTorch's mask of equal samples.
 OWN = {"distributed", "axis_name", "samples", "bank_samples"}
 ARRAYS = "|".join(re.escape(adapter.array_name) for adapter in ADAPTERS.values())
@@ -58,17 +59,20 @@ def test_public_names(torch_library, other):
     assert set(PUBLIC) == set(torch_library.__all__)
 
 
-@pytest.mark.parametrize("name", [*FUNCTIONS, "FMICLLoss"])
+@pytest.mark.parametrize("name", [*FUNCTIONS, *OBJECTS])
 def test_arguments(torch_library, other, name):
     mine, theirs = (arguments(getattr(library, name)) for library in (other, torch_library))
     assert mine == theirs
 
 
-@pytest.mark.parametrize("method", ["__call__", "terms"])
-def test_arguments_of_the_object(torch_library, other, method):
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [("FMICLLoss", "__call__"), ("FMICLLoss", "terms"), ("InfoNCELoss", "__call__")],
+)
+def test_arguments_of_the_objects(torch_library, other, name, method):
     theirs = "forward" if method == "__call__" else method
-    assert arguments(getattr(other.FMICLLoss, method)) == arguments(
-        getattr(torch_library.FMICLLoss, theirs)
+    assert arguments(getattr(getattr(other, name), method)) == arguments(
+        getattr(getattr(torch_library, name), theirs)
     )
 
 
@@ -82,9 +86,21 @@ def test_docstrings(torch_library, other, name):
     assert mine == theirs
 
 
-def test_docstring_of_the_object(torch_library, other):
-    mine, theirs = (outline(library.FMICLLoss) for library in (other, torch_library))
+@pytest.mark.parametrize("name", OBJECTS)
+def test_docstring_of_the_objects(torch_library, other, name):
+    mine, theirs = (outline(getattr(library, name)) for library in (other, torch_library))
     assert mine[1:] == theirs[1:]
+
+
+@pytest.mark.parametrize("name", ["fmicl_loss", "FMICLLoss", "info_nce_loss", "InfoNCELoss"])
+def test_the_first_lines_say_which_negatives_are_taken_and_that_others_differ(backend, name):
+    """The two kinds of loss differ in this default, which nobody would expect."""
+    _, second, *_ = inspect.getdoc(getattr(backend.library, name)).split("\n\n")
+    fmicl, info_nce = DEFAULTS.negatives, RELATED_DEFAULTS.negatives
+    own, others = (fmicl, info_nce) if "fmicl" in name.lower() else (info_nce, fmicl)
+    assert "by default" in second
+    assert f'`negatives="{own}"`' in second
+    assert f'takes "{others}" by default' in " ".join(second.split())
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -98,7 +114,7 @@ def test_docstrings_list_every_argument_and_what_it_raises(torch_library, name):
     assert sections == ["Args", "Returns", "Raises", "Source"]
 
 
-@pytest.mark.parametrize("name", [*FUNCTIONS, "FMICLLoss"])
+@pytest.mark.parametrize("name", [*FUNCTIONS, *OBJECTS])
 def test_defaults_are_the_specification_s(backend, name):
     defaults = DEFAULTS if "fmicl" in name.lower() else RELATED_DEFAULTS
     for parameter in inspect.signature(getattr(backend.library, name)).parameters.values():
@@ -137,6 +153,48 @@ def test_the_object_is_the_function(backend, draw):
     assert float(loss(x, y)) == float(backend.library.fmicl_loss(x, y, divergence="js"))
     terms = backend.library.fmicl_terms(x, y, bank=bank, divergence="js")
     assert [float(v) for v in loss.terms(x, y, bank)] == [float(v) for v in terms]
+
+
+@pytest.mark.parametrize("twin", TWINS)
+def test_info_nce_as_an_object_prints_copies_and_pickles(backend, draw, twin):
+    kind = backend.library.InfoNCELoss
+    options = {"temperature": 0.2, "negatives": "cross", "implementation": "dense"}
+    loss = kind(**options)
+    made = TWINS[twin](loss, {"InfoNCELoss": kind})
+    assert repr(made) == repr(loss)
+    x, y, bank = (backend.array(v) for v in draw(0, k=9))
+    function = backend.library.info_nce_loss
+    assert float(made(x, y)) == float(function(x, y, **options))
+    assert float(made(x, y, bank)) == float(function(x, y, bank=bank, **options))
+    assert float(kind()(x, y)) == float(function(x, y)) != float(made(x, y))
+
+
+def test_info_nce_as_an_object_keeps_what_a_traced_graph_would_not_learn_of(backend, draw):
+    x, y = (backend.array(v) for v in draw(0)[:2])
+    loss = backend.library.InfoNCELoss()
+    if backend.name == "torch":
+        loss.temperature = 0.2
+        assert float(loss(x, y)) == float(backend.library.info_nce_loss(x, y, temperature=0.2))
+        return
+    with pytest.raises((ValueError, AttributeError), match="temperature"):
+        loss.temperature = 0.2
+
+
+def test_info_nce_as_an_object_is_a_static_argument_of_jit(backend_named, draw):
+    backend, (x, y, _) = backend_named("jax"), draw(0)
+    jit, kind = backend.framework.jit, backend.library.InfoNCELoss
+    assert backend.framework.tree.leaves(kind()) == []
+    traced = []
+
+    def of(loss, x, y):
+        traced.append(loss)
+        return loss(x, y)
+
+    static, leafless = jit(of, static_argnums=0), jit(of)
+    for function in (static, leafless):
+        assert float(function(kind(), x, y)) == pytest.approx(float(kind()(x, y)), rel=1e-12)
+        function(kind(), x, y)
+    assert len(traced) == 2
 
 
 @pytest.mark.parametrize("name", ["jax", "tensorflow"])

@@ -136,10 +136,10 @@ def test_what_a_loss_was_made_with_does_not_change():
 
 
 def test_losses_that_know_no_replicas_say_so_once(views, monkeypatch):
-    from fmicl_core import checks
+    from fmicl_core import ranks
     from fmicl_tensorflow import distributed
 
-    monkeypatch.setattr(checks, "_told_of_ranks", set())
+    monkeypatch.setattr(ranks, "_told_of_ranks", set())
     fmicl_tensorflow.info_nce_loss(*views)  # one replica
     monkeypatch.setattr(distributed, "replica_context", object)
     for name in ("info_nce_loss", "alignment_uniformity_loss", "spectral_contrastive_loss"):

@@ -3,6 +3,8 @@
 import ast
 import importlib
 import json
+import pydoc
+import re
 import subprocess
 import sys
 import types
@@ -160,3 +162,24 @@ def test_all_is_exactly_the_public_names(package):
         if not name.startswith("_") and not isinstance(value, types.ModuleType)
     }
     assert set(module.__all__) == public - {"annotations"}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_dir_lists_the_public_names_only(package):
+    module = importlib.import_module(package)
+    assert dir(module) == sorted(module.__all__)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_what_dir_leaves_out_is_there_all_the_same(package):
+    """Help has the docstring and the names, a star takes them, and submodules import as ever."""
+    module = importlib.import_module(package)
+    text = pydoc.plain(pydoc.render_doc(module))
+    assert module.__doc__.splitlines()[0] in text
+    assert all(re.search(rf"\b{name}\b", text) for name in module.__all__)
+    taken: dict[str, object] = {}
+    exec(f"from {package} import *", taken)
+    assert set(taken) - {"__builtins__"} == set(module.__all__)
+    part = next(p.stem for p in folder_of(package).glob("*.py") if not p.stem.startswith("_"))
+    exec(f"from {package} import {part}", taken)
+    assert taken[part].__name__ == f"{package}.{part}"

@@ -12,6 +12,12 @@ from scipy.optimize import minimize
 
 from fmicl_core import DIVERGENCES, FMICL, Cauchy, Cosine, Gaussian, Laplace, fmicl_reference
 from fmicl_core.objective import NEGATIVES
+from fmicl_core.related import (
+    alignment_uniformity_reference,
+    donsker_varadhan_reference,
+    info_nce_reference,
+    spectral_contrastive_reference,
+)
 
 SIMILARITIES = (Gaussian(0.4, 1.2), Cosine(1.6), Laplace(0.9), Cauchy(1.1))
 every_scheme = pytest.mark.parametrize("negatives", NEGATIVES)
@@ -220,3 +226,16 @@ def test_samples_of_their_own_change_nothing_and_one_sample_is_an_error():
     assert plain == numbered
     with pytest.raises(ValueError, match=r"`samples`. Expected at least two different samples"):
         fmicl_reference(x, y, make(), samples=np.zeros(6, int))
+
+
+@pytest.mark.parametrize("reference", [
+    fmicl_reference, info_nce_reference, donsker_varadhan_reference, alignment_uniformity_reference,
+    spectral_contrastive_reference,
+])  # fmt: skip
+@pytest.mark.parametrize("labels", [(), (np.zeros(6, int),)], ids=["alone", "labels"])
+def test_two_views_in_one_array_are_shown_how_to_split(reference, labels):
+    x, _, _ = draw(0)
+    with pytest.raises(ValueError, match=r"`y`. Expected .* `z1, z2 = np.split\(features, 2\)`"):
+        reference(x, *labels)
+    value = reference(*np.split(x, 2))
+    assert math.isfinite(getattr(value, "loss", value))

@@ -33,3 +33,40 @@ def test_example_learns_with_either_loss(require, example):
     assert [name for name, _, _ in found] == ["InfoNCE", "JS-MICL"]
     for _, before, after in found:
         assert float(after) > float(before) + 0.1
+
+
+def keras_lines(page):
+    """What a page shows as Python that trains a Keras model."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text("utf-8"), flags=re.DOTALL)
+    return [block for block in blocks if "model.fit(" in block]
+
+
+def test_the_pages_show_the_same_lines_for_keras():
+    assert len(keras_lines("README.md")) == 1
+    assert keras_lines("README.md") == keras_lines("docs/keras.md")
+    assert len(keras_lines("README.md")[0].splitlines()) <= 14
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("backend", "options"),
+    [("tensorflow", ["--epochs", "12"]),
+     *(pytest.param(name, [], marks=pytest.mark.slow) for name in ("tensorflow", "jax", "torch"))],
+)  # fmt: skip
+def test_the_lines_for_keras_beat_raw_pixels_and_the_untrained_encoder(require, backend, options):
+    """With ten labels a class the lines gain 7 to 9 points, and most of it in half the epochs."""
+    for module in ("sklearn", "keras", backend):
+        require(module)
+    command = [sys.executable, str(ROOT / "examples" / "keras_ten_lines.py"), "0", *options]
+    settings = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "KERAS_BACKEND": backend}
+    output = subprocess.check_output(command, text=True, env=settings, cwd=ROOT)
+    assert f"Keras on {backend}" in output
+    rows = re.findall(r"^(\S.*?) {2,}(\w+_accuracy) +([\d.]+) ", output, flags=re.MULTILINE)
+    scores = {(features, score): float(value) for features, score, value in rows}
+    assert len(scores) == 9
+    learned = "trained without labels"
+    for baseline in ("untrained encoder", "raw pixels"):
+        assert scores[learned, "linear10_accuracy"] > scores[baseline, "linear10_accuracy"] + 4.0
+        assert scores[learned, "linear_accuracy"] > scores[baseline, "linear_accuracy"]
+    if not options:
+        assert scores[learned, "knn_accuracy"] > scores["untrained encoder", "knn_accuracy"]

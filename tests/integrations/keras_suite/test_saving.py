@@ -13,7 +13,15 @@ import pytest
 
 import fmicl_core
 from fmicl_core import DIVERGENCES, SIMILARITIES, Divergence, Gaussian
-from fmicl_keras import Alignment, FMICLAlignment, FMICLLoss, InfoNCELoss, TwoViews
+from fmicl_keras import (
+    Alignment,
+    ContrastiveAccuracy,
+    FMICLAlignment,
+    FMICLLoss,
+    InfoNCELoss,
+    RandomAffine,
+    TwoViews,
+)
 
 
 @dataclass(frozen=True)
@@ -106,7 +114,11 @@ def test_a_compiled_model_saves_and_loads(views, tmp_path, whole):
         y_pred = y_pred[:, 0]
     else:
         model = keras.Sequential(layers)
-    model.compile(keras.optimizers.SGD(0.1), loss=loss, metrics=[Alignment(), FMICLAlignment(loss)])
+    model.compile(
+        keras.optimizers.SGD(0.1),
+        loss=loss,
+        metrics=[Alignment(), FMICLAlignment(loss), ContrastiveAccuracy()],
+    )
     model.fit(y_pred, verbose=0)
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(
@@ -122,3 +134,15 @@ def test_a_compiled_model_saves_and_loads(views, tmp_path, whole):
         np.testing.assert_allclose(*map(keras.ops.convert_to_numpy, (ours, theirs)), atol=1e-5)
     expected, got = (m.evaluate(y_pred, verbose=0, return_dict=True) for m in (model, again))
     assert got == pytest.approx(expected)
+
+
+def test_the_augmentation_of_the_documentation_saves_and_loads(tmp_path):
+    images = np.random.default_rng(0).uniform(size=(8, 5, 5, 1)).astype("float32")
+    affine = RandomAffine(12, 0.12, (0.85, 1.15), 12)
+    model = TwoViews(keras.Sequential([keras.layers.Flatten()]), keras.Sequential([affine]))
+    views = keras.ops.convert_to_numpy(model(images))
+    assert np.abs(views[:, 0] - views[:, 1]).max() > 0.01
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras").augmentation.layers[-1]
+    configs = [layer.get_config() | {"scale": tuple(layer.scale)} for layer in (again, affine)]
+    assert configs[0] == configs[1]

@@ -1,8 +1,8 @@
 """`compile` and `fit` as Keras users write them."""
 
+import inspect
 import os
 import re
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -11,6 +11,7 @@ import pytest
 from fmicl_core import FMICL, fmicl_reference
 from fmicl_keras import (
     Alignment,
+    ContrastiveAccuracy,
     FMICLAlignment,
     FMICLLoss,
     FMICLUniformity,
@@ -133,6 +134,7 @@ def test_a_last_batch_of_one_teaches_nothing_and_warns_once(views, told, how, lo
     def trained(n):
         keras.utils.set_random_seed(0)
         metrics = [Alignment(), Uniformity(), FMICLAlignment(term), FMICLUniformity(term)]
+        metrics += [ContrastiveAccuracy()]
         model = keras.Sequential([keras.layers.Input((2, 6)), keras.layers.Dense(3)])
         measured = metrics if weights is None else []
         model.compile(keras.optimizers.SGD(0.1), loss=loss, metrics=measured, **how)
@@ -158,10 +160,20 @@ def test_two_views_train_and_evaluate_to_the_last_sample(views):
     assert np.isfinite(list(history.values())).all()
 
 
+def told_apart(x, y):
+    """Share of the rows of x whose own row of y is nearest by cosine, by a loop."""
+    unit = [v / np.linalg.norm(v, axis=1, keepdims=True) for v in (x, y)]
+    cosines = unit[0] @ unit[1].T
+    return np.mean([
+        all(cosines[i, i] > cosines[i, j] for j in range(len(x)) if j != i) for i in range(len(x))
+    ])  # fmt: skip
+
+
 def test_metrics_are_those_of_the_evaluation_and_of_the_loss(views, require):
     evaluation = require("fmicl_recipes.evaluation")
     loss = FMICLLoss(divergence="vlc", negatives="within")
     metrics = [Alignment(), Uniformity(), FMICLAlignment(loss), FMICLUniformity(loss)]
+    metrics += [ContrastiveAccuracy()]
     y_pred = views(n=32, d=6).astype("float32")
     model = keras.Sequential([keras.layers.Input((2, 6)), keras.layers.Dense(3)])
     model.compile("sgd", loss=loss, metrics=metrics)
@@ -171,7 +183,7 @@ def test_metrics_are_those_of_the_evaluation_and_of_the_loss(views, require):
     assert got == pytest.approx({
         "loss": truth.loss, "alignment": evaluation.alignment(x, y),
         "uniformity": evaluation.uniformity(x), "fmicl_alignment": truth.alignment,
-        "fmicl_uniformity": truth.uniformity,
+        "fmicl_uniformity": truth.uniformity, "contrastive_accuracy": told_apart(x, y),
     }, rel=1e-4)  # fmt: skip
 
 
@@ -182,6 +194,41 @@ def test_metrics_average_over_samples(views):
     for part in (y_pred[:24], y_pred[24:]):
         halves[1].update_state(None, part)
     assert float(halves[0].result()) == pytest.approx(float(halves[1].result()), rel=1e-6)
+
+
+def accuracy_of(x, y):
+    metric = ContrastiveAccuracy()
+    metric.update_state(None, np.stack([x, y], axis=1).astype("float32"))
+    return float(metric.result())
+
+
+def test_contrastive_accuracy_asks_for_the_nearest_second_view():
+    """Not for the nearest first view, and not for the nearest by a product that is not a cosine."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(64, 3))
+    y = (x + rng.normal(size=x.shape)) * rng.uniform(0.1, 10.0, (64, 1))
+    want, other_way = told_apart(x, y), told_apart(y, x)
+    assert accuracy_of(x, y) == pytest.approx(want)
+    assert accuracy_of(y, x) == pytest.approx(other_way)
+    assert want != other_way
+    assert accuracy_of(x, x) == 1.0
+    assert accuracy_of(x, np.roll(x, 1, axis=0)) == 0.0
+
+
+def test_in_contrastive_accuracy_a_tie_is_wrong():
+    e = np.eye(4)
+    assert accuracy_of(np.ones((8, 4)), np.ones((8, 4))) == 0.0
+    assert accuracy_of(np.zeros((8, 4)), np.zeros((8, 4))) == 0.0
+    assert accuracy_of(e[[0, 0, 1, 2]], e[[0, 0, 1, 2]]) == 0.5
+    same = np.tile(np.random.default_rng(0).normal(size=(1, 37)), (64, 1))
+    assert accuracy_of(same, same) <= 0.1  # chance where rounding breaks the ties
+
+
+@pytest.mark.parametrize("loss", [FMICLLoss, InfoNCELoss])
+def test_the_first_lines_say_which_negatives_are_taken(loss):
+    _, second, *_ = inspect.getdoc(loss).split("\n\n")
+    assert f'`negatives="{loss().options()["negatives"]}"`' in second
+    assert second.count("by default") == 2  # its own, and that the other loss differs
 
 
 def test_the_projection_head_ends_without_norm():
@@ -204,24 +251,3 @@ def test_parts_must_be_layers(parts, message):
         TwoViews(*parts())
     with pytest.raises(ValueError, match=r"`loss`. Expected an FMICLLoss"):
         FMICLAlignment("fmicl")
-
-
-def examples():
-    """The Keras examples of the documentation, each once."""
-    root = Path(__file__).resolve().parents[3]
-    blocks = []
-    for name in ("docs/keras.md", "README.md"):
-        text = (root / name).read_text(encoding="utf-8")
-        blocks += re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    return list(dict.fromkeys(block for block in blocks if "model.fit(" in block))
-
-
-@pytest.mark.parametrize("code", examples(), ids=lambda code: f"{len(code.splitlines())} lines")
-def test_the_examples_of_the_documentation_run_as_they_stand(require, code):
-    require("sklearn")
-    names = {}
-    exec(code, names)
-    losses = names["model"].history.history["loss"]
-    assert losses[-1] < losses[0]
-    assert len(names["features"]) == len(names["images"])
-    assert np.isfinite(names["features"]).all()
