@@ -69,6 +69,20 @@ def check_choice(argument: str, value: Any, choices: Iterable[str]) -> str:
     return value
 
 
+def spelled(value: Any, names: Iterable[str]) -> Any:
+    """The one of `names` that `value` is, "-" and "_" being alike, or else `value` itself."""
+    if not isinstance(value, str):
+        return value
+    alike = (name for name in names if name.replace("-", "_") == value.replace("-", "_"))
+    return next(alike, value)
+
+
+def check_name(argument: str, value: Any, names: Iterable[str]) -> str:
+    """`check_choice` of names that may be written with "-" or "_"; returns the name as we do."""
+    names = tuple(names)
+    return check_choice(argument, spelled(value, names), names)
+
+
 def check_number(argument: str, value: Any) -> float:
     """Return `value` as a float when it is a finite real number."""
     return _real(argument, value, "a finite number", lambda v: True)
@@ -171,28 +185,6 @@ def _no_second_view(x: Shape, framework: str, received: Any, what: str) -> Inval
         why="No loss here takes labels, or both views in one array: split such an array,"
         f" `z1, z2 = {split}`, and pass (z1, z2).",
     )  # fmt: skip
-
-
-#: The warning where a single sample is no error: training goes on.
-NO_NEGATIVE = (
-    "A batch of a single sample has no negative. Its loss is 0 and nothing is learned of it: drop a"
-    " last batch of one, or choose another batch_size."
-)
-
-
-def check_views(shape: Shape) -> None:
-    """Check the shape of predictions that hold the two views of every sample, (batch, 2, dim).
-
-    Raises:
-        ValueError: another shape.
-    """
-    shape = tuple(shape)
-    if len(shape) != 3 or not _equal(shape[1:2], (2,)):
-        why = "Views z1 and z2 become one by keras.ops.stack([z1, z2], axis=1)."
-        expected = "the two views of every sample, (batch, 2, dim)"
-        raise invalid("y_pred", expected, shape, what="y_pred.shape", why=why)
-    if shape[2] == 0:
-        raise invalid("y_pred", "at least one feature, dim >= 1", shape, what="y_pred.shape")
 
 
 def _check_array(name: str, shape: tuple[int | None, ...], dtype: str) -> None:

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fmicl_core.checks import check_choice, check_positive, invalid
+from fmicl_core.checks import check_name, check_positive, invalid
 from fmicl_core.ops import NUMPY, Array, Ops
 from fmicl_core.value import Value
 
@@ -517,7 +517,8 @@ def get_divergence(divergence: str | Divergence, **options: Any) -> Divergence:
     """Return the divergence of that name, or the divergence itself.
 
     Args:
-        divergence: a name in `DIVERGENCES`, or an instance of `Divergence`.
+        divergence: a name in `DIVERGENCES`, which may have "-" in the place of "_", or an instance
+            of `Divergence`.
         options: fields of the named divergence, such as `order` of Tsallis.
 
     Raises:
@@ -525,4 +526,4 @@ def get_divergence(divergence: str | Divergence, **options: Any) -> Divergence:
     """
     if isinstance(divergence, Divergence):
         return divergence
-    return DIVERGENCES[check_choice("divergence", divergence, DIVERGENCES)](**options)
+    return DIVERGENCES[check_name("divergence", divergence, DIVERGENCES)](**options)

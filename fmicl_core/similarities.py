@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from fmicl_core.checks import check_choice, check_positive, invalid
+from fmicl_core.checks import check_name, check_positive, invalid
 from fmicl_core.divergences import Divergence
 from fmicl_core.ops import SUM_LOG_BOUND, Array, Ops
 from fmicl_core.value import Value
@@ -287,4 +287,4 @@ def get_similarity(similarity: str | Similarity, **options: Any) -> Similarity:
     """
     if isinstance(similarity, Similarity):
         return similarity
-    return SIMILARITIES[check_choice("similarity", similarity, SIMILARITIES)](**options)
+    return SIMILARITIES[check_name("similarity", similarity, SIMILARITIES)](**options)

@@ -12,8 +12,7 @@ from fmicl_cli.console import print_table, say
 from fmicl_cli.frameworks import check_early, trainer_of
 from fmicl_cli.options import EVERY_METHOD, with_settings
 from fmicl_cli.simcse import by_method, quiet, with_text_settings
-from fmicl_core.checks import check_choice
-from fmicl_recipes.options import spelled
+from fmicl_core.checks import check_name
 from fmicl_recipes.text import resolve_text
 
 Start = Annotated[float, typer.Option(help="First alpha.", rich_help_panel="Search")]
@@ -96,7 +95,7 @@ def alpha_of_images(
     from fmicl_recipes.runs import load_data, train_run
     from fmicl_recipes.sweep import check_labels, sweep_alpha
 
-    method = check_choice("method", spelled(method, EVERY_METHOD), EVERY_METHOD)
+    method = check_name("method", method, EVERY_METHOD)
     settings = resolve(preset, {"method": method, **overrides})
     check_early(settings)
     trainer = trainer_of(settings)

@@ -13,8 +13,7 @@ from fmicl_cli import simcse
 from fmicl_cli.console import console, resumable, say, show
 from fmicl_cli.frameworks import check_early, trainer_of
 from fmicl_cli.options import EVERY_METHOD, with_settings
-from fmicl_core.checks import check_choice
-from fmicl_recipes.options import spelled
+from fmicl_core.checks import check_name
 
 HELP: dict[str, Any] = {
     "cls": simcse.by_method(simcse.app),
@@ -84,7 +83,7 @@ def train(
     from fmicl_recipes.presets import PRESETS, resolve
     from fmicl_recipes.run_folder import RunFolder
 
-    method = check_choice("method", spelled(method, EVERY_METHOD), EVERY_METHOD)
+    method = check_name("method", method, EVERY_METHOD)
     given = {"method": method, **overrides}
     if out is None or not resume:
         settings = resolve(preset, given)

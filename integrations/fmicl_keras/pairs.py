@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import keras
 from keras.src.backend import get_keras_mask  # there is no public way to read a mask
 
-from fmicl_core.checks import NO_NEGATIVE, check_views, invalid
+from fmicl_core.checks import invalid
 from fmicl_keras.native import Tensor, float32_at_least
+
+#: The warning where a single sample is no error: training goes on.
+NO_NEGATIVE = (
+    "A batch of a single sample has no negative. Its loss is 0 and nothing is learned of it: drop a"
+    " last batch of one, or choose another batch_size."
+)
+
+
+def check_views(shape: Sequence[int | None]) -> None:
+    """Check the shape of predictions that hold the two views of every sample, (batch, 2, dim).
+
+    Raises:
+        ValueError: another shape.
+    """
+    shape = tuple(shape)
+    if len(shape) != 3 or shape[1] not in (2, None):
+        why = "Views z1 and z2 become one by keras.ops.stack([z1, z2], axis=1)."
+        expected = "the two views of every sample, (batch, 2, dim)"
+        raise invalid("y_pred", expected, shape, what="y_pred.shape", why=why)
+    if shape[2] == 0:
+        raise invalid("y_pred", "at least one feature, dim >= 1", shape, what="y_pred.shape")
 
 
 def unmasked(y_pred: Tensor) -> Tensor:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Self
 
 from fmicl_core import FMICL, get_divergence, get_similarity
-from fmicl_core.checks import check_at_least, check_choice, invalid
+from fmicl_core.checks import check_at_least, check_choice, check_name, invalid, spelled
 
 #: Options that decide where and how fast a run goes, but not what it computes.
 NEUTRAL = ("device",)
@@ -34,13 +34,6 @@ def option(
     """
     metadata = {"help": help, "group": group, "choices": choices, "only": only}
     return dataclasses.field(default=default, metadata=metadata)
-
-
-def spelled(value: Any, choices: Iterable[str]) -> Any:
-    """The choice that `value` is but for "-" in the place of "_", or else `value` itself."""
-    if not isinstance(value, str):
-        return value
-    return next((c for c in choices if c.replace("-", "_") == value.replace("-", "_")), value)
 
 
 def has_effect(only: tuple[Needs, ...], values: Mapping[str, Any]) -> bool:
@@ -70,7 +63,7 @@ def recipe(name: str | None, recipes: Mapping[str, dict[str, Any]]) -> dict[str,
     Raises:
         ValueError: the name is unknown; the message lists the names.
     """
-    return {} if name is None else recipes[check_choice("preset", name, recipes)]
+    return {} if name is None else recipes[check_name("preset", name, recipes)]
 
 
 def combined(recipe: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,7 +90,7 @@ class Settings:
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             value, choices = getattr(self, field.name), field.metadata["choices"]
             if choices and not (value is None and field.default is None):
-                value = check_choice(field.name, spelled(value, choices), choices)
+                value = check_name(field.name, value, choices)
                 object.__setattr__(self, field.name, value)
             elif field.type == "str" and not isinstance(value, str):
                 raise invalid(field.name, "a string", value)

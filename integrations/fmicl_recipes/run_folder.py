@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
-from fmicl_core.checks import InvalidArgument, check_choice, invalid
-from fmicl_recipes.options import Settings, changes, combined, difference, spelled
+from fmicl_core.checks import InvalidArgument, check_choice, check_name, invalid
+from fmicl_recipes.options import Settings, changes, combined, difference
 from fmicl_recipes.settings import TrainSettings, chosen_augmentation
 
 #: Scores of raw pixels and of the untrained encoder, written when a run starts.
@@ -106,7 +106,7 @@ class RunFolder:
         for name, value in options.items():
             check_choice("option", name, fields)
             if choices := fields[name].metadata["choices"]:
-                options[name] = check_choice(name, spelled(value, choices), choices)
+                options[name] = check_name(name, value, choices)
         if options.get("method") not in (None, values.get("method")):  # which has other options
             _check_equal({"method": (values.get("method"), options["method"])})
         stored = self.settings()

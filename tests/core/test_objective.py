@@ -18,6 +18,7 @@ from fmicl_core import (
     Gaussian,
     Laplace,
     Tsallis,
+    get_divergence,
     get_similarity,
 )
 from fmicl_core.objective import NEGATIVES, negative_blocks
@@ -134,3 +135,9 @@ def test_kernels_are_what_their_names_say():
 
 def test_every_divergence_is_reachable_by_its_name():
     assert {make().name for make in DIVERGENCES.values()} == set(DIVERGENCES)
+
+
+@pytest.mark.filterwarnings("ignore:ReverseKL")
+@pytest.mark.parametrize("name", DIVERGENCES)
+def test_a_name_may_be_written_with_a_hyphen(name):
+    assert get_divergence(name.replace("_", "-")) == get_divergence(name)
