@@ -5,6 +5,7 @@ from fmicl_keras.encoders import build_encoder
 from fmicl_keras.loss import FMICLLoss, InfoNCELoss
 from fmicl_keras.metrics import Alignment, FMICLAlignment, FMICLUniformity, Uniformity
 from fmicl_keras.train import MethodTrainer
+from fmicl_keras.trained import features, load_encoder
 from fmicl_keras.views import TwoViews, projection_head
 
 __all__ = [
@@ -18,5 +19,7 @@ __all__ = [
     "Uniformity",
     "build_encoder",
     "build_method",
+    "features",
+    "load_encoder",
     "projection_head",
 ]

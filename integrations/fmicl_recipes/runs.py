@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from fmicl_core.checks import invalid
 from fmicl_recipes import compare, evaluation, report
 from fmicl_recipes.data import ImageData, Images, load_images
+from fmicl_recipes.encoder import check_checkpoint
 from fmicl_recipes.progress import note
 from fmicl_recipes.run_folder import BASELINES, RunFolder, write_atomically
 from fmicl_recipes.settings import TrainSettings
@@ -167,8 +168,7 @@ def evaluate_run(trainer_class: type[Trainer], folder: RunFolder) -> dict[str, A
         ValueError: the folder holds no checkpoint.
     """
     settings = folder.settings()
-    if not folder.checkpoint.exists():
-        raise invalid("run", f"a run folder with {folder.checkpoint.name}", str(folder.path))
+    check_checkpoint(folder)
     trainer_class.check(settings)
     data = load_data(settings, progress=True)
     if data.labels is None:
