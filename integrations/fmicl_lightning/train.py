@@ -21,6 +21,7 @@ from fmicl_lightning.encoders import check_library_encoder
 from fmicl_lightning.trained import load_weights
 from fmicl_recipes.data import ImageData, Images
 from fmicl_recipes.encoder import CHUNK
+from fmicl_recipes.logs import without_tensorflow
 from fmicl_recipes.run_folder import RunFolder
 from fmicl_recipes.runs import Features, NonFiniteLossError, Trainer
 from fmicl_recipes.settings import TrainSettings
@@ -50,6 +51,7 @@ class MethodTrainer(Trainer):
             self.data = SharedData(**vars(self.data))
         batches = loader(self.data, settings.batch_size, settings.seed)
         clock = RunClock(self, folder, len(batches) * settings.batch_size, progress)
+        without_tensorflow()
         on_gpu = settings.device != "cpu" and torch.cuda.is_available()
         with quiet(), _as_they_were_raised():
             trainer = lightning.Trainer(

@@ -123,7 +123,10 @@ def uniformity(x: Features) -> float:
     """
     _check_finite(x=x)
     unit = normalize(x[:PAIR_ROWS])
-    d2 = 2.0 - 2.0 * (unit @ unit.T)[~np.eye(len(unit), dtype=bool)]
+    products = unit @ unit.T
+    zero = ~unit.any(axis=1)
+    products[np.ix_(zero, zero)] = 1.0  # rows of zero length are at one place
+    d2 = 2.0 - 2.0 * products[~np.eye(len(unit), dtype=bool)]
     return float(np.log(np.exp(-2.0 * d2).mean()))
 
 

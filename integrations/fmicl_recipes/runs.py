@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmicl_core.checks import invalid
-from fmicl_recipes import compare, evaluation, report
+from fmicl_recipes import evaluation, report
 from fmicl_recipes.data import ImageData, Images, load_images
 from fmicl_recipes.encoder import check_checkpoint
 from fmicl_recipes.progress import note
@@ -208,6 +208,8 @@ def finish(trainer: Trainer, folder: RunFolder, progress: bool) -> dict[str, Any
     write_atomically(folder.path / "embeddings.npz", lambda file: np.savez(file, **features))
     folder.write_json("metrics.json", metrics)
     note("drawing", progress)
+    from fmicl_recipes import compare  # which is slow to import, and not for who loads an encoder
+
     compare.draw(folder.plots, {settings.title: metrics}, {settings.title: features})
     return metrics
 
@@ -256,9 +258,19 @@ def knn(trainer: Trainer) -> dict[str, float]:
 
 
 def check_finite_features(*features: Features) -> None:
-    """Raise NonFiniteLossError when features are not finite, which weights that are may lead to."""
-    if not all(np.isfinite(rows).all() for rows in features):
-        raise NonFiniteLossError("The features are not finite: training has diverged.")
+    """Raise NonFiniteLossError when training has diverged, though every weight may be finite.
+
+    A feature whose squared length overflows float32 counts as one that is not finite: the losses
+    see no direction in it, and its row as zero after normalisation looks as if it were far from
+    all others. Features of zero length are a collapse, which `evaluation.collapsed` knows.
+    """
+    for rows in features:
+        squares = np.square(rows, dtype=np.float64).sum(axis=1)
+        if not (squares <= np.finfo(np.float32).max).all():  # nor where one is NaN
+            raise NonFiniteLossError(
+                "The features are not finite, or their squares are not: training has diverged."
+                " Try a smaller lr."
+            )
 
 
 def epoch_row(

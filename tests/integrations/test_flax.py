@@ -1,7 +1,10 @@
 """SimCLR, MoCo and MoCo v3 in Flax are the methods of their papers, learn, and resume exactly."""
 
+import dataclasses
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from functools import cache, partial
@@ -28,6 +31,8 @@ from fmicl_flax import (  # noqa: E402
     build_loss,
     build_method,
     checkpoints,
+    features,
+    load_encoder,
 )
 from fmicl_flax.encoders import feature_width  # noqa: E402
 from fmicl_flax.layers import convolve  # noqa: E402
@@ -402,7 +407,8 @@ def test_the_loss_is_the_one_the_settings_name(loss):
     import fmicl_jax
 
     x, y = draw((16, 4)), draw((16, 4), 1)
-    got = build_loss(tiny("simclr", loss=loss, divergence="js", alpha=3.0, temperature=0.2))(x, y)
+    given = {"fmicl": {"divergence": "js", "alpha": 3.0}, "info-nce": {"temperature": 0.2}}
+    got = build_loss(tiny("simclr", loss=loss, **given.get(loss, {})))(x, y)
     want = {
         "fmicl": partial(fmicl_loss, divergence="js", alpha=3.0, negatives="all"),
         "info-nce": partial(info_nce_loss, temperature=0.2),
@@ -436,6 +442,7 @@ class Run:
         trainer = MethodTrainer(self.settings, load_images("digits"))
         self.random = few_labels(trainer)
         self.folder = RunFolder.create(out, self.settings)
+        self.folder.keep_image_shape((8, 8, 1))
         trainer.fit(self.folder, resume=False, progress=False)
         self.trainer = trainer
 
@@ -549,6 +556,106 @@ def test_a_checkpoint_can_be_evaluated_again(run_of):
     x, y = run.trainer.project(run.trainer.data.test_images[:10])
     assert x.shape == y.shape == (10, 64)
     assert not np.allclose(x, y, atol=1e-3)
+
+
+def test_features_are_those_of_the_trainer(run_of):
+    run = run_of("moco")
+    images = run.trainer.data.test_images[:30]
+    for given in (images, images[..., 0]):
+        found = features(run.folder.path, given)
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, run.trainer.encode(images), rtol=1e-6, atol=1e-6)
+
+
+def test_the_encoder_takes_bytes_and_floats_and_can_be_trained_further(run_of):
+    run = run_of("moco")
+    images = run.trainer.data.test_images[:16]
+    want = run.trainer.encode(images)
+    encoder = load_encoder(str(run.folder.path))
+    assert encoder.image_shape == (8, 8, 1)
+    assert encoder.num_features == want.shape[1]
+    for given in (images, images / 255.0, jnp.asarray(images) / 255.0):
+        np.testing.assert_allclose(encoder(given), want, rtol=1e-4, atol=1e-5)
+    encoder.train()
+    mean = encoder.network.layers[0].norm.mean[...]
+    gradient = nnx.grad(lambda encoder: (encoder(images) ** 2).mean())(encoder)
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient))
+    assert len(jax.tree.leaves(gradient)) == len(jax.tree.leaves(nnx.state(encoder, nnx.Param)))
+    assert not np.array_equal(mean, encoder.network.layers[0].norm.mean[...])
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [(np.zeros((2, 8, 8, 3), np.float32), r"Expected \(N, H, W, 1\)"),
+     (np.zeros((2, 8, 8, 1), np.int32), "Expected uint8, or float in .*'int32'")],
+)  # fmt: skip
+def test_the_encoder_refuses_what_it_was_not_trained_on(run_of, images, message):
+    with pytest.raises(ValueError, match=f"`images`. {message}"):
+        load_encoder(run_of("moco").folder.path)(images)
+
+
+def test_checkpoints_that_are_damaged_and_runs_of_others_are_refused(run_of, tmp_path):
+    run = run_of("moco")
+
+    def copied(name):
+        return RunFolder(shutil.copytree(run.folder.path, tmp_path / name, symlinks=True))
+
+    def refused(folder, message):
+        with pytest.raises(ValueError, match=f"`run`. Expected {message}"):
+            load_encoder(folder.path)
+
+    def hurt(name, damage):
+        folder = copied(name)
+        files = [path for path in folder.checkpoint.resolve().rglob("*") if path.is_file()]
+        assert files
+        for path in files:
+            damage(path)
+        refused(folder, "a (folder whose checkpoint is whole|run folder with checkpoint.ckpt)")
+        with pytest.raises(ValueError, match="`run`. Expected a folder whose checkpoint is whole"):
+            run.trainer.load(folder)
+
+    hurt("empty", lambda path: path.write_bytes(b""))
+    hurt("half", lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]))
+    hurt("gone", lambda path: path.unlink())
+    other = copied("other")
+    stored = other.read_json("settings.json")
+    other.write_json("settings.json", stored | {"width": 8})
+    refused(other, "a folder whose checkpoint is whole")
+    other.write_json("settings.json", stored | {"framework": "torch"})
+    refused(other, "a run with framework = 'jax'. fmicl_lightning.load_encoder loads this one")
+    shutil.rmtree(other.path / checkpoints.STORE)
+    other.write_json("settings.json", stored)
+    refused(other, "a run folder with checkpoint.ckpt")
+
+
+def test_ctrl_c_comes_out_as_it_went_in(run_of, tmp_path, monkeypatch, capsys):
+    """By then there was a checkpoint, and the bar has said what it waits for."""
+    run = run_of("moco")
+    settings = dataclasses.replace(run.settings, knn_every=1)
+    trainer = MethodTrainer(settings, run.trainer.data)
+    steps = MethodTrainer._steps
+
+    def interrupt(trainer, epoch):
+        for contrast in steps(trainer, epoch):
+            yield contrast
+            if trainer.history:
+                signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(MethodTrainer, "_steps", interrupt)
+    folder = RunFolder.create(tmp_path / "run", settings)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(folder, resume=False, progress=True)
+    assert len(folder.read_history()) == 1
+    shown = capsys.readouterr().err
+    for words in ("compiling", "epoch=1/15", "evaluating"):
+        assert words in shown
+
+
+@one_quick
+def test_a_run_that_diverges_does_not_look_finished(tmp_path, method):
+    settings = tiny(method, lr=1e6, epochs=4, warmup_epochs=0)
+    with pytest.raises(NonFiniteLossError, match="Try a smaller lr"):
+        fit(settings, RunFolder.create(tmp_path / "run", settings))
 
 
 def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path, monkeypatch):
