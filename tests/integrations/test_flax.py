@@ -561,8 +561,8 @@ def test_a_checkpoint_can_be_evaluated_again(run_of):
 def test_features_are_those_of_the_trainer(run_of):
     run = run_of("moco")
     images = run.trainer.data.test_images[:30]
-    for given in (images, images[..., 0]):
-        found = features(run.folder.path, given)
+    for form in (images, images[..., 0]):
+        found = features(run.folder.path, form)
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, run.trainer.encode(images), rtol=1e-6, atol=1e-6)
 
@@ -574,8 +574,8 @@ def test_the_encoder_takes_bytes_and_floats_and_can_be_trained_further(run_of):
     encoder = load_encoder(str(run.folder.path))
     assert encoder.image_shape == (8, 8, 1)
     assert encoder.num_features == want.shape[1]
-    for given in (images, images / 255.0, jnp.asarray(images) / 255.0):
-        np.testing.assert_allclose(encoder(given), want, rtol=1e-4, atol=1e-5)
+    for form in (images, images / 255.0, jnp.asarray(images) / 255.0):
+        np.testing.assert_allclose(encoder(form), want, rtol=1e-4, atol=1e-5)
     encoder.train()
     mean = encoder.network.layers[0].norm.mean[...]
     gradient = nnx.grad(lambda encoder: (encoder(images) ** 2).mean())(encoder)
@@ -611,7 +611,7 @@ def test_checkpoints_that_are_damaged_and_runs_of_others_are_refused(run_of, tmp
         for path in files:
             damage(path)
         refused(folder, "a (folder whose checkpoint is whole|run folder with checkpoint.ckpt)")
-        with pytest.raises(ValueError, match="`run`. Expected a folder whose checkpoint is whole"):
+        with pytest.raises(ValueError, match=r"`run`. Expected a folder whose checkpoint is whole"):
             run.trainer.load(folder)
 
     hurt("empty", lambda path: path.write_bytes(b""))

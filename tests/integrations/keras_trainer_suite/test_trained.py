@@ -125,7 +125,7 @@ def test_checkpoints_that_are_damaged_and_runs_of_others_are_refused(interrupted
     for kept in (0, 100, len(whole) // 2):
         copy.checkpoint.write_bytes(whole[:kept])
         refused("a folder whose checkpoint is whole")
-        with pytest.raises(ValueError, match="`run`. Expected a folder whose checkpoint is whole"):
+        with pytest.raises(ValueError, match=r"`run`. Expected a folder whose checkpoint is whole"):
             trainer.load(copy)
     damaged = bytearray(whole)
     damaged[len(whole) // 2] ^= 0xFF
