@@ -26,7 +26,7 @@ class Progress:
         self, title: str, epochs: int, total: int, done: int, *, shown: bool,
         waits_for: str = "compiling",
     ) -> None:  # fmt: skip
-        self.epochs, self.measured = epochs, {}
+        self.epochs, self.numbers, self.measured = epochs, {}, {}
         self.bar = tqdm(total=total, initial=done, desc=title, unit="step", disable=not shown)
         self.say(waits_for)
 
@@ -36,14 +36,15 @@ class Progress:
 
     def advance(self, epoch: int, loss: float) -> None:
         """One step of an epoch (from 1)."""
-        numbers = {"epoch": f"{epoch}/{self.epochs}", "loss": f"{loss:.4f}", **self.measured}
-        self.bar.set_postfix(numbers, refresh=False)
+        self.numbers = {"epoch": f"{epoch}/{self.epochs}", "loss": f"{loss:.4f}"}
+        self.bar.set_postfix(self.numbers | self.measured, refresh=False)
         self.bar.update()
 
     def end_epoch(self, row: Mapping[str, float]) -> None:
-        """Show a row of the history beside the loss from now on: contrastive accuracy, kNN."""
+        """Show contrastive accuracy and kNN of a row of the history, from now on beside the loss."""
         shown = {"top-1": "contrastive_accuracy", "knn": "knn_accuracy"}
         self.measured |= {k: f"{row[name]:.2f}" for k, name in shown.items() if name in row}
+        self.bar.set_postfix(self.numbers | self.measured)
 
     def close(self) -> None:
         """Close the bar, however the run ended."""

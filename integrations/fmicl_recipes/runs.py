@@ -265,7 +265,7 @@ def check_finite_features(*features: Features) -> None:
     all others. Features of zero length are a collapse, which `evaluation.collapsed` knows.
     """
     for rows in features:
-        squares = np.square(rows, dtype=np.float64).sum(axis=1)
+        squares = np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
         if not (squares <= np.finfo(np.float32).max).all():  # nor where one is NaN
             raise NonFiniteLossError(
                 "The features are not finite, or their squares are not: training has diverged."

@@ -379,6 +379,8 @@ def test_positions_tell_patches_apart_and_their_products_know_offsets_only():
      (lambda: feature_width(nnx.Conv(1, 2, (3, 3), rngs=nnx.Rngs(0)), (8, 8, 1)),
       r"Expected a module that returns \(N, F\)"),
      (lambda: MethodTrainer(tiny("simclr", devices=64), load_images("digits", limit=64)),
+      r"`devices`. Expected at most the \d+ devices that JAX sees"),
+     (lambda: MethodTrainer.check(tiny("simclr", devices=64)),
       r"`devices`. Expected at most the \d+ devices that JAX sees")],
 )  # fmt: skip
 def test_what_does_not_fit_is_named(make, message):
