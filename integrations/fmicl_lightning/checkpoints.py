@@ -16,19 +16,23 @@ _NEEDED = {"state_dict", "history", "callbacks"}
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A checkpoint, on the CPU; no code that it carries runs.
+    """The checkpoint of a run, on the CPU; no code that it carries runs.
 
     Raises:
         ValueError: the file is damaged, no checkpoint of a run, or holds more than tensors and
             plain values.
     """
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError, OSError, RuntimeError) as error:
-        raise unreadable_checkpoint(path) from error
+    found = _read(path)
     if not isinstance(found, dict) or not found.keys() >= _NEEDED:
         raise unreadable_checkpoint(path)
     return found
+
+
+def _read(path: str | Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, EOFError, OSError, RuntimeError) as error:
+        raise unreadable_checkpoint(path) from error
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -41,5 +45,12 @@ class AtomicCheckpoints(TorchCheckpointIO):
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read what `save_checkpoint` wrote; `read_checkpoint`, whatever is asked for."""
-        return read_checkpoint(path)
+        """Read on the CPU what `save_checkpoint` wrote; whatever is asked for, no code of it runs.
+
+        That may be weights alone, which processes of Lightning hand on through files.
+
+        Raises:
+            ValueError: the file is damaged, or holds more than tensors and plain values.
+        """
+        found: dict[str, Any] = _read(path)
+        return found
