@@ -204,7 +204,8 @@ def test_a_model_that_a_library_does_not_have_is_named(tmp_path, monkeypatch, fm
     if error is None:
         monkeypatch.setattr("fmicl_recipes.runs.load_data", lambda *_: pytest.fail("too late"))
     out = tmp_path / "run"
-    code, _, err = fmicl("train", "simclr", *TINY, "--encoder", "timm:resnet51", "--out", out)
+    encoder = ("--encoder", "timm:resnet51", "--width", 64)
+    code, _, err = fmicl("train", "simclr", *TINY, *encoder, "--out", out)
     assert code == 2
     assert "`encoder`. Expected a model that timm has. It said: Unknown model resnet51" in err
     assert not out.exists()
