@@ -7,6 +7,7 @@ from fmicl_flax.moco import MoCo
 from fmicl_flax.moco_v3 import MoCoV3
 from fmicl_flax.simclr import SimCLR
 from fmicl_flax.train import MethodTrainer
+from fmicl_flax.trained import features, load_encoder
 
 __all__ = [
     "MethodTrainer",
@@ -17,6 +18,8 @@ __all__ = [
     "build_encoder",
     "build_loss",
     "build_method",
+    "features",
+    "load_encoder",
 ]
 
 

@@ -44,6 +44,21 @@ def _only(function: Loss, **options: Any) -> Loss:
     return partial(function, **options)
 
 
+def untrained_encoder(
+    settings: TrainSettings, image_shape: tuple[int, int, int], rngs: nnx.Rngs
+) -> tuple[nnx.Module, int]:
+    """The encoder that settings name, for images (H, W, C), and the width of its features.
+
+    Raises:
+        ValueError: the encoder is unknown, or does not fit the images.
+    """
+    encoder = build_encoder(
+        settings.encoder, image_shape[2], settings.width, stem_stride=settings.stem_stride,
+        patch_size=settings.patch_size, dtype=DTYPES[settings.precision], rngs=rngs,
+    )  # fmt: skip
+    return encoder, feature_width(encoder, image_shape)
+
+
 def build_method(settings: TrainSettings, image_shape: tuple[int, int, int]) -> Method:
     """The untrained method; equal settings and seed give equal weights.
 
@@ -55,10 +70,7 @@ def build_method(settings: TrainSettings, image_shape: tuple[int, int, int]) -> 
         ValueError: the encoder is unknown, or does not fit the images.
     """
     rngs = nnx.Rngs(settings.seed)
-    encoder = build_encoder(
-        settings.encoder, image_shape[2], settings.width, stem_stride=settings.stem_stride,
-        patch_size=settings.patch_size, dtype=DTYPES[settings.precision], rngs=rngs,
-    )  # fmt: skip
+    encoder, features = untrained_encoder(settings, image_shape, rngs)
     kind, names = METHODS[settings.method]
     options = {
         name: getattr(settings, name) for name in ("projection_hidden", "projection_dim", *names)
@@ -66,7 +78,7 @@ def build_method(settings: TrainSettings, image_shape: tuple[int, int, int]) -> 
     if kind is MoCoV3:
         options["frozen_patches"] = settings.patch_projection == "frozen"
     method: Method = kind(
-        encoder, feature_width(encoder, image_shape), build_loss(settings),
+        encoder, features, build_loss(settings),
         build_augmentation(settings.augmentation, settings.photo()), rngs=rngs, **options,
     )  # fmt: skip
     return method

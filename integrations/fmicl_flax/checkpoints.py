@@ -7,9 +7,10 @@ import shutil
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
-from fmicl_recipes.run_folder import RunFolder
+from fmicl_recipes.run_folder import RunFolder, unreadable_checkpoint
 
 #: Folder, within the run's, of the checkpoint which the link `RunFolder.checkpoint` points to.
 STORE = "checkpoints"
@@ -43,7 +44,7 @@ def save(folder: RunFolder, name: str, state: Any, facts: dict[str, Any]) -> Non
 
 
 def load(
-    folder: RunFolder, like: Any, sharding: jax.sharding.Sharding
+    folder: RunFolder, like: Any, sharding: jax.sharding.Sharding, *, partly: bool = False
 ) -> tuple[Any, dict[str, Any]]:
     """State and facts of the folder's checkpoint.
 
@@ -51,8 +52,21 @@ def load(
         folder: of the run.
         like: a state of the same structure, shapes and dtypes.
         sharding: where the arrays go.
+        partly: `like` is a part of the state, and nothing else is read.
+
+    Raises:
+        ValueError: the checkpoint is damaged, or of another state.
     """
     path = folder.checkpoint.resolve()
     target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like)
-    with ocp.StandardCheckpointer() as reader:
-        return reader.restore(path, target), dict(reader.metadata(path).custom_metadata)
+    places = jax.tree.map(lambda x: ocp.ArrayRestoreArgs(sharding=sharding), target)
+    how = ocp.args.PyTreeRestore(target, restore_args=places, partial_restore=partly)
+    try:
+        with ocp.PyTreeCheckpointer() as reader:
+            state = reader.restore(path, args=how)
+            facts = dict(reader.metadata(path).custom_metadata)
+    except Exception as error:  # whatever the libraries below say of a damaged file
+        raise unreadable_checkpoint(path) from error
+    if jax.tree.map(np.shape, state) != jax.tree.map(np.shape, like):
+        raise unreadable_checkpoint(path)
+    return state, facts

@@ -8,12 +8,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from fmicl_core.checks import check_choice, invalid
+from fmicl_core.checks import invalid
 from fmicl_flax.layers import batch_norm, conv
 from fmicl_flax.vit import ViT
-
-#: Encoders by name; the number is a ViT's blocks.
-VITS = {"vit-s6": 6, "vit-s12": 12}
+from fmicl_recipes.settings import VITS, check_encoder
 
 
 class ConvNorm(nnx.Module):
@@ -149,7 +147,7 @@ def build_encoder(
     Raises:
         ValueError: the name is unknown.
     """
-    check_choice("encoder", name, ("resnet18", "smallconv", *VITS))
+    check_encoder(name, "jax")
     if name in VITS:
         return ViT(channels, width, VITS[name], patch_size, dtype=dtype, rngs=rngs)
     kind = ResNet18 if name == "resnet18" else SmallConv

@@ -18,6 +18,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from fmicl_core.checks import invalid
 from fmicl_flax.method import Contrast, Method
 from fmicl_recipes.data import Images
+from fmicl_recipes.encoder import filled_chunks
+from fmicl_recipes.runs import Features
 from fmicl_recipes.settings import TrainSettings
 
 
@@ -95,6 +97,12 @@ def train_step(
 def encode(graph: nnx.GraphDef[Any], state: nnx.State, images: jax.Array) -> jax.Array:
     """Features (N, F) of uint8 images, norms by their running statistics."""
     return _evaluated(graph, state)(images)
+
+
+def encode_all(graph: nnx.GraphDef[Any], state: nnx.State, images: Images) -> Features:
+    """`encode` of any number of images."""
+    rows = [np.asarray(encode(graph, state, chunk)) for chunk in filled_chunks(images)]
+    return np.concatenate(rows)[: len(images)]
 
 
 @partial(jax.jit, static_argnames=("graph",))

@@ -13,12 +13,11 @@ from flax import nnx
 
 from fmicl_flax import checkpoints
 from fmicl_flax.build import build_method
-from fmicl_flax.logs import Board, Progress
 from fmicl_flax.method import Contrast, Method
 from fmicl_flax.optimizers import build_optimizer
 from fmicl_flax.steps import (
     all_finite,
-    encode,
+    encode_all,
     everywhere,
     find_devices,
     place,
@@ -26,7 +25,9 @@ from fmicl_flax.steps import (
     train_step,
 )
 from fmicl_recipes.data import ImageData, Images
-from fmicl_recipes.run_folder import RunFolder
+from fmicl_recipes.encoder import filled_chunks
+from fmicl_recipes.logs import Board, Progress
+from fmicl_recipes.run_folder import RunFolder, unreadable_checkpoint
 from fmicl_recipes.runs import (
     Features,
     NonFiniteLossError,
@@ -38,8 +39,6 @@ from fmicl_recipes.runs import (
 )
 from fmicl_recipes.settings import TrainSettings
 
-#: Images that are encoded at once for evaluation.
-CHUNK = 500
 T = TypeVar("T")
 
 
@@ -47,6 +46,11 @@ class MethodTrainer(Trainer):
     """A method in JAX; `method` is the Flax module, as it is now."""
 
     framework = "jax"
+
+    @classmethod
+    def check(cls, settings: TrainSettings) -> None:
+        """Check the devices; `Trainer.check`."""
+        find_devices(settings)
 
     def __init__(self, settings: TrainSettings, data: ImageData) -> None:
         super().__init__(settings, data)
@@ -80,10 +84,11 @@ class MethodTrainer(Trainer):
         board = Board(folder.path / "tensorboard")
         bar = Progress(self.settings.title, self.settings.epochs, self.steps,
                        done * self.per_epoch, shown=progress)  # fmt: skip
-        with closing(board.writer), closing(bar.bar):
+        with closing(board.writer), closing(bar):
             for epoch in range(done + 1, self.settings.epochs + 1):
                 row = self._epoch(epoch, board, bar)
                 self.history.append(row)
+                bar.end_epoch(row)
                 self._save(folder, step=epoch * self.per_epoch)
                 warn_of_collapse(self.history)
 
@@ -104,6 +109,7 @@ class MethodTrainer(Trainer):
             raise NonFiniteLossError.weights(step)
         measured = {"images_per_second": len(losses) * self.settings.batch_size / elapsed}
         if self.settings.knn_every and epoch % self.settings.knn_every == 0:
+            bar.say("evaluating")
             measured |= knn(self)
         x, y = map(np.asarray, last[1:])
         row = epoch_row(epoch, step, float(np.mean(losses)), x, y, **measured)
@@ -132,19 +138,20 @@ class MethodTrainer(Trainer):
         """Take weights, history and seconds from the folder's checkpoint."""
         like = nnx.to_pure_dict(self.state)
         state, facts = checkpoints.load(folder, like, everywhere(self.mesh))
+        if not facts.keys() >= {"history", "seconds"}:
+            raise unreadable_checkpoint(folder.checkpoint)
         nnx.replace_by_pure_dict(self.state, state)
         self.history, self.seconds = list(facts["history"]), facts["seconds"]
 
     def encode(self, images: Images) -> Features:
         """Encoder features (N, F) float32 of uint8 images (N, H, W, C), without augmentation."""
-        rows = [np.asarray(encode(self.graph, self.state, chunk)) for chunk in _chunks(images)]
-        return np.concatenate(rows)[: len(images)]
+        return encode_all(self.graph, self.state, images)
 
     def project(self, images: Images) -> tuple[Features, Features]:
         """Projections (N, d) of two random views of uint8 images, drawn by `settings.seed`."""
         pairs = [
             project(self.graph, self.state, chunk, jax.random.fold_in(self.key, number))
-            for number, chunk in enumerate(_chunks(images))
+            for number, chunk in enumerate(filled_chunks(images))
         ]
         x, y = (np.concatenate(list(map(np.asarray, side))) for side in zip(*pairs, strict=True))
         return x[: len(images)], y[: len(images)]
@@ -160,11 +167,3 @@ def _one_behind(items: Iterable[T]) -> Iterator[T]:
         yield from waiting
         waiting = [item]
     yield from waiting
-
-
-def _chunks(images: Images) -> Iterator[Images]:
-    """`CHUNK` images at a time, the last ones filled up with zeros: one shape to compile for."""
-    for start in range(0, len(images), CHUNK):
-        chunk = images[start : start + CHUNK]
-        fill = [(0, CHUNK - len(chunk))] + [(0, 0)] * (images.ndim - 1)
-        yield np.pad(chunk, fill)

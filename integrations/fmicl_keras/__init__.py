@@ -12,6 +12,7 @@ from fmicl_keras.metrics import (
     Uniformity,
 )
 from fmicl_keras.train import MethodTrainer
+from fmicl_keras.trained import features, load_encoder
 from fmicl_keras.views import TwoViews, projection_head
 
 __all__ = [
@@ -27,6 +28,8 @@ __all__ = [
     "Uniformity",
     "build_encoder",
     "build_method",
+    "features",
+    "load_encoder",
     "projection_head",
 ]
 

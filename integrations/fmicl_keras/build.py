@@ -44,6 +44,16 @@ def build_method(settings: TrainSettings, image_shape: tuple[int, int, int], ste
         ValueError: the encoder is unknown, or does not fit the images.
     """
     keras.utils.set_random_seed(settings.seed)
+    method = untrained_method(settings, image_shape, steps)
+    if replica_count() > 1 and settings.method != "moco":
+        synchronise(method)  # MoCo keeps the statistics of its parts apart on purpose
+    return method
+
+
+def untrained_method(
+    settings: TrainSettings, image_shape: tuple[int, int, int], steps: int
+) -> Method:
+    """What `build_method` builds, its weights drawn from wherever Keras' own seed stands."""
     augment = build_augmentation(
         settings.augmentation, image_shape, settings.seed, settings.photo()
     )
@@ -57,8 +67,6 @@ def build_method(settings: TrainSettings, image_shape: tuple[int, int, int], ste
             method: Method = MoCoV3(*parts, steps)
         else:
             method = {"simclr": SimCLR, "moco": MoCo}[settings.method](*parts)
-    if replica_count() > 1 and settings.method != "moco":
-        synchronise(method)  # MoCo keeps the statistics of its parts apart on purpose
     return method
 
 

@@ -6,13 +6,14 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
 from fmicl_core.checks import invalid
-from fmicl_recipes.run_folder import write_atomically
+from fmicl_recipes.run_folder import unreadable_checkpoint, write_atomically
 
 #: Name of the entry that is no variable.
 _FACTS = "facts"
@@ -33,18 +34,20 @@ def load(path: Path, groups: dict[str, Sequence[Any]]) -> dict[str, Any]:
     """Give variables the values that `save` wrote, and return the facts.
 
     Raises:
-        ValueError: the file belongs to other variables.
+        ValueError: the file belongs to other variables, or is damaged.
     """
-    with np.load(path) as stored:
-        for group, variables in groups.items():
-            names = [name for name in stored.files if name.startswith(f"{group}/")]
-            shapes = [tuple(variable.shape) for variable in variables]
-            found = [stored[f"{group}/{index}"].shape for index in range(len(names))]
-            if shapes != found:
-                raise invalid("run", f"a checkpoint with the {group} of these settings", str(path))
-            for index, variable in enumerate(variables):
-                variable.assign(stored[f"{group}/{index}"])
-        facts: dict[str, Any] = json.loads(str(stored[_FACTS]))
+    try:
+        with np.load(path) as stored:
+            arrays = {name: stored[name] for name in stored.files if name.split("/")[0] in groups}
+            facts: dict[str, Any] = json.loads(str(stored[_FACTS]))
+    except (BadZipFile, EOFError, KeyError, OSError, ValueError) as error:
+        raise unreadable_checkpoint(path) from error
+    for group, variables in groups.items():
+        shapes = {f"{group}/{index}": tuple(v.shape) for index, v in enumerate(variables)}
+        if shapes != {k: v.shape for k, v in arrays.items() if k.startswith(f"{group}/")}:
+            raise invalid("run", f"a checkpoint with the {group} of these settings", str(path))
+        for index, variable in enumerate(variables):
+            variable.assign(arrays[f"{group}/{index}"])
     return facts
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import keras
 from keras import layers
 
-from fmicl_core.checks import invalid
 from fmicl_keras.vit import vit
+from fmicl_recipes.settings import VITS, check_encoder
 
 Shape = tuple[int, int, int]
 
@@ -74,8 +74,6 @@ def smallconv(shape: Shape, width: int = 32, stem_stride: int = 1) -> keras.Mode
 
 
 CONVOLUTIONAL = {"resnet18": resnet18, "smallconv": smallconv}
-#: Blocks of the vision transformers.
-VITS = {"vit-s6": 6, "vit-s12": 12}
 
 
 def build_encoder(
@@ -93,11 +91,10 @@ def build_encoder(
     Raises:
         ValueError: the name is unknown, or the patches do not tile the images.
     """
-    if name in CONVOLUTIONAL:
-        return CONVOLUTIONAL[name](shape, width, stem_stride)
+    check_encoder(name, "tensorflow")
     if name in VITS:
         return vit(shape, width, VITS[name], patch_size)
-    raise invalid("encoder", f"one of {', '.join([*CONVOLUTIONAL, *VITS])} with Keras", name)
+    return CONVOLUTIONAL[name](shape, width, stem_stride)
 
 
 def has_batch_norm(model: keras.Model) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Any
 
 import keras
@@ -10,17 +11,16 @@ import numpy as np
 from fmicl_core.checks import invalid
 from fmicl_keras import checkpoint
 from fmicl_keras.build import build_method, state
-from fmicl_keras.callbacks import EpochBatches, Progress, Run
+from fmicl_keras.callbacks import EpochBatches, Run
 from fmicl_keras.devices import Devices
 from fmicl_keras.method import LastViews, Method
 from fmicl_keras.optimizers import build_optimizer
 from fmicl_recipes.data import ImageData, Images
+from fmicl_recipes.encoder import CHUNK, filled_chunks
+from fmicl_recipes.logs import Progress
 from fmicl_recipes.run_folder import RunFolder
 from fmicl_recipes.runs import Features, Trainer
 from fmicl_recipes.settings import TrainSettings
-
-#: Images that are encoded at once for evaluation, filled up so that one program serves all.
-CHUNK = 500
 
 
 class MethodTrainer(Trainer):
@@ -35,14 +35,20 @@ class MethodTrainer(Trainer):
 
     framework = "tensorflow"
 
-    def __init__(self, settings: TrainSettings, data: ImageData) -> None:
-        super().__init__(settings, data)
+    @classmethod
+    def check(cls, settings: TrainSettings) -> None:
+        """Check the backend and its devices; `Trainer.check`."""
         if settings.keras_backend != keras.config.backend():
             raise invalid(
                 "keras_backend", f"{keras.config.backend()!r}, the backend Keras runs on",
                 settings.keras_backend,
                 why="Keras takes it from KERAS_BACKEND when it is imported, and keeps it.",
             )  # fmt: skip
+        Devices(settings)
+
+    def __init__(self, settings: TrainSettings, data: ImageData) -> None:
+        super().__init__(settings, data)
+        self.check(settings)
         self.steps = len(data.train_images) // settings.batch_size
         self.devices = Devices(settings)
         with self.devices.scope():
@@ -61,15 +67,15 @@ class MethodTrainer(Trainer):
                 self._restore(folder, with_optimizer=True)
             batches = EpochBatches(self.data.train_images, settings.batch_size, settings.seed)
             done = len(self.history)
-            bar = Progress(settings.title, settings.epochs, self.steps, done)
-            run = Run(self, batches, lambda: self._save(folder))
-            try:
+            bar = Progress(
+                settings.title, settings.epochs, self.steps * settings.epochs, self.steps * done,
+                shown=progress,
+            )  # fmt: skip
+            with closing(bar):
                 self.model.fit(
                     batches, epochs=settings.epochs, initial_epoch=done, shuffle=False, verbose=0,
-                    callbacks=[run, bar] if progress else [run],
+                    callbacks=[Run(self, batches, bar, lambda: self._save(folder))],
                 )  # fmt: skip
-            finally:
-                bar.close()
 
     def load(self, folder: RunFolder) -> None:
         """Take weights, history and seconds from the folder's checkpoint."""
@@ -108,11 +114,8 @@ class MethodTrainer(Trainer):
         return views[:, 0], views[:, 1]
 
     def _apply(self, model: keras.Model, images: Images) -> Features:
-        size = self.devices.multiple(CHUNK)
-        missing = -len(images) % size
-        filled = np.concatenate([images, np.resize(images, (missing, *images.shape[1:]))])
         with self.devices.scope():
-            return model.predict(filled, batch_size=size, verbose=0)[: len(images)]
+            return predict(model, images, self.devices.multiple(CHUNK))
 
     def _seeds(self) -> list[Any]:
         return self.model.augment.non_trainable_variables
@@ -120,6 +123,12 @@ class MethodTrainer(Trainer):
     def _set_seeds(self, values: list[Any]) -> None:
         for variable, value in zip(self._seeds(), values, strict=True):
             variable.assign(value)
+
+
+def predict(model: keras.Model, images: Images, size: int) -> Features:
+    """What a model gives for images, `size` at a time and filled up: one program serves all."""
+    chunks = np.concatenate(list(filled_chunks(images, size)))
+    return model.predict(chunks, batch_size=size, verbose=0)[: len(images)]
 
 
 class Applied(keras.Model):

@@ -8,6 +8,7 @@ from fmicl_lightning.moco_v3 import MoCoV3
 from fmicl_lightning.optimizers import LARS
 from fmicl_lightning.simclr import SimCLR
 from fmicl_lightning.train import MethodTrainer
+from fmicl_lightning.trained import features, load_encoder
 from fmicl_lightning.vit import ViT
 
 __all__ = [
@@ -21,6 +22,8 @@ __all__ = [
     "build_encoder",
     "build_loss",
     "build_method",
+    "features",
+    "load_encoder",
 ]
 
 

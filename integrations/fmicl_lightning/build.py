@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning
 import torch
+from torch import nn
 
 import fmicl_torch
 from fmicl_lightning.augment import build_augmentation
@@ -26,6 +27,22 @@ def build_loss(settings: TrainSettings) -> Loss:
     return loss_of(settings, fmicl_torch)
 
 
+def untrained_encoder(
+    settings: TrainSettings, image_shape: tuple[int, int, int]
+) -> tuple[nn.Module, int]:
+    """The encoder that settings name, for images (H, W, C), and the width of its features.
+
+    Raises:
+        ValueError: the encoder is unknown, or does not fit the images.
+    """
+    height, width, channels = image_shape
+    encoder = build_encoder(
+        settings.encoder, channels, settings.width,
+        stem_stride=settings.stem_stride, patch_size=settings.patch_size,
+    )  # fmt: skip
+    return encoder, feature_width(encoder, (channels, height, width))
+
+
 def build_method(settings: TrainSettings, image_shape: tuple[int, int, int]) -> Method:
     """The untrained method; equal settings and seed give equal weights.
 
@@ -36,15 +53,12 @@ def build_method(settings: TrainSettings, image_shape: tuple[int, int, int]) -> 
     Raises:
         ValueError: the encoder is unknown, or does not fit the images.
     """
-    height, width, channels = image_shape
+    height, width, _ = image_shape
     lightning.seed_everything(settings.seed, verbose=False)
-    encoder = build_encoder(
-        settings.encoder, channels, settings.width,
-        stem_stride=settings.stem_stride, patch_size=settings.patch_size,
-    )  # fmt: skip
+    encoder, features = untrained_encoder(settings, image_shape)
     method: Method = METHODS[settings.method](
         encoder,
-        feature_width(encoder, (channels, height, width)),
+        features,
         build_loss(settings),
         build_augmentation(settings.augmentation, (height, width), settings.photo()),
         settings,

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import nn
 
-from fmicl_core.checks import invalid
+from fmicl_core.checks import InvalidArgument, invalid
 from fmicl_lightning.vit import ViT
+from fmicl_recipes.settings import VITS, check_encoder
+
+#: The module of each library that has encoders by name.
+LIBRARIES = {"timm": "timm", "torchvision": "torchvision.models"}
 
 
 class BasicBlock(nn.Module):
@@ -71,8 +75,6 @@ def smallconv(channels: int, width: int = 32, stem_stride: int = 1) -> nn.Sequen
 
 
 CONVOLUTIONAL = {"resnet18": resnet18, "smallconv": smallconv}
-#: Blocks of the vision transformers.
-VITS = {"vit-s6": 6, "vit-s12": 12}
 
 
 def build_encoder(
@@ -90,35 +92,52 @@ def build_encoder(
     Raises:
         ValueError: the name is unknown, or the library that has it is not installed.
     """
+    check_encoder(name, "torch")
     if name in CONVOLUTIONAL:
         return CONVOLUTIONAL[name](channels, width, stem_stride)
     if name in VITS:
         return ViT(channels, width, VITS[name], patch_size)
     library, _, model = name.partition(":")
-    if library == "timm" and model:
-        return _made(name, "timm", "create_model", num_classes=0, in_chans=channels)
-    if library == "torchvision" and model:
-        network = _made(name, "torchvision.models", "get_model", weights=None)
+    make = _functions_of(name)[1]
+    options = {"num_classes": 0, "in_chans": channels} if library == "timm" else {"weights": None}
+    try:
+        network: nn.Module = make(model, **options)
+    except (ValueError, RuntimeError) as error:  # of either library, where it knows no such model
+        raise _unknown(name, str(error)) from error
+    if library == "torchvision":
         head = "fc" if hasattr(network, "fc") else "head" if hasattr(network, "head") else "heads"
         setattr(network, head, nn.Identity())
-        return network
-    names = ", ".join([*CONVOLUTIONAL, *VITS])
-    raise invalid("encoder", f"one of {names}, timm:NAME, torchvision:NAME", name)
+    return network
 
 
-def _made(name: str, module: str, function: str, **options: Any) -> Any:
-    """The encoder "LIBRARY:MODEL" by the library's function that takes names of models."""
+def check_library_encoder(name: str) -> None:
+    """Check that the library of an encoder "LIBRARY:MODEL" has it, without building it.
+
+    Raises:
+        ValueError: it has no such model, or is not installed.
+    """
     library, _, model = name.partition(":")
+    if library in LIBRARIES and not _functions_of(name)[0](model):
+        raise _unknown(name, f"Unknown model {model}")
+
+
+def _functions_of(name: str) -> tuple[Callable[[str], bool], Callable[..., nn.Module]]:
+    """Of the library of "LIBRARY:MODEL": whether it has a model of a name, and the way to it."""
+    library = name.partition(":")[0]
     try:
-        make = getattr(importlib.import_module(module), function)
+        module = importlib.import_module(LIBRARIES[library])
     except (ImportError, RuntimeError) as error:
         raise invalid("encoder", f"an encoder whose library works; {library} does not", name,
                       why=f"It said: {error}.") from error  # fmt: skip
-    try:
-        return make(model, **options)
-    except (ValueError, RuntimeError) as error:  # of either library, where it knows no such model
-        raise invalid("encoder", f"a model that {library} has", name,
-                      why=f"It said: {error}.") from error  # fmt: skip
+    if library == "torchvision":
+        return lambda model: model.lower() in module.list_models(), module.get_model
+    # Names of timm may begin with a hub, whose models it does not list.
+    return lambda model: ":" in model or module.is_model(model), module.create_model
+
+
+def _unknown(name: str, said: str) -> InvalidArgument:
+    library = name.partition(":")[0]
+    return invalid("encoder", f"a model that {library} has", name, why=f"It said: {said}.")
 
 
 @torch.no_grad()

@@ -115,7 +115,7 @@ class Method(lightning.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Refuse broken weights; log how aligned, uniform and spread out the last batch is."""
-        if not all(p.isfinite().all() for p in self.parameters()):
+        if not all(value.isfinite().all() for value in self.state_dict().values()):
             raise NonFiniteLossError.weights(self.global_step)
         assert self.last is not None
         x, y = (rows.float().cpu().numpy() for rows in self.last)

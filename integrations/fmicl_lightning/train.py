@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from fmicl_core.checks import InvalidArgument, invalid
 from fmicl_lightning.batches import SharedData, loader
 from fmicl_lightning.build import build_method
-from fmicl_lightning.callbacks import AtomicCheckpoints, Progress, RunClock, checkpointing, quiet
+from fmicl_lightning.callbacks import RunClock, checkpointing, quiet
+from fmicl_lightning.checkpoints import AtomicCheckpoints, read_checkpoint
+from fmicl_lightning.encoders import check_library_encoder
+from fmicl_lightning.trained import load_weights
 from fmicl_recipes.data import ImageData, Images
+from fmicl_recipes.encoder import CHUNK
+from fmicl_recipes.logs import without_tensorflow
 from fmicl_recipes.run_folder import RunFolder
 from fmicl_recipes.runs import Features, NonFiniteLossError, Trainer
 from fmicl_recipes.settings import TrainSettings
-
-#: Images that are encoded at once for evaluation.
-CHUNK = 500
 
 
 class MethodTrainer(Trainer):
     """A method in PyTorch; `module` is the LightningModule."""
 
     framework = "torch"
+
+    @classmethod
+    def check(cls, settings: TrainSettings) -> None:
+        """Check devices, and that the library of an encoder has it; `Trainer.check`."""
+        check_devices(settings)
+        check_library_encoder(settings.encoder)
 
     def __init__(self, settings: TrainSettings, data: ImageData) -> None:
         super().__init__(settings, data)
@@ -41,13 +50,10 @@ class MethodTrainer(Trainer):
         if several and not isinstance(self.data, SharedData):
             self.data = SharedData(**vars(self.data))
         batches = loader(self.data, settings.batch_size, settings.seed)
-        clock = RunClock(self, folder, len(batches) * settings.batch_size)
-        callbacks: list[Callback] = [clock]
-        if progress:
-            callbacks.append(Progress(settings.title, settings.epochs))
-        callbacks.append(checkpointing(folder))
+        clock = RunClock(self, folder, len(batches) * settings.batch_size, progress)
+        without_tensorflow()
         on_gpu = settings.device != "cpu" and torch.cuda.is_available()
-        with quiet(), _errors_of_processes():
+        with quiet(), _as_they_were_raised():
             trainer = lightning.Trainer(
                 max_epochs=settings.epochs,
                 accelerator=settings.device,
@@ -60,7 +66,7 @@ class MethodTrainer(Trainer):
                 precision="bf16-mixed" if settings.precision == "bf16" else "32-true",
                 plugins=[AtomicCheckpoints()],
                 logger=TensorBoardLogger(folder.path, name="", version="tensorboard"),
-                callbacks=callbacks,
+                callbacks=[clock, checkpointing(folder)],
                 enable_progress_bar=False,
                 enable_model_summary=False,
                 log_every_n_steps=1,
@@ -74,8 +80,8 @@ class MethodTrainer(Trainer):
 
     def load(self, folder: RunFolder) -> None:
         """Take weights, history and seconds from the folder's checkpoint."""
-        checkpoint = AtomicCheckpoints().load_checkpoint(folder.checkpoint)
-        self.module.load_state_dict(checkpoint["state_dict"])
+        checkpoint = read_checkpoint(folder.checkpoint)
+        load_weights(self.module, checkpoint["state_dict"], folder.checkpoint)
         self.history = list(checkpoint["history"])
         self.seconds = checkpoint["callbacks"]["RunClock"]["seconds"]
 
@@ -116,10 +122,21 @@ def check_devices(settings: TrainSettings) -> None:
 
 
 @contextmanager
-def _errors_of_processes() -> Iterator[None]:
-    """Our own error in place of the traceback that a process sends of it."""
+def _as_they_were_raised() -> Iterator[None]:
+    """What was raised in the place of what Lightning makes of it.
+
+    That is a SystemExit of a KeyboardInterrupt, after which the process would not hear another, and
+    of an error of ours in another process a text.
+    """
+    handler = signal.getsignal(signal.SIGINT)
     try:
         yield
+    except SystemExit as leaving:
+        if not isinstance(leaving.__context__, KeyboardInterrupt):
+            raise
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from leaving
     except ProcessRaisedException as error:
         name, _, message = str(error).strip().splitlines()[-1].partition(": ")
         for kind in (NonFiniteLossError, InvalidArgument):

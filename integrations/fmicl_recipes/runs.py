@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmicl_core.checks import invalid
-from fmicl_recipes import compare, evaluation, report
+from fmicl_recipes import evaluation, report
 from fmicl_recipes.data import ImageData, Images, load_images
+from fmicl_recipes.encoder import check_checkpoint
 from fmicl_recipes.progress import note
 from fmicl_recipes.run_folder import BASELINES, RunFolder, write_atomically
 from fmicl_recipes.settings import TrainSettings
@@ -167,8 +168,7 @@ def evaluate_run(trainer_class: type[Trainer], folder: RunFolder) -> dict[str, A
         ValueError: the folder holds no checkpoint.
     """
     settings = folder.settings()
-    if not folder.checkpoint.exists():
-        raise invalid("run", f"a run folder with {folder.checkpoint.name}", str(folder.path))
+    check_checkpoint(folder)
     trainer_class.check(settings)
     data = load_data(settings, progress=True)
     if data.labels is None:
@@ -208,6 +208,8 @@ def finish(trainer: Trainer, folder: RunFolder, progress: bool) -> dict[str, Any
     write_atomically(folder.path / "embeddings.npz", lambda file: np.savez(file, **features))
     folder.write_json("metrics.json", metrics)
     note("drawing", progress)
+    from fmicl_recipes import compare  # which is slow to import, and not for who loads an encoder
+
     compare.draw(folder.plots, {settings.title: metrics}, {settings.title: features})
     return metrics
 
@@ -256,9 +258,19 @@ def knn(trainer: Trainer) -> dict[str, float]:
 
 
 def check_finite_features(*features: Features) -> None:
-    """Raise NonFiniteLossError when features are not finite, which weights that are may lead to."""
-    if not all(np.isfinite(rows).all() for rows in features):
-        raise NonFiniteLossError("The features are not finite: training has diverged.")
+    """Raise NonFiniteLossError when training has diverged, though every weight may be finite.
+
+    A feature whose squared length overflows float32 counts as one that is not finite: the losses
+    see no direction in it, and its row as zero after normalisation looks as if it were far from
+    all others. Features of zero length are a collapse, which `evaluation.collapsed` knows.
+    """
+    for rows in features:
+        squares = np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
+        if not (squares <= np.finfo(np.float32).max).all():  # nor where one is NaN
+            raise NonFiniteLossError(
+                "The features are not finite, or their squares are not: training has diverged."
+                " Try a smaller lr."
+            )
 
 
 def epoch_row(

@@ -66,6 +66,22 @@ def chosen_augmentation(name: str, data: str) -> str:
     return "digits" if data == "digits" else "photo"
 
 
+def check_encoder(name: str, framework: str) -> None:
+    """Check the name of an encoder; whether a library has it, only the library knows.
+
+    Raises:
+        ValueError: there is no such encoder in that framework.
+    """
+    library, _, model = name.partition(":")
+    elsewhere = library in ENCODER_LIBRARIES and bool(model)
+    if name in (*CONVOLUTIONAL, *VITS) or (elsewhere and framework == "torch"):
+        return
+    libraries = ENCODER_LIBRARIES if framework == "torch" else ()
+    names = ", ".join((*CONVOLUTIONAL, *VITS, *(f"{library}:NAME" for library in libraries)))
+    why = "That one needs framework = 'torch'." if elsewhere else None
+    raise invalid("encoder", f"one of {names}", name, why=why)
+
+
 @dataclass(frozen=True)
 class TrainSettings(Settings):
     """Settings of one training run; frozen, validated, and stored with the run.
@@ -248,7 +264,7 @@ class TrainSettings(Settings):
     def __post_init__(self) -> None:
         self.check_choices()
         object.__setattr__(self, "augmentation", chosen_augmentation(self.augmentation, self.data))
-        self._check_encoder()
+        check_encoder(self.encoder, self.framework)
         self.check_effects()
         for name, by_method in (("negatives", METHODS), ("alpha", ALPHAS)):
             if getattr(self, name) is None and self.applies(name):
@@ -262,17 +278,6 @@ class TrainSettings(Settings):
             raise invalid("warmup_epochs", f"fewer than epochs = {self.epochs}", self.warmup_epochs)
         if self.loss == "fmicl":
             self.objective()
-
-    def _check_encoder(self) -> None:
-        library, _, model = self.encoder.partition(":")
-        if self.encoder in (*CONVOLUTIONAL, *VITS):
-            return
-        if library in ENCODER_LIBRARIES and model:
-            if self.framework != "torch":
-                raise invalid("encoder", "framework = 'torch' beside it", self.encoder)
-            return
-        names = ", ".join((*CONVOLUTIONAL, *VITS, *(f"{name}:NAME" for name in ENCODER_LIBRARIES)))
-        raise invalid("encoder", f"one of {names}", self.encoder)
 
     def _check_numbers(self) -> None:
         for name, low in AT_LEAST.items():

@@ -254,18 +254,21 @@ def test_a_device_that_is_missing_leaves_no_run_behind(tmp_path, monkeypatch, fm
     assert not out.exists()
 
 
-@pytest.mark.parametrize("error", [ValueError, RuntimeError])
+@pytest.mark.parametrize("error", [ValueError, RuntimeError, None])
 def test_a_model_that_a_library_does_not_have_is_named(tmp_path, monkeypatch, fmicl, error):
-    """As torchvision says it, and as timm."""
+    """As torchvision says it, and as timm; or before data are looked at, where it is listed."""
 
     def create_model(name, **options):
         raise error(f"Unknown model {name}")
 
-    monkeypatch.setitem(sys.modules, "timm", types.SimpleNamespace(create_model=create_model))
+    timm = types.SimpleNamespace(create_model=create_model, is_model=lambda name: bool(error))
+    monkeypatch.setitem(sys.modules, "timm", timm)
+    if error is None:
+        monkeypatch.setattr("fmicl_recipes.runs.load_data", lambda *_: pytest.fail("too late"))
     monkeypatch.setattr(frameworks, "is_installed", lambda name: True)
-    out, width = tmp_path / "run", TINY.index("--width")
-    tiny = [*TINY[:width], *TINY[width + 2 :]]
-    code, _, err = fmicl("train", "simclr", *tiny, "--encoder", "timm:resnet51", "--out", out)
+    out = tmp_path / "run"
+    encoder = ("--encoder", "timm:resnet51", "--width", 64)
+    code, _, err = fmicl("train", "simclr", *TINY, *encoder, "--out", out)
     assert code == 2
     assert "`encoder`. Expected a model that timm has. It said: Unknown model resnet51" in err
     assert not out.exists()

@@ -1,7 +1,10 @@
 """SimCLR, MoCo and MoCo v3 in Flax are the methods of their papers, learn, and resume exactly."""
 
+import dataclasses
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from functools import cache, partial
@@ -27,6 +30,8 @@ from fmicl_flax import (  # noqa: E402
     build_loss,
     build_method,
     checkpoints,
+    features,
+    load_encoder,
 )
 from fmicl_flax.encoders import feature_width  # noqa: E402
 from fmicl_flax.layers import convolve  # noqa: E402
@@ -47,7 +52,7 @@ MOMENTUM = ("moco", "moco-v3")
 DEVICES = Path(__file__).parent / "ranks" / "flax_devices.py"
 #: One shape of everything, so that XLA compiles little.
 SMALL = {"width": 8, "batch_size": 64, "limit": 256, "epochs": 3, "warmup_epochs": 1,
-         "projection_hidden": 16, "projection_dim": 8, "queue_size": 100}  # fmt: skip
+         "projection_hidden": 16, "projection_dim": 8}  # fmt: skip
 #: What each method takes to learn the digits in seconds.
 LEARNS = {
     "simclr": {"alpha": 10.0},
@@ -61,7 +66,8 @@ def options(method, **more):
 
 
 def tiny(method, **more):
-    return options(method, **{**SMALL, **more})
+    queue = {"queue_size": 100} if method == "moco" else {}
+    return options(method, **{**SMALL, **queue, **more})
 
 
 def equal(a, b):
@@ -372,6 +378,8 @@ def test_positions_tell_patches_apart_and_their_products_know_offsets_only():
      (lambda: feature_width(nnx.Conv(1, 2, (3, 3), rngs=nnx.Rngs(0)), (8, 8, 1)),
       r"Expected a module that returns \(N, F\)"),
      (lambda: MethodTrainer(tiny("simclr", devices=64), load_images("digits", limit=64)),
+      r"`devices`. Expected at most the \d+ devices that JAX sees"),
+     (lambda: MethodTrainer.check(tiny("simclr", devices=64)),
       r"`devices`. Expected at most the \d+ devices that JAX sees")],
 )  # fmt: skip
 def test_what_does_not_fit_is_named(make, message):
@@ -384,7 +392,8 @@ def test_the_loss_is_the_one_the_settings_name(loss):
     import fmicl_jax
 
     x, y = draw((16, 4)), draw((16, 4), 1)
-    got = build_loss(tiny("simclr", loss=loss, divergence="js", alpha=3.0, temperature=0.2))(x, y)
+    given = {"fmicl": {"divergence": "js", "alpha": 3.0}, "info-nce": {"temperature": 0.2}}
+    got = build_loss(tiny("simclr", loss=loss, **given.get(loss, {})))(x, y)
     want = {
         "fmicl": partial(fmicl_loss, divergence="js", alpha=3.0, negatives="all"),
         "info-nce": partial(info_nce_loss, temperature=0.2),
@@ -418,6 +427,7 @@ class Run:
         trainer = MethodTrainer(self.settings, load_images("digits"))
         self.random = few_labels(trainer)
         self.folder = RunFolder.create(out, self.settings)
+        self.folder.keep_image_shape((8, 8, 1))
         trainer.fit(self.folder, resume=False, progress=False)
         self.trainer = trainer
 
@@ -449,7 +459,7 @@ def test_training_beats_the_random_encoder(run_of, method):
     assert history[-1]["loss"] < history[0]["loss"]
     assert few_labels(run.trainer) > run.random + 0.03
     assert [row["epoch"] for row in history if "knn_accuracy" in row] == [5, 10, 15]
-    assert history[-1]["knn_accuracy"] == knn(run.trainer)
+    assert history[-1]["knn_accuracy"] == knn(run.trainer)["knn_accuracy"]
     columns = {"epoch", "step", "loss", "alignment", "uniformity", "embedding_rank"}
     assert all(columns | {"images_per_second"} <= set(row) for row in history)
     assert list((run.folder.path / "tensorboard").iterdir())
@@ -526,11 +536,111 @@ def test_a_checkpoint_can_be_evaluated_again(run_of):
     run = run_of("moco")
     again = evaluate_run(MethodTrainer, run.folder)
     assert again["loss_history"] == [row["loss"] for row in run.trainer.history]
-    assert again["knn_accuracy"] == knn(run.trainer)
+    assert again["knn_accuracy"] == knn(run.trainer)["knn_accuracy"]
     assert again["seconds"] == pytest.approx(run.trainer.seconds, abs=0.01)
     x, y = run.trainer.project(run.trainer.data.test_images[:10])
     assert x.shape == y.shape == (10, 64)
     assert not np.allclose(x, y, atol=1e-3)
+
+
+def test_features_are_those_of_the_trainer(run_of):
+    run = run_of("moco")
+    images = run.trainer.data.test_images[:30]
+    for form in (images, images[..., 0]):
+        found = features(run.folder.path, form)
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, run.trainer.encode(images), rtol=1e-6, atol=1e-6)
+
+
+def test_the_encoder_takes_bytes_and_floats_and_can_be_trained_further(run_of):
+    run = run_of("moco")
+    images = run.trainer.data.test_images[:16]
+    want = run.trainer.encode(images)
+    encoder = load_encoder(str(run.folder.path))
+    assert encoder.image_shape == (8, 8, 1)
+    assert encoder.num_features == want.shape[1]
+    for form in (images, images / 255.0, jnp.asarray(images) / 255.0):
+        np.testing.assert_allclose(encoder(form), want, rtol=1e-4, atol=1e-5)
+    encoder.train()
+    mean = encoder.network.layers[0].norm.mean[...]
+    gradient = nnx.grad(lambda encoder: (encoder(images) ** 2).mean())(encoder)
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient))
+    assert len(jax.tree.leaves(gradient)) == len(jax.tree.leaves(nnx.state(encoder, nnx.Param)))
+    assert not np.array_equal(mean, encoder.network.layers[0].norm.mean[...])
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [(np.zeros((2, 8, 8, 3), np.float32), r"Expected \(N, H, W, 1\)"),
+     (np.zeros((2, 8, 8, 1), np.int32), "Expected uint8, or float in .*'int32'")],
+)  # fmt: skip
+def test_the_encoder_refuses_what_it_was_not_trained_on(run_of, images, message):
+    with pytest.raises(ValueError, match=f"`images`. {message}"):
+        load_encoder(run_of("moco").folder.path)(images)
+
+
+def test_checkpoints_that_are_damaged_and_runs_of_others_are_refused(run_of, tmp_path):
+    run = run_of("moco")
+
+    def copied(name):
+        return RunFolder(shutil.copytree(run.folder.path, tmp_path / name, symlinks=True))
+
+    def refused(folder, message):
+        with pytest.raises(ValueError, match=f"`run`. Expected {message}"):
+            load_encoder(folder.path)
+
+    def hurt(name, damage):
+        folder = copied(name)
+        files = [path for path in folder.checkpoint.resolve().rglob("*") if path.is_file()]
+        assert files
+        for path in files:
+            damage(path)
+        refused(folder, "a (folder whose checkpoint is whole|run folder with checkpoint.ckpt)")
+        with pytest.raises(ValueError, match=r"`run`. Expected a folder whose checkpoint is whole"):
+            run.trainer.load(folder)
+
+    hurt("empty", lambda path: path.write_bytes(b""))
+    hurt("half", lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]))
+    hurt("gone", lambda path: path.unlink())
+    other = copied("other")
+    stored = other.read_json("settings.json")
+    other.write_json("settings.json", stored | {"width": 8})
+    refused(other, "a folder whose checkpoint is whole")
+    other.write_json("settings.json", stored | {"framework": "torch"})
+    refused(other, "a run with framework = 'jax'. fmicl_lightning.load_encoder loads this one")
+    shutil.rmtree(other.path / checkpoints.STORE)
+    other.write_json("settings.json", stored)
+    refused(other, "a run folder with checkpoint.ckpt")
+
+
+def test_ctrl_c_comes_out_as_it_went_in(run_of, tmp_path, monkeypatch, capsys):
+    """By then there was a checkpoint, and the bar has said what it waits for."""
+    run = run_of("moco")
+    settings = dataclasses.replace(run.settings, knn_every=1)
+    trainer = MethodTrainer(settings, run.trainer.data)
+    steps = MethodTrainer._steps
+
+    def interrupt(trainer, epoch):
+        for contrast in steps(trainer, epoch):
+            yield contrast
+            if trainer.history:
+                signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(MethodTrainer, "_steps", interrupt)
+    folder = RunFolder.create(tmp_path / "run", settings)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(folder, resume=False, progress=True)
+    assert len(folder.read_history()) == 1
+    shown = capsys.readouterr().err
+    for words in ("compiling", "epoch=1/15", "evaluating"):
+        assert words in shown
+
+
+@one_quick
+def test_a_run_that_diverges_does_not_look_finished(tmp_path, method):
+    settings = tiny(method, lr=1e6, epochs=4, warmup_epochs=0)
+    with pytest.raises(NonFiniteLossError, match="Try a smaller lr"):
+        fit(settings, RunFolder.create(tmp_path / "run", settings))
 
 
 def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path, monkeypatch):

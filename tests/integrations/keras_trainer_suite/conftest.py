@@ -25,9 +25,14 @@ def tiny():
     from fmicl_recipes import resolve
 
     small = {"width": 8, "batch_size": 64, "limit": 256, "epochs": 3, "warmup_epochs": 1,
-             "projection_hidden": 16, "projection_dim": 8, "queue_size": 100, "device": "cpu",
+             "projection_hidden": 16, "projection_dim": 8, "device": "cpu",
              "framework": "tensorflow", "keras_backend": BACKEND}  # fmt: skip
-    return lambda method, **options: resolve("digits", {"method": method, **small, **options})
+
+    def settings(method, **options):
+        queue = {"queue_size": 100} if method == "moco" else {}
+        return resolve("digits", {"method": method, **small, **queue, **options})
+
+    return settings
 
 
 @pytest.fixture(scope="session")

@@ -68,14 +68,14 @@ def test_training_beats_the_random_encoder(tmp_path, method, capsys):
                                   "device": "cpu", "framework": "tensorflow"})  # fmt: skip
     data = load_images("digits")
     trainer = MethodTrainer(settings, data)
-    before = knn(trainer)
+    before = knn(trainer)["knn_accuracy"]
     trainer.fit(RunFolder.create(tmp_path / "run", settings), resume=False, progress=True)
     assert "epoch=8/8" in capsys.readouterr().err
     history = RunFolder(tmp_path / "run").read_history()
     assert history == trainer.history
     assert history[-1]["loss"] < history[0]["loss"]
     assert [row["epoch"] for row in history if "knn_accuracy" in row] == [4, 8]
-    assert history[-1]["knn_accuracy"] == knn(trainer) > before
+    assert history[-1]["knn_accuracy"] == knn(trainer)["knn_accuracy"] > before
     columns = {"epoch", "step", "loss", "alignment", "uniformity", "embedding_rank"}
     assert all(columns | {"images_per_second"} <= set(row) for row in history)
 

@@ -1,0 +1,84 @@
+"""The encoder of a run as a module, its preprocessing included, and features of images by it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from fmicl_flax import checkpoints
+from fmicl_flax.augment import standardise
+from fmicl_flax.build import untrained_encoder
+from fmicl_flax.steps import encode_all
+from fmicl_recipes.data import Images
+from fmicl_recipes.encoder import check_batch, check_images, open_trained
+from fmicl_recipes.runs import Features
+
+
+class Encoder(nnx.Module):
+    """A network and the standardisation it was trained with.
+
+    Args:
+        network: from standardised images (N, H, W, C) to features (N, F).
+        image_shape: (H, W, C) of the images in training.
+        num_features: F.
+    """
+
+    def __init__(
+        self, network: nnx.Module, image_shape: tuple[int, int, int], num_features: int
+    ) -> None:
+        self.network, self.image_shape, self.num_features = network, image_shape, num_features
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Images (N, H, W, C), uint8 or float in [0, 1], to features (N, F) in float32.
+
+        Raises:
+            ValueError: another shape or dtype.
+        """
+        images = jnp.asarray(images)
+        check_batch(images.shape, images.dtype.name, self.image_shape[2], axis=3)
+        floats = images.astype(jnp.float32)
+        floats = floats / 255.0 if images.dtype == jnp.uint8 else floats
+        return self.network(standardise(floats)).astype(jnp.float32)
+
+
+def load_encoder(run: str | Path) -> Encoder:
+    """The trained encoder of a run, in eval mode, on the device that is there.
+
+    Args:
+        run: folder of a run with framework = "jax".
+
+    Returns:
+        A module from images (N, H, W, C), uint8 or float in [0, 1], to features (N, F).
+
+    Raises:
+        ValueError: there is no such run in the folder, or its checkpoint is damaged.
+    """
+    folder, settings, shape = open_trained(run, "jax")
+    network, width = untrained_encoder(settings, shape, nnx.Rngs(settings.seed))
+    weights = nnx.state(network)
+    like = {0: {"encoder": nnx.to_pure_dict(weights)}}  # of (method, optimiser), see `train_step`
+    home = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    stored, _ = checkpoints.load(folder, like, home, partly=True)
+    nnx.replace_by_pure_dict(weights, stored[0]["encoder"])
+    nnx.update(network, weights)
+    encoder = Encoder(network, shape, width)
+    encoder.eval()
+    return encoder
+
+
+def features(run: str | Path, images: Images) -> Features:
+    """Features (N, F) float32 of images by a run's encoder, on the device that is there.
+
+    Args:
+        run: as for `load_encoder`.
+        images: uint8 (N, H, W, C) as in training or, of one channel, (N, H, W).
+
+    Raises:
+        ValueError: as for `load_encoder`; or the images are of another shape or dtype.
+    """
+    encoder = load_encoder(run)
+    graph, state = nnx.split((encoder,))
+    return encode_all(graph, state, check_images(images, encoder.image_shape))

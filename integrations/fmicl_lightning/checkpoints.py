@@ -1,0 +1,56 @@
+"""Checkpoints of Lightning: read without running code of theirs, written whole or not at all."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from fmicl_recipes.run_folder import unreadable_checkpoint, write_atomically
+
+#: What every checkpoint of a run has.
+_NEEDED = {"state_dict", "history", "callbacks"}
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """The checkpoint of a run, on the CPU; no code that it carries runs.
+
+    Raises:
+        ValueError: the file is damaged, no checkpoint of a run, or holds more than tensors and
+            plain values.
+    """
+    found = _read(path)
+    if not isinstance(found, dict) or not found.keys() >= _NEEDED:
+        raise unreadable_checkpoint(path)
+    return found
+
+
+def _read(path: str | Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, EOFError, OSError, RuntimeError) as error:
+        raise unreadable_checkpoint(path) from error
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Checkpoints that are written whole or not at all."""
+
+    def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
+        """Write beside `path`, then replace it."""
+        write_atomically(Path(path), lambda file: torch.save(checkpoint, file))
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read on the CPU what `save_checkpoint` wrote; whatever is asked for, no code of it runs.
+
+        That may be weights alone, which processes of Lightning hand on through files.
+
+        Raises:
+            ValueError: the file is damaged, or holds more than tensors and plain values.
+        """
+        found: dict[str, Any] = _read(path)
+        return found

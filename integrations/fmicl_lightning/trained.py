@@ -1,0 +1,100 @@
+"""The encoder of a run as a module, its preprocessing included, and features of images by it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from fmicl_lightning.augment import standardise
+from fmicl_lightning.build import untrained_encoder
+from fmicl_lightning.checkpoints import read_checkpoint
+from fmicl_recipes.data import Images
+from fmicl_recipes.encoder import CHUNK, check_batch, check_images, open_trained
+from fmicl_recipes.run_folder import unreadable_checkpoint
+from fmicl_recipes.runs import Features
+
+
+class Encoder(nn.Module):
+    """A network and the standardisation it was trained with.
+
+    Args:
+        network: from standardised images (N, C, H, W) to features (N, F).
+        image_shape: (H, W, C) of the images in training.
+        num_features: F.
+    """
+
+    def __init__(
+        self, network: nn.Module, image_shape: tuple[int, int, int], num_features: int
+    ) -> None:
+        super().__init__()
+        self.network, self.image_shape, self.num_features = network, image_shape, num_features
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (N, C, H, W), uint8 or float in [0, 1], to features (N, F).
+
+        Raises:
+            ValueError: another shape or dtype.
+        """
+        dtype = str(images.dtype).removeprefix("torch.")
+        check_batch(tuple(images.shape), dtype, self.image_shape[2], axis=1)
+        floats = images.to(next(self.network.parameters()).dtype)
+        return self.network(standardise(floats / 255.0 if dtype == "uint8" else floats))
+
+
+def load_encoder(run: str | Path) -> Encoder:
+    """The trained encoder of a run, on the CPU, in eval mode, every parameter with a gradient.
+
+    Args:
+        run: folder of a run with framework = "torch".
+
+    Returns:
+        A module from images (N, C, H, W), uint8 or float in [0, 1], to features (N, F).
+
+    Raises:
+        ValueError: there is no such run in the folder, or its checkpoint is damaged.
+    """
+    folder, settings, shape = open_trained(run, "torch")
+    weights = read_checkpoint(folder.checkpoint)["state_dict"]
+    with torch.random.fork_rng(devices=[]):  # what is drawn is replaced
+        network, width = untrained_encoder(settings, shape)
+    own = {k.removeprefix("encoder."): v for k, v in weights.items() if k.startswith("encoder.")}
+    load_weights(network, own, folder.checkpoint)
+    network.to(memory_format=torch.channels_last)
+    return Encoder(network, shape, width).eval()
+
+
+def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
+    """Give a module the weights of a checkpoint.
+
+    Raises:
+        ValueError: the checkpoint is of another module.
+    """
+    try:
+        module.load_state_dict(weights)
+    except (RuntimeError, AttributeError) as error:
+        raise unreadable_checkpoint(path) from error
+
+
+def features(run: str | Path, images: Images) -> Features:
+    """Features (N, F) float32 of images by a run's encoder, on the device that is there.
+
+    Args:
+        run: as for `load_encoder`.
+        images: uint8 (N, H, W, C) as in training or, of one channel, (N, H, W).
+
+    Raises:
+        ValueError: as for `load_encoder`; or the images are of another shape or dtype.
+    """
+    encoder = load_encoder(run)
+    rows = check_images(images, encoder.image_shape)
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    encoder.to(device)
+    with torch.inference_mode():
+        parts = [
+            encoder(chunk.to(device).permute(0, 3, 1, 2)).float().cpu()
+            for chunk in torch.from_numpy(rows).split(CHUNK)
+        ]
+    found: Features = torch.cat(parts).numpy()
+    return found

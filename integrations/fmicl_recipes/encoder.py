@@ -1,0 +1,108 @@
+"""The trained encoder of a run folder: what the loaders of the three frameworks share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fmicl_core.checks import invalid
+from fmicl_recipes.run_folder import RunFolder
+from fmicl_recipes.settings import METHODS, TrainSettings
+
+#: The package that trains in each framework, and loads what it trained.
+PACKAGES = {"torch": "fmicl_lightning", "jax": "fmicl_flax", "tensorflow": "fmicl_keras"}
+#: Images that are encoded at once.
+CHUNK = 500
+
+
+class Trained(NamedTuple):
+    """A run that has an encoder: its folder, its settings, and (H, W, C) of its images."""
+
+    folder: RunFolder
+    settings: TrainSettings
+    image_shape: tuple[int, int, int]
+
+
+def open_trained(run: str | Path, framework: str) -> Trained:
+    """The run in a folder, if the package of `framework` can load its encoder.
+
+    Raises:
+        ValueError: there is no run of images in the folder, or no checkpoint, or one of another
+            framework, or nobody knows the size of its images.
+    """
+    folder = RunFolder(run)
+    method = folder.read_json("settings.json").get("method")
+    if method not in METHODS:
+        raise invalid("run", f"a run of {', '.join(METHODS)}", method, what="method")
+    settings = folder.settings()
+    if settings.framework != framework:
+        raise invalid(
+            "run", f"a run with framework = {framework!r}", settings.framework, what="framework",
+            why=f"{PACKAGES[settings.framework]}.load_encoder loads this one.",
+        )  # fmt: skip
+    check_checkpoint(folder)
+    shape = folder.image_shape
+    if shape is None:
+        raise invalid("run", "a run whose settings.json has the shape of the images", str(run),
+                      why=f"This one is older; `fmicl evaluate {run}` adds it.")  # fmt: skip
+    return Trained(folder, settings, shape)
+
+
+def check_checkpoint(folder: RunFolder) -> None:
+    """Raise ValueError when a run has no checkpoint."""
+    if not folder.checkpoint.exists():
+        raise invalid("run", f"a run folder with {folder.checkpoint.name}", str(folder.path))
+
+
+def check_images(images: Any, shape: tuple[int, int, int]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """The images as (N, H, W, C), if they are like those that an encoder was trained on.
+
+    Args:
+        images: (N, H, W, C) uint8 or, of one channel, (N, H, W).
+        shape: (H, W, C).
+
+    Raises:
+        ValueError: they are not uint8, or of another shape, or there are none.
+    """
+    array = np.asarray(images)
+    if array.dtype != np.uint8:
+        raise invalid("images", "uint8, 0 to 255", str(array.dtype), what="images.dtype")
+    given = array.shape
+    if array.ndim == 3 and shape[2] == 1:
+        array = array[..., None]
+    if array.shape[1:] != shape or not len(array):
+        sizes = ", ".join(map(str, shape))
+        raise invalid("images", f"images like those of the run, (N, {sizes}) with N >= 1", given,
+                      what="images.shape")  # fmt: skip
+    return array
+
+
+def check_batch(shape: tuple[Any, ...], dtype: str, channels: int, axis: int) -> None:
+    """Check what a loaded encoder is called with: images, uint8 or float in [0, 1].
+
+    Values are not looked at, as they may be unknown while a graph is traced.
+
+    Args:
+        shape: of the images.
+        dtype: of the images, by its name.
+        channels: of the images that the encoder is for.
+        axis: of the channels, 1 or 3.
+
+    Raises:
+        ValueError: another shape or dtype.
+    """
+    if len(shape) != 4 or shape[axis] != channels:
+        sizes = f"(N, {channels}, H, W)" if axis == 1 else f"(N, H, W, {channels})"
+        raise invalid("images", sizes, tuple(shape), what="images.shape")
+    if dtype != "uint8" and "float" not in dtype:
+        raise invalid("images", "uint8, or float in [0, 1]", dtype, what="images.dtype")
+
+
+def filled_chunks(images: Any, size: int = CHUNK) -> Iterator[Any]:
+    """`size` images at a time, the last ones filled up with zeros: one shape to compile for."""
+    for start in range(0, len(images), size):
+        chunk = images[start : start + size]
+        yield np.pad(chunk, [(0, size - len(chunk))] + [(0, 0)] * (images.ndim - 1))

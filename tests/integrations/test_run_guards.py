@@ -1,0 +1,63 @@
+"""What all trainers share: diverged training is told from collapse, and neither looks finished."""
+
+import warnings
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn", reason="the recipes need scikit-learn")
+
+from fmicl_recipes import evaluation
+from fmicl_recipes.logs import Progress
+from fmicl_recipes.runs import NonFiniteLossError, epoch_row
+
+GOOD = np.random.default_rng(0).standard_normal((20, 4)).astype(np.float32)
+
+
+@pytest.fixture(autouse=True)
+def no_warnings():
+    """Nothing of NumPy reaches the user."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1.3e38, 2e19, -2e19])
+@pytest.mark.parametrize("side", [0, 1])
+def test_features_that_are_not_finite_or_whose_squares_are_not_stop_a_run(value, side):
+    views = [GOOD.copy(), GOOD.copy()]
+    views[side][3, 2] = value
+    with pytest.raises(NonFiniteLossError, match="training has diverged"):
+        epoch_row(1, 4, 0.5, *views)
+
+
+def test_large_features_that_the_losses_can_take_do_not():
+    """All is as for features of usual size, since only directions count."""
+    row, large = (epoch_row(1, 4, 0.5, x, x) for x in (GOOD, GOOD * np.float32(1e18)))
+    assert large == pytest.approx(row, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("point", [0.0, 1.0])
+def test_features_on_one_point_are_collapsed_where_that_point_is_the_origin_too(point):
+    x = np.full((20, 4), point, np.float32)
+    row = epoch_row(1, 4, 0.5, x, x)
+    assert evaluation.collapsed(row)
+    assert row["uniformity"] == pytest.approx(0.0, abs=1e-5)
+    assert row["contrastive_accuracy"] == 0.0
+
+
+def test_the_bar_says_what_it_waits_for_and_how_views_are_told_apart(capsys):
+    bar = Progress("simclr", 2, 4, 0, shown=True)
+    bar.advance(1, 0.5)
+    bar.say("evaluating")
+    bar.end_epoch({"epoch": 1, "loss": 0.5, "contrastive_accuracy": 0.623, "knn_accuracy": 0.4})
+    bar.advance(2, 0.25)
+    bar.say("evaluating")
+    bar.end_epoch({"epoch": 2, "loss": 0.25, "contrastive_accuracy": 0.871})
+    bar.close()
+    shown = capsys.readouterr().err
+    for words in ("compiling", "evaluating", "epoch=1/2, loss=0.5000, top-1=0.62, knn=0.40"):
+        assert words in shown
+    assert shown.strip().endswith("epoch=2/2, loss=0.2500, top-1=0.87, knn=0.40]")
+    Progress("simclr", 2, 4, 0, shown=False).close()
+    assert capsys.readouterr().err == ""
