@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fmicl_core.checks import invalid
+from fmicl_recipes.encoder import PACKAGES
 from fmicl_recipes.options import Settings
 from fmicl_recipes.settings import ENCODER_LIBRARIES, TrainSettings
 from fmicl_recipes.sources import check_source
 
 if TYPE_CHECKING:
-    from fmicl_recipes.runs import Trainer
+    from fmicl_recipes.trainer import Trainer
 
-#: The package that trains in each framework, which is also the name of its extra but for "fmicl_".
-TRAINERS = {"torch": "fmicl_lightning", "jax": "fmicl_flax", "tensorflow": "fmicl_keras"}
 #: What each package needs beside fmicl.
 NEEDED = {
     "fmicl_lightning": ("torch", "lightning", "kornia", "tensorboard"),
@@ -44,7 +43,7 @@ def load_package(settings: TrainSettings) -> Any:
     Raises:
         NotInstalled: the framework, or something else that the package needs, is not there.
     """
-    package = TRAINERS[settings.framework]
+    package = PACKAGES[settings.framework]
     needed = NEEDED[package]
     if settings.framework == "tensorflow":
         needed = (*needed, settings.keras_backend)
@@ -52,7 +51,7 @@ def load_package(settings: TrainSettings) -> Any:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # it has a lot to say that helps nobody
     missing = [name for name in needed if not is_installed(name)]
     if missing:
-        extra = package.removeprefix("fmicl_")
+        extra = package.removeprefix("fmicl_")  # as extras are named
         backend = [name for name in missing if name == settings.keras_backend != "keras"]
         extras = ",".join([extra, *backend]) if extra == "keras" else extra
         raise NotInstalled(

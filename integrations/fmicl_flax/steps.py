@@ -19,8 +19,8 @@ from fmicl_core.checks import invalid
 from fmicl_flax.method import Contrast, Method
 from fmicl_recipes.data import Images
 from fmicl_recipes.encoder import filled_chunks
-from fmicl_recipes.runs import Features
 from fmicl_recipes.settings import TrainSettings
+from fmicl_recipes.trainer import Features
 
 
 def find_devices(settings: TrainSettings) -> Mesh:

@@ -28,7 +28,8 @@ from fmicl_recipes.data import ImageData, Images
 from fmicl_recipes.encoder import filled_chunks
 from fmicl_recipes.logs import Board, Progress
 from fmicl_recipes.run_folder import RunFolder, unreadable_checkpoint
-from fmicl_recipes.runs import (
+from fmicl_recipes.settings import TrainSettings
+from fmicl_recipes.trainer import (
     Features,
     NonFiniteLossError,
     Trainer,
@@ -37,7 +38,6 @@ from fmicl_recipes.runs import (
     knn,
     warn_of_collapse,
 )
-from fmicl_recipes.settings import TrainSettings
 
 T = TypeVar("T")
 

@@ -14,7 +14,7 @@ from fmicl_flax.build import untrained_encoder
 from fmicl_flax.steps import encode_all
 from fmicl_recipes.data import Images
 from fmicl_recipes.encoder import check_batch, check_images, open_trained
-from fmicl_recipes.runs import Features
+from fmicl_recipes.trainer import Features
 
 
 class Encoder(nnx.Module):

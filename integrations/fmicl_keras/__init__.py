@@ -1,8 +1,8 @@
 """f-MICL for Keras: loss, metrics, a two-view model and trainers; on every backend."""
 
-from fmicl_keras.augment import RandomAffine
 from fmicl_keras.build import build_method
 from fmicl_keras.encoders import build_encoder
+from fmicl_keras.geometry import RandomAffine
 from fmicl_keras.loss import FMICLLoss, InfoNCELoss
 from fmicl_keras.metrics import (
     Alignment,

@@ -14,7 +14,7 @@ from fmicl_keras.build import state
 from fmicl_keras.checkpoint import to_numpy
 from fmicl_recipes.data import Images
 from fmicl_recipes.logs import Progress
-from fmicl_recipes.runs import (
+from fmicl_recipes.trainer import (
     NonFiniteLossError,
     Trainer,
     epoch_batches,

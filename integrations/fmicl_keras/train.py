@@ -19,8 +19,8 @@ from fmicl_recipes.data import ImageData, Images
 from fmicl_recipes.encoder import CHUNK, filled_chunks
 from fmicl_recipes.logs import Progress
 from fmicl_recipes.run_folder import RunFolder
-from fmicl_recipes.runs import Features, Trainer
 from fmicl_recipes.settings import TrainSettings
+from fmicl_recipes.trainer import Features, Trainer
 
 
 class MethodTrainer(Trainer):

@@ -14,7 +14,7 @@ from fmicl_keras.build import state, untrained_method
 from fmicl_keras.train import predict
 from fmicl_recipes.data import Images
 from fmicl_recipes.encoder import CHUNK, check_batch, check_images, open_trained
-from fmicl_recipes.runs import Features
+from fmicl_recipes.trainer import Features
 
 
 @keras.saving.register_keras_serializable("fmicl_keras")

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from fmicl_recipes.logs import Progress
 from fmicl_recipes.run_folder import RunFolder
-from fmicl_recipes.runs import Trainer, knn
+from fmicl_recipes.trainer import Trainer, knn
 
 #: Where Lightning's advice comes from.
 LOGGERS = [

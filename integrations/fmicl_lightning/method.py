@@ -15,8 +15,8 @@ from torch import nn
 
 from fmicl_lightning.augment import as_float, standardise
 from fmicl_lightning.optimizers import build_optimizer, warmup_cosine
-from fmicl_recipes.runs import NonFiniteLossError, epoch_row, warn_of_collapse
 from fmicl_recipes.settings import TrainSettings
+from fmicl_recipes.trainer import NonFiniteLossError, epoch_row, warn_of_collapse
 
 #: From features x, y (N, d), and a bank of negatives (K, d) if there is one, to a scalar.
 Loss = Callable[..., torch.Tensor]

@@ -23,8 +23,8 @@ from fmicl_recipes.data import ImageData, Images
 from fmicl_recipes.encoder import CHUNK
 from fmicl_recipes.logs import without_tensorflow
 from fmicl_recipes.run_folder import RunFolder
-from fmicl_recipes.runs import Features, NonFiniteLossError, Trainer
 from fmicl_recipes.settings import TrainSettings
+from fmicl_recipes.trainer import Features, NonFiniteLossError, Trainer
 
 
 class MethodTrainer(Trainer):

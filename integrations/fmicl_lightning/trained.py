@@ -13,7 +13,7 @@ from fmicl_lightning.checkpoints import read_checkpoint
 from fmicl_recipes.data import Images
 from fmicl_recipes.encoder import CHUNK, check_batch, check_images, open_trained
 from fmicl_recipes.run_folder import unreadable_checkpoint
-from fmicl_recipes.runs import Features
+from fmicl_recipes.trainer import Features
 
 
 class Encoder(nn.Module):

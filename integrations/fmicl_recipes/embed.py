@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmicl_core.checks import invalid, non_finite
+from fmicl_recipes.encoder import open_run
 from fmicl_recipes.pictures import Decoder, Images, stack
 from fmicl_recipes.progress import note
-from fmicl_recipes.run_folder import RunFolder, make_folder, write_atomically
-from fmicl_recipes.settings import METHODS, TrainSettings
+from fmicl_recipes.run_folder import make_folder, write_atomically
 from fmicl_recipes.sources import check_source, open_splits
 from fmicl_recipes.splits import Split, numbered
 
@@ -60,7 +60,10 @@ def embed(
     """
     run, out = Path(run), Path(out)
     _check_out(out, overwrite)
-    settings, shape = trained_run(run)
+    _, settings, shape = open_run(run)
+    if shape[2] not in (1, 3):
+        raise invalid("run", "a run on grey or colour images", shape, what="image_shape",
+                      why="Pictures cannot be brought to other channels.")  # fmt: skip
     if data is None:
         data = settings.data
         image_column = image_column or settings.image_column
@@ -88,28 +91,6 @@ def embed(
     write = _write_npz if out.suffix == ".npz" else _write_parquet
     write_atomically(out, lambda file: write(file, features, columns))
     return features
-
-
-def trained_run(run: Path) -> tuple[TrainSettings, tuple[int, int, int]]:
-    """The settings of a trained run on images, and the shape (H, W, C) of these.
-
-    Raises:
-        ValueError: there is none, or nobody knows the shape.
-    """
-    folder = RunFolder(run)
-    method = folder.read_json("settings.json").get("method")
-    if method not in METHODS:
-        raise invalid("run", "a run on images", str(run), why=f"Its method is {method!r}.")
-    if not folder.checkpoint.exists():
-        raise invalid("run", f"a run folder with {folder.checkpoint.name}", str(run))
-    shape = folder.image_shape
-    if shape is None:
-        raise invalid("run", "a run whose settings.json has the shape of the images", str(run),
-                      why=f"This one is older; `fmicl evaluate {run}` adds it.")  # fmt: skip
-    if shape[2] not in (1, 3):
-        raise invalid("run", "a run on grey or colour images", shape, what="image_shape",
-                      why="Pictures cannot be brought to other channels.")  # fmt: skip
-    return folder.settings(), shape
 
 
 def _check_out(out: Path, overwrite: bool) -> None:

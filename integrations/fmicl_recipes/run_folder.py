@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from fmicl_core.checks import InvalidArgument, check_choice, check_name, invalid
+from fmicl_recipes.augmentation import chosen_augmentation
 from fmicl_recipes.options import Settings, changes, combined, difference
-from fmicl_recipes.settings import TrainSettings, chosen_augmentation
+from fmicl_recipes.settings import TrainSettings
 
 #: Scores of raw pixels and of the untrained encoder, written when a run starts.
 BASELINES = "baselines.json"

@@ -13,7 +13,7 @@ from fmicl_core import DIVERGENCES, SIMILARITIES
 from fmicl_core.checks import check_at_least, check_number, check_positive, invalid
 from fmicl_core.objective import DEFAULTS, NEGATIVES
 from fmicl_core.related import RELATED_DEFAULTS
-from fmicl_recipes.augmentation import PHOTO, VIEWS, Photo
+from fmicl_recipes.augmentation import PHOTO, VIEWS, Photo, chosen_augmentation
 from fmicl_recipes.options import Settings, check_seed, option
 
 #: Training methods, and the negatives each takes by default. MoCo's come from its queue, whatever
@@ -57,29 +57,6 @@ AT_LEAST = {
 
 def _listed(by_method: Mapping[str, object]) -> str:
     return ", ".join(f"{value} for {method}" for method, value in by_method.items())
-
-
-def chosen_augmentation(name: str, data: str) -> str:
-    """What the augmentation `name` is for a data set: "auto" is "digits" or "photo"."""
-    if name != "auto":
-        return name
-    return "digits" if data == "digits" else "photo"
-
-
-def check_encoder(name: str, framework: str) -> None:
-    """Check the name of an encoder; whether a library has it, only the library knows.
-
-    Raises:
-        ValueError: there is no such encoder in that framework.
-    """
-    library, _, model = name.partition(":")
-    elsewhere = library in ENCODER_LIBRARIES and bool(model)
-    if name in (*CONVOLUTIONAL, *VITS) or (elsewhere and framework == "torch"):
-        return
-    libraries = ENCODER_LIBRARIES if framework == "torch" else ()
-    names = ", ".join((*CONVOLUTIONAL, *VITS, *(f"{library}:NAME" for library in libraries)))
-    why = "That one needs framework = 'torch'." if elsewhere else None
-    raise invalid("encoder", f"one of {names}", name, why=why)
 
 
 @dataclass(frozen=True)

@@ -210,11 +210,11 @@ def test_mistakes_are_found_before_anything_is_decoded(tmp_path, images, monkeyp
 @pytest.mark.parametrize("framework", ["torch", "jax", "tensorflow"])
 def test_the_command_takes_the_encoder_of_the_run(tmp_path, images, monkeypatch, fmicl, framework):
     pytest.importorskip("typer", reason="the command line needs typer")
-    from fmicl_cli.main import TRAINERS
+    from fmicl_recipes.encoder import PACKAGES
 
     package = types.SimpleNamespace(features=encoder, MethodTrainer=None)
-    for name in TRAINERS.values():
-        fitting = name == TRAINERS[framework]
+    for name in PACKAGES.values():
+        fitting = name == PACKAGES[framework]
         monkeypatch.setitem(sys.modules, name, package if fitting else None)
     run = trained(tmp_path / "run", framework=framework)
     out = tmp_path / "a[red]b.npz"

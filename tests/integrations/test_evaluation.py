@@ -22,8 +22,9 @@ from fmicl_recipes import RunFolder, TrainSettings, compare, evaluation, plots, 
 from fmicl_recipes.compare import compare_runs
 from fmicl_recipes.data import ImageData, load_images
 from fmicl_recipes.report import assemble_metrics, legend, markdown, table
-from fmicl_recipes.runs import Trainer, train_run, warn_of_collapse
+from fmicl_recipes.runs import train_run
 from fmicl_recipes.sweep import check_labels
+from fmicl_recipes.trainer import Trainer, warn_of_collapse
 
 # Evaluation
 

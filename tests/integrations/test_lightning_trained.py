@@ -18,8 +18,9 @@ from fmicl_lightning import MethodTrainer, features, load_encoder  # noqa: E402
 from fmicl_lightning.callbacks import RunClock  # noqa: E402
 from fmicl_recipes import RunFolder, resolve  # noqa: E402
 from fmicl_recipes.data import load_images  # noqa: E402
-from fmicl_recipes.runs import NonFiniteLossError, train_run  # noqa: E402
+from fmicl_recipes.runs import train_run  # noqa: E402
 from fmicl_recipes.settings import METHODS  # noqa: E402
+from fmicl_recipes.trainer import NonFiniteLossError  # noqa: E402
 
 DATA = load_images("digits", limit=128)
 IMAGES = DATA.test_images[:30]

@@ -9,7 +9,7 @@ pytest.importorskip("sklearn", reason="the recipes need scikit-learn")
 
 from fmicl_recipes import evaluation
 from fmicl_recipes.logs import Progress
-from fmicl_recipes.runs import NonFiniteLossError, epoch_row
+from fmicl_recipes.trainer import NonFiniteLossError, epoch_row
 
 GOOD = np.random.default_rng(0).standard_normal((20, 4)).astype(np.float32)
 

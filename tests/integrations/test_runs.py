@@ -14,7 +14,7 @@ pytest.importorskip("lightning", reason="the command line trains with Lightning"
 
 from fmicl_lightning import MethodTrainer
 from fmicl_recipes import RunFolder, TrainSettings, resolve
-from fmicl_recipes.runs import NonFiniteLossError
+from fmicl_recipes.trainer import NonFiniteLossError
 
 SHORT = ["--data", "digits", "--limit", "128", "--batch-size", "64", "--width", "8",
          "--device", "cpu"]  # fmt: skip
