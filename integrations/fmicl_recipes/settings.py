@@ -59,6 +59,22 @@ def _listed(by_method: Mapping[str, object]) -> str:
     return ", ".join(f"{value} for {method}" for method, value in by_method.items())
 
 
+def check_encoder(name: str, framework: str) -> None:
+    """Check the name of an encoder; whether a library has it, only the library knows.
+
+    Raises:
+        ValueError: there is no such encoder in that framework.
+    """
+    library, _, model = name.partition(":")
+    elsewhere = library in ENCODER_LIBRARIES and bool(model)
+    if name in (*CONVOLUTIONAL, *VITS) or (elsewhere and framework == "torch"):
+        return
+    libraries = ENCODER_LIBRARIES if framework == "torch" else ()
+    names = ", ".join((*CONVOLUTIONAL, *VITS, *(f"{library}:NAME" for library in libraries)))
+    why = "That one needs framework = 'torch'." if elsewhere else None
+    raise invalid("encoder", f"one of {names}", name, why=why)
+
+
 @dataclass(frozen=True)
 class TrainSettings(Settings):
     """Settings of one training run; frozen, validated, and stored with the run.
