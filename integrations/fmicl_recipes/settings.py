@@ -69,10 +69,9 @@ def check_encoder(name: str, framework: str) -> None:
     elsewhere = library in ENCODER_LIBRARIES and bool(model)
     if name in (*CONVOLUTIONAL, *VITS) or (elsewhere and framework == "torch"):
         return
-    libraries = ENCODER_LIBRARIES if framework == "torch" else ()
-    names = ", ".join((*CONVOLUTIONAL, *VITS, *(f"{library}:NAME" for library in libraries)))
-    why = "That one needs framework = 'torch'." if elsewhere else None
-    raise invalid("encoder", f"one of {names}", name, why=why)
+    libraries = [f"{name}:NAME" for name in ENCODER_LIBRARIES if framework == "torch"]
+    raise invalid("encoder", f"one of {', '.join((*CONVOLUTIONAL, *VITS, *libraries))}", name,
+                  why="That one needs framework = 'torch'." if elsewhere else None)  # fmt: skip
 
 
 @dataclass(frozen=True)

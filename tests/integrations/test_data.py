@@ -826,7 +826,7 @@ def test_a_search_takes_the_column_of_labels_and_needs_some(tmp_path, monkeypatc
         fmicl(*command, "--data", tmp_path, "--label-column", "kind")
     code, _, err = fmicl(*command, "--data", tmp_path)
     assert code == 2
-    assert "`data`. Expected images with labels, by which an alpha is judged" in err
+    assert "which need labels" in err
 
 
 def test_a_typo_of_a_path_ends_the_command_with_the_right_name(tmp_path, monkeypatch, fmicl, hub):

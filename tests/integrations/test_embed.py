@@ -187,7 +187,12 @@ def mistakes(tmp_path, images):
         "folder": (run, "folder.npz", images, "`out`. Expected a file, and not a folder"),
         "no run": (tmp_path, "x.npz", images, "`run`. Expected a run folder with settings.json"),
         "untrained": (untrained, "x.npz", images, "`run`. Expected a run folder with checkpoint"),
-        "texts": (texts, "x.npz", images, "`run`. Expected a run on images.*'simcse'"),
+        "texts": (
+            texts,
+            "x.npz",
+            images,
+            "`run`. Expected a run of simclr, moco, moco-v3.*'simcse'",
+        ),
         "channels": (own, "x.npz", images, "`run`. Expected a run on grey or colour images"),
         "older": (old, "x.npz", images, "`run`. Expected a run whose.*`fmicl evaluate .*old` adds"),
         "no data": (run, "x.npz", tmp_path / "no", "`data`. Expected a path that exists"),
