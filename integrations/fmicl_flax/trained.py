@@ -13,7 +13,7 @@ from fmicl_flax.augment import standardise
 from fmicl_flax.build import untrained_encoder
 from fmicl_flax.steps import encode_all
 from fmicl_recipes.data import Images
-from fmicl_recipes.encoder import check_batch, check_images, open_trained
+from fmicl_recipes.encoder import check_batch, check_images, open_run
 from fmicl_recipes.trainer import Features
 
 
@@ -56,7 +56,7 @@ def load_encoder(run: str | Path) -> Encoder:
     Raises:
         ValueError: there is no such run in the folder, or its checkpoint is damaged.
     """
-    folder, settings, shape = open_trained(run, "jax")
+    folder, settings, shape = open_run(run, "jax")
     network, width = untrained_encoder(settings, shape, nnx.Rngs(settings.seed))
     weights = nnx.state(network)
     like = {0: {"encoder": nnx.to_pure_dict(weights)}}  # of (method, optimiser), see `train_step`

@@ -13,7 +13,7 @@ from fmicl_keras.augment import standardise
 from fmicl_keras.build import state, untrained_method
 from fmicl_keras.train import predict
 from fmicl_recipes.data import Images
-from fmicl_recipes.encoder import CHUNK, check_batch, check_images, open_trained
+from fmicl_recipes.encoder import CHUNK, check_batch, check_images, open_run
 from fmicl_recipes.trainer import Features
 
 
@@ -82,7 +82,7 @@ def load_encoder(run: str | Path) -> Encoder:
     Raises:
         ValueError: there is no such run in the folder, or its checkpoint is damaged.
     """
-    folder, settings, shape = open_trained(run, "tensorflow")
+    folder, settings, shape = open_run(run, "tensorflow")
     method = untrained_method(settings, shape, 1)
     checkpoint.load(folder.checkpoint, {"model": state(method)})
     network = method.encoder

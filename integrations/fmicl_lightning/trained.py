@@ -11,7 +11,7 @@ from fmicl_lightning.augment import standardise
 from fmicl_lightning.build import untrained_encoder
 from fmicl_lightning.checkpoints import read_checkpoint
 from fmicl_recipes.data import Images
-from fmicl_recipes.encoder import CHUNK, check_batch, check_images, open_trained
+from fmicl_recipes.encoder import CHUNK, check_batch, check_images, open_run
 from fmicl_recipes.run_folder import unreadable_checkpoint
 from fmicl_recipes.trainer import Features
 
@@ -55,7 +55,7 @@ def load_encoder(run: str | Path) -> Encoder:
     Raises:
         ValueError: there is no such run in the folder, or its checkpoint is damaged.
     """
-    folder, settings, shape = open_trained(run, "torch")
+    folder, settings, shape = open_run(run, "torch")
     weights = read_checkpoint(folder.checkpoint)["state_dict"]
     with torch.random.fork_rng(devices=[]):  # what is drawn is replaced
         network, width = untrained_encoder(settings, shape)

@@ -26,34 +26,27 @@ class Trained(NamedTuple):
     image_shape: tuple[int, int, int]
 
 
-def open_trained(run: str | Path, framework: str) -> Trained:
-    """The run in a folder, if the package of `framework` can load its encoder.
+def open_run(run: str | Path, framework: str | None = None) -> Trained:
+    """The run in a folder.
+
+    Args:
+        run: the folder.
+        framework: the one whose package is to load the encoder; None for any.
 
     Raises:
-        ValueError: as `open_run`; or the run is of another framework.
-    """
-    trained = open_run(run)
-    found = trained.settings.framework
-    if found != framework:
-        raise invalid(
-            "run", f"a run with framework = {framework!r}", found, what="framework",
-            why=f"{PACKAGES[found]}.load_encoder loads this one.",
-        )  # fmt: skip
-    return trained
-
-
-def open_run(run: str | Path) -> Trained:
-    """The run in a folder, whatever framework trained it.
-
-    Raises:
-        ValueError: there is no run of images in the folder, or no checkpoint, or nobody knows the
-            size of its images.
+        ValueError: there is no run of images in the folder, or no checkpoint, or one of another
+            framework, or nobody knows the size of its images.
     """
     folder = RunFolder(run)
     method = folder.read_json("settings.json").get("method")
     if method not in METHODS:
         raise invalid("run", f"a run of {', '.join(METHODS)}", method, what="method")
     settings = folder.settings()
+    if framework not in (None, settings.framework):
+        raise invalid(
+            "run", f"a run with framework = {framework!r}", settings.framework, what="framework",
+            why=f"{PACKAGES[settings.framework]}.load_encoder loads this one.",
+        )  # fmt: skip
     check_checkpoint(folder)
     shape = folder.image_shape
     if shape is None:

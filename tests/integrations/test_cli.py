@@ -72,7 +72,7 @@ MISTAKES = [
     (["train", "simclr", "--flip", "0.1"], "`flip`. Expected augmentation = 'auto' or 'photo'"),
     (
         ["train", "simclr", "--framework", "jax", "--encoder", "timm:resnet18"],
-        "`encoder`. Expected framework = 'torch' beside it",
+        "That one needs framework = 'torch'",
     ),
     (["train", "simclr", "--encoder", "timm:x"], "`encoder`. Expected an encoder whose library"),
     (

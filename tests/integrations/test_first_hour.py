@@ -106,7 +106,7 @@ def test_own_pictures_go_through_every_command(pictures, require, framework):
         pictures_of = {path.name for path in (run.path / "plots").iterdir()}
         assert {"loss.png", "distances.png", "embedding.png"} <= pictures_of
         assert len(run.read_history()) == 2
-    assert done.stderr.count("no labels") == 2  # before training, resumed training
+    assert done.stderr.count("no labels") == 3  # once in train, in its resuming and in evaluate
     assert "accuracies cannot be compared" in done.stdout
     stored = np.load(folder / "colour.npz")
     assert stored["class_names"].tolist() == ["cats", "dogs"]
