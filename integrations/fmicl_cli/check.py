@@ -182,11 +182,10 @@ def _train(
     from fmicl_check.parity import DTYPES, METHODS, count_groups, train_everywhere
     from fmicl_check.plot import plot_training
     from fmicl_check.report import as_text, training_report
-    from fmicl_recipes.run_folder import make_folder
+    from fmicl_recipes.run_folder import check_folder, make_folder
 
     folder, length = out or OUT, STEPS if steps is None else steps
-    if folder.exists() and not folder.is_dir():
-        raise invalid("out", "a folder", str(folder))
+    check_folder(folder)
     methods, dtypes = methods or list(METHODS), dtypes or list(DTYPES)
     adapters, absent, failed = _open(names, device)
     if len(adapters) < 2:

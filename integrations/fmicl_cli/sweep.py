@@ -93,11 +93,12 @@ def alpha_of_images(
     from fmicl_recipes.data import validation_split
     from fmicl_recipes.presets import resolve
     from fmicl_recipes.runs import load_data, train_run
-    from fmicl_recipes.sweep import check_labels, sweep_alpha
+    from fmicl_recipes.sweep import check_labels, check_sweep, sweep_alpha
 
     method = check_name("method", method, EVERY_METHOD)
     settings = resolve(preset, {"method": method, **overrides})
     check_early(settings)
+    check_sweep(settings, out, start, factor, patience)
     trainer = trainer_of(settings)
     data = validation_split(load_data(settings, progress=True))
     check_labels(data)

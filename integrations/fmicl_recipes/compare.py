@@ -15,7 +15,7 @@ from fmicl_recipes import plots, report
 from fmicl_recipes.conditions import differences
 from fmicl_recipes.evaluation import ACCURACIES
 from fmicl_recipes.progress import note
-from fmicl_recipes.run_folder import RunFolder, make_folder, write_atomically
+from fmicl_recipes.run_folder import RunFolder, check_folder, make_folder, write_atomically
 
 #: Files of a comparison, which a later one may replace.
 TABLE, NUMBERS = "comparison.md", "metrics.json"
@@ -90,6 +90,7 @@ def _target(out: str | Path, overwrite: bool) -> RunFolder:
     if (folder / "settings.json").exists():
         raise invalid("out", "a folder that holds no run", str(out),
                       why="The run's metrics.json would be lost.")  # fmt: skip
+    check_folder(folder)
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:
         expected = "a folder that does not exist yet, or --overwrite to replace the files in it"
         raise invalid("out", expected, str(out))

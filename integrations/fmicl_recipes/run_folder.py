@@ -61,10 +61,7 @@ class RunFolder:
         if self.path.is_dir() and any(self.path.iterdir()):
             expected = "a folder that does not exist yet, or --resume to continue the run in it"
             raise invalid("out", expected, str(self.path))
-        above = next(p for p in (self.path, *self.path.absolute().parents) if p.exists())
-        if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-            why = f"{above} is no folder." if not above.is_dir() else f"{above} is read-only."
-            raise invalid("out", "a folder that can be made", str(self.path), why=why)
+        check_folder(self.path)
 
     def discard(self) -> None:
         """Remove everything of a run that has not got as far as a checkpoint."""
@@ -213,6 +210,19 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> Path:
         half.unlink(missing_ok=True)
         raise
     return path
+
+
+def check_folder(path: str | Path, argument: str = "out") -> None:
+    """Check that `make_folder` could make a folder and files in it, without making anything.
+
+    Raises:
+        ValueError: a file, or a folder without permission, is in its way.
+    """
+    path = Path(path)
+    above = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        why = f"{above} is no folder." if not above.is_dir() else f"{above} is read-only."
+        raise invalid(argument, "a folder that can be made", str(path), why=why)
 
 
 def make_folder(path: str | Path, argument: str = "out") -> Path:

@@ -12,7 +12,7 @@ from fmicl_core.checks import check_at_least, check_number, check_positive, inva
 from fmicl_recipes import plots
 from fmicl_recipes.data import ImageData
 from fmicl_recipes.options import Settings
-from fmicl_recipes.run_folder import RunFolder, make_folder
+from fmicl_recipes.run_folder import RunFolder, check_folder, make_folder
 
 Score = Callable[[float], float]
 
@@ -35,10 +35,7 @@ def doubling_search(
     Raises:
         ValueError: an argument is out of range.
     """
-    check_positive("start", start)
-    if check_number("factor", factor) <= 1.0:
-        raise invalid("factor", "a finite number > 1", factor)
-    check_at_least("patience", patience, 1)
+    _check_search(start, factor, patience)
     check_at_least("most", most, 1)
     scores = {start: score(start)}
     for step in (factor, 1.0 / factor):
@@ -51,6 +48,28 @@ def doubling_search(
         if max(scores, key=lambda alpha: scores[alpha]) != start:
             break
     return dict(sorted(scores.items()))
+
+
+def _check_search(start: float, factor: float, patience: int) -> None:
+    check_positive("start", start)
+    if check_number("factor", factor) <= 1.0:
+        raise invalid("factor", "a finite number > 1", factor)
+    check_at_least("patience", patience, 1)
+
+
+def check_sweep(
+    settings: Settings, out: str | Path, start: float, factor: float, patience: int
+) -> None:
+    """Check what `sweep_alpha` takes, before the images are loaded.
+
+    Raises:
+        ValueError: an argument is out of range, the loss has no alpha, or `out` cannot be made.
+    """
+    _check_search(start, factor, patience)
+    check_folder(out)
+    loss = vars(settings)["loss"]
+    if loss != "fmicl":
+        raise invalid("loss", "'fmicl', which has an alpha", loss)
 
 
 def check_labels(data: ImageData) -> None:
@@ -90,8 +109,7 @@ def sweep_alpha(
         ValueError: an argument, the settings or the data do not fit; or `out` holds runs with other
             settings.
     """
-    if settings.loss != "fmicl":  # type: ignore[attr-defined]
-        raise invalid("loss", "'fmicl', which has an alpha", settings.loss)  # type: ignore[attr-defined]
+    check_sweep(settings, out, start, factor, patience)
     target = RunFolder(out)
 
     def score(alpha: float) -> float:

@@ -97,6 +97,12 @@ MISTAKES = [
     (["sweep", "alpha", "--out", "x", "simcse", "--data", "n.txt"], "`data`. Expected a file that"),
     (["divergences", "--plot", "x.foo"], "`plot`. Expected a file name that ends in .png"),
     (["train", "simclr", "--seed", str(2**32)], "`seed`. Expected a whole number in [0, 2^32)"),
+    (["sweep", "alpha", "simclr", "--factor", "1"], "`factor`. Expected a finite number > 1"),
+    (["sweep", "alpha", "simclr", "--loss", "spectral"], "`loss`. Expected 'fmicl', which has an"),
+    (["check", "--train", "--out", "/dev/null/x"], "`out`. Expected a folder that can be made"),
+    (["sweep", "alpha", "simclr", "--out", "/dev/null/x"], "`out`. Expected a folder that can be"),
+    (["demo", "--out", "/dev/null/x"], "`out`. Expected a folder that can be made"),
+    (["compare", "nowhere", "--out", "/dev/null/x"], "`out`. Expected a folder that can be made"),
     (["compare", "nowhere"], "`run`. Expected a run folder with metrics.json"),
 ]
 
