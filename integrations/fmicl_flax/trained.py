@@ -72,6 +72,8 @@ def load_encoder(run: str | Path) -> Encoder:
 def features(run: str | Path, images: Images) -> Features:
     """Features (N, F) float32 of images by a run's encoder, on the device that is there.
 
+    Not yet run on a GPU.
+
     Args:
         run: as for `load_encoder`.
         images: uint8 (N, H, W, C) as in training or, of one channel, (N, H, W).

@@ -80,6 +80,8 @@ def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], path: Path
 def features(run: str | Path, images: Images) -> Features:
     """Features (N, F) float32 of images by a run's encoder, on the device that is there.
 
+    Not yet run on a GPU.
+
     Args:
         run: as for `load_encoder`.
         images: uint8 (N, H, W, C) as in training or, of one channel, (N, H, W).
