@@ -12,7 +12,7 @@ import numpy as np
 
 from fmicl_core.checks import invalid
 from fmicl_recipes import plots, report
-from fmicl_recipes.conditions import differences
+from fmicl_recipes.conditions import differences, untrained_alike
 from fmicl_recipes.evaluation import ACCURACIES
 from fmicl_recipes.progress import note
 from fmicl_recipes.run_folder import RunFolder, check_folder, make_folder, write_atomically
@@ -63,8 +63,8 @@ def compare_runs(
     names = _names(folders)
     titles = _distinct([m["title"] for m in read], names)
     metrics = dict(zip(titles, read, strict=True))
-    rows = {**_baselines(dict(zip(names, read, strict=True))), **metrics}
     settings = [folder.read_json("settings.json") for folder in folders]
+    rows = {**_baselines(names, settings, read), **metrics}
     remarks = differences(titles, settings, read)
 
     make_folder(target.path)
@@ -163,14 +163,18 @@ def _distinct(titles: list[str], names: list[str]) -> list[str]:
     return [f"{t} ({n})" if shared else t for t, n in zip(titles, names, strict=True)]
 
 
-def _baselines(runs: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Baselines of all runs, each once: those that differ have the names of their runs.
+def _baselines(
+    names: Sequence[str], settings: Sequence[dict[str, Any]], read: Sequence[dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Baselines of all runs, each once: those that are not of every run have names of runs.
 
     Args:
-        runs: metrics by the name of the folder.
+        names: of the folders.
+        settings: of the runs, in the same order.
+        read: metrics of the runs.
     """
     found: dict[str, list[tuple[list[str], dict[str, Any]]]] = {}
-    for run, metrics in runs.items():
+    for run, metrics in zip(names, read, strict=True):
         size = {"test_images": metrics["test_images"]} if "test_images" in metrics else {}
         for name, row in metrics["baselines"].items():
             row, known = row | size, found.setdefault(name, [])
@@ -179,11 +183,13 @@ def _baselines(runs: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
                 known.append(([run], row))
             else:
                 same.append(run)
-    return {
-        name if len(known) == 1 else f"{name} ({', '.join(owners)})": row
-        for name, known in found.items()
-        for owners, row in known
-    }
+    rows = {}
+    for name, known in found.items():
+        pixels = name == "raw pixels"
+        kinds = {untrained_alike(s, m, pixels=pixels) for s, m in zip(settings, read, strict=True)}
+        of_all = len(known) == 1 and (len(kinds) == 1 or known[0][0] == list(names))
+        rows |= {name if of_all else f"{name} ({', '.join(o)})": row for o, row in known}
+    return rows
 
 
 def _equal(row: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""In what runs differ beside what is compared, so that a table does not mislead."""
+"""In what runs differ beside loss and divergence, so that a table does not mislead."""
 
 from __future__ import annotations
 
@@ -6,14 +6,27 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fmicl_recipes.settings import TrainSettings, chosen_augmentation
+from fmicl_recipes.augmentation import chosen_augmentation
+from fmicl_recipes.options import has_effect
+from fmicl_recipes.settings import TrainSettings
 from fmicl_recipes.text import METHODS as TEXT_METHODS
 from fmicl_recipes.text import TextSettings
 
 #: The options that matter most come first, then all others in the order of the command line.
-FIRST = ("image_size", "encoder", "model", "limit", "epochs", "batch_size", "augmentation", "seed")
-#: Options that other lines stand for, and those that do not change what is compared.
-APART = ("knn_k", "device", "knn_every", "save_steps", "mini_batch_size")
+FIRST = (
+    "image_size", "encoder", "model", "training images", "limit", "epochs", "batch_size",
+    "augmentation", "seed", "alpha", "temperature", "negatives",
+)  # fmt: skip
+#: Options that titles or other lines stand for, and those that do not change what is compared.
+APART = ("loss", "divergence", "knn_k", "device", "knn_every", "save_steps", "mini_batch_size")
+#: What an untrained encoder's scores depend on, beside the images.
+UNTRAINED = (
+    "method", "framework", "keras_backend", "encoder", "width", "stem_stride", "patch_size",
+    "projection_hidden", "projection_dim", "head_norm", "augmentation", "seed",
+)  # fmt: skip
+
+#: In the place of the value of an option that has no effect in a run.
+IDLE = object()
 
 Values = Mapping[str, Any]
 
@@ -21,7 +34,9 @@ Values = Mapping[str, Any]
 def differences(
     titles: Sequence[str], settings: Sequence[Values], metrics: Sequence[Values]
 ) -> list[str]:
-    """A sentence for each setting in which runs differ, beside the options of the loss.
+    """A sentence for each setting in which runs differ, beside loss and divergence.
+
+    An option counts in the runs in which it has an effect.
 
     Args:
         titles: of the runs.
@@ -33,13 +48,12 @@ def differences(
         Most severe first: what they are tested on, the size of images, then the options.
     """
     texts = settings[0].get("method") in TEXT_METHODS
-    fields = {
-        name: field
-        for name, field in (TextSettings if texts else TrainSettings).__dataclass_fields__.items()
-        if field.metadata["group"] != "Loss" and name not in APART
-    }
-    values = {
-        name: [_value(name, s, field.default) for s in settings] for name, field in fields.items()
+    fields = (TextSettings if texts else TrainSettings).__dataclass_fields__
+    every = [{n: _value(n, s, field.default) for n, field in fields.items()} for s in settings]
+    values: dict[str, list[Any]] = {
+        name: [s[name] if has_effect(field.metadata["only"], s) else IDLE for s in every]
+        for name, field in fields.items()
+        if name not in APART
     }
     if all(title.startswith(name) for title, name in zip(titles, values["method"], strict=True)):
         del values["method"]
@@ -49,17 +63,38 @@ def differences(
     else:
         del values["data"]
         lines = _images(titles, metrics)
-        if len(set(values["limit"])) == 1 and all("train_images" in m for m in metrics):
-            values["limit"] = [m["train_images"] for m in metrics]
+        if all("train_images" in m for m in metrics):
+            del values["limit"]
+            values["training images"] = [m["train_images"] for m in metrics]
+        trained = [len(m["loss_history"]) for m in metrics]
+        values["epochs"] = [
+            epochs if done >= epochs else f"{done} of {epochs}"
+            for done, epochs in zip(trained, values["epochs"], strict=True)
+        ]
         if all("image_shape" in m for m in metrics):
             del values["image_size"]
         if all("knn_k" in m for m in metrics):
             values["knn_k"] = [m["knn_k"] for m in metrics]
     for name in sorted(values, key=lambda n: FIRST.index(n) if n in FIRST else len(FIRST)):
-        lines += _line(
-            name.replace("_", " "), titles, ["none" if v is None else str(v) for v in values[name]]
-        )
+        used = [(t, v) for t, v in zip(titles, values[name], strict=True) if v is not IDLE]
+        shown = ["none" if value is None else str(value) for _, value in used]
+        lines += _line(name.replace("_", " "), [title for title, _ in used], shown)
     return lines
+
+
+def untrained_alike(settings: Values, metrics: Values, *, pixels: bool) -> Hashable:
+    """What is equal of runs whose untrained encoders, or raw pixels, have the same scores.
+
+    Args:
+        settings: what settings.json of a run holds.
+        metrics: what its metrics.json holds.
+        pixels: whether it is of raw pixels.
+    """
+    images = tuple(str(metrics.get(key)) for key in ("test_digest", "train_images", "knn_k"))
+    if pixels:
+        return images
+    texts = tuple(str(settings.get(name)) for name in ("model", "data", "sts"))
+    return images, texts, tuple(str(settings.get(name)) for name in UNTRAINED)
 
 
 def _value(name: str, settings: Values, default: Any) -> Any:

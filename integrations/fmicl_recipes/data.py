@@ -53,6 +53,13 @@ class ImageData:
             return None
         return train, test
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all pixels, training and test."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.train_images).data)
+        digest.update(np.ascontiguousarray(self.test_images).data)
+        return digest.hexdigest()
+
     def described(self) -> dict[str, Any]:
         """What metrics.json says of the images, so that runs on other ones can be told apart."""
         digest = hashlib.sha256(np.ascontiguousarray(self.test_images).tobytes())

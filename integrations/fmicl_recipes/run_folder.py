@@ -20,8 +20,8 @@ from fmicl_recipes.settings import TrainSettings
 
 #: Scores of raw pixels and of the untrained encoder, written when a run starts.
 BASELINES = "baselines.json"
-#: What settings.json has beside the settings: (H, W, C) of the images.
-IMAGE_SHAPE = "image_shape"
+#: What settings.json has beside the settings: (H, W, C) of the images, and a digest of all.
+FACTS = (IMAGE_SHAPE, DIGEST) = ("image_shape", "data_digest")
 
 
 class RunFolder:
@@ -121,7 +121,7 @@ class RunFolder:
             ValueError: settings.json is missing or unreadable.
         """
         values = self.read_json("settings.json")
-        values = {name: value for name, value in values.items() if name != IMAGE_SHAPE}
+        values = {name: value for name, value in values.items() if name not in FACTS}
         return self.kind.from_dict(values, optional=values)
 
     @property
@@ -130,10 +130,24 @@ class RunFolder:
         shape = self.read_json("settings.json").get(IMAGE_SHAPE)
         return None if shape is None else (shape[0], shape[1], shape[2])
 
-    def keep_image_shape(self, shape: Sequence[int]) -> None:
-        """Write the shape (H, W, C) of the images into settings.json."""
-        values = self.read_json("settings.json") | {IMAGE_SHAPE: [int(size) for size in shape]}
-        self.write_json("settings.json", values)
+    def keep_images(self, shape: Sequence[int], digest: str | None = None) -> bool:
+        """Write what is known of the images into settings.json.
+
+        Args:
+            shape: (H, W, C) of the images.
+            digest: of all their pixels; None if nobody knows it.
+
+        Returns:
+            Whether they are those that the run began with, as far as settings.json tells.
+        """
+        values = self.read_json("settings.json")
+        facts: dict[str, Any] = {IMAGE_SHAPE: [int(size) for size in shape]}
+        if digest is not None:
+            facts[DIGEST] = digest
+        same = values.get(DIGEST, digest) == digest
+        if same and not facts.items() <= values.items():
+            self.write_json("settings.json", values | facts)
+        return same
 
     @property
     def checkpoint(self) -> Path:

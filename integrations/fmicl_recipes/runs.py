@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from fmicl_recipes.settings import TrainSettings
 from fmicl_recipes.trainer import NonFiniteLossError, Trainer, check_finite_features
 
 NO_LABELS = (
-    "the images have no labels, or all the same: kNN and linear probe are left out, as are raw"
-    " pixels and the colours of the embedding"
+    "the images have no labels, or all the same: kNN (--knn-every, too) and linear probe are left"
+    " out, as are raw pixels and the colours of the embedding"
 )
 _KEPT = "The last good checkpoint is kept."
 _NOTHING_KEPT = "There was no checkpoint yet, and nothing is kept."
@@ -61,10 +62,12 @@ def train_run(
     check_batch_size(settings.batch_size, len(data.train_images))
     if progress:
         tell(settings, data)
+        if folder is not None:
+            tell_trained(len(folder.read_history()), settings)
     trainer = trainer_class(settings, data)
     folder = folder or RunFolder.create(out, settings)
     try:
-        folder.keep_image_shape(data.train_images.shape[1:])
+        keep_images(folder, data)
         if baselines and not folder.baselines():
             note("scoring raw pixels and the untrained encoder", progress)
             folder.write_json(BASELINES, baseline_scores(trainer))
@@ -93,8 +96,20 @@ def evaluate_run(trainer_class: type[Trainer], folder: RunFolder) -> dict[str, A
         note(NO_LABELS)
     trainer = trainer_class(settings, data)
     trainer.load(folder)
-    folder.keep_image_shape(data.train_images.shape[1:])
+    keep_images(folder, data)
+    tell_trained(len(trainer.history), settings)
     return finish(trainer, folder, progress=True)
+
+
+def keep_images(folder: RunFolder, data: ImageData) -> None:
+    """Keep in the run's folder what its images are, and warn where they were others before."""
+    if not folder.keep_images(data.train_images.shape[1:], data.digest):
+        warnings.warn(
+            f"The images of {data.name} are not those that the run began with, or are decoded in"
+            " another way. Some of those held out now may have been trained on.",
+            UserWarning,
+            stacklevel=2,
+        )
 
 
 def load_data(settings: TrainSettings, progress: bool) -> ImageData:
@@ -106,13 +121,23 @@ def load_data(settings: TrainSettings, progress: bool) -> ImageData:
 
 
 def tell(settings: TrainSettings, data: ImageData) -> None:
-    """Say before training what it leaves out: images of a partial batch, scores without labels."""
+    """Say before training what it trains and is evaluated on, and what is left out."""
     count, size = len(data.train_images), settings.batch_size
-    note(f"training on {count} images, {count // size} steps of {size} in an epoch")
+    note(
+        f"training on {count} images, {count // size} steps of {size} in an epoch; evaluation on"
+        f" {data.evaluated_on}, {len(data.test_images)} images"
+    )
     if count % size:
         note(f"{count % size} of them, others in every epoch, are left out, as they fill no batch")
+    if settings.augmentation == "photo" and data.train_images.shape[3] != 3:
+        note("the images have no colour: hue, saturation and grey scale of the views are left out")
     if data.labels is None:
         note(NO_LABELS)
+
+
+def tell_trained(done: int, settings: TrainSettings) -> None:
+    """Say how far a run is that was begun before."""
+    note(f"the run has trained for {done} of {settings.epochs} epochs")
 
 
 def finish(trainer: Trainer, folder: RunFolder, progress: bool) -> dict[str, Any]:

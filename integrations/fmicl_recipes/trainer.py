@@ -29,14 +29,14 @@ class NonFiniteLossError(RuntimeError):
     def at(cls, loss: float, step: int, epoch: int) -> NonFiniteLossError:
         """The error of a loss that is not finite at a step (from 0) of an epoch (from 1)."""
         return cls(
-            f"The loss is {loss} at step {step} (epoch {epoch}). Try a smaller lr, or"
-            " precision='32'."
+            f"The loss is {loss} at step {step} (epoch {epoch}). Try a smaller --lr, or --precision"
+            " 32 if it is not."
         )
 
     @classmethod
     def weights(cls, step: int) -> NonFiniteLossError:
         """The error of a weight that is not finite after a step."""
-        return cls(f"A weight is not finite after step {step}. Try a smaller lr.")
+        return cls(f"A weight is not finite after step {step}. Try a smaller --lr.")
 
 
 class Trainer(ABC):
@@ -107,7 +107,7 @@ def check_finite_features(*features: Features) -> None:
         if not (squares <= np.finfo(np.float32).max).all():  # nor where one is NaN
             raise NonFiniteLossError(
                 "The features are not finite, or their squares are not: training has diverged."
-                " Try a smaller lr."
+                " Try a smaller --lr."
             )
 
 
@@ -157,7 +157,7 @@ def warn_of_collapse(history: Sequence[Mapping[str, float]]) -> None:
         f"The features have collapsed by epoch {last['epoch']:.0f}: embedding rank"
         f" {last['embedding_rank']:.1f}, uniformity {last['uniformity']:.2f}. They hardly tell"
         " samples apart. reverse_kl and neyman do that by themselves; otherwise try another alpha"
-        " or a smaller lr.",
+        " or a smaller --lr.",
         UserWarning,
         stacklevel=2,
     )

@@ -29,7 +29,7 @@ def trained(path, shape=(2, 2, 3), **settings):
     folder = RunFolder.create(path, TrainSettings(**settings))
     folder.checkpoint.write_bytes(b"weights")
     if shape is not None:
-        folder.keep_image_shape(shape)
+        folder.keep_images(shape)
     return folder.path
 
 

@@ -398,7 +398,9 @@ def run_of(tmp_path):
         if labels:
             scores |= {"knn_accuracy": 0.5, "linear10_accuracy": 0.4, "linear_accuracy": 0.6}
             features |= {"test_labels": np.arange(12) % 3, "class_names": np.array(["a", "b", "c"])}
-        found = assemble_metrics(settings, [{"loss": 1.0}], scores, 1.0, dict(baselines))
+        found = assemble_metrics(
+            settings, [{"loss": 1.0}] * settings.epochs, scores, 1.0, dict(baselines)
+        )
         found |= {"evaluated_on": "test", "test_images": 12, "train_images": 50,
                   "image_shape": [8, 8, 1], "test_digest": "abc"}  # fmt: skip
         kept = {key: value for key, value in (found | metrics).items() if value is not None}
@@ -440,11 +442,12 @@ def test_settings_in_which_runs_differ_are_named_the_most_severe_first(run_of, t
         " accuracies cannot be compared",
         f"image size: 8 x 8 x 1 in {js}, {nce}; 8 x 8 x 3 in {kl}",
         f"encoder: resnet18 in {js}, {nce}; smallconv in {kl}",
-        f"limit: none in {js}, {nce}; 40 in {kl}",
+        f"training images: 50 in {js}, {nce}; 40 in {kl}",
         f"epochs: 5 in {js}, {nce}; 3 in {kl}",
         f"batch size: 512 in {js}, {nce}; 64 in {kl}",
         f"augmentation: digits in {js}, {nce}; photo in {kl}",
         f"seed: 1 in {js}; 0 in {kl}, {nce}",
+        f"alpha: 40.0 in {js}; 2.0 in {kl}",
         f"lr: 0.2 in {js}; 0.1 in {kl}, {nce}",
     ]
     text = (tmp_path / "out" / "comparison.md").read_text()
@@ -589,3 +592,30 @@ def test_the_command_does_not_search_without_labels(tmp_path, monkeypatch, fmicl
                          "--device", "cpu", "--out", out)  # fmt: skip
     assert (code, "`data`. Expected images with labels" in err) == (2, True), err
     assert not out.exists()
+
+
+def test_options_of_the_loss_count_where_they_have_an_effect(run_of, tmp_path, undrawn):
+    """Rows of one title differ in alpha; SimCLR has no queue; an unfinished run says so."""
+    a = run_of("a", options={"alpha": 5.0})
+    b = run_of("b", options={"method": "moco", "queue_size": 64})
+    c = run_of("c", options={}, loss_history=[1.0, 0.5])
+    remarks = compare_runs([a, b, c], tmp_path / "out").remarks
+    kl_a, kl_c, moco = "simclr kl-micl (a)", "simclr kl-micl (c)", "moco kl-micl (b)"
+    assert f"alpha: 5.0 in {kl_a}; 8.0 in {moco}; 40.0 in {kl_c}" in remarks
+    assert f"negatives: all in {kl_a}, {kl_c}; cross in {moco}" in remarks
+    assert [line for line in remarks if line.startswith("epochs: 5 in")] == [
+        f"epochs: 5 in {kl_a}, {moco}; 2 of 5 in {kl_c}"
+    ]
+    assert not [line for line in remarks if "queue" in line]
+
+
+def test_baselines_of_one_run_are_not_those_of_another_encoder(run_of, tmp_path, undrawn):
+    row = {"knn_accuracy": 0.5}
+    baselines = {"raw pixels": row, "random encoder": row}
+    a = run_of("a", baselines=baselines)
+    b = run_of("b", options={"divergence": "js"})
+    c = run_of("c", options={"encoder": "smallconv"})
+    both = set(compare_runs([a, b], tmp_path / "same").rows)
+    assert {"raw pixels", "random encoder"} <= both
+    other = set(compare_runs([a, c], tmp_path / "other").rows)
+    assert {"raw pixels", "random encoder (a)"} <= other

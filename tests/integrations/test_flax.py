@@ -428,7 +428,7 @@ class Run:
         trainer = MethodTrainer(self.settings, load_images("digits"))
         self.random = few_labels(trainer)
         self.folder = RunFolder.create(out, self.settings)
-        self.folder.keep_image_shape((8, 8, 1))
+        self.folder.keep_images((8, 8, 1))
         trainer.fit(self.folder, resume=False, progress=False)
         self.trainer = trainer
 
@@ -640,7 +640,7 @@ def test_ctrl_c_comes_out_as_it_went_in(run_of, tmp_path, monkeypatch, capsys):
 @one_quick
 def test_a_run_that_diverges_does_not_look_finished(tmp_path, method):
     settings = tiny(method, lr=1e6, epochs=4, warmup_epochs=0)
-    with pytest.raises(NonFiniteLossError, match="Try a smaller lr"):
+    with pytest.raises(NonFiniteLossError, match="Try a smaller --lr"):
         fit(settings, RunFolder.create(tmp_path / "run", settings))
 
 

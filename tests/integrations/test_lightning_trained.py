@@ -42,7 +42,7 @@ def run(request, tmp_path_factory):
     method = "moco-v3" if request.param == "vit-s6" else "simclr"
     settings = tiny(method, encoder=request.param)
     folder = RunFolder.create(tmp_path_factory.mktemp("runs") / "run", settings)
-    folder.keep_image_shape(IMAGES.shape[1:])
+    folder.keep_images(IMAGES.shape[1:])
     trainer = MethodTrainer(settings, DATA)
     trainer.fit(folder, resume=False, progress=False)
     return folder.path, trainer
@@ -156,7 +156,7 @@ def test_checkpoints_that_are_missing_or_damaged_are_refused(copy):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_that_diverges_does_not_look_finished(tmp_path, method):
     settings = tiny(method, lr=1e6, epochs=8)
-    with pytest.raises(NonFiniteLossError, match=r"Try a smaller lr.* is kept\.$"):
+    with pytest.raises(NonFiniteLossError, match=r"Try a smaller --lr.* is kept\.$"):
         train_run(MethodTrainer, settings, tmp_path / "run", progress=False, data=DATA)
     assert not (tmp_path / "run" / "metrics.json").exists()
 

@@ -24,7 +24,7 @@ def interrupted(tiny, trainer_of, tmp_path_factory):
     """Folder and trainer of a run that Ctrl-C ended in its second epoch."""
     trainer = trainer_of(tiny("moco", epochs=3))
     folder = RunFolder.create(tmp_path_factory.mktemp("runs") / "run", trainer.settings)
-    folder.keep_image_shape((8, 8, 1))
+    folder.keep_images((8, 8, 1))
     step = Run.on_train_batch_end
 
     def interrupt(run, batch, logs=None):
@@ -86,7 +86,7 @@ def test_a_projection_of_patches_that_was_frozen_can_be_trained_further(
 ):  # fmt: skip
     trainer = trainer_of(tiny("moco-v3", encoder="vit-s6"))
     folder = RunFolder.create(tmp_path / "run", trainer.settings)
-    folder.keep_image_shape((8, 8, 1))
+    folder.keep_images((8, 8, 1))
     checkpoint.save(folder.checkpoint, trainer._variables(with_optimizer=False), {})
     frozen = trainer.model.encoder
     assert len(frozen.trainable_weights) < len(frozen.weights)
@@ -149,6 +149,6 @@ def test_checkpoints_that_are_damaged_and_runs_of_others_are_refused(interrupted
 )
 def test_a_run_that_diverges_does_not_look_finished(method, tiny, tmp_path):
     settings = tiny(method, lr=1e6, epochs=4, warmup_epochs=0)
-    with pytest.raises(NonFiniteLossError, match=r"Try a smaller lr"):
+    with pytest.raises(NonFiniteLossError, match=r"Try a smaller --lr"):
         train_run(MethodTrainer, settings, tmp_path / "run", progress=False)
     assert not (tmp_path / "run" / "metrics.json").exists()
