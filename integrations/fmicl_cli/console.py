@@ -34,6 +34,10 @@ def complain(kind: str, message: object) -> None:
     errors.print(line, highlight=False, soft_wrap=True)
 
 
+class Stopped(SystemExit):
+    """The command ends after Ctrl-C, of which the user has been told."""
+
+
 def is_interrupt(error: BaseException) -> bool:
     """Whether an error is the user's Ctrl-C, or what a library made of it."""
     return isinstance(error, KeyboardInterrupt) or (
@@ -53,20 +57,27 @@ def resumable(out: Path, command: str) -> Iterator[None]:
         if (out / "settings.json").exists():
             how = f"go on with: {command}"
         say(f"stopped; {how}", errors)
-        raise SystemExit(INTERRUPTED) from None
+        raise Stopped(INTERRUPTED) from None
 
 
-def show_warnings() -> None:
-    """Print warnings of fmicl in one line, without the place in our code that gave them."""
-    usual = warnings.showwarning
+@contextmanager
+def brief_warnings() -> Iterator[None]:
+    """Print warnings of fmicl in one line, each once, without the place in our code."""
+    usual, told = warnings.showwarning, set[str]()
 
     def show(message: Any, category: Any, filename: str, *rest: Any) -> None:
-        if category is UserWarning and "fmicl_" in filename:
-            complain("warning", message)
-        else:
+        ours = any(part in filename for part in ("fmicl_", "typer", "click"))
+        if category is not UserWarning or not ours:
             usual(message, category, filename, *rest)
+        elif str(message) not in told:
+            told.add(str(message))
+            complain("warning", message)
 
     warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = usual
 
 
 def print_table(headings: Sequence[str], cells: Sequence[Sequence[str]], title: str) -> None:

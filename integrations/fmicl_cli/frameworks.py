@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from fmicl_core.checks import invalid
@@ -26,6 +29,10 @@ NEEDED = {
 }
 #: Where Linux shows its GPUs: NVIDIA's, AMD's, and those of Windows below it.
 GPU_FILES = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+
+
+#: How the lines begin that TensorFlow writes when it is imported.
+STARTUP = (b"WARNING: All log messages before absl", b"I0000 ", b"To enable the following instr")
 
 
 class NotInstalled(ModuleNotFoundError):
@@ -58,7 +65,30 @@ def load_package(settings: TrainSettings) -> Any:
             f"{', '.join(missing)}, needed by --framework {settings.framework}, is not installed."
             f" Install it with: pip install 'fmicl[{extras}]'"
         )
-    return import_module(package)
+    with _without_startup_lines():
+        return import_module(package)
+
+
+@contextmanager
+def _without_startup_lines() -> Iterator[None]:
+    """Leave out what TensorFlow says when it is imported, whatever level of logs is asked for.
+
+    Its compiled part writes that to the file of standard error, past Python. All else that is
+    written meanwhile follows after it.
+    """
+    kept = os.dup(2)
+    with TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+            file.seek(0)
+            for line in file:
+                if not line.startswith(STARTUP):
+                    os.write(2, line)
 
 
 def check_early(settings: Settings) -> None:

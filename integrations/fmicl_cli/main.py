@@ -14,13 +14,14 @@ from fmicl_cli import check, embed, simcse, sweep, train
 from fmicl_cli.compare import compare
 from fmicl_cli.console import (
     INTERRUPTED,
+    Stopped,
+    brief_warnings,
     complain,
     errors,
     is_interrupt,
     print_table,
     say,
     show,
-    show_warnings,
 )
 from fmicl_cli.frameworks import NotInstalled, check_early, trainer_of
 from fmicl_core.checks import InvalidArgument, invalid
@@ -74,6 +75,7 @@ def evaluate(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> N
 
     metrics = evaluate_run(trainer, folder)
     show({**metrics["baselines"], metrics["title"]: metrics}, str(run))
+    say(f"written to {run}: metrics.json, embeddings.npz, plots/")
 
 
 app.command()(compare)
@@ -128,9 +130,9 @@ app.command(epilog=check.EPILOG)(check.check)
 def main() -> None:
     """Run the command; a mistake of the user ends in one line and exit code 2."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorBoard may import TensorFlow
-    show_warnings()
     try:
-        app()
+        with brief_warnings():
+            app()
     except InvalidArgument as error:  # of any other ValueError the traceback says more
         complain("error", error)
         sys.exit(2)
@@ -146,8 +148,10 @@ def main() -> None:
             raise
         complain("stopped", error)
         sys.exit(1)
-    except (KeyboardInterrupt, SystemExit) as leaving:
-        if not is_interrupt(leaving) or getattr(leaving, "code", None) == INTERRUPTED:
+    except Stopped:
+        raise
+    except (KeyboardInterrupt, SystemExit) as leaving:  # the latter is what typer makes of it
+        if not is_interrupt(leaving) and getattr(leaving, "code", None) != INTERRUPTED:
             raise
         say("stopped", errors)
         sys.exit(INTERRUPTED)

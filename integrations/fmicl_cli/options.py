@@ -7,6 +7,7 @@ import inspect
 import types
 import typing
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -32,6 +33,9 @@ def with_settings(
 
     def wrapper(**values: Any) -> None:
         overrides = {k: v for k, v in values.items() if k in names and v is not None}
+        data = overrides.get("data")
+        if data and data != "digits" and Path(data).exists():
+            overrides["data"] = str(Path(data).absolute())  # wherever it is resumed
         rest = {k: v for k, v in values.items() if k not in names}
         command(overrides=overrides, **rest)
 

@@ -45,7 +45,11 @@ def train(
     ],
     overrides: dict[str, Any],
     out: Annotated[
-        Path | None, typer.Option(help="Folder to write.", rich_help_panel="Task")
+        Path | None,
+        typer.Option(
+            help="Folder to write. [dim]\\[default: runs/DATA-METHOD-FRAMEWORK-LOSS-seedN][/dim]",
+            rich_help_panel="Task",
+        ),
     ] = None,
     resume: Annotated[
         bool,
@@ -101,6 +105,7 @@ def train(
         from fmicl_recipes.runs import train_run
 
         metrics = train_run(trainer, settings, out, resume=resume, baselines=baselines)
-    title = f"{Path(settings.data).name}, {settings.epochs} epochs"
+    epochs = f"{settings.epochs} epoch{'s' * (settings.epochs > 1)}"
+    title = f"{Path(settings.data).name}, {epochs}"
     show({**metrics["baselines"], metrics["title"]: metrics}, title)
     say(f"written to {out}: metrics.json, history.csv, checkpoint, plots/")

@@ -87,8 +87,12 @@ class RunClock(Callback):
         if trainer.is_global_zero:
             self.folder.write_history(pl_module.history)
 
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Close the bar before the error is told."""
+        self.teardown(trainer, pl_module, "fit")
+
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Close the bar, however the run ended."""
+        """Close the bar."""
         if self.bar is not None:
             self.bar.close()
 

@@ -52,6 +52,18 @@ class Photo(NamedTuple):
                 raise invalid(name, "a number in [0, 1]", getattr(self, name))
         return self
 
+    def differing(self) -> Photo:
+        """These strengths.
+
+        Raises:
+            ValueError: all are off, and the two views of an image would be the same.
+        """
+        if self == OFF:
+            raise invalid("augmentation", "at least one of " + ", ".join(Photo._fields) + " on",
+                          tuple(self), what="strengths",
+                          why="Otherwise the two views of an image are the same.")  # fmt: skip
+        return self
+
     @property
     def aspect(self) -> tuple[float, float]:
         """Bounds of the crop's width / height, of which the logarithm is drawn evenly.
@@ -74,6 +86,7 @@ class Photo(NamedTuple):
 
 #: The default: strength 0.5 and no blur, as SimCLR has for CIFAR-10.
 PHOTO = Photo()
+OFF = Photo(crop_scale=1.0, jitter=0.0, blur=0.0, grayscale=0.0, flip=0.0)
 
 
 def blur_radius(side: int) -> int:

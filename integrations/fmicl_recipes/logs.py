@@ -42,8 +42,8 @@ class Progress:
 
     def end_epoch(self, row: Mapping[str, float]) -> None:
         """Show contrastive accuracy and kNN of the history's row from now on, beside the loss."""
-        shown = {"top-1": "contrastive_accuracy", "knn": "knn_accuracy"}
-        self.measured |= {k: f"{row[name]:.2f}" for k, name in shown.items() if name in row}
+        shown = {"batch top-1": "contrastive_accuracy", "knn": "knn_accuracy"}
+        self.measured |= {k: f"{row[name]:.0%}" for k, name in shown.items() if name in row}
         self.bar.set_postfix(self.numbers | self.measured)
 
     def close(self) -> None:

@@ -54,9 +54,11 @@ class Decoder:
         if len(split.pictures) == 0:
             raise invalid("data", "at least one image in every split", source,
                           why=f"{key!r} is empty.")  # fmt: skip
-        bar = tqdm(split.pictures, f"decode {key}", unit="img", disable=not progress, leave=False)
-        for name, picture in zip(split.names, bar, strict=True):
-            yield self._array(picture, name)
+        with tqdm(
+            split.pictures, f"decode {key}", unit="img", disable=not progress, leave=False
+        ) as bar:
+            for name, picture in zip(split.names, bar, strict=True):
+                yield self._array(picture, name)
 
     def tell(self) -> None:
         """Say what was changed, and in how many pictures."""

@@ -97,7 +97,8 @@ def evaluate_run(trainer_class: type[Trainer], folder: RunFolder) -> dict[str, A
     trainer = trainer_class(settings, data)
     trainer.load(folder)
     keep_images(folder, data)
-    tell_trained(len(trainer.history), settings)
+    if len(trainer.history) < settings.epochs:
+        tell_trained(len(trainer.history), settings)
     return finish(trainer, folder, progress=True)
 
 

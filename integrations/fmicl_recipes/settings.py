@@ -284,7 +284,8 @@ class TrainSettings(Settings):
                 raise invalid(name, "a finite number >= 0", getattr(self, name))
         if not 0.0 <= check_number("ema", self.ema) < 1.0:
             raise invalid("ema", "a number in [0, 1)", self.ema)
-        self.photo().checked()
+        if self.augmentation == "photo":
+            self.photo().checked().differing()
 
     def photo(self) -> Photo:
         """The strengths of the augmentation "photo"."""

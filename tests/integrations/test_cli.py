@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import types
+import warnings
 
 import pytest
 
@@ -97,6 +98,23 @@ MISTAKES = [
     (["sweep", "alpha", "--out", "x", "simcse", "--data", "n.txt"], "`data`. Expected a file that"),
     (["divergences", "--plot", "x.foo"], "`plot`. Expected a file name that ends in .png"),
     (["train", "simclr", "--seed", str(2**32)], "`seed`. Expected a whole number in [0, 2^32)"),
+    (
+        [
+            "train",
+            "simclr",
+            "--data",
+            "x",
+            "--crop-scale",
+            "1",
+            "--jitter",
+            "0",
+            "--grayscale",
+            "0",
+            "--flip",
+            "0",
+        ],
+        "Otherwise the two views of an image are the same",
+    ),
     (["sweep", "alpha", "simclr", "--factor", "1"], "`factor`. Expected a finite number > 1"),
     (["sweep", "alpha", "simclr", "--loss", "spectral"], "`loss`. Expected 'fmicl', which has an"),
     (["check", "--train", "--out", "/dev/null/x"], "`out`. Expected a folder that can be made"),
@@ -278,6 +296,27 @@ def test_a_model_that_a_library_does_not_have_is_named(tmp_path, monkeypatch, fm
     assert code == 2
     assert "`encoder`. Expected a model that timm has. It said: Unknown model resnet51" in err
     assert not out.exists()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(130)])
+def test_every_command_says_that_it_was_stopped(monkeypatch, fmicl, error):
+    def stopped(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr("fmicl_recipes.compare.compare_runs", stopped)
+    code, _, err = fmicl("compare", "a", "b")
+    assert (code, err) == (130, "stopped\n")
+
+
+def test_a_warning_of_ours_is_one_line_and_given_once(fmicl):
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        arguments = ["--divergence", "reverse_kl", "--data", "nowhere"]
+        code, _, err = fmicl("train", "simclr", *arguments)
+    assert code == 2
+    lines = err.strip().splitlines()
+    assert lines[0].startswith("warning: ReverseKL() does not keep features apart")
+    assert len(lines) == 2, err
 
 
 def test_tables_and_errors_show_brackets_as_they_are(capsys):

@@ -56,8 +56,8 @@ def test_the_bar_says_what_it_waits_for_and_how_views_are_told_apart(capsys):
     bar.end_epoch({"epoch": 2, "loss": 0.25, "contrastive_accuracy": 0.871})
     bar.close()
     shown = capsys.readouterr().err
-    for words in ("compiling", "evaluating", "epoch=1/2, loss=0.5000, top-1=0.62, knn=0.40"):
+    for words in ("compiling", "evaluating", "epoch=1/2, loss=0.5000, batch top-1=62%, knn=40%"):
         assert words in shown
-    assert shown.strip().endswith("epoch=2/2, loss=0.2500, top-1=0.87, knn=0.40]")
+    assert shown.strip().endswith("epoch=2/2, loss=0.2500, batch top-1=87%, knn=40%]")
     Progress("simclr", 2, 4, 0, shown=False).close()
     assert capsys.readouterr().err == ""

@@ -7,10 +7,13 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 pytest.importorskip("typer", reason="the command line needs typer")
 pytest.importorskip("lightning", reason="the command line trains with Lightning")
+
+from PIL import Image
 
 from fmicl_lightning import MethodTrainer
 from fmicl_recipes import RunFolder, TrainSettings, resolve
@@ -171,6 +174,31 @@ def test_the_command_that_started_a_run_resumes_it(tmp_path):
         folder = RunFolder.create(tmp_path / str(number), resolve(None, given))
         recipe = {"queue_size": 512, "warmup_epochs": 3, "epochs": 60}
         assert folder.continued(given, recipe) == folder.settings()
+
+
+def test_a_run_warns_of_other_images_and_is_found_from_elsewhere(tmp_path, monkeypatch, fmicl):
+    """Its data were given by a path from the folder where it began."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "pictures").mkdir()
+    for index in range(20):
+        pixels = rng.integers(0, 256, (8, 8), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "pictures" / f"{index:02}.png")
+    monkeypatch.chdir(tmp_path)
+    small = ["--batch-size", 8, "--encoder", "smallconv", "--width", 4, "--device", "cpu"]
+    small += ["--projection-hidden", 8, "--projection-dim", 4, "--epochs", 1]
+    code, _, err = fmicl("train", "simclr", "--data", "pictures", *small, "--out", "run")
+    assert code == 0, err
+    assert "the images have no colour" in err
+    monkeypatch.chdir("/")
+    code, shown, err = fmicl("evaluate", tmp_path / "run")
+    assert code == 0, err
+    assert "warning" not in err
+    assert f"written to {tmp_path / 'run'}" in shown
+    (tmp_path / "pictures" / "00.png").unlink()
+    code, _, err = fmicl("train", "simclr", "--out", tmp_path / "run", "--resume")
+    assert code == 0, err
+    assert err.count("The images of pictures are not those that the run began with") == 1
+    assert "the run has trained for 1 of 1 epochs" in err
 
 
 def test_a_killed_run_can_be_taken_up_before_its_first_checkpoint(tmp_path, fmicl):
