@@ -470,7 +470,7 @@ TEST_IMAGES = "test images: {} in A; {} in B; accuracies cannot be compared"
         ({"test_digest": None, "test_images": None, "image_shape": None}, {}, None),
         ({"image_shape": [4, 4, 1], "test_digest": "4"}, {},
          "image size: 4 x 4 x 1 in A; 8 x 8 x 1 in B"),
-        ({"train_images": 30}, {}, "limit: 30 in A; 50 in B"),
+        ({"train_images": 30}, {}, "training images: 30 in A; 50 in B"),
     ],
     ids=["other pixels", "a copy", "older run, folders of one name", "other split",
          "older run", "resized", "other training images"],
