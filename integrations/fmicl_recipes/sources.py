@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from fmicl_core.checks import InvalidArgument, invalid
+from fmicl_core.checks import InvalidArgument, check_choice, invalid
 from fmicl_recipes.folders import IMAGE_SUFFIXES, files_below, image_splits
 from fmicl_recipes.splits import Split, split_of
 
@@ -49,12 +50,15 @@ def _checked(source: str, image_column: str | None, label_column: str | None) ->
     elif path.is_file():
         if path.suffix.lower() != ".parquet":
             raise invalid("data", "a parquet file or a folder", source)
+        _check_columns([path], source, image_column, label_column)
     elif path.is_dir():
         wanted = (*IMAGE_SUFFIXES, ".parquet")
         if not any(file.suffix.lower() in wanted for file in files_below(path)):
             raise invalid(
                 "data", f"a folder that holds images or parquet files ({', '.join(wanted)})", source
             )
+        if image_column or label_column:
+            _check_columns(list(files_below(path)), source, image_column, label_column)
     else:
         _check_hub_name(source, path)
         failure = _hub_failure(ALIASES.get(source, source))
@@ -118,6 +122,30 @@ def _check_no_columns(source: str, image_column: str | None, label_column: str |
         if value is not None:
             why = "Only parquet files and hub data sets have columns."
             raise invalid(name, f"to be left out beside data = {source!r}", value, why=why)
+
+
+def _check_columns(
+    files: Sequence[Path], source: str, image_column: str | None, label_column: str | None
+) -> None:
+    """Check that columns named are there, by the schema of the first parquet file, if any."""
+    from fmicl_recipes.tables import NO_COLUMN
+
+    named = {"image_column": image_column, "label_column": label_column}
+    tables = [file for file in files if file.suffix.lower() == ".parquet"]
+    if not tables and not any(file.name in METADATA for file in files):
+        _check_no_columns(source, image_column, label_column)
+    if not tables or not any(named.values()):
+        return
+    from pyarrow import ArrowException
+    from pyarrow.parquet import read_schema
+
+    try:
+        columns = read_schema(tables[0]).names
+    except (ArrowException, OSError):  # of which reading the rows says more
+        return
+    for argument, name in named.items():
+        if name is not None and not (argument == "label_column" and name == NO_COLUMN):
+            check_choice(argument, name, columns)
 
 
 def _check_hub_name(source: str, path: Path) -> None:

@@ -150,12 +150,15 @@ HEAVY = ("torch", "jax", "keras", "tensorflow", "datasets", "sklearn", "matplotl
         ["--out", "taken"],
         ["--out", "taken", "--resume", "--lr", "7"],
         ["--preset", "x"],
+        ["--data", "pictures", "--label-column", "y"],
     ],
     ids=" ".join,
 )
 def test_mistakes_are_found_before_a_framework_is_imported(tmp_path, arguments):
     """In a fresh process, with a machine that has no GPU."""
     (tmp_path / "file").write_text("")
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "1.png").write_text("")
     RunFolder.create(tmp_path / "taken", TrainSettings())
     code = (
         "import sys\n"
@@ -172,7 +175,7 @@ def test_mistakes_are_found_before_a_framework_is_imported(tmp_path, arguments):
     assert done.stderr.startswith("error: Invalid value for argument")
     assert len(done.stderr.splitlines()) == 1
     assert done.stdout == "HEAVY []\n"
-    assert {p.name for p in tmp_path.iterdir()} == {"file", "taken"}
+    assert {p.name for p in tmp_path.iterdir()} == {"file", "pictures", "taken"}
 
 
 def test_a_mistake_ends_a_process_with_exit_code_2():
