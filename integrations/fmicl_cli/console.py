@@ -38,21 +38,12 @@ class Stopped(SystemExit):
     """The command ends after Ctrl-C, of which the user has been told."""
 
 
-def is_interrupt(error: BaseException) -> bool:
-    """Whether an error is the user's Ctrl-C, or what a library made of it."""
-    return isinstance(error, KeyboardInterrupt) or (
-        isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt)
-    )
-
-
 @contextmanager
 def resumable(out: Path, command: str) -> Iterator[None]:
     """After Ctrl-C say how the run in `out` goes on, by `command`, and leave with exit code 130."""
     try:
         yield
-    except BaseException as error:
-        if not is_interrupt(error):
-            raise
+    except KeyboardInterrupt:
         how = "there was no checkpoint yet to go on from"
         if (out / "settings.json").exists():
             how = f"go on with: {command}"

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from fmicl_core.checks import invalid
 from fmicl_recipes.encoder import PACKAGES
-from fmicl_recipes.options import Settings
 from fmicl_recipes.settings import ENCODER_LIBRARIES, TrainSettings
 from fmicl_recipes.sources import check_source
 
@@ -29,8 +28,6 @@ NEEDED = {
 }
 #: Where Linux shows its GPUs: NVIDIA's, AMD's, and those of Windows below it.
 GPU_FILES = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
-
-
 #: How the lines begin that TensorFlow writes when it is imported.
 STARTUP = (b"WARNING: All log messages before absl", b"I0000 ", b"To enable the following instr")
 
@@ -91,14 +88,12 @@ def _without_startup_lines() -> Iterator[None]:
                     os.write(2, line)
 
 
-def check_early(settings: Settings) -> None:
+def check_early(settings: TrainSettings) -> None:
     """Check what needs neither a framework nor a decoded image: data, device, encoder's library.
 
     Raises:
         ValueError: one of them is not there.
     """
-    if not isinstance(settings, TrainSettings):
-        return
     check_source(settings.data, settings.image_column, settings.label_column)
     if settings.device == "gpu" and sys.platform == "linux" and not any_gpu():
         raise invalid("device", "cpu or auto, as this machine shows no GPU", settings.device)

@@ -18,7 +18,6 @@ from fmicl_cli.console import (
     brief_warnings,
     complain,
     errors,
-    is_interrupt,
     print_table,
     say,
     show,
@@ -79,9 +78,6 @@ def evaluate(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> N
 
 
 app.command()(compare)
-
-
-app.command()(compare)
 app.command(epilog=embed.EPILOG)(embed.embed)
 
 
@@ -133,10 +129,7 @@ def main() -> None:
     try:
         with brief_warnings():
             app()
-    except InvalidArgument as error:  # of any other ValueError the traceback says more
-        complain("error", error)
-        sys.exit(2)
-    except NotInstalled as error:
+    except (InvalidArgument, NotInstalled) as error:  # of others the traceback says more
         complain("error", error)
         sys.exit(2)
     except ModuleNotFoundError as error:
@@ -148,10 +141,8 @@ def main() -> None:
             raise
         complain("stopped", error)
         sys.exit(1)
-    except Stopped:
-        raise
     except (KeyboardInterrupt, SystemExit) as leaving:  # the latter is what typer makes of it
-        if not is_interrupt(leaving) and getattr(leaving, "code", None) != INTERRUPTED:
+        if isinstance(leaving, Stopped) or getattr(leaving, "code", INTERRUPTED) != INTERRUPTED:
             raise
         say("stopped", errors)
         sys.exit(INTERRUPTED)

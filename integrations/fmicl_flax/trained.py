@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from fmicl_flax import checkpoints
-from fmicl_flax.augment import standardise
+from fmicl_flax.augment import as_float, standardise
 from fmicl_flax.build import untrained_encoder
 from fmicl_flax.steps import encode_all
 from fmicl_recipes.data import Images
@@ -39,8 +39,7 @@ class Encoder(nnx.Module):
         """
         images = jnp.asarray(images)
         check_batch(images.shape, images.dtype.name, self.image_shape[2], axis=3)
-        floats = images.astype(jnp.float32)
-        floats = floats / 255.0 if images.dtype == jnp.uint8 else floats
+        floats = as_float(images) if images.dtype == jnp.uint8 else images.astype(jnp.float32)
         return self.network(standardise(floats)).astype(jnp.float32)
 
 

@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from fmicl_keras import checkpoint
-from fmicl_keras.augment import standardise
+from fmicl_keras.augment import as_float, standardise
 from fmicl_keras.build import state, untrained_method
 from fmicl_keras.train import predict
 from fmicl_recipes.data import Images
@@ -49,8 +49,7 @@ class Encoder(keras.Model):
         """
         dtype = keras.backend.standardize_dtype(images.dtype)
         check_batch(tuple(images.shape), dtype, self.image_shape[2], axis=3)
-        floats = ops.cast(images, "float32")
-        floats = floats / 255.0 if dtype == "uint8" else floats
+        floats = as_float(images) if dtype == "uint8" else ops.cast(images, "float32")
         return ops.cast(self.network(standardise(floats), training=training), "float32")
 
     def compute_output_shape(self, shape: tuple[int | None, ...]) -> tuple[int | None, int]:

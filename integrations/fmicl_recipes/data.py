@@ -56,20 +56,24 @@ class ImageData:
     @property
     def digest(self) -> str:
         """SHA-256 of all pixels, training and test."""
-        digest = hashlib.sha256(np.ascontiguousarray(self.train_images).data)
-        digest.update(np.ascontiguousarray(self.test_images).data)
-        return digest.hexdigest()
+        return _digest(self.train_images, self.test_images)
 
     def described(self) -> dict[str, Any]:
         """What metrics.json says of the images, so that runs on other ones can be told apart."""
-        digest = hashlib.sha256(np.ascontiguousarray(self.test_images).tobytes())
         return {
             "evaluated_on": self.evaluated_on,
             "train_images": len(self.train_images),
             "test_images": len(self.test_images),
             "image_shape": list(self.train_images.shape[1:]),
-            "test_digest": digest.hexdigest(),
+            "test_digest": _digest(self.test_images),
         }
+
+
+def _digest(*arrays: Images) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def load_images(

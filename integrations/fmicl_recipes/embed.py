@@ -14,8 +14,8 @@ from fmicl_core.checks import invalid, non_finite
 from fmicl_recipes.encoder import open_run
 from fmicl_recipes.pictures import Decoder, Images, stack
 from fmicl_recipes.progress import note
-from fmicl_recipes.run_folder import make_folder, write_atomically
-from fmicl_recipes.sources import check_source, open_splits
+from fmicl_recipes.run_folder import check_folder, make_folder, write_atomically
+from fmicl_recipes.sources import open_splits
 from fmicl_recipes.splits import Split, numbered
 
 #: Encoder features (N, F) float32 of uint8 images (N, H, W, C) by the run in a folder.
@@ -68,9 +68,7 @@ def embed(
         data = settings.data
         image_column = image_column or settings.image_column
         label_column = label_column or settings.label_column
-    check_source(data, image_column, label_column)
     decoder = Decoder(shape[:2], shape[2])
-    make_folder(out.parent)
     splits = open_splits(data, image_column, label_column)
     pictures = (decoder.decode(split, key, data, progress) for key, split in splits.items())
     count = sum(len(split.pictures) for split in splits.values())
@@ -89,6 +87,7 @@ def embed(
         "class_names": class_names,
     }
     write = _write_npz if out.suffix == ".npz" else _write_parquet
+    make_folder(out.parent)
     write_atomically(out, lambda file: write(file, features, columns))
     return features
 
@@ -100,6 +99,7 @@ def _check_out(out: Path, overwrite: bool) -> None:
         raise invalid("out", "a file, and not a folder", str(out))
     if out.exists() and not overwrite:
         raise invalid("out", "a file that does not exist yet, or --overwrite", str(out))
+    check_folder(out.parent)
 
 
 def _joined(

@@ -55,11 +55,11 @@ def knn_accuracy(
     Raises:
         ValueError: features are not finite, or k < 1.
     """
-    k = fitting_k(len(train)) if k is None else check_at_least("k", k, 1)
+    k = _neighbours(k, len(train))
     check_positive("temperature", temperature)
     _check_finite(train=train, test=test)
     classifier = KNeighborsClassifier(
-        n_neighbors=min(k, len(train)),
+        n_neighbors=k,
         weights=lambda squared: np.exp(-(squared**2) / (2.0 * temperature)),
         algorithm="brute",
     )
@@ -223,6 +223,11 @@ def fitting_k(count: int) -> int:
     return min(MOST_NEIGHBOURS, max(1, round(math.sqrt(count))))
 
 
+def _neighbours(k: int | None, count: int) -> int:
+    """The number of neighbours that kNN takes among `count` rows when it is asked for k."""
+    return fitting_k(count) if k is None else min(check_at_least("k", k, 1), count)
+
+
 def wilson_interval(accuracy: float, count: int) -> tuple[float, float]:
     """Where an accuracy on `count` samples lies with a confidence of 95 percent, in [0, 1].
 
@@ -248,7 +253,7 @@ def evaluate_features(
     Beside them "knn_k", the number of neighbours.
     """
     everything = (train, train_labels, test, test_labels)
-    k = fitting_k(len(train)) if k is None else min(k, len(train))
+    k = _neighbours(k, len(train))
     return {
         "knn_k": k,
         "knn_accuracy": knn_accuracy(*everything, k=k),

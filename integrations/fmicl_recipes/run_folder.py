@@ -163,10 +163,10 @@ class RunFolder:
 
     def baselines(self) -> dict[str, dict[str, float]]:
         """Scores of raw pixels and of the untrained encoder; none if nobody asked for them."""
-        for name in (BASELINES, "metrics.json"):
-            if (self.path / name).exists():
-                found = self.read_json(name)
-                return dict(found.get("baselines", {}) if name == "metrics.json" else found)
+        if (self.path / BASELINES).exists():
+            return self.read_json(BASELINES)
+        if (self.path / "metrics.json").exists():  # of a former version, which has them there alone
+            return dict(self.read_json("metrics.json").get("baselines", {}))
         return {}
 
     def read_json(self, name: str) -> dict[str, Any]:

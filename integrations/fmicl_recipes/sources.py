@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -45,20 +45,21 @@ def check_source(
 def _checked(source: str, image_column: str | None, label_column: str | None) -> str | None:
     """Check a source; why the hub cannot be asked for it, if a copy of it may be there."""
     path = Path(source).expanduser()
+    columns = {"image_column": image_column, "label_column": label_column}
+    named = {argument: name for argument, name in columns.items() if name is not None}
     if source == DIGITS:
-        _check_no_columns(source, image_column, label_column)
+        _check_no_columns(source, named)
     elif path.is_file():
         if path.suffix.lower() != ".parquet":
             raise invalid("data", "a parquet file or a folder", source)
-        _check_columns([path], source, image_column, label_column)
+        _check_columns([path], source, named)
     elif path.is_dir():
         wanted = (*IMAGE_SUFFIXES, ".parquet")
         if not any(file.suffix.lower() in wanted for file in files_below(path)):
             raise invalid(
                 "data", f"a folder that holds images or parquet files ({', '.join(wanted)})", source
             )
-        if image_column or label_column:
-            _check_columns(list(files_below(path)), source, image_column, label_column)
+        _check_columns(files_below(path), source, named)
     else:
         _check_hub_name(source, path)
         failure = _hub_failure(ALIASES.get(source, source))
@@ -104,7 +105,6 @@ def open_splits(
         return open_table("parquet", source, *columns, data_files=by_split)
     if any(file.name in METADATA for file in files):
         return open_table("imagefolder", source, *columns, data_dir=str(path))
-    _check_no_columns(source, image_column, label_column)
     return image_splits(path, [f for f in files if f.suffix.lower() in IMAGE_SUFFIXES])
 
 
@@ -117,34 +117,33 @@ def _digits() -> Split:
     return Split(images, names, bunch.target.astype(np.int64), tuple("0123456789"))
 
 
-def _check_no_columns(source: str, image_column: str | None, label_column: str | None) -> None:
-    for name, value in (("image_column", image_column), ("label_column", label_column)):
-        if value is not None:
-            why = "Only parquet files and hub data sets have columns."
-            raise invalid(name, f"to be left out beside data = {source!r}", value, why=why)
+def _check_no_columns(source: str, named: Mapping[str, str]) -> None:
+    for argument, name in named.items():
+        why = "Only parquet files and hub data sets have columns."
+        raise invalid(argument, f"to be left out beside data = {source!r}", name, why=why)
 
 
-def _check_columns(
-    files: Sequence[Path], source: str, image_column: str | None, label_column: str | None
-) -> None:
+def _check_columns(files: Iterable[Path], source: str, named: Mapping[str, str]) -> None:
     """Check that columns named are there, by the schema of the first parquet file, if any."""
-    from fmicl_recipes.tables import NO_COLUMN
-
-    named = {"image_column": image_column, "label_column": label_column}
-    tables = [file for file in files if file.suffix.lower() == ".parquet"]
-    if not tables and not any(file.name in METADATA for file in files):
-        _check_no_columns(source, image_column, label_column)
-    if not tables or not any(named.values()):
+    if not named:
+        return
+    files = list(files)
+    table = next((file for file in files if file.suffix.lower() == ".parquet"), None)
+    if table is None:
+        if not any(file.name in METADATA for file in files):
+            _check_no_columns(source, named)
         return
     from pyarrow import ArrowException
     from pyarrow.parquet import read_schema
 
+    from fmicl_recipes.tables import NO_COLUMN
+
     try:
-        columns = read_schema(tables[0]).names
+        columns = read_schema(table).names
     except (ArrowException, OSError):  # of which reading the rows says more
         return
     for argument, name in named.items():
-        if name is not None and not (argument == "label_column" and name == NO_COLUMN):
+        if (argument, name) != ("label_column", NO_COLUMN):
             check_choice(argument, name, columns)
 
 

@@ -15,8 +15,8 @@ pytest.importorskip("typer", reason="the command line needs typer")
 Image = pytest.importorskip("PIL.Image", reason="pictures are read by pillow")
 
 from fmicl_recipes import RunFolder  # noqa: E402
+from fmicl_recipes.encoder import PACKAGES  # noqa: E402
 
-FRAMEWORKS = {"torch": "fmicl_lightning", "jax": "fmicl_flax", "tensorflow": "fmicl_keras"}
 #: Commands one after the other in one process, as the imports of a framework take long.
 PROGRAM = """
 import json, os, sys
@@ -87,7 +87,7 @@ def test_own_pictures_go_through_every_command(pictures, require, framework):
     for name in ("grey", "colour"):
         for end in ("", ".npy"):
             (folder / f"{name}{end}").symlink_to(pictures / f"{name}{end}")
-    program = [sys.executable, "-c", PROGRAM, framework, FRAMEWORKS[framework], str(folder)]
+    program = [sys.executable, "-c", PROGRAM, framework, PACKAGES[framework], str(folder)]
     done = subprocess.run(
         program, capture_output=True, text=True, check=False,
         env=os.environ | {"KERAS_BACKEND": "tensorflow"},
