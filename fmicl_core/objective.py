@@ -27,33 +27,6 @@ DEFAULTS = Defaults()
 #: What a loss keeps as it was made; alpha alone may change.
 FIXED = ("divergence", "similarity", "negatives", "normalize", "objective")
 
-#: How a backend may compute the loss; "auto" chooses by the number of pairs.
-IMPLEMENTATIONS = ("auto", "dense", "tiled")
-#: A fused routine for accelerators, in the backends that have one.
-KERNEL = "kernel"
-WITH_KERNEL = (*IMPLEMENTATIONS, KERNEL)
-#: Up to this many pairs in a block the dense form is as fast and its memory does not matter.
-DENSE_PAIRS = 512 * 512
-
-
-def choose_implementation(
-    implementation: str, n: int | None, k: int | None, kernel: bool = False
-) -> str:
-    """The form, "dense" or "tiled", for blocks of at most n x k pairs; None is a size unknown yet.
-
-    With `kernel`, whether the backend has one for these features, "kernel" takes tiled's place.
-
-    Raises:
-        ValueError: `implementation` is unknown (the message lists the names).
-    """
-    known = WITH_KERNEL if kernel else IMPLEMENTATIONS
-    check_choice("implementation", implementation, known)
-    if implementation != "auto":
-        return implementation
-    if n is not None and k is not None and n * k <= DENSE_PAIRS:
-        return "dense"
-    return KERNEL if kernel else "tiled"
-
 
 @dataclass(frozen=True)
 class Block:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fmicl_core.checks import check_features, no_negatives
 from fmicl_core.objective import FMICL, NO_SAMPLE, negative_pairs
+from fmicl_core.renamed import renamed_attribute
 
 Matrix = NDArray[np.float64]
 DEFAULT_OBJECTIVE = FMICL()
@@ -17,23 +18,25 @@ DEFAULT_OBJECTIVE = FMICL()
 
 @dataclass(frozen=True)
 class Reference:
-    """Loss, its two terms and its gradient, all float64.
+    """The loss, its two terms and its gradient, all float64.
 
     Args:
-        loss: -alignment + alpha * uniformity.
-        alignment: mean score of the positive pairs.
-        uniformity: mean penalty of the negative pairs.
+        loss: -score + alpha * penalty.
+        score: mean score of the positive pairs.
+        penalty: mean penalty of the negative pairs.
         grad_x: (N, D) gradient of the loss.
         grad_y: (N, D).
         grad_bank: (K, D), or None without a bank.
     """
 
     loss: float
-    alignment: float
-    uniformity: float
+    score: float
+    penalty: float
     grad_x: Matrix
     grad_y: Matrix
     grad_bank: Matrix | None
+    alignment = renamed_attribute("Reference.alignment", "score")
+    uniformity = renamed_attribute("Reference.uniformity", "penalty")
 
 
 def fmicl_reference(
@@ -68,17 +71,17 @@ def fmicl_reference(
         rows = {name: normalize_rows(value) for name, value in rows.items()}
     grads = {name: np.zeros_like(value) for name, value in rows.items()}
 
-    alignment = _positives(rows, grads, objective)
+    score = _positives(rows, grads, objective)
     own = np.arange(len(rows["x"])) if samples is None else np.asarray(samples)
     numbers = {"x": own, "y": own}
     if bank is not None:
         none = np.full(len(rows["bank"]), NO_SAMPLE)
         numbers["bank"] = none if bank_samples is None else np.asarray(bank_samples)
-    uniformity = _negatives(rows, grads, objective, numbers)
+    penalty = _negatives(rows, grads, objective, numbers)
     if objective.normalize:
         grads = {k: _through_normalize(raw[k].astype(np.float64), g) for k, g in grads.items()}
-    loss = -alignment + objective.alpha * uniformity
-    return Reference(loss, alignment, uniformity, grads["x"], grads["y"], grads.get("bank"))
+    loss = -score + objective.alpha * penalty
+    return Reference(loss, score, penalty, grads["x"], grads["y"], grads.get("bank"))
 
 
 def checked_arrays(x: Any, y: Any, bank: Any) -> dict[str, NDArray[Any]]:

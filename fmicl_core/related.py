@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fmicl_core.checks import check_bool, check_choice, check_positive
-from fmicl_core.objective import IMPLEMENTATIONS, Block, negative_blocks
+from fmicl_core.checks import check_bool, check_positive
+from fmicl_core.forms import check_implementation
+from fmicl_core.objective import Block, negative_blocks
 from fmicl_core.reference import Matrix, checked_arrays, normalize_rows
 
 
@@ -65,7 +66,7 @@ def check_info_nce(
         "temperature": check_positive("temperature", temperature),
         "negatives": negatives,
         "normalize": check_bool("normalize", normalize),
-        "implementation": check_choice("implementation", implementation, IMPLEMENTATIONS),
+        "implementation": check_implementation(implementation),
     }
 
 

@@ -13,7 +13,7 @@ Rows = dict[str, jax.Array]
 
 
 def positive_scores(rows: Rows, pairwise: Pairwise) -> jax.Array:
-    """Scores of the pairs (x_i, y_i), whose mean is the alignment; (N,)."""
+    """Score of every positive pair (x_i, y_i); (N,)."""
     x, y = rows["x"], rows["y"]
     a, b, c = pairwise.coefficients()
     z = a * (x * y).sum(axis=1) + c
@@ -23,7 +23,7 @@ def positive_scores(rows: Rows, pairwise: Pairwise) -> jax.Array:
 
 
 def dense_excess(rows: Rows, pairwise: Pairwise, blocks: tuple[Block, ...]) -> jax.Array:
-    """Mean excess of the negative pairs; with the limit it is the uniformity; scalar.
+    """Mean excess of the negative pairs; with the limit added it is the mean penalty; scalar.
 
     Args:
         rows: features by the names "x" (N, D), "y" (N, D) and, if given, "bank" (K, D).

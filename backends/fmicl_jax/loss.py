@@ -8,8 +8,9 @@ from typing import Any, Self
 import jax
 
 from fmicl_core import FMICL, Divergence, Similarity
-from fmicl_core.checks import check_bool, check_choice
-from fmicl_core.objective import DEFAULTS, WITH_KERNEL
+from fmicl_core.checks import check_bool
+from fmicl_core.forms import WITH_FUSED, check_implementation, name_of_today
+from fmicl_core.objective import DEFAULTS
 from fmicl_jax.inputs import is_array, weight_of
 from fmicl_jax.terms import FMICLTerms, terms_of
 
@@ -52,7 +53,7 @@ def fmicl_loss(
         normalize: scale every row to unit length first; a zero row stays zero and counts as
             orthogonal to every other.
         implementation: "dense" (any-order derivatives, O(N^2) memory), "tiled" (one pass, O(N D)
-            memory, differentiable once), "kernel" (as tiled, fused on an NVIDIA GPU by Pallas;
+            memory, differentiable once), "fused" (as tiled, fused on an NVIDIA GPU by Pallas;
             products in the dtype of the features), or "auto", by size, device and dtype.
         check_finite: raise when the loss is not finite, which costs one read of a scalar. Skipped
             while tracing, where NaN shows in the loss.
@@ -90,11 +91,13 @@ def fmicl_terms(
 ) -> FMICLTerms:
     """The loss of `fmicl_loss` with its two terms, for logging.
 
-    loss = -alignment + alpha * uniformity, where alignment = mean_i s(x_i, y_i) and uniformity =
-    mean over negative pairs of f*(s). Arguments, errors and source as for `fmicl_loss`.
+    loss = -score + alpha * penalty, where score = mean_i s(x_i, y_i) over the positive pairs and
+    penalty = mean of f*(s) over the negative pairs.
+
+    Arguments, errors and source as for `fmicl_loss`.
 
     Returns:
-        Named tuple (loss, alignment, uniformity) of scalars, each differentiable.
+        Named tuple (loss, score, penalty) of scalars, each differentiable.
     """
     settings = FMICL(divergence, similarity, DEFAULTS.alpha, negatives, normalize)
     return terms_of(settings, alpha, x, y, bank, implementation, check_finite, axis_name)
@@ -136,7 +139,8 @@ class FMICLLoss:
         for name in ("divergence", "similarity"):
             object.__setattr__(self, name, getattr(o, name))
         object.__setattr__(self, "_made_with", o)
-        check_choice("implementation", self.implementation, WITH_KERNEL)
+        form = check_implementation(name_of_today(self.implementation), WITH_FUSED)
+        object.__setattr__(self, "implementation", form)
         check_bool("check_finite", self.check_finite)
 
     @property
@@ -154,7 +158,7 @@ class FMICLLoss:
     def terms(
         self, x: jax.Array, y: jax.Array | None = None, bank: jax.Array | None = None
     ) -> FMICLTerms:
-        """The loss with its alignment and uniformity, as `fmicl_terms`."""
+        """The loss, mean score and mean penalty, as `fmicl_terms`."""
         options = self.implementation, self.check_finite, self.axis_name
         return terms_of(self._made_with, self.alpha, x, y, bank, *options)  # type: ignore[attr-defined]
 

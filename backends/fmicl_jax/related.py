@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from fmicl_core.checks import check_choice, check_positive
-from fmicl_core.objective import IMPLEMENTATIONS, choose_implementation
+from fmicl_core.checks import check_positive
+from fmicl_core.forms import check_implementation, choose_form
 from fmicl_core.related import (
     INFO_NCE_OPTIONS,
     RELATED_DEFAULTS,
@@ -67,11 +67,11 @@ def info_nce_loss(
     """
     tell_of_devices("info_nce_loss")
     temperature = check_positive("temperature", temperature)
-    check_choice("implementation", implementation, IMPLEMENTATIONS)
+    check_implementation(implementation)
     anchors = info_nce_anchors(negatives, bank is not None)
     rows = prepare(x, y, bank, normalize)
     n, k = len(rows["x"]), len(rows.get("bank", rows["x"]))
-    if choose_implementation(implementation, n, k) == "tiled":
+    if choose_form(implementation, n, k) == "tiled":
         return tiled_info_nce(rows, temperature, negatives)
     positive = (rows["x"] * rows["y"]).sum(axis=1) / temperature
     losses = []

@@ -10,21 +10,24 @@ import jax
 import jax.numpy as jnp
 
 from fmicl_core import FMICL
-from fmicl_core.checks import check_alpha_value, check_bool, check_choice, overflowed
-from fmicl_core.objective import WITH_KERNEL, choose_implementation
+from fmicl_core.checks import check_alpha_value, check_bool, overflowed
+from fmicl_core.forms import WITH_FUSED, check_implementation, choose_form, name_of_today
+from fmicl_core.renamed import renamed_attribute
 from fmicl_jax.dense import dense_block_mean, dense_excess, positive_scores
 from fmicl_jax.distributed import axis_size, shared_excess, shared_mean
+from fmicl_jax.fused import fused_for
 from fmicl_jax.inputs import explain_non_finite, prepare, weight_of
-from fmicl_jax.kernel import kernel_for
 from fmicl_jax.tiled import tiled_block_mean, tiled_excess
 
 
 class FMICLTerms(NamedTuple):
-    """loss = -alignment + alpha * uniformity, three scalars."""
+    """loss = -score + alpha * penalty, scalars: means over the positive and the negative pairs."""
 
     loss: jax.Array
-    alignment: jax.Array
-    uniformity: jax.Array
+    score: jax.Array
+    penalty: jax.Array
+    alignment = renamed_attribute("FMICLTerms.alignment", "score")
+    uniformity = renamed_attribute("FMICLTerms.uniformity", "penalty")
 
 
 def terms_of(
@@ -44,7 +47,7 @@ def terms_of(
         alpha, x, y, bank, implementation, check_finite, axis_name: as for `fmicl_loss`.
     """
     check_bool("check_finite", check_finite)
-    check_choice("implementation", implementation, WITH_KERNEL)
+    implementation = check_implementation(name_of_today(implementation), WITH_FUSED)
     weight, pairwise, blocks = (
         weight_of(alpha),
         settings.pairwise,
@@ -54,25 +57,25 @@ def terms_of(
     devices = 1 if axis_name is None else axis_size(axis_name, x)
     n, k = devices * len(x), len(bank) if bank is not None else devices * len(x)
     dtype = jnp.result_type(*(side for side in (x, y, bank) if side is not None)).name
-    kernel = kernel_for(implementation, pairwise, x, dtype, n, k)
-    dense = kernel is None and choose_implementation(implementation, n, k) == "dense"
+    fused = fused_for(implementation, pairwise, x, dtype, n, k)
+    dense = fused is None and choose_form(implementation, n, k) == "dense"
     scores = positive_scores(rows, pairwise)
     if axis_name is None:
-        alignment = scores.mean()
+        score = scores.mean()
         excess = (
             dense_excess(rows, pairwise, blocks)
             if dense
-            else tiled_excess(rows, pairwise, blocks, kernel)
+            else tiled_excess(rows, pairwise, blocks, fused)
         )
     else:
-        alignment = shared_mean(scores, axis_name)
-        block_mean = dense_block_mean if dense else partial(tiled_block_mean, kernel=kernel)
+        score = shared_mean(scores, axis_name)
+        block_mean = dense_block_mean if dense else partial(tiled_block_mean, fused=fused)
         excess = shared_excess(rows, pairwise, blocks, block_mean, axis_name)
-    uniformity = pairwise.limit + excess
-    loss = (weight * uniformity).astype(excess.dtype) - alignment
+    penalty = pairwise.limit + excess
+    loss = (weight * penalty).astype(excess.dtype) - score
     if check_finite and not isinstance(loss, jax.core.Tracer):
         check_alpha_value(float(weight))
         if not jnp.isfinite(loss):
             objective = replace(settings, alpha=float(weight))
             raise explain_non_finite(x, y, bank) or overflowed(objective, float(loss))
-    return FMICLTerms(loss, alignment, uniformity)
+    return FMICLTerms(loss, score, penalty)

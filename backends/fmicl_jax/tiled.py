@@ -19,7 +19,7 @@ from fmicl_core import Pairwise
 from fmicl_core.checks import once_differentiable
 from fmicl_core.objective import Block
 from fmicl_jax.dense import Rows
-from fmicl_jax.kernel import Kernel
+from fmicl_jax.fused import Fused
 from fmicl_jax.ops import JAX, product, square_lengths
 
 #: Rows and columns of a tile, at most. On a CPU a float32 tile stays in the L2 cache.
@@ -33,7 +33,7 @@ class Plan(NamedTuple):
     pairwise: Pairwise
     skips_diagonal: bool
     tile: int
-    kernel: Kernel | None
+    fused: Fused | None
 
 
 #: Gradients in left and in right, where wanted; of a symmetric block the first is the whole one.
@@ -41,7 +41,7 @@ Gradients = tuple[jax.Array | None, jax.Array | None]
 
 
 def tiled_excess(
-    rows: Rows, pairwise: Pairwise, blocks: tuple[Block, ...], kernel: Kernel | None = None
+    rows: Rows, pairwise: Pairwise, blocks: tuple[Block, ...], fused: Fused | None = None
 ) -> jax.Array:
     """Mean excess in one pass; equals `dense_excess`, once differentiable.
 
@@ -49,12 +49,12 @@ def tiled_excess(
         rows: features by the names "x" (N, D), "y" (N, D) and, if given, "bank" (K, D).
         pairwise: the specification; its normalization has been applied.
         blocks: of negative pairs.
-        kernel: the Pallas kernel, or None for plain tiles.
+        fused: the Pallas routine, or None for plain tiles.
     """
     total = jnp.zeros((), rows["x"].dtype)
     for block in blocks:
         right = None if block.symmetric else rows[block.right]
-        mean = tiled_block_mean(rows[block.left], right, pairwise, block.skips_diagonal, kernel)
+        mean = tiled_block_mean(rows[block.left], right, pairwise, block.skips_diagonal, fused)
         total = total + block.share * mean
     return total
 
@@ -64,15 +64,15 @@ def tiled_block_mean(
     right: jax.Array | None,
     pairwise: Pairwise,
     skips_diagonal: bool,
-    kernel: Kernel | None = None,
+    fused: Fused | None = None,
 ) -> jax.Array:
     """Mean excess over the pairs (left_i, right_j), i != j if so asked; right None means left."""
-    return _block_mean(left, right, plan_of(pairwise, skips_diagonal, kernel))
+    return _block_mean(left, right, plan_of(pairwise, skips_diagonal, fused))
 
 
-def plan_of(pairwise: Pairwise, skips_diagonal: bool, kernel: Kernel | None = None) -> Plan:
+def plan_of(pairwise: Pairwise, skips_diagonal: bool, fused: Fused | None = None) -> Plan:
     """What matters to a sweep of one block, here."""
-    return Plan(pairwise, skips_diagonal, tile_size(), kernel)
+    return Plan(pairwise, skips_diagonal, tile_size(), fused)
 
 
 def tile_size() -> int:
@@ -118,15 +118,15 @@ def _mean_and_gradients(
 ) -> tuple[jax.Array, Gradients]:
     """The mean excess and, of those wanted, its gradients in left and right."""
     how = left, right, plan, wanted
-    if plan.kernel is None:
+    if plan.fused is None:
         return sweep(*how)
-    from fmicl_jax.pallas_kernel import fused  # imports Pallas
+    from fmicl_jax.fused_pallas import fused_mean_and_gradients  # imports Pallas
 
-    if plan.kernel.interpret:
-        return fused(*how)
+    if plan.fused.interpret:
+        return fused_mean_and_gradients(*how)
     # While tracing the device was a guess: what is compiled for another is the plain tiles.
     mean, gradients = jax.lax.platform_dependent(
-        cuda=lambda: fused(*how), default=lambda: sweep(*how)
+        cuda=lambda: fused_mean_and_gradients(*how), default=lambda: sweep(*how)
     )
     return mean, gradients
 

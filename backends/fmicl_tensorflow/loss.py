@@ -9,10 +9,10 @@ import tensorflow as tf
 from fmicl_core import FMICL, Divergence, Similarity
 from fmicl_core.checks import (
     check_bool,
-    check_choice,
     fixed_option,
 )
-from fmicl_core.objective import DEFAULTS, FIXED, IMPLEMENTATIONS
+from fmicl_core.forms import check_implementation
+from fmicl_core.objective import DEFAULTS, FIXED
 from fmicl_tensorflow.inputs import weight_of
 from fmicl_tensorflow.terms import FMICLTerms, terms_of
 
@@ -92,11 +92,13 @@ def fmicl_terms(
 ) -> FMICLTerms:
     """The loss of `fmicl_loss` with its two terms, for logging.
 
-    loss = -alignment + alpha * uniformity, where alignment = mean_i s(x_i, y_i) and uniformity =
-    mean over negative pairs of f*(s). Arguments, errors and source as for `fmicl_loss`.
+    loss = -score + alpha * penalty, where score = mean_i s(x_i, y_i) over the positive pairs and
+    penalty = mean of f*(s) over the negative pairs.
+
+    Arguments, errors and source as for `fmicl_loss`.
 
     Returns:
-        Named tuple (loss, alignment, uniformity) of scalars, each differentiable.
+        Named tuple (loss, score, penalty) of scalars, each differentiable.
     """
     settings = FMICL(divergence, similarity, DEFAULTS.alpha, negatives, normalize)
     return terms_of(settings, alpha, x, y, bank, implementation, check_finite, distributed)
@@ -136,7 +138,7 @@ class FMICLLoss(tf.Module):
         self._alpha = weight_of(alpha)
         number = self._alpha if isinstance(self._alpha, float) else DEFAULTS.alpha
         self._made_with = FMICL(divergence, similarity, number, negatives, normalize)
-        self.implementation = check_choice("implementation", implementation, IMPLEMENTATIONS)
+        self.implementation = check_implementation(implementation)
         self.check_finite = check_bool("check_finite", check_finite)
         self.distributed = check_bool("distributed", distributed)
 
@@ -149,7 +151,7 @@ class FMICLLoss(tf.Module):
     def terms(
         self, x: tf.Tensor, y: tf.Tensor | None = None, bank: tf.Tensor | None = None
     ) -> FMICLTerms:
-        """The loss with its alignment and uniformity, as `fmicl_terms`."""
+        """The loss, mean score and mean penalty, as `fmicl_terms`."""
         options = self.implementation, self.check_finite, self.distributed
         return terms_of(self._made_with, self._alpha, x, y, bank, *options)
 

@@ -6,8 +6,8 @@ import math
 
 import tensorflow as tf
 
-from fmicl_core.checks import check_choice, check_positive, fixed_option
-from fmicl_core.objective import IMPLEMENTATIONS, choose_implementation
+from fmicl_core.checks import check_positive, fixed_option
+from fmicl_core.forms import check_implementation, choose_form
 from fmicl_core.related import (
     INFO_NCE_OPTIONS,
     RELATED_DEFAULTS,
@@ -65,11 +65,11 @@ def info_nce_loss(
     """
     tell_of_replicas("info_nce_loss")
     temperature = check_positive("temperature", temperature)
-    check_choice("implementation", implementation, IMPLEMENTATIONS)
+    check_implementation(implementation)
     anchors = info_nce_anchors(negatives, bank is not None)
     rows = prepare(x, y, bank, normalize)
     n, k = rows["x"].shape[0], rows.get("bank", rows["x"]).shape[0]
-    if choose_implementation(implementation, n, k) == "tiled":
+    if choose_form(implementation, n, k) == "tiled":
         return tiled_info_nce(rows, temperature, negatives)
     positive = tf.reduce_sum(rows["x"] * rows["y"], axis=1) / temperature
     losses = []

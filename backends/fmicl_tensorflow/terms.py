@@ -11,10 +11,10 @@ from fmicl_core import FMICL
 from fmicl_core.checks import (
     check_alpha_value,
     check_bool,
-    check_choice,
     overflowed,
 )
-from fmicl_core.objective import IMPLEMENTATIONS, choose_implementation
+from fmicl_core.forms import check_implementation, choose_form
+from fmicl_core.renamed import renamed_attribute
 from fmicl_tensorflow.dense import dense_block_mean, dense_excess, positive_scores
 from fmicl_tensorflow.distributed import Replicas, replica_context, shared_excess
 from fmicl_tensorflow.inputs import explain_non_finite, prepare, weight_of
@@ -22,11 +22,13 @@ from fmicl_tensorflow.tiled import tiled_block_mean, tiled_excess
 
 
 class FMICLTerms(NamedTuple):
-    """loss = -alignment + alpha * uniformity, three scalars."""
+    """loss = -score + alpha * penalty, scalars: means over the positive and the negative pairs."""
 
     loss: tf.Tensor
-    alignment: tf.Tensor
-    uniformity: tf.Tensor
+    score: tf.Tensor
+    penalty: tf.Tensor
+    alignment = renamed_attribute("FMICLTerms.alignment", "score")
+    uniformity = renamed_attribute("FMICLTerms.uniformity", "penalty")
 
 
 def terms_of(
@@ -47,7 +49,7 @@ def terms_of(
     """
     check_bool("check_finite", check_finite)
     check_bool("distributed", distributed)
-    check_choice("implementation", implementation, IMPLEMENTATIONS)
+    check_implementation(implementation)
     weight, pairwise = weight_of(alpha), settings.pairwise
     blocks = settings.blocks(bank is not None)
     context = replica_context() if distributed else None
@@ -57,22 +59,22 @@ def terms_of(
     if context is not None:
         n = None if n is None else n * context.num_replicas_in_sync
         k = n if bank is None else k
-    dense = choose_implementation(implementation, n, k) == "dense"
+    dense = choose_form(implementation, n, k) == "dense"
     scores = positive_scores(rows, pairwise)
     if replicas is None:
-        alignment = tf.reduce_mean(scores)
+        score = tf.reduce_mean(scores)
         excess = (dense_excess if dense else tiled_excess)(rows, pairwise, blocks)
     else:
-        alignment = replicas.mean(scores)
+        score = replicas.mean(scores)
         block_mean = dense_block_mean if dense else tiled_block_mean
         excess = shared_excess(rows, pairwise, blocks, block_mean, replicas)
-    uniformity = pairwise.limit + excess
+    penalty = pairwise.limit + excess
     if not isinstance(weight, float):  # a number stays one, which tf.cast would take for float32
         weight = tf.cast(weight, excess.dtype)
-    loss = weight * uniformity - alignment
+    loss = weight * penalty - score
     if check_finite and tf.executing_eagerly():
         check_alpha_value(float(weight))
         if not tf.math.is_finite(loss):
             objective = replace(settings, alpha=float(weight))
             raise explain_non_finite(x, y, bank) or overflowed(objective, float(loss))
-    return FMICLTerms(loss, alignment, uniformity)
+    return FMICLTerms(loss, score, penalty)

@@ -13,7 +13,7 @@ Rows = dict[str, torch.Tensor]
 
 
 def positive_scores(rows: Rows, pairwise: Pairwise) -> torch.Tensor:
-    """Scores of the pairs (x_i, y_i), whose mean is the alignment; (N,)."""
+    """Score of every positive pair (x_i, y_i); (N,)."""
     x, y = rows["x"], rows["y"]
     a, b, c = pairwise.coefficients()
     z = a * (x * y).sum(dim=1) + c
@@ -25,7 +25,7 @@ def positive_scores(rows: Rows, pairwise: Pairwise) -> torch.Tensor:
 def dense_excess(
     rows: Rows, pairwise: Pairwise, blocks: tuple[Block, ...], samples: Rows | None = None
 ) -> torch.Tensor:
-    """Mean excess of the negative pairs; with the limit it is the uniformity; scalar.
+    """Mean excess of the negative pairs; with the limit added it is the mean penalty; scalar.
 
     Args:
         rows: features by the names "x" (N, D), "y" (N, D) and, if given, "bank" (K, D).

@@ -35,10 +35,10 @@ ACCELERATORS = {"nccl": "cuda", "xccl": "xpu"}
 
 
 class Prepared(NamedTuple):
-    """A rank's features by name, the dtype of the kernel's products or "", and alpha; checked."""
+    """A rank's features by name, the dtype of the fused products or "", and alpha; checked."""
 
     rows: Rows
-    kernel: str
+    fused: str
     weight: float | torch.Tensor
 
     @property
@@ -46,7 +46,7 @@ class Prepared(NamedTuple):
         """By name, what must be the same on every rank: all but the rows and alpha's value."""
         sizes = {f"{name}.shape[{axis}]": side.shape[axis] for name, side in self.rows.items()
                  for axis in ((0, 1) if name == "bank" else (1,))}  # fmt: skip
-        return sizes | {"dtype": self.rows["x"].dtype, "kernel": self.kernel}
+        return sizes | {"dtype": self.rows["x"].dtype, "fused": self.fused}
 
 
 class Ranks:

@@ -17,7 +17,7 @@ from fmicl_core.checks import (
     non_finite,
     wide_dtype,
 )
-from fmicl_core.objective import choose_implementation
+from fmicl_core.forms import choose_form
 from fmicl_torch.dense import Rows
 from fmicl_torch.ops import normalize_rows, unit_rows
 from fmicl_torch.transforms import is_batched
@@ -67,7 +67,7 @@ def prepare(
         if not normalize:
             return rows
         k = len(x if bank is None else bank)
-        dense = choose_implementation(implementation, len(x), k, kernel=True) == "dense"
+        dense = choose_form(implementation, len(x), k, fused=True) == "dense"
         unit = normalize_rows if dense else unit_rows
         return {name: unit(value) for name, value in rows.items()}
 

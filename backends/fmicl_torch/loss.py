@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from fmicl_core import FMICL, Divergence, Similarity
-from fmicl_core.checks import check_bool, check_choice, fixed_option, invalid
-from fmicl_core.objective import DEFAULTS, FIXED, NO_SAMPLE, WITH_KERNEL
+from fmicl_core.checks import check_bool, fixed_option, invalid
+from fmicl_core.forms import WITH_FUSED, check_implementation, name_of_today
+from fmicl_core.objective import DEFAULTS, FIXED, NO_SAMPLE
 from fmicl_torch.distributed import Distributed
 from fmicl_torch.inputs import weight_of
 from fmicl_torch.registry import register, register_options
@@ -54,7 +55,7 @@ def fmicl_loss(
         normalize: scale every row to unit length first; a zero row stays zero and counts as
             orthogonal to every other.
         implementation: "dense" (any-order derivatives, O(N^2) memory), "tiled" (one pass, O(N D)
-            memory, differentiable once), "kernel" (as tiled, fused on an NVIDIA GPU by Triton;
+            memory, differentiable once), "fused" (as tiled, fused on an NVIDIA GPU by Triton;
             products in the dtype of the features), or "auto", by size, device and dtype.
         check_finite: raise when the loss is not finite, which costs one read of a scalar. Skipped
             while compiling, where NaN shows in the loss.
@@ -94,11 +95,13 @@ def fmicl_terms(
 ) -> FMICLTerms:
     """The loss of `fmicl_loss` with its two terms, for logging.
 
-    loss = -alignment + alpha * uniformity, where alignment = mean_i s(x_i, y_i) and uniformity =
-    mean over negative pairs of f*(s). Arguments, errors and source as for `fmicl_loss`.
+    loss = -score + alpha * penalty, where score = mean_i s(x_i, y_i) over the positive pairs and
+    penalty = mean of f*(s) over the negative pairs.
+
+    Arguments, errors and source as for `fmicl_loss`.
 
     Returns:
-        Named tuple (loss, alignment, uniformity) of scalars, each differentiable.
+        Named tuple (loss, score, penalty) of scalars, each differentiable.
     """
     text = register_options(divergence, similarity, negatives, normalize)
     return terms_of(text, negatives, alpha, x, y, bank, implementation, check_finite, distributed)
@@ -138,7 +141,7 @@ class FMICLLoss(torch.nn.Module):
         self._made_with = FMICL(divergence, similarity, number, negatives, normalize)
         self._text = register(self._made_with.pairwise)
         self.alpha = alpha
-        self.implementation = check_choice("implementation", implementation, WITH_KERNEL)
+        self.implementation = check_implementation(name_of_today(implementation), WITH_FUSED)
         self.check_finite = check_bool("check_finite", check_finite)
         self.distributed = distributed
 
@@ -156,7 +159,7 @@ class FMICLLoss(torch.nn.Module):
         samples: torch.Tensor | None = None,
         bank_samples: torch.Tensor | None = None,
     ) -> FMICLTerms:
-        """The loss with its alignment and uniformity, as `fmicl_terms`.
+        """The loss, mean score and mean penalty, as `fmicl_terms`.
 
         Args:
             x: (N, D).

@@ -6,8 +6,8 @@ import math
 
 import torch
 
-from fmicl_core.checks import check_choice, check_positive
-from fmicl_core.objective import IMPLEMENTATIONS, choose_implementation
+from fmicl_core.checks import check_positive
+from fmicl_core.forms import check_implementation, choose_form
 from fmicl_core.related import (
     INFO_NCE_OPTIONS,
     RELATED_DEFAULTS,
@@ -65,10 +65,10 @@ def info_nce_loss(
     """
     tell_of_ranks("info_nce_loss")
     temperature = check_positive("temperature", temperature)
-    check_choice("implementation", implementation, IMPLEMENTATIONS)
+    check_implementation(implementation)
     anchors = info_nce_anchors(negatives, bank is not None)
     rows = prepare(x, y, bank, normalize, implementation=implementation)
-    form = choose_implementation(implementation, len(x), len(rows.get("bank", x)))
+    form = choose_form(implementation, len(x), len(rows.get("bank", x)))
     with torch.autocast(x.device.type, enabled=False):
         if form == "tiled":
             return tiled_info_nce(rows, temperature, negatives)

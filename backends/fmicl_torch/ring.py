@@ -14,7 +14,7 @@ from fmicl_torch.tiled import block_mean_and_gradients
 
 
 def ring_excess(
-    rows: Rows, text: str, blocks: tuple[Block, ...], ranks: Ranks, kernel: str = ""
+    rows: Rows, text: str, blocks: tuple[Block, ...], ranks: Ranks, fused: str = ""
 ) -> torch.Tensor:
     """Mean excess in the union, which no rank ever holds; O(N D / W) memory, once differentiable.
 
@@ -27,10 +27,10 @@ def ring_excess(
         text: of the specification in the registry; its normalization has been applied.
         blocks: of negative pairs.
         ranks: that share the batch.
-        kernel: dtype of the products of the Triton kernel; "" for plain tiles.
+        fused: dtype of the products of the Triton routine; "" for plain tiles.
     """
     names = sorted({side for block in blocks for side in (block.left, block.right)})
-    return _Ring.apply(text, blocks, ranks, kernel, names, *(rows[name] for name in names))
+    return _Ring.apply(text, blocks, ranks, fused, names, *(rows[name] for name in names))
 
 
 class _Ring(torch.autograd.Function):
@@ -40,7 +40,7 @@ class _Ring(torch.autograd.Function):
         text: str,
         blocks: tuple[Block, ...],
         ranks: Ranks,
-        kernel: str,
+        fused: str,
         names: list[str],
         *sides: torch.Tensor,
     ) -> torch.Tensor:
@@ -63,7 +63,7 @@ class _Ring(torch.autograd.Function):
                 mean, grad_left, grad_right = block_mean_and_gradients(
                     own[:, left].contiguous(),
                     None if one_sided else guest[:, right].contiguous(),
-                    text, here and block.skips_diagonal, grad, kernel=kernel,
+                    text, here and block.skips_diagonal, grad, fused=fused,
                 )  # fmt: skip
                 total += share * mean
                 if grad:

@@ -8,18 +8,14 @@ from typing import NamedTuple
 import torch
 
 from fmicl_core import FMICL
-from fmicl_core.checks import check_bool, check_choice, invalid, overflowed
-from fmicl_core.objective import (
-    KERNEL,
-    WITH_KERNEL,
-    Block,
-    choose_implementation,
-    negative_blocks,
-)
+from fmicl_core.checks import check_bool, invalid, overflowed
+from fmicl_core.forms import FUSED, WITH_FUSED, check_implementation, choose_form, name_of_today
+from fmicl_core.objective import Block, negative_blocks
+from fmicl_core.renamed import renamed_attribute
 from fmicl_torch.dense import Rows, dense_excess, positive_scores
 from fmicl_torch.distributed import Distributed, Prepared, Ranks, ranks_of
+from fmicl_torch.fused import fused_dtype
 from fmicl_torch.inputs import explain_non_finite, prepare, weight_of
-from fmicl_torch.kernel import kernel_dtype
 from fmicl_torch.registry import KNOWN, described
 from fmicl_torch.ring import ring_excess
 from fmicl_torch.tiled import tiled_excess
@@ -27,11 +23,13 @@ from fmicl_torch.transforms import is_batched
 
 
 class FMICLTerms(NamedTuple):
-    """loss = -alignment + alpha * uniformity, three scalars."""
+    """loss = -score + alpha * penalty, scalars: means over the positive and the negative pairs."""
 
     loss: torch.Tensor
-    alignment: torch.Tensor
-    uniformity: torch.Tensor
+    score: torch.Tensor
+    penalty: torch.Tensor
+    alignment = renamed_attribute("FMICLTerms.alignment", "score")
+    uniformity = renamed_attribute("FMICLTerms.uniformity", "penalty")
 
 
 def terms_of(
@@ -54,34 +52,35 @@ def terms_of(
         negatives, alpha, x, y, bank, implementation, check_finite, distributed: as for
             `fmicl_loss`.
     """
+    implementation = name_of_today(implementation)
     pairwise, blocks = KNOWN[text], negative_blocks(negatives, bank is not None)
     form = implementation if samples is None else "dense"
 
     def prepare_own(least: int) -> Prepared:
         check_bool("check_finite", check_finite)
-        check_choice("implementation", implementation, WITH_KERNEL)
+        check_implementation(implementation, WITH_FUSED)
         weight = weight_of(alpha, read=check_finite)
         rows = prepare(x, y, bank, pairwise.normalize, least=least, implementation=form)
         given = [side.dtype for side in (x, y, bank) if side is not None]
         dtype = reduce(torch.promote_types, given)
-        return Prepared(rows, kernel_dtype(form, text, x, dtype), weight)
+        return Prepared(rows, fused_dtype(form, text, x, dtype), weight)
 
     ranks = None if distributed is False else ranks_of(distributed, x)
     if ranks is None:
-        rows, kernel, weight = prepare_own(least=2)
+        rows, fused, weight = prepare_own(least=2)
     else:
         same = {"settings": described(text), "negatives": negatives,
                 "implementation": implementation, "check_finite": check_finite}  # fmt: skip
-        rows, kernel, weight = ranks.agree(lambda: prepare_own(least=1), same)
+        rows, fused, weight = ranks.agree(lambda: prepare_own(least=1), same)
     with torch.autocast(x.device.type, enabled=False):
         if ranks is None:
-            alignment = positive_scores(rows, pairwise).mean()
-            excess = _excess(rows, text, blocks, implementation, kernel, samples)
+            score = positive_scores(rows, pairwise).mean()
+            excess = _excess(rows, text, blocks, implementation, fused, samples)
         else:
-            alignment = ranks.mean(positive_scores(rows, pairwise))
-            excess = _shared_excess(rows, text, blocks, implementation, kernel, ranks)
-        uniformity = pairwise.limit + excess
-        loss = weight * uniformity - alignment
+            score = ranks.mean(positive_scores(rows, pairwise))
+            excess = _shared_excess(rows, text, blocks, implementation, fused, ranks)
+        penalty = pairwise.limit + excess
+        loss = weight * penalty - score
         if loss.dtype != excess.dtype:  # alpha is an array of another dtype
             loss = loss.to(excess.dtype)
     checked = check_finite and not torch.compiler.is_compiling() and not is_batched(loss)
@@ -92,7 +91,7 @@ def terms_of(
         formulas = pairwise.divergence, pairwise.similarity
         settings = FMICL(*formulas, float(weight), negatives, pairwise.normalize)
         raise error or overflowed(settings, loss.item())
-    return FMICLTerms(loss, alignment, uniformity)
+    return FMICLTerms(loss, score, penalty)
 
 
 def _excess(
@@ -100,29 +99,29 @@ def _excess(
     text: str,
     blocks: tuple[Block, ...],
     implementation: str,
-    kernel: str,
+    fused: str,
     samples: Rows | None = None,
 ) -> torch.Tensor:
     x = rows["x"]
     if samples is not None:
-        if implementation in ("tiled", KERNEL):
+        if implementation in ("tiled", FUSED):
             raise invalid("implementation", "'auto' or 'dense' with `samples`", implementation)
         return dense_excess(rows, KNOWN[text], blocks, samples)
     k = len(rows.get("bank", x))
-    form = choose_implementation(implementation, len(x), k, bool(kernel))
+    form = choose_form(implementation, len(x), k, bool(fused))
     if form == "dense":
         return dense_excess(rows, KNOWN[text], blocks)
-    return tiled_excess(rows, text, blocks, kernel if form == KERNEL else "")
+    return tiled_excess(rows, text, blocks, fused if form == FUSED else "")
 
 
 def _shared_excess(
-    rows: Rows, text: str, blocks: tuple[Block, ...], implementation: str, kernel: str, ranks: Ranks
+    rows: Rows, text: str, blocks: tuple[Block, ...], implementation: str, fused: str, ranks: Ranks
 ) -> torch.Tensor:
     if "bank" in rows:  # every rank has all negatives of its rows
-        own = _excess(rows, text, blocks, implementation, kernel)
+        own = _excess(rows, text, blocks, implementation, fused)
         return ranks.mean(own.expand(len(rows["x"])))
-    form = choose_implementation(implementation, ranks.total, ranks.total, bool(kernel))
+    form = choose_form(implementation, ranks.total, ranks.total, bool(fused))
     if form != "dense":
-        return ring_excess(rows, text, blocks, ranks, kernel if form == KERNEL else "")
+        return ring_excess(rows, text, blocks, ranks, fused if form == FUSED else "")
     union = {name: ranks.gather(side) for name, side in rows.items()}
     return dense_excess(union, KNOWN[text], blocks)

@@ -13,7 +13,7 @@ import torch
 from fmicl_core import Pairwise
 from fmicl_core.objective import Block
 from fmicl_torch.dense import Rows
-from fmicl_torch.kernel import Launch, Sums, kernel_sums
+from fmicl_torch.fused import Launch, Sums, fused_sums
 from fmicl_torch.ops import TORCH
 from fmicl_torch.registry import pairwise_of
 from fmicl_torch.transforms import (
@@ -28,16 +28,14 @@ TILE = {"cpu": 512}
 TILE_ACCELERATOR = 4096
 
 
-def tiled_excess(
-    rows: Rows, text: str, blocks: tuple[Block, ...], kernel: str = ""
-) -> torch.Tensor:
+def tiled_excess(rows: Rows, text: str, blocks: tuple[Block, ...], fused: str = "") -> torch.Tensor:
     """Mean excess in one pass; equals `dense_excess(rows, pairwise, blocks)`.
 
     Args:
         rows: features by the names "x" (N, D), "y" (N, D) and, if given, "bank" (K, D).
         text: of the specification in the registry; its normalization has been applied.
         blocks: of negative pairs.
-        kernel: dtype of the products of the Triton kernel; "" for plain tiles.
+        fused: dtype of the products of the Triton routine; "" for plain tiles.
     """
     total = rows["x"].new_zeros(())
     for block in blocks:
@@ -46,7 +44,7 @@ def tiled_excess(
         columns = asks_for_gradient(right)
         grad = columns or asks_for_gradient(left)
         mean, _, _ = block_mean_and_gradients(
-            left, right, text, block.skips_diagonal, grad, grad and columns, kernel
+            left, right, text, block.skips_diagonal, grad, grad and columns, fused
         )
         total = total + block.share * mean
     return total
@@ -59,18 +57,18 @@ def block_mean_and_gradients(
     skips_diagonal: bool,
     grad: bool,
     columns: bool = True,
-    kernel: str = "",
+    fused: str = "",
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Mean excess over the pairs (left_i, right_j), right None meaning left, and its gradients.
 
     The mean is differentiable once, in reverse and in forward mode. Without `grad`, and in place of
-    the gradient in right where right is left or `columns` is False, empty tensors. `kernel` as for
+    the gradient in right where right is left or `columns` is False, empty tensors. `fused` as for
     `tiled_excess`.
     """
     columns = grad and columns and right is not None
     size = tile_size(left)
     function = _BlockMean if torch.compiler.is_compiling() else _BlockMeanInBothModes
-    return function.apply(left, right, text, skips_diagonal, size, grad, columns, kernel)  # type: ignore[no-any-return, no-untyped-call]
+    return function.apply(left, right, text, skips_diagonal, size, grad, columns, fused)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def tile_size(x: torch.Tensor) -> int:
@@ -87,15 +85,15 @@ def _block_mean(
     tile: int,
     grad: bool,
     columns: bool,
-    kernel: str,
+    fused: str,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Mean excess over the pairs (left_i, right_j) and its gradients; right None means left."""
     pairwise = pairwise_of(text)
     others = left if right is None else right
-    if kernel:
+    if fused:
         atomic = not torch.are_deterministic_algorithms_enabled()
-        launch = Launch(pairwise, skips_diagonal, getattr(torch, kernel), atomic)
-        sums = kernel_sums(left, right, launch, grad, columns)
+        launch = Launch(pairwise, skips_diagonal, getattr(torch, fused), atomic)
+        sums = fused_sums(left, right, launch, grad, columns)
     else:
         sweep = _Sweep(left, right, pairwise, grad, columns)
         for i in range(0, len(left), tile):
@@ -203,9 +201,9 @@ def _(
     tile: int,
     grad: bool,
     columns: bool,
-    kernel: str,
+    fused: str,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    layout = torch.contiguous_format if kernel else torch.preserve_format
+    layout = torch.contiguous_format if fused else torch.preserve_format
     grad_left, grad_right = (
         torch.empty_like(rows, memory_format=layout)
         if wanted and rows is not None
@@ -224,9 +222,9 @@ class _BlockMean(torch.autograd.Function):
     @staticmethod
     def forward(  # Dynamo counts the parameters, to learn that there is no context among them
         left: torch.Tensor, right: torch.Tensor | None, text: str, skips_diagonal: bool, tile: int,
-        grad: bool, columns: bool, kernel: str,
+        grad: bool, columns: bool, fused: str,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
-        return _block_mean(left, right, text, skips_diagonal, tile, grad, columns, kernel)  # type: ignore[no-any-return]
+        return _block_mean(left, right, text, skips_diagonal, tile, grad, columns, fused)  # type: ignore[no-any-return]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:

@@ -6,14 +6,14 @@ The one entry point for whoever has a GPU, made for a short loan of it:
     python -m benchmarks.gpu --minutes 5     # goes on with what the first call left out
 
 What tells most comes first (`benchmarks.gpu.cases.STAGES`), PyTorch and JAX by turns, each in
-processes of its own. Kernels are checked and losses compiled on all cores; what is timed is timed
+processes of its own. Routines are checked and losses compiled on all cores; what is timed is timed
 alone. The command ends in the given time. Every row is in its file,
 benchmarks/results/gpu_{check,speed}_{library}.csv, as soon as it is measured; what is left out, and
 why, in gpu_left_out.csv. No failure, hang or crash of a case keeps it from the others. Exit code 0
 if nothing failed, now or in an earlier row of the same code on the same device.
 
 What is compiled stays in .gpu, with the workers' logs, for the next call. On a small scale, with
-the kernels interpreted, all of it can be rehearsed; it has not yet been run on a GPU:
+the fused routines interpreted, all of it can be rehearsed; it has not yet been run on a GPU:
 
     TRITON_INTERPRET=1 python -m benchmarks.gpu --device cpu --minutes 1
 """

@@ -12,10 +12,10 @@ import numpy as np
 from fmicl_core import DIVERGENCES, FMICL, Gaussian, Laplace, get_divergence
 from fmicl_core.objective import NEGATIVES
 
-#: Forms of each library. "kernel_value" is the kernel without a gradient.
+#: Forms of each library. "fused_value" is the fused routine without a gradient.
 FORMS = {
-    "torch": ("kernel", "kernel_deterministic", "kernel_value", "tiled", "dense"),
-    "jax": ("kernel", "kernel_value", "tiled", "dense"),
+    "torch": ("fused", "fused_deterministic", "fused_value", "tiled", "dense"),
+    "jax": ("fused", "fused_value", "tiled", "dense"),
 }
 DTYPES = ("bfloat16", "float16", "tf32", "float32")
 #: Largest relative error of the loss and of the gradient that passes.
@@ -30,7 +30,7 @@ WHOLE_ROWS = 65536
 CHECK_ROWS = 700, 768
 #: What is done in turn, in the order of what it tells.
 STAGES = {
-    1: "every family of kernels against float64",
+    1: "every family of routines against float64",
     2: "N = 8,192 and 65,536, D = 128, bfloat16",
     3: "N = 1,048,576",
     4: "D = 512",
@@ -39,7 +39,7 @@ STAGES = {
     7: "all other checks",
     8: "all other speeds",
 }
-#: Sizes of a rehearsal on a CPU, where kernels are interpreted.
+#: Sizes of a rehearsal on a CPU, where routines are interpreted.
 SMALL = {700: 150, 768: 128, 512: 64, 1024: 96, 8192: 256, 32768: 320, 65536: 384, 1 << 20: 512}
 SMALL_WIDTHS = {128: 32, 512: 64}
 
@@ -115,58 +115,58 @@ class Task(NamedTuple):
         return self.library, type(self.case).__name__, *map(str, self.case)
 
 
-#: Every family of kernels: each dtype with one piece of the width and with several, symmetric and
+#: Every family of routines: each dtype with one piece of the width and with several, symmetric and
 #: full blocks, with atomics and without, value alone, normalised and raw features; each formula.
 COVER = {
     "torch": """
-        kernel               kl                gaussian cross  -    bfloat16 128  unit
-        kernel               js                gaussian anchor -    bfloat16 128  unit
-        kernel_deterministic js                gaussian all    -    bfloat16 128  unit
-        kernel_value         js                gaussian anchor -    bfloat16 128  unit
-        kernel               js                gaussian anchor bank bfloat16 128  unit
-        kernel               pearson           gaussian all    -    float16  64   unit
-        kernel               tsallis           cauchy   all    -    tf32     64   unit
-        kernel               vlc               laplace  all    -    float32  128  unit
-        kernel               squared_hellinger laplace  within -    bfloat16 100  unit
-        kernel               jeffreys          gaussian cross  -    bfloat16 200  unit
-        kernel               kl                cosine   all    -    bfloat16 256  unit
-        kernel               js                gaussian all    -    bfloat16 64   raw
-        kernel               js                gaussian all    -    bfloat16 512  unit
-        kernel_deterministic kl                gaussian all    -    bfloat16 512  unit
-        kernel               vlc               gaussian all    -    float16  1024 raw
-        kernel               js                gaussian all    -    tf32     768  unit
-        kernel               js                gaussian all    -    float32  512  raw
-        kernel               kl                gaussian cross  bank tf32     128  raw
-        kernel_deterministic tsallis           gaussian within -    float16  1024 unit
-        kernel_deterministic vlc               gaussian anchor bank tf32     768  unit
-        kernel_deterministic squared_hellinger cauchy   cross  -    float32  100  unit
-        kernel_deterministic js                laplace  all    -    bfloat16 200  raw
-        kernel_deterministic jeffreys          gaussian within bank float16  64   unit
-        kernel_value         kl                gaussian cross  -    float32  512  unit
-        kernel_value         js                gaussian all    -    float16  200  raw
-        kernel               js                gaussian within -    bfloat16 5    unit
-        kernel               js                gaussian cross  -    float32  5    unit
-        kernel               js                gaussian anchor -    bfloat16 1024 unit
+        fused               kl                gaussian cross  -    bfloat16 128  unit
+        fused               js                gaussian anchor -    bfloat16 128  unit
+        fused_deterministic js                gaussian all    -    bfloat16 128  unit
+        fused_value         js                gaussian anchor -    bfloat16 128  unit
+        fused               js                gaussian anchor bank bfloat16 128  unit
+        fused               pearson           gaussian all    -    float16  64   unit
+        fused               tsallis           cauchy   all    -    tf32     64   unit
+        fused               vlc               laplace  all    -    float32  128  unit
+        fused               squared_hellinger laplace  within -    bfloat16 100  unit
+        fused               jeffreys          gaussian cross  -    bfloat16 200  unit
+        fused               kl                cosine   all    -    bfloat16 256  unit
+        fused               js                gaussian all    -    bfloat16 64   raw
+        fused               js                gaussian all    -    bfloat16 512  unit
+        fused_deterministic kl                gaussian all    -    bfloat16 512  unit
+        fused               vlc               gaussian all    -    float16  1024 raw
+        fused               js                gaussian all    -    tf32     768  unit
+        fused               js                gaussian all    -    float32  512  raw
+        fused               kl                gaussian cross  bank tf32     128  raw
+        fused_deterministic tsallis           gaussian within -    float16  1024 unit
+        fused_deterministic vlc               gaussian anchor bank tf32     768  unit
+        fused_deterministic squared_hellinger cauchy   cross  -    float32  100  unit
+        fused_deterministic js                laplace  all    -    bfloat16 200  raw
+        fused_deterministic jeffreys          gaussian within bank float16  64   unit
+        fused_value         kl                gaussian cross  -    float32  512  unit
+        fused_value         js                gaussian all    -    float16  200  raw
+        fused               js                gaussian within -    bfloat16 5    unit
+        fused               js                gaussian cross  -    float32  5    unit
+        fused               js                gaussian anchor -    bfloat16 1024 unit
         tiled                js                gaussian all    -    bfloat16 128  unit
         tiled                pearson           cauchy   cross  bank float32  512  unit
         tiled                kl                gaussian within -    tf32     64   raw
         dense                kl                cosine   anchor -    float16  128  unit
     """,
     "jax": """
-        kernel               kl                gaussian cross  -    bfloat16 128  unit
-        kernel               js                gaussian anchor -    bfloat16 128  unit
-        kernel_value         js                gaussian anchor -    bfloat16 128  unit
-        kernel               pearson           gaussian all    -    float16  64   unit
-        kernel               tsallis           cauchy   all    -    tf32     100  unit
-        kernel               vlc               laplace  all    -    float32  128  unit
-        kernel               squared_hellinger gaussian within -    bfloat16 512  unit
-        kernel               jeffreys          gaussian all    -    bfloat16 1024 unit
-        kernel               js                gaussian all    -    float16  200  raw
-        kernel               js                gaussian cross  bank tf32     768  raw
-        kernel               js                gaussian all    -    float32  512  raw
-        kernel               js                gaussian anchor bank bfloat16 200  raw
-        kernel               kl                cosine   cross  -    float32  5    unit
-        kernel_value         kl                gaussian all    -    tf32     256  unit
+        fused               kl                gaussian cross  -    bfloat16 128  unit
+        fused               js                gaussian anchor -    bfloat16 128  unit
+        fused_value         js                gaussian anchor -    bfloat16 128  unit
+        fused               pearson           gaussian all    -    float16  64   unit
+        fused               tsallis           cauchy   all    -    tf32     100  unit
+        fused               vlc               laplace  all    -    float32  128  unit
+        fused               squared_hellinger gaussian within -    bfloat16 512  unit
+        fused               jeffreys          gaussian all    -    bfloat16 1024 unit
+        fused               js                gaussian all    -    float16  200  raw
+        fused               js                gaussian cross  bank tf32     768  raw
+        fused               js                gaussian all    -    float32  512  raw
+        fused               js                gaussian anchor bank bfloat16 200  raw
+        fused               kl                cosine   cross  -    float32  5    unit
+        fused_value         kl                gaussian all    -    tf32     256  unit
         tiled                js                gaussian all    -    bfloat16 128  unit
         tiled                kl                gaussian cross  bank float32  512  unit
         dense                vlc               laplace  within -    tf32     64   raw
@@ -175,7 +175,7 @@ COVER = {
 
 
 def covering(library: str) -> list[Check]:
-    """The few checks that between them meet every family of kernels."""
+    """The few checks that between them meet every family of routines."""
     lines = (line.split() for line in COVER[library].strip().splitlines())
     return [
         Check(form, divergence, similarity, negatives, bank == "bank", dtype,
@@ -185,15 +185,15 @@ def covering(library: str) -> list[Check]:
 
 
 def all_checks(library: str) -> Iterator[Check]:
-    """Each divergence, scheme, form and dtype; raw features; each width of the kernels."""
+    """Each divergence, scheme, form and dtype; raw features; each width of the fused routines."""
     n = CHECK_ROWS[0]
-    forms = [form for form in FORMS[library] if form != "kernel_value"]
+    forms = [form for form in FORMS[library] if form != "fused_value"]
     for form in forms:
         for dtype in DTYPES:
             for divergence in suitable():
                 for negatives in NEGATIVES:
                     yield Check(form, divergence, "gaussian", negatives, False, dtype, n, 64)
-            if form.startswith("kernel"):
+            if form.startswith("fused"):
                 yield Check(form, "js", "gaussian", "all", False, dtype, n, 64, normalize=False)
                 for d in (5, 100, 128, 200, 512, 768, 1024):
                     yield Check(form, "js", "gaussian", "all", False, dtype, n, d)
@@ -209,10 +209,10 @@ def losses(library: str, n: int) -> tuple[str, ...]:
     whole = ("products",) if n <= WHOLE_ROWS else ()
     dense = n <= DENSE_ROWS
     if library == "jax":
-        return ("kernel", *whole, "products_tiles", "jit_chunks", "tiled") + ("dense",) * dense
+        return ("fused", *whole, "products_tiles", "jit_chunks", "tiled") + ("dense",) * dense
     return (
-        "kernel", *whole, "products_tiles", "compiled_chunks", *("compiled_dense",) * dense,
-        "tiled", "kernel_deterministic", *("dense",) * dense,
+        "fused", *whole, "products_tiles", "compiled_chunks", *("compiled_dense",) * dense,
+        "tiled", "fused_deterministic", *("dense",) * dense,
     )  # fmt: skip
 
 
@@ -226,16 +226,16 @@ def sizes(library: str) -> Iterator[tuple[int, Speed]]:
 
     Within a stage each loss comes at all sizes before the next.
     """
-    few, million = ("kernel", "tiled", "products"), 1 << 20
+    few, million = ("fused", "tiled", "products"), 1 << 20
     stages = (
         (2, (8192, 65536), 128, ("bfloat16",), ()),
-        (3, (million,), 128, ("bfloat16",), ("kernel", "products_tiles")),
+        (3, (million,), 128, ("bfloat16",), ("fused", "products_tiles")),
         (4, (8192, 65536), 512, ("bfloat16",), ()),
         (5, (512, 1024), 128, ("bfloat16", "float32"), ()),
         (6, (8192,), 128, DTYPES, few),
         (8, (512, 1024, 8192, 32768), 128, DTYPES, ()),
         (8, (8192,), 512, DTYPES, ()),
-        (8, (million,), 128, ("float32",), ("kernel",)),
+        (8, (million,), 128, ("float32",), ("fused",)),
     )
     for stage, rows, d, dtypes, only in stages:
         for loss in only or losses(library, min(rows)):

@@ -18,11 +18,11 @@ from fmicl_jax import fmicl_loss
 
 
 def prepare(device: str) -> str:
-    """Name of the GPU, or "cpu" where that is asked for; kernels are interpreted there."""
+    """Name of the GPU, or "cpu" where that is asked for; routines are interpreted there."""
     if device == "cpu":
-        from fmicl_jax import kernel
+        from fmicl_jax import fused
 
-        kernel.INTERPRET = True
+        fused.INTERPRET = True
         jax.config.update("jax_platforms", "cpu")
     elif jax.default_backend() != "gpu":
         raise RuntimeError(f"JAX sees no GPU, only {jax.devices()}")
@@ -73,7 +73,7 @@ def result(case: Check, similarity: object, device: str) -> Result:
 
     gradients: Any = ()
     with precision(case.dtype):
-        if case.form == "kernel_value":
+        if case.form == "fused_value":
             value = jax.jit(loss)(*features)
         else:
             places = tuple(range(len(features)))
@@ -111,8 +111,8 @@ def chunks(x: jax.Array, y: jax.Array, negatives: str) -> jax.Array:
     positive = 2.0 * (x * y).astype(jnp.float32).sum(axis=1) - 2.0
     own = 2.0 * (x * others).astype(jnp.float32).sum(axis=1) - 2.0
     pairs = len(x) * (len(x) - 1)
-    uniformity = (total - jax.nn.softplus(own).sum()) / pairs - LOG2
-    return 40.0 * uniformity + jax.nn.softplus(-positive).mean() - LOG2
+    penalty = (total - jax.nn.softplus(own).sum()) / pairs - LOG2
+    return 40.0 * penalty + jax.nn.softplus(-positive).mean() - LOG2
 
 
 def products(x: jax.Array, y: jax.Array, negatives: str, rows: int) -> Any:

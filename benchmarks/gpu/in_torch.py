@@ -21,7 +21,7 @@ Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 def prepare(device: str) -> str:
     """Name of the GPU, or "cpu" where that is asked for.
 
-    Processes share what they compile, but each chooses the tiles of Inductor's own kernels anew:
+    Processes share what they compile, but each chooses the tiles of Inductor's own routines anew:
     while others compile, a choice by time is a poor one.
     """
     if hasattr(inductor, "autotune_local_cache"):
@@ -61,7 +61,7 @@ def precision(dtype: str, form: str) -> Iterator[None]:
     matmul = torch.backends.cuda.matmul
     before = matmul.allow_tf32, torch.are_deterministic_algorithms_enabled()
     matmul.allow_tf32 = dtype == "tf32"
-    torch.use_deterministic_algorithms(form == "kernel_deterministic", warn_only=True)
+    torch.use_deterministic_algorithms(form == "fused_deterministic", warn_only=True)
     try:
         yield
     finally:
@@ -77,7 +77,7 @@ def result(case: Check, similarity: object, device: str) -> Result:
         bank = torch.randn(case.bank_rows, case.d, generator=generator, device=device)
         features.append(bank.to(kind_of(case.dtype)).requires_grad_())
     x, y, *bank = features
-    value_alone = case.form == "kernel_value"
+    value_alone = case.form == "fused_value"
     with precision(case.dtype, case.form), torch.set_grad_enabled(not value_alone):
         loss = fmicl_loss(
             x, y, bank=bank[0] if bank else None, divergence=case.divergence,
@@ -137,8 +137,8 @@ def chunks(negatives: str) -> Loss:
         positive = 2.0 * (x * y).float().sum(dim=1) - 2.0
         own = 2.0 * (x * others).float().sum(dim=1) - 2.0
         pairs = len(x) * (len(x) - 1)
-        uniformity = (total - F.softplus(own).sum()) / pairs - LOG2
-        return 40.0 * uniformity + F.softplus(-positive).mean() - LOG2
+        penalty = (total - F.softplus(own).sum()) / pairs - LOG2
+        return 40.0 * penalty + F.softplus(-positive).mean() - LOG2
 
     return loss
 

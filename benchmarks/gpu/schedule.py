@@ -146,12 +146,12 @@ class Schedule:
 def compiled_of(task: Task) -> tuple[Any, ...] | None:
     """What has to be compiled for a task, or None: nothing, or it would need too much memory.
 
-    Inductor and Pallas compile for each size; Triton's kernels are the same for all of them. What
+    Inductor and Pallas compile for each size; Triton's routines are the same for all of them. What
     XLA compiles is left to the timing, since it chooses its matrix products by their time.
     """
     loss, n, d, dtype, negatives = task.case
     if "dense" in loss and n > WARM_DENSE_ROWS:
         return None
-    if loss.startswith("compiled") or (task.library, loss) == ("jax", "kernel"):
+    if loss.startswith("compiled") or (task.library, loss) == ("jax", "fused"):
         return task.library, loss, n, d, dtype, negatives
-    return (task.library, loss, d, dtype, negatives) if loss.startswith("kernel") else None
+    return (task.library, loss, d, dtype, negatives) if loss.startswith("fused") else None

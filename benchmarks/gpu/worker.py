@@ -29,7 +29,7 @@ def check(library: Any, case: Check, device: str) -> Row:
     objective = case.objective()
     got: Result = library.result(case, objective.similarity, device)
     truth = fmicl_reference(*got.features[:2], objective, *got.features[2:])
-    size = abs(truth.alignment) + objective.alpha * abs(truth.uniformity)
+    size = abs(truth.score) + objective.alpha * abs(truth.penalty)
     row: Row = {"loss_error": float(abs(got.loss - truth.loss) / size)}
     wanted = (truth.grad_x, truth.grad_y, truth.grad_bank)
     errors = [np.abs(gradient - want).max() / np.abs(want).max()

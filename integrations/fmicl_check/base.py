@@ -26,8 +26,8 @@ class Result:
     """A loss, its terms and its gradients in NumPy, with the dtypes the framework gave them."""
 
     loss: float
-    alignment: float
-    uniformity: float
+    score: float
+    penalty: float
     grads: dict[str, Array]
     dtypes: dict[str, str] = field(default_factory=dict)
 

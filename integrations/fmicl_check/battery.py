@@ -24,7 +24,8 @@ from fmicl_core import (
     Similarity,
 )  # fmt: skip
 from fmicl_core.checks import check_choice
-from fmicl_core.objective import KERNEL, NEGATIVES
+from fmicl_core.forms import FUSED
+from fmicl_core.objective import NEGATIVES
 
 SEED = 0
 #: Rows of x and y, rows of the bank, width. Three tiles of 17 rows leave a remainder of 3. As many
@@ -54,8 +55,8 @@ KERNELS: dict[str, tuple[Similarity, bool]] = {
 #: and judged at the features as the dtype holds them; gradients leave in the dtype, so that
 #: bfloat16 rounds each entry by up to 2^-8.
 TOLERANCE = {"float64": (1e-12, 1e-11), "float32": (4e-6, 2e-5), "bfloat16": (4e-6, 4e-3)}
-#: Of the fused kernels of GPUs, which round unit rows and weights to bfloat16 for their products.
-KERNEL_TOLERANCE = {"float32": TOLERANCE["float32"], "bfloat16": (8e-3, 1.6e-2)}
+#: Of the fused routines of GPUs, which round unit rows and weights to bfloat16 for their products.
+FUSED_TOLERANCE = {"float32": TOLERANCE["float32"], "bfloat16": (8e-3, 1.6e-2)}
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Case:
         loss: name of a divergence, or of a related loss, such as "info_nce_loss".
         similarity: name in `KERNELS`; of no meaning to a related loss.
         negatives: a scheme, or "bank".
-        implementation: "dense", "tiled" (small tiles, so that a small batch has several), "kernel",
+        implementation: "dense", "tiled" (small tiles, so that a small batch has several), "fused",
             or "auto", for which the batch is large; of the related losses only InfoNCE has forms.
         dtype: of the features.
         compiled: by torch.compile, jax.jit, tf.function with XLA.
@@ -86,8 +87,8 @@ class Case:
 
     @property
     def label(self) -> str:
-        """The dtype, and whether it is of a fused kernel; cases of a label are one row."""
-        return f"{self.dtype} {KERNEL}" if self.implementation == KERNEL else self.dtype
+        """The dtype, and whether it is of a fused routine; cases of a label are one row."""
+        return f"{self.dtype} {FUSED}" if self.implementation == FUSED else self.dtype
 
     @property
     def name(self) -> str:
@@ -100,7 +101,7 @@ class Case:
     @property
     def tolerance(self) -> tuple[float, float]:
         """Largest relative errors of loss and gradient that pass."""
-        return (KERNEL_TOLERANCE if self.implementation == KERNEL else TOLERANCE)[self.dtype]
+        return (FUSED_TOLERANCE if self.implementation == FUSED else TOLERANCE)[self.dtype]
 
     @property
     def objective(self) -> FMICL:
@@ -126,8 +127,8 @@ class Outcome:
         framework: its name.
         device: "cpu" or "gpu".
         case: what was computed.
-        loss_error: largest error of loss, alignment and uniformity, relative to |alignment| +
-            alpha |uniformity| (to |loss| for a related loss); infinite where something is not
+        loss_error: largest error of loss, score and penalty, relative to |score| +
+            alpha |penalty| (to |loss| for a related loss); infinite where something is not
             finite.
         gradient_error: largest error of an entry of any gradient, relative to the largest entry.
         problem: what else is wrong, such as an exception or a wrong dtype; empty if nothing.
@@ -164,7 +165,7 @@ class Outcome:
         return f'python -c "from fmicl_check import *; print({call})"'
 
 
-def cases(dtypes: Iterable[str] = DTYPES, full: bool = False, kernel: bool = False) -> list[Case]:
+def cases(dtypes: Iterable[str] = DTYPES, full: bool = False, fused: bool = False) -> list[Case]:
     """The battery.
 
     In float64 any two of divergence, similarity, negatives and form (dense, tiled) meet. Lower
@@ -174,14 +175,14 @@ def cases(dtypes: Iterable[str] = DTYPES, full: bool = False, kernel: bool = Fal
     Args:
         dtypes: to run in.
         full: all combinations instead.
-        kernel: every divergence by the fused kernel as well, see `has_kernel`.
+        fused: every divergence by the fused routine as well, see `has_fused`.
 
     Raises:
         ValueError: a dtype is unknown.
     """
     chosen = [check_choice("dtype", dtype, DTYPES) for dtype in dtypes]
     battery = [*(_all_combinations() if full else _pairs()), *_large(), *_related()]
-    battery += _fused() if kernel else ()
+    battery += _fused() if fused else ()
     return [case for case in battery if case.dtype in chosen]
 
 
@@ -211,15 +212,15 @@ def _large() -> Iterator[Case]:
 def _fused() -> Iterator[Case]:
     kernels = list(KERNELS)
     for i, loss in enumerate(SUITABLE):
-        for dtype in KERNEL_TOLERANCE:
+        for dtype in FUSED_TOLERANCE:
             kernel, scheme = kernels[2 * i % len(kernels)], SCHEMES[i % len(SCHEMES)]
-            yield Case(loss, kernel, scheme, KERNEL, dtype)
+            yield Case(loss, kernel, scheme, FUSED, dtype)
 
 
-def has_kernel(adapter: Adapter) -> bool:
-    """Whether the framework has a fused kernel on this device."""
+def has_fused(adapter: Adapter) -> bool:
+    """Whether the framework has a fused routine on this device."""
     try:
-        adapter.evaluate(np.eye(2), np.eye(2), None, FMICL(), "bfloat16", KERNEL)
+        adapter.evaluate(np.eye(2), np.eye(2), None, FMICL(), "bfloat16", FUSED)
     except Exception as error:  # what is no refusal shows again in the cases
         return "argument `implementation`" not in str(error)
     return True
@@ -253,7 +254,7 @@ def run_case(framework: str | Adapter, case: Case, device: str = "cpu") -> Outco
     truth = _truth(case, features)
     scale = max(float(np.abs(wanted).max()) for wanted in truth.gradients.values())
     errors = [np.abs(got.grads[k] - wanted).max() / scale for k, wanted in truth.gradients.items()]
-    terms = zip((got.loss, got.alignment, got.uniformity), truth.terms, strict=False)
+    terms = zip((got.loss, got.score, got.penalty), truth.terms, strict=False)
     distances = [abs(value - wanted) for value, wanted in terms]
     return Outcome(
         adapter.name, adapter.device, case, _largest(distances) / truth.size, _largest(errors),

@@ -16,13 +16,13 @@ from fmicl_check.parity import Group
 
 @dataclass(frozen=True)
 class Row:
-    """All cases of one framework in one dtype, those of a fused kernel apart.
+    """All cases of one framework in one dtype, those of a fused routine apart.
 
     Args:
         framework: its name.
         version: of the framework.
         device: "cpu" or "gpu".
-        dtype: of the features, with "kernel" behind it for a kernel's.
+        dtype: of the features, with "fused" behind it for a fused routine's.
         cases: how many were computed.
         failed: how many of them failed.
         loss_error: the worst of them.

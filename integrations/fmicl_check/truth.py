@@ -38,7 +38,7 @@ class Truth:
     """Float64 values of a case.
 
     Args:
-        terms: loss, and for an f-MICL loss alignment and uniformity.
+        terms: loss, and for an f-MICL loss score and penalty.
         size: what errors of the terms are relative to.
         gradients: of the loss by argument.
     """
@@ -54,8 +54,8 @@ def fmicl_truth(objective: FMICL, features: dict[str, Array]) -> Truth:
     gradients = {"x": r.grad_x, "y": r.grad_y}
     if r.grad_bank is not None:
         gradients["bank"] = r.grad_bank
-    size = abs(r.alignment) + objective.alpha * abs(r.uniformity)
-    return Truth((r.loss, r.alignment, r.uniformity), size, gradients)
+    size = abs(r.score) + objective.alpha * abs(r.penalty)
+    return Truth((r.loss, r.score, r.penalty), size, gradients)
 
 
 def related_truth(loss: str, negatives: str, features: dict[str, Array]) -> Truth:

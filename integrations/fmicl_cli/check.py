@@ -42,7 +42,7 @@ Names = list[str] | None
 TRAINING = "With --train"
 STEPS, OUT = 100, Path("check")
 LEGEND = (
-    "loss: worst error relative to |alignment| + alpha |uniformity|. gradient: worst error of an\n"
+    "loss: worst error relative to |score| + alpha |penalty|. gradient: worst error of an\n"
     "entry, relative to the largest entry. tolerance: of loss, of gradient."
 )
 TRAINING_LEGEND = (
@@ -123,14 +123,14 @@ def _open(names: list[str], device: str) -> tuple[list[Adapter], list[Absent], b
 
 def _compute(names: list[str], device: str, dtypes: Names, full: bool, as_json: bool) -> bool:
     """The battery; whether it passed."""
-    from fmicl_check.battery import DTYPES, cases, has_kernel, run_case
+    from fmicl_check.battery import DTYPES, cases, has_fused, run_case
     from fmicl_check.report import as_text, losses_report, rows_of
 
     cases(dtypes or DTYPES)  # a dtype that is unknown is named before anything is imported
     adapters, absent, failed = _open(names, device)
     rows: list[Row] = []
     for adapter in adapters:
-        battery = cases(dtypes or DTYPES, full, has_kernel(adapter))
+        battery = cases(dtypes or DTYPES, full, has_fused(adapter))
         with _announcing(len(battery), adapter.name) as announce:
             outcomes = []
             for case in battery:

@@ -8,6 +8,8 @@ from fmicl_keras.metrics import (
     Alignment,
     ContrastiveAccuracy,
     FMICLAlignment,
+    FMICLPenalty,
+    FMICLScore,
     FMICLUniformity,
     Uniformity,
 )
@@ -20,6 +22,8 @@ __all__ = [
     "ContrastiveAccuracy",
     "FMICLAlignment",
     "FMICLLoss",
+    "FMICLPenalty",
+    "FMICLScore",
     "FMICLUniformity",
     "InfoNCELoss",
     "MethodTrainer",

@@ -164,7 +164,7 @@ class FMICLLoss(TwoViewLoss):
         return self.native.objective
 
     def terms(self, y_pred: Tensor) -> Any:
-        """Named tuple (loss, alignment, uniformity) of a batch, as the backend's `fmicl_terms`.
+        """Named tuple (loss, score, penalty) of a batch, as the backend's `fmicl_terms`.
 
         Raises:
             ValueError: as for the loss, and of a single sample, which has no such terms.

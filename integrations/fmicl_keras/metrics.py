@@ -1,12 +1,12 @@
 """How close positives are and how evenly features spread, as metrics for `model.compile`.
 
-Two pairs of numbers go by these names. `Alignment` and `Uniformity` are those of Wang and Isola
-(2020), which mean the same whatever the loss. `FMICLAlignment` and `FMICLUniformity` are the terms
-of one f-MICL loss, loss = -alignment + alpha * uniformity. `ContrastiveAccuracy` is the share of
-samples that are told from the rest of the batch. All read y_pred (batch, 2, dim) and
-ignore y_true. Each is a number of a batch, in a strategy with replicas of the union of their
-batches; what is shown is its mean over the batches since the last reset, weighted by their sizes. A
-batch of a single sample has no such number, and is left out.
+`Alignment` and `Uniformity` are those of Wang and Isola (2020), which mean the same whatever the
+loss. `FMICLScore` and `FMICLPenalty` are the terms of one f-MICL loss, loss = -score + alpha *
+penalty. `ContrastiveAccuracy` is the share of samples that are told from the rest of the batch.
+
+All read y_pred (batch, 2, dim) and ignore y_true. Each is a number of a batch, in a strategy with
+replicas of the union of their batches; what is shown is its mean over the batches since the last
+reset, weighted by their sizes. A batch of a single sample has no such number, and is left out.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from keras import ops
 
 from fmicl_core.checks import invalid
 from fmicl_core.related import RELATED_DEFAULTS
+from fmicl_core.renamed import warn_renamed
 from fmicl_keras.anchors import without_diagonal
 from fmicl_keras.loss import FMICLLoss
 from fmicl_keras.native import Tensor, count, library, product
@@ -122,8 +123,8 @@ class _Term(_OfBatches):
 
 
 @keras.saving.register_keras_serializable("fmicl")
-class FMICLAlignment(_Term):
-    """The first term of an f-MICL loss, mean_i s(x_i, y_i); higher is closer.
+class FMICLScore(_Term):
+    """Mean score of the positive pairs in an f-MICL loss, mean_i s(x_i, y_i); higher is closer.
 
     Args:
         loss: whose term it is; taking it costs that loss, without its gradient, once more.
@@ -133,24 +134,42 @@ class FMICLAlignment(_Term):
         ValueError: loss is no FMICLLoss.
     """
 
-    def __init__(self, loss: FMICLLoss, name: str = "fmicl_alignment", dtype: Any = None) -> None:
+    def __init__(self, loss: FMICLLoss, name: str = "fmicl_score", dtype: Any = None) -> None:
         super().__init__(loss, name, dtype)
 
     def of_batch(self, x: Tensor, y: Tensor) -> Tensor:
         """Of the batch; scalar."""
-        return self.loss.native.terms(x, y).alignment
+        return self.loss.native.terms(x, y).score
 
 
 @keras.saving.register_keras_serializable("fmicl")
-class FMICLUniformity(_Term):
-    """The second term of an f-MICL loss, the mean of f*(s) over negative pairs; lower is better.
+class FMICLPenalty(_Term):
+    """Mean penalty f*(s) of the negative pairs in an f-MICL loss; lower is better.
 
-    Arguments and errors as for `FMICLAlignment`.
+    Arguments and errors as for `FMICLScore`.
     """
 
-    def __init__(self, loss: FMICLLoss, name: str = "fmicl_uniformity", dtype: Any = None) -> None:
+    def __init__(self, loss: FMICLLoss, name: str = "fmicl_penalty", dtype: Any = None) -> None:
         super().__init__(loss, name, dtype)
 
     def of_batch(self, x: Tensor, y: Tensor) -> Tensor:
         """Of the batch; scalar."""
-        return self.loss.native.terms(x, y).uniformity
+        return self.loss.native.terms(x, y).penalty
+
+
+@keras.saving.register_keras_serializable("fmicl")
+class FMICLAlignment(FMICLScore):
+    """`FMICLScore` by its name of the last version."""
+
+    def __init__(self, loss: FMICLLoss, name: str = "fmicl_alignment", dtype: Any = None) -> None:
+        warn_renamed("FMICLAlignment", "FMICLScore")
+        super().__init__(loss, name, dtype)
+
+
+@keras.saving.register_keras_serializable("fmicl")
+class FMICLUniformity(FMICLPenalty):
+    """`FMICLPenalty` by its name of the last version."""
+
+    def __init__(self, loss: FMICLLoss, name: str = "fmicl_uniformity", dtype: Any = None) -> None:
+        warn_renamed("FMICLUniformity", "FMICLPenalty")
+        super().__init__(loss, name, dtype)

@@ -124,7 +124,7 @@ class FMICLLoss(nn.Module):
     def terms(
         self, embeddings: Sequence[torch.Tensor], keys: Sequence[torch.Tensor] | None = None
     ) -> FMICLTerms:
-        """Loss, alignment and uniformity of embeddings (N, D) by column.
+        """Loss, score and penalty of embeddings (N, D) by column.
 
         Args:
             embeddings: of anchors, of positives, and of each column of hard negatives.
@@ -148,8 +148,8 @@ class FMICLLoss(nn.Module):
         share = len(hard) / (len(hard) + len(x) - 1)
         return FMICLTerms(
             batch.loss + share * (bank.loss - batch.loss),
-            batch.alignment,
-            batch.uniformity + share * (bank.uniformity - batch.uniformity),
+            batch.score,
+            batch.penalty + share * (bank.penalty - batch.penalty),
         )
 
     def _nothing(self, x: torch.Tensor, y: torch.Tensor, hard: torch.Tensor | None) -> FMICLTerms:

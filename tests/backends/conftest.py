@@ -152,11 +152,11 @@ def distance():
         wanted = getattr(truth, "grads", None) or {
             "x": truth.grad_x, "y": truth.grad_y, "bank": truth.grad_bank,
         }  # fmt: skip
-        size = abs(truth.alignment) + abs(truth.uniformity)
+        size = abs(truth.score) + abs(truth.penalty)
         errors = [
             abs(result.loss - truth.loss) / (size + abs(truth.loss)),
-            abs(result.alignment - truth.alignment) / size,
-            abs(result.uniformity - truth.uniformity) / size,
+            abs(result.score - truth.score) / size,
+            abs(result.penalty - truth.penalty) / size,
         ]
         scale = max(np.abs(g).max() for g in wanted.values() if g is not None) or 1.0
         errors += [np.abs(g - wanted[k]).max() / scale for k, g in result.grads.items()]

@@ -98,10 +98,10 @@ def test_losses_that_know_no_ranks_say_so_once(refusals):
         assert "`info_nce_loss` is of the rows that it is given" in rank["warned"][0]
 
 
-def test_the_pallas_kernel_on_devices_equals_one_device(require):
-    """In float32, as the kernel accumulates; every scheme and a bank that all devices share."""
+def test_the_pallas_routine_on_devices_equals_one_device(require):
+    """In float32, as the fused form accumulates; every scheme and a bank that all devices share."""
     require("jax")
-    check_ranks("jax", "2", "kernel", within=1e-5, least=5)
+    check_ranks("jax", "2", "fused", within=1e-5, least=5)
 
 
 def test_no_process_group_is_named(require):

@@ -189,7 +189,7 @@ def test_a_mesh_of_one_device_is_no_mesh(views, implementation):
 @both
 def test_terms_are_differentiable_one_by_one(views, implementation):
     terms = jax.jacrev(partial(fmicl_jax.fmicl_terms, implementation=implementation))(*views)
-    want = 40.0 * terms.uniformity - terms.alignment
+    want = 40.0 * terms.penalty - terms.score
     np.testing.assert_allclose(terms.loss, want, atol=1e-12)
 
 

@@ -83,8 +83,8 @@ def test_the_parts_of_a_bank_add_up(backend, set_tile, draw, implementation, see
         backend.evaluate(x, y, part, objective, implementation=implementation)
         for part in (bank, bank[:6], bank[6:])
     )
-    mean = sum(w * p.uniformity for w, p in zip((6 / 9, 3 / 9), parts, strict=True))
-    assert whole.uniformity == pytest.approx(mean, rel=1e-12)
+    mean = sum(w * p.penalty for w, p in zip((6 / 9, 3 / 9), parts, strict=True))
+    assert whole.penalty == pytest.approx(mean, rel=1e-12)
     weighted = [6 / 9 * parts[0].grads["bank"], 3 / 9 * parts[1].grads["bank"]]
     np.testing.assert_allclose(whole.grads["bank"], np.concatenate(weighted), atol=1e-12)
 

@@ -52,7 +52,7 @@ def test_each_pair_has_its_gradient_down_to_minus_80(backend, name, dtype, imple
     objective = FMICL(name, TEXT, ALPHA)
     truth = fmicl_reference(x, y, objective, bank)
     got = backend.evaluate(x, y, bank, objective, dtype, implementation)
-    size = abs(truth.alignment) + objective.alpha * abs(truth.uniformity)
+    size = abs(truth.score) + objective.alpha * abs(truth.penalty)
     assert abs(got.loss - truth.loss) <= 1e-4 * size
     for key, want in (("y", truth.grad_y), ("bank", truth.grad_bank)):
         scale = np.abs(want).max(axis=1)
@@ -65,8 +65,8 @@ def test_kl_reaches_minus_80_in_the_loss_itself(backend, dtype):
     """Antipodal rows: the mean penalty is e^-80 = 1.8e-35, and not 0."""
     x = backend.rounded(np.array([[1.0, 0.0], [-1.0, 0.0]]), dtype)
     got = backend.evaluate(x, x, None, FMICL("kl", TEXT, ALPHA), dtype)
-    assert got.uniformity == pytest.approx(np.exp(-80.0), rel=1e-4)
-    assert got.alignment == pytest.approx(1.0)
+    assert got.penalty == pytest.approx(np.exp(-80.0), rel=1e-4)
+    assert got.score == pytest.approx(1.0)
 
 
 def largest_share(name, far):

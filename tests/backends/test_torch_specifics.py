@@ -109,7 +109,7 @@ def test_terms_are_differentiable_one_by_one():
         terms = fmicl_torch.fmicl_terms(x, y, implementation=implementation)
         aligned, spread, whole = (
             torch.autograd.grad(term, x, retain_graph=True)[0]
-            for term in (terms.alignment, terms.uniformity, terms.loss)
+            for term in (terms.score, terms.penalty, terms.loss)
         )
         torch.testing.assert_close(whole, 40.0 * spread - aligned)
 
@@ -218,7 +218,7 @@ def test_rows_of_one_sample_are_no_negatives(negatives):
             None if numbers is None else numbers.numpy(),
         )  # fmt: skip
         got = loss.terms(x, y, given, samples, numbers)
-        assert got.uniformity.item() == pytest.approx(truth.uniformity, rel=1e-12)
+        assert got.penalty.item() == pytest.approx(truth.penalty, rel=1e-12)
         for a, b in zip(gradients(got.loss, x, y), (truth.grad_x, truth.grad_y), strict=True):
             np.testing.assert_allclose(a.numpy(), b, atol=1e-10)
 

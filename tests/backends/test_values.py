@@ -82,7 +82,7 @@ def check_budget(backend, objective, dtype, x, y):
         backend.evaluate(x, y, None, objective, dtype, implementation=kind)
         for kind in ("dense", "tiled")
     )
-    size = abs(truth.alignment) + objective.alpha * abs(truth.uniformity)
+    size = abs(truth.score) + objective.alpha * abs(truth.penalty)
     budget = abs(dense.loss - truth.loss) + TOLERANCE * size
     assert abs(tiled.loss - truth.loss) <= budget
     assert abs(dense.loss - truth.loss) <= 10 * TOLERANCE * size
@@ -117,7 +117,7 @@ def test_the_text_setting_is_right_in_float32(backend, draw, name, implementatio
     objective = FMICL(name, Gaussian(0.025), 409600.0)
     truth = fmicl_reference(x, y, objective)
     got = backend.evaluate(x, y, None, objective, "float32", implementation)
-    size = abs(truth.alignment) + objective.alpha * abs(truth.uniformity)
+    size = abs(truth.score) + objective.alpha * abs(truth.penalty)
     assert abs(got.loss - truth.loss) <= 2e-5 * size
     for key, want in (("x", truth.grad_x), ("y", truth.grad_y)):
         assert np.abs(got.grads[key] - want).max() <= 1e-4 * np.abs(want).max()

@@ -32,21 +32,21 @@ LIBRARIES = tuple(FORMS)
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_the_covering_set_meets_all_that_it_promises(library):
     cases = covering(library)
-    kernels = [c for c in cases if c.form.startswith("kernel")]
-    assert {c.divergence for c in kernels} == set(suitable())
-    assert {c.similarity for c in kernels} == set(SIMILARITIES)
-    assert {c.negatives for c in kernels if not c.bank} == set(NEGATIVES)
+    routines = [c for c in cases if c.form.startswith("fused")]
+    assert {c.divergence for c in routines} == set(suitable())
+    assert {c.similarity for c in routines} == set(SIMILARITIES)
+    assert {c.negatives for c in routines if not c.bank} == set(NEGATIVES)
     assert {c.form for c in cases} == set(FORMS[library])
-    assert {c.d for c in kernels} >= {5, 128, 200, 512, 768, 1024}
-    assert {c.n for c in kernels} == set(CHECK_ROWS)
-    symmetric = {(c.dtype, c.d > 128) for c in kernels if c.negatives != "cross" and not c.bank}
-    full = {(c.dtype, c.d > 128) for c in kernels if c.negatives in ("cross", "all") or c.bank}
+    assert {c.d for c in routines} >= {5, 128, 200, 512, 768, 1024}
+    assert {c.n for c in routines} == set(CHECK_ROWS)
+    symmetric = {(c.dtype, c.d > 128) for c in routines if c.negatives != "cross" and not c.bank}
+    full = {(c.dtype, c.d > 128) for c in routines if c.negatives in ("cross", "all") or c.bank}
     assert symmetric == full == set(product(DTYPES, (False, True)))
     for form in FORMS[library][: 2 if library == "torch" else 1]:
         own = [c for c in cases if c.form == form]
         assert {c.dtype for c in own} == set(DTYPES)
         assert {c.bank for c in own} == {c.normalize for c in own} == {False, True}
-    assert any(c.dtype == "bfloat16" and c.d == 512 for c in kernels)  # a tile of its own
+    assert any(c.dtype == "bfloat16" and c.d == 512 for c in routines)  # a tile of its own
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
@@ -77,9 +77,9 @@ def test_the_plan_has_every_case_once_and_what_tells_most_first(library, small):
         for loss in losses(library, n)
         for negatives in ("cross", "anchor")
     }
-    assert [task.case.loss for task in tasks if task.stage == 2][:4] == ["kernel"] * 4
+    assert [task.case.loss for task in tasks if task.stage == 2][:4] == ["fused"] * 4
     baselines = {"torch": {"compiled_chunks"}, "jax": {"jit_chunks"}}[library]
-    assert {"kernel", "products", "products_tiles", "tiled"} | baselines <= set(
+    assert {"fused", "products", "products_tiles", "tiled"} | baselines <= set(
         losses(library, 65536)
     )
 
@@ -88,7 +88,7 @@ def test_the_clock_counts_from_the_start_and_keeps_a_margin():
     assert Clock(5.0, start=100.0, now=lambda: 160.0).left() == 240.0 - MARGIN
 
 
-SIZE = Speed("kernel", 8192, 128, "bfloat16", "anchor")
+SIZE = Speed("fused", 8192, 128, "bfloat16", "anchor")
 
 
 def row_of(ms, overhead, case=SIZE):
@@ -240,7 +240,7 @@ def test_a_row_is_in_the_file_at_once_and_a_torn_one_is_no_row(tmp_path):
     table = Table(path, COLUMNS)
     table.add(first.case._asdict() | {"device": "A"})
     with open(path, "a", encoding="utf-8") as file:
-        file.write("kernel,kl,gau")  # killed while writing
+        file.write("fused,kl,gau")  # killed while writing
     again = Table(path, COLUMNS)
     again.add(second.case._asdict() | {"device": "A"})
     known = rows_by_key([first, second], tmp_path, False, {"device": "A"})

@@ -64,7 +64,7 @@ def stub(tmp_path, monkeypatch):
 
 
 def check(dtype, d=4):
-    return Task(1, "stub", Check("kernel", "kl", "gaussian", "all", False, dtype, 8, d))
+    return Task(1, "stub", Check("fused", "kl", "gaussian", "all", False, dtype, 8, d))
 
 
 def run(stub, tasks, tmp_path, minutes=0.5, **options):
@@ -87,7 +87,7 @@ def test_a_case_that_hangs_dies_or_fails_does_not_keep_the_others(stub, tmp_path
     monkeypatch.setitem(clock.LIMIT, "check", 2.0)
     monkeypatch.setattr("benchmarks.gpu.crew.os.cpu_count", lambda: 1)
     tasks = [check(dtype) for dtype in ("hang", "die", "fail", "break", "tf32", "float32")]
-    tasks.append(Task(2, "stub", Speed("kernel", 8, 4, "float32", "cross")))
+    tasks.append(Task(2, "stub", Speed("fused", 8, 4, "float32", "cross")))
     assert run(stub, tasks, tmp_path) == 1
     rows = {row["dtype"]: row for row in rows_in(tmp_path)}
     assert rows["hang"]["error"] == "took too long and was ended"

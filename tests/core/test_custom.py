@@ -16,8 +16,8 @@ def test_a_divergence_of_ones_own_equals_the_library_s(cubic):
 def test_a_kernel_of_ones_own_is_its_formula(quartic):
     x = np.eye(2)
     got = fmicl_reference(x, x, FMICL("kl", quartic, 1.0))
-    assert got.uniformity == pytest.approx(np.exp(-4.0))
-    assert got.alignment == pytest.approx(1.0)
+    assert got.penalty == pytest.approx(np.exp(-4.0))
+    assert got.score == pytest.approx(1.0)
 
 
 def test_what_is_not_defined_says_so(cubic):

@@ -81,9 +81,9 @@ def test_alignment_uniformity_is_kl_in_its_donsker_varadhan_form(seed):
     """E+[d^2] + log E_x exp(-d^2): the KL score with 1/(2 sigma^2) = 1 is 1 - d^2."""
     x, y = draw(seed)
     kl = fmicl_reference(x, x, FMICL("kl", Gaussian(0.5), 1.0, "anchor"))
-    spread = math.log(kl.uniformity)  # penalty = e^L
-    aligned = 1.0 - fmicl_reference(x, y, FMICL("kl", Gaussian(0.5), 1.0, "anchor")).alignment
-    other = math.log(fmicl_reference(y, y, FMICL("kl", Gaussian(0.5), 1.0, "anchor")).uniformity)
+    spread = math.log(kl.penalty)  # penalty = e^L
+    aligned = 1.0 - fmicl_reference(x, y, FMICL("kl", Gaussian(0.5), 1.0, "anchor")).score
+    other = math.log(fmicl_reference(y, y, FMICL("kl", Gaussian(0.5), 1.0, "anchor")).penalty)
     got = alignment_uniformity_reference(x, y, exponent=2.0, t=1.0)
     assert got == pytest.approx(aligned + 0.5 * (spread + other), rel=1e-10, abs=1e-12)
 
@@ -106,5 +106,5 @@ def test_the_best_alpha_for_uniform_features_is_one_over_the_mean_kernel():
     """KL, d = 512, 1/(2 sigma^2) = 1: 1/E[G] = 7.36."""
     rng = np.random.default_rng(0)
     x = normalize_rows(rng.normal(size=(1500, 512)))
-    mean = fmicl_reference(x, x, FMICL("kl", Gaussian(0.5), 1.0, "anchor")).uniformity
+    mean = fmicl_reference(x, x, FMICL("kl", Gaussian(0.5), 1.0, "anchor")).penalty
     assert 1.0 / mean == pytest.approx(7.36, abs=0.01)

@@ -110,24 +110,24 @@ def test_the_full_battery_is_every_combination():
     assert len(set(ours)) == len(ours) == 7 * 5 * 5 * 2 * 3 * 2
 
 
-def test_a_kernel_is_checked_where_there_is_one(require, monkeypatch, framework):
+def test_a_fused_routine_is_checked_where_there_is_one(require, monkeypatch, framework):
     adapter = ADAPTERS[framework]()
-    assert not battery.has_kernel(adapter)  # on a CPU
+    assert not battery.has_fused(adapter)  # on a CPU
     if framework == "jax":
-        monkeypatch.setattr(require("fmicl_jax.kernel"), "INTERPRET", True)
-        assert battery.has_kernel(adapter)
-        fused = [c for c in cases(kernel=True) if c.implementation == "kernel"]
+        monkeypatch.setattr(require("fmicl_jax.fused"), "INTERPRET", True)
+        assert battery.has_fused(adapter)
+        fused = [c for c in cases(fused=True) if c.implementation == "fused"]
         assert {c.loss for c in fused} == set(battery.SUITABLE)
-        for dtype, tolerance in battery.KERNEL_TOLERANCE.items():
+        for dtype, tolerance in battery.FUSED_TOLERANCE.items():
             case = next(c for c in fused if c.dtype == dtype and c.negatives == "all")
             outcome = run_case(adapter, case)
             assert outcome.passed, outcome
             assert outcome.case.tolerance == tolerance
-            assert outcome.case.label == f"{dtype} kernel"
+            assert outcome.case.label == f"{dtype} fused"
 
 
 @pytest.mark.parametrize("change", [RuntimeError("out of memory"), None], ids=str)
-def test_a_kernel_that_breaks_is_not_passed_over(require, monkeypatch, change):
+def test_a_fused_routine_that_breaks_is_not_passed_over(require, monkeypatch, change):
     require("torch")
     adapter = ADAPTERS["torch"]()
 
@@ -136,7 +136,7 @@ def test_a_kernel_that_breaks_is_not_passed_over(require, monkeypatch, change):
             raise change
 
     monkeypatch.setattr(adapter, "evaluate", evaluate)
-    assert battery.has_kernel(adapter)
+    assert battery.has_fused(adapter)
 
 
 @pytest.mark.parametrize("case", FEW, ids=repr)

@@ -1,13 +1,13 @@
 """Run by test_distributed.py: the loss over W devices against one; prints JSON.
 
-With "kernel" as a second argument: of the Pallas kernel in its interpreter, in float32.
+With "fused" as a second argument: of the Pallas routine in its interpreter, in float32.
 """
 
 import json
 import os
 import sys
 
-COUNT, KERNEL = int(sys.argv[1]), sys.argv[2:] == ["kernel"]
+COUNT, FUSED = int(sys.argv[1]), sys.argv[2:] == ["fused"]
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={COUNT}"
 
 import jax  # noqa: E402
@@ -16,11 +16,11 @@ from common import cases, report, views  # noqa: E402
 from jax.sharding import PartitionSpec as P  # noqa: E402
 
 import fmicl_jax  # noqa: E402
-from fmicl_jax import kernel, tiled  # noqa: E402
+from fmicl_jax import fused, tiled  # noqa: E402
 
-jax.config.update("jax_enable_x64", not KERNEL)
+jax.config.update("jax_enable_x64", not FUSED)
 tiled.TILE["cpu"] = 4
-kernel.INTERPRET = KERNEL
+fused.INTERPRET = FUSED
 x, y, bank, encoder = views(rows=12)
 mesh = jax.make_mesh((COUNT,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
 SPECS = (P(), P("batch"), P("batch"), P())
@@ -81,8 +81,8 @@ def single(options):
 
 
 results = {}
-for i, (name, options, has_bank) in enumerate(cases(("kernel",)) if KERNEL else cases()):
-    if KERNEL:  # Pallas' interpreter does not keep track of what varies
+for i, (name, options, has_bank) in enumerate(cases(("fused",)) if FUSED else cases()):
+    if FUSED:  # Pallas' interpreter does not keep track of what varies
         ways = [(outside, False)]
     elif COUNT == 1:
         ways = [(outside, True)]
@@ -96,7 +96,7 @@ for i, (name, options, has_bank) in enumerate(cases(("kernel",)) if KERNEL else 
         got = way(options, check)(*arguments)
         label = f"{name}-{way.__name__}-{'checked' if check else 'unchecked'}"
         results[label] = report(np.array(got[0]), got[1], np.array(want[0]), want[1])
-if COUNT > 1 and not KERNEL:  # a device may have no pair of its own
+if COUNT > 1 and not FUSED:  # a device may have no pair of its own
     for form in ("dense", "tiled"):
         options = {"negatives": "all", "implementation": form}
         arguments = (encoder, x[:COUNT], y[:COUNT], None)

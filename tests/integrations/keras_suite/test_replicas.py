@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from fmicl_keras import FMICLLoss, FMICLUniformity, InfoNCELoss, Uniformity
+from fmicl_keras import FMICLLoss, FMICLPenalty, InfoNCELoss, Uniformity
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(24, 1, 6))
@@ -23,7 +23,7 @@ def trained(loss, weights, n):
     keras.utils.set_random_seed(0)
     encoder = [keras.layers.Dense(5, activation="tanh"), keras.layers.Dense(4)]
     model = keras.Sequential([keras.layers.Input((2, 6)), *encoder])
-    metrics = [FMICLUniformity(FMICLLoss()), Uniformity()]
+    metrics = [FMICLPenalty(FMICLLoss()), Uniformity()]
     model.compile(keras.optimizers.SGD(0.1), loss=loss, metrics=metrics)
     before = np.concatenate([w.ravel() for w in model.get_weights()])
     history = model.fit(

@@ -16,8 +16,8 @@ from fmicl_core import DIVERGENCES, SIMILARITIES, Divergence, Gaussian
 from fmicl_keras import (
     Alignment,
     ContrastiveAccuracy,
-    FMICLAlignment,
     FMICLLoss,
+    FMICLScore,
     InfoNCELoss,
     RandomAffine,
     TwoViews,
@@ -117,7 +117,7 @@ def test_a_compiled_model_saves_and_loads(views, tmp_path, whole):
     model.compile(
         keras.optimizers.SGD(0.1),
         loss=loss,
-        metrics=[Alignment(), FMICLAlignment(loss), ContrastiveAccuracy()],
+        metrics=[Alignment(), FMICLScore(loss), ContrastiveAccuracy()],
     )
     model.fit(y_pred, verbose=0)
     model.save(tmp_path / "model.keras")

@@ -12,9 +12,9 @@ from fmicl_core import FMICL, fmicl_reference
 from fmicl_keras import (
     Alignment,
     ContrastiveAccuracy,
-    FMICLAlignment,
     FMICLLoss,
-    FMICLUniformity,
+    FMICLPenalty,
+    FMICLScore,
     InfoNCELoss,
     TwoViews,
     Uniformity,
@@ -133,7 +133,7 @@ def test_a_last_batch_of_one_teaches_nothing_and_warns_once(views, told, how, lo
 
     def trained(n):
         keras.utils.set_random_seed(0)
-        metrics = [Alignment(), Uniformity(), FMICLAlignment(term), FMICLUniformity(term)]
+        metrics = [Alignment(), Uniformity(), FMICLScore(term), FMICLPenalty(term)]
         metrics += [ContrastiveAccuracy()]
         model = keras.Sequential([keras.layers.Input((2, 6)), keras.layers.Dense(3)])
         measured = metrics if weights is None else []
@@ -172,7 +172,7 @@ def told_apart(x, y):
 def test_metrics_are_those_of_the_evaluation_and_of_the_loss(views, require):
     evaluation = require("fmicl_recipes.evaluation")
     loss = FMICLLoss(divergence="vlc", negatives="within")
-    metrics = [Alignment(), Uniformity(), FMICLAlignment(loss), FMICLUniformity(loss)]
+    metrics = [Alignment(), Uniformity(), FMICLScore(loss), FMICLPenalty(loss)]
     metrics += [ContrastiveAccuracy()]
     y_pred = views(n=32, d=6).astype("float32")
     model = keras.Sequential([keras.layers.Input((2, 6)), keras.layers.Dense(3)])
@@ -182,8 +182,8 @@ def test_metrics_are_those_of_the_evaluation_and_of_the_loss(views, require):
     truth = fmicl_reference(x, y, loss.objective)
     assert got == pytest.approx({
         "loss": truth.loss, "alignment": evaluation.alignment(x, y),
-        "uniformity": evaluation.uniformity(x), "fmicl_alignment": truth.alignment,
-        "fmicl_uniformity": truth.uniformity, "contrastive_accuracy": told_apart(x, y),
+        "uniformity": evaluation.uniformity(x), "fmicl_score": truth.score,
+        "fmicl_penalty": truth.penalty, "contrastive_accuracy": told_apart(x, y),
     }, rel=1e-4)  # fmt: skip
 
 
@@ -250,4 +250,4 @@ def test_parts_must_be_layers(parts, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         TwoViews(*parts())
     with pytest.raises(ValueError, match=r"`loss`. Expected an FMICLLoss"):
-        FMICLAlignment("fmicl")
+        FMICLScore("fmicl")

@@ -1,7 +1,7 @@
-"""When the Triton kernel is used, with which tiles, and how it is launched.
+"""When the Triton routine is used, with which tiles, and how it is launched.
 
-The kernel computes what `fmicl_torch.tiled` computes, without leaving the chip between products;
-`triton_kernel.block_sums` states the naive code it equals. It has been compiled for GPUs and run in
+It computes what `fmicl_torch.tiled` computes, without leaving the chip between products;
+`fused_triton.block_sums` states the naive code it equals. It has been compiled for GPUs and run in
 Triton's interpreter, but not yet run on a GPU.
 """
 
@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import torch
 
 from fmicl_core import Pairwise
-from fmicl_core.kernel import (
+from fmicl_core.forms import FUSED
+from fmicl_core.fused import (
     LARGE_MEMORY,
     LEAST_CAPABILITY,
     LEAST_MEMORY,
@@ -27,13 +28,12 @@ from fmicl_core.kernel import (
     tiles_for,
     too_wide,
 )
-from fmicl_core.objective import KERNEL
+from fmicl_torch.fused_formulas import triton_source
 from fmicl_torch.registry import pairwise_of
-from fmicl_torch.triton_source import triton_source
 
 
-def kernel_dtype(implementation: str, text: str, x: torch.Tensor, dtype: torch.dtype) -> str:
-    """The dtype of the kernel's products, or "" where there is no kernel for such features.
+def fused_dtype(implementation: str, text: str, x: torch.Tensor, dtype: torch.dtype) -> str:
+    """The dtype of the fused products, or "" where no fused routine takes such features.
 
     Args:
         implementation: as given to the loss. "auto" leaves plain float32 to the tiled form.
@@ -42,26 +42,26 @@ def kernel_dtype(implementation: str, text: str, x: torch.Tensor, dtype: torch.d
         dtype: that of x, y and the bank together.
 
     Raises:
-        ValueError: `implementation` is "kernel" and there is none; says why.
+        ValueError: `implementation` is "fused" and there is none; says why.
     """
-    if implementation not in ("auto", KERNEL):
+    if implementation not in ("auto", FUSED):
         return ""
     name = str(dtype).removeprefix("torch.")
-    why = _refusal(text, x.device.type, name, implementation == KERNEL) or too_wide(x.shape[1])
-    if why and implementation == KERNEL:
+    why = _refusal(text, x.device.type, name, implementation == FUSED) or too_wide(x.shape[1])
+    if why and implementation == FUSED:
         raise refused(why)
     return "" if why else name
 
 
 @torch.compiler.assume_constant_result
 def _refusal(text: str, device: str, dtype: str, insisted: bool) -> str:
-    """Why features of this kind do not go through the kernel, or ""."""
+    """Why features of this kind do not go through the fused routine, or ""."""
     capability = LEAST_CAPABILITY if _interpreted() else _capability(device)
     why = refusal(device, capability, dtype)
     if why:
         return why
     if not _has_triton():
-        return "The kernel needs Triton, which is not installed."
+        return "The fused form needs Triton, which is not installed."
     if dtype == "float32" and not insisted and not _tf32():
         return "cuBLAS is better than Triton at products without tensor cores."
     try:
@@ -83,7 +83,7 @@ def _has_triton() -> bool:
 
 
 def _interpreted() -> bool:
-    """Whether Triton runs its kernels in Python, which it decides when it is imported."""
+    """Whether Triton runs its routines in Python, which it decides when it is imported."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
@@ -106,7 +106,7 @@ class Sums(NamedTuple):
     mass_right: torch.Tensor | None
 
 
-def kernel_sums(
+def fused_sums(
     left: torch.Tensor, right: torch.Tensor | None, launch: Launch, grad: bool, columns: bool
 ) -> Sums:
     """The sums of one block in one launch, or in two where atomics must not be used.
@@ -154,7 +154,7 @@ def _launch(
     launch: Launch, tiles: Tiles, symmetric: bool, grad: bool, columns: bool,
 ) -> tuple[torch.Tensor, ...]:  # fmt: skip
     """Total, gradient and mass of x, and those of y where `columns` asks for them or y is x."""
-    from fmicl_torch import triton_kernel as triton  # imports Triton
+    from fmicl_torch import fused_triton as triton  # imports Triton
 
     (n, d), k = x.shape, len(y)
     triangle = symmetric and (launch.atomic or not grad)
@@ -190,10 +190,10 @@ def _launch(
 
 
 def constants(pairwise: Pairwise, dtype: torch.dtype, chunks: int, tiles: Tiles) -> dict[str, Any]:
-    """What the kernel is compiled for, apart from the kind of block."""
+    """What the fused routine is compiled for, apart from the kind of block."""
     import triton.language as tl
 
-    from fmicl_torch import triton_kernel as triton
+    from fmicl_torch import fused_triton as triton
 
     tf32 = dtype != torch.float32 or _tf32()
     return {

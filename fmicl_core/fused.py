@@ -1,6 +1,6 @@
-"""What the fused GPU kernels of all backends share: their tiles, their limits, and the refusals.
+"""What the fused GPU routines of all backends share: their tiles, their limits, and the refusals.
 
-The tiles fit registers and shared memory (tools/compile_kernel.py); no GPU has tuned them yet.
+The tiles fit registers and shared memory (tools/compile_fused.py); no GPU has tuned them yet.
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from fmicl_core.checks import InvalidArgument, invalid
-from fmicl_core.objective import IMPLEMENTATIONS, KERNEL
+from fmicl_core.forms import FUSED, IMPLEMENTATIONS
 
 #: Features may be this wide. Beyond the widest tile, scores are computed once for every tile.
 MAX_WIDTH = 1024
-#: NVIDIA's compute capability from which on the kernels are used: tensor cores with bfloat16.
+#: NVIDIA's compute capability from which on the fused routines run: tensor cores with bfloat16.
 LEAST_CAPABILITY = (8, 0)
 #: Bytes of shared memory that the large tiles need at most; an H100 has 227 KiB, an A100 163.
 LARGE_MEMORY = 208 * 1024
@@ -76,7 +76,7 @@ def parts_for(processors: int, n: int, k: int, chunks: int, tiles: Tiles) -> int
 
 
 def refusal(device: str, capability: tuple[int, int] | None, dtype: str) -> str:
-    """Why no kernel takes features of this kind, whatever their width, or "".
+    """Why no fused routine takes features of this kind, whatever their width, or "".
 
     Args:
         device: what the framework calls the kind of device that the features are on.
@@ -84,21 +84,21 @@ def refusal(device: str, capability: tuple[int, int] | None, dtype: str) -> str:
         dtype: name of the features' dtype.
     """
     if capability is None:
-        return f"The kernel needs features on an NVIDIA GPU, not on {device!r}."
+        return f"The fused form needs features on an NVIDIA GPU, not on {device!r}."
     if capability < LEAST_CAPABILITY:
         least = ".".join(map(str, LEAST_CAPABILITY))
-        return f"The kernel needs an NVIDIA GPU of compute capability {least} or more."
+        return f"The fused form needs an NVIDIA GPU of compute capability {least} or more."
     if dtype == "float64":
-        return "The kernel accumulates in float32, too little for float64 features."
+        return "The fused form accumulates in float32, too little for float64 features."
     return ""
 
 
 def too_wide(d: int) -> str:
-    """Why no kernel takes features of D = `d`, or ""."""
-    return "" if d <= MAX_WIDTH else f"The kernel takes D <= {MAX_WIDTH}, not {d}."
+    """Why no fused routine takes features of D = `d`, or ""."""
+    return "" if d <= MAX_WIDTH else f"The fused form takes D <= {MAX_WIDTH}, not {d}."
 
 
 def refused(why: str) -> InvalidArgument:
-    """The error where the kernel was asked for and there is none for these features."""
+    """The error where the fused routine was asked for and there is none for these features."""
     others = ", ".join(repr(name) for name in IMPLEMENTATIONS)
-    return invalid("implementation", f"one of {others} for this input", KERNEL, why=why)
+    return invalid("implementation", f"one of {others} for this input", FUSED, why=why)

@@ -16,7 +16,7 @@ from fmicl_core import Pairwise
 from fmicl_core.ops import Ops
 
 #: Functions of `Ops` by the name that the generated code calls them; the rest are in
-#: `fmicl_torch.triton_kernel`. A tile is summed by the kernel, so a sum is the entry itself.
+#: `fmicl_torch.fused_triton`. A tile is summed by the fused routine, so a sum is the entry itself.
 CALLS = {
     "exp": "tl.exp({})",
     "expm1": "expm1({})",

@@ -1,4 +1,4 @@
-"""The Triton kernel, run by Triton's interpreter, equals the reference."""
+"""The Triton routine, run by Triton's interpreter, equals the reference."""
 
 import json
 import socket
@@ -12,10 +12,9 @@ import torch
 import triton
 import triton.language as tl
 
-from fmicl_core import FMICL, NUMPY, Gaussian
-from fmicl_core import objective as specification
+from fmicl_core import FMICL, NUMPY, Gaussian, forms
 from fmicl_core.objective import NEGATIVES
-from fmicl_torch import FMICLLoss, fmicl_loss, kernel, tiled, triton_kernel
+from fmicl_torch import FMICLLoss, fmicl_loss, fused, fused_triton, tiled
 from fmicl_torch.registry import register
 
 #: Of the loss, by which a rounding of the features changes it, and of the gradients.
@@ -89,7 +88,7 @@ def test_the_deterministic_pass_repeats_and_equals_atomics(negatives, determinis
     x, y, _ = features(40, 10)
     x.requires_grad_()
     y.requires_grad_()
-    loss = FMICLLoss(divergence="vlc", negatives=negatives, implementation="kernel")
+    loss = FMICLLoss(divergence="vlc", negatives=negatives, implementation="fused")
     atomic = torch.autograd.grad(loss(x, y), (x, y))
     deterministic(True)
     first, second = (torch.autograd.grad(loss(x, y), (x, y)) for _ in range(2))
@@ -102,23 +101,23 @@ def test_the_deterministic_pass_repeats_and_equals_atomics(negatives, determinis
 def test_gradients_are_computed_where_they_are_wanted(atomic, deterministic, monkeypatch):
     deterministic(not atomic)
     launched = []
-    launch = kernel._launch
+    launch = fused._launch
 
     def spy(*args):
         launched.append(args[-2:])
         return launch(*args)
 
-    monkeypatch.setattr(kernel, "_launch", spy)
+    monkeypatch.setattr(fused, "_launch", spy)
     x, y, bank = features(20, 5, 18)
     x.requires_grad_()
-    (alone,) = torch.autograd.grad(fmicl_loss(x, y, bank=bank, implementation="kernel"), x)
+    (alone,) = torch.autograd.grad(fmicl_loss(x, y, bank=bank, implementation="fused"), x)
     assert launched == [(True, False)]
     bank.requires_grad_()
-    both, _ = torch.autograd.grad(fmicl_loss(x, y, bank=bank, implementation="kernel"), (x, bank))
+    both, _ = torch.autograd.grad(fmicl_loss(x, y, bank=bank, implementation="fused"), (x, bank))
     assert launched[1:] == ([(True, True)] if atomic else [(True, False)] * 2)
     torch.testing.assert_close(alone, both)
     with torch.no_grad():
-        fmicl_loss(x, y, bank=bank, implementation="kernel")
+        fmicl_loss(x, y, bank=bank, implementation="fused")
     assert launched[-1] == (False, False)
 
 
@@ -127,7 +126,7 @@ def test_features_need_not_be_contiguous(errors):
     assert max(errors(FMICL("js", negatives="all"), x[:, ::2], y.T.contiguous().T[:, ::2])) < 4e-6
 
 
-@pytest.mark.parametrize("implementation", ["auto", "kernel"])
+@pytest.mark.parametrize("implementation", ["auto", "fused"])
 def test_compiled_equals_eager_in_one_graph(implementation):
     loss = FMICLLoss(divergence="js", negatives="all", implementation=implementation)
     x, y, _ = features(20, 6)
@@ -156,7 +155,7 @@ def test_autocast_and_dtypes_of_what_comes_back():
     x, y, _ = features(20, 8)
     with torch.autocast("cpu", torch.bfloat16):
         u, v = layer(x), layer(y)
-        loss = fmicl_loss(u, v, implementation="kernel")
+        loss = fmicl_loss(u, v, implementation="fused")
     loss.backward()
     assert (u.dtype, loss.dtype) == (torch.bfloat16, torch.float32)
     assert layer.weight.grad.isfinite().all()
@@ -164,20 +163,20 @@ def test_autocast_and_dtypes_of_what_comes_back():
 
 def test_a_second_derivative_is_refused():
     x, y, _ = features()
-    loss = fmicl_loss(x.requires_grad_(), y, implementation="kernel")
+    loss = fmicl_loss(x.requires_grad_(), y, implementation="fused")
     with pytest.raises(RuntimeError, match=r"use implementation='dense'"):
         torch.autograd.grad(torch.autograd.grad(loss, x, create_graph=True)[0].sum(), x)
 
 
 def test_a_user_s_divergence_is_traced(cubic, quartic, errors):
     text, given = register(FMICL(cubic, quartic).pairwise), features()[0]
-    assert kernel.kernel_dtype("kernel", text, given, given.dtype) == "float32"
+    assert fused.fused_dtype("fused", text, given, given.dtype) == "float32"
     x, y, _ = features()
     leaves = x.requires_grad_(), y
     options = {"divergence": cubic, "similarity": quartic, "negatives": "all"}
     got, want = (
         torch.autograd.grad(fmicl_loss(*leaves, implementation=i, **options), x)[0]
-        for i in ("kernel", "tiled")
+        for i in ("fused", "tiled")
     )
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
 
@@ -190,7 +189,7 @@ UNTRACEABLE = {
 
 @pytest.mark.parametrize("name", UNTRACEABLE)
 def test_what_cannot_be_traced_falls_back(name, kl_by, monkeypatch):
-    monkeypatch.setattr(specification, "DENSE_PAIRS", 10)
+    monkeypatch.setattr(forms, "DENSE_PAIRS", 10)
     x, y, _ = features(dtype="bfloat16")
     divergence = kl_by(UNTRACEABLE[name])
     if name == "foreign":  # the other is beyond the tiled form too
@@ -198,7 +197,7 @@ def test_what_cannot_be_traced_falls_back(name, kl_by, monkeypatch):
         assert got.item() == fmicl_loss(x, y, divergence=divergence, implementation="tiled").item()
     with pytest.raises(ValueError, match=r"`implementation`. Expected one of 'auto', 'dense', 't.*"
                                          r"cannot be written in Triton \(TypeError"):  # fmt: skip
-        fmicl_loss(x, y, divergence=divergence, implementation="kernel")
+        fmicl_loss(x, y, divergence=divergence, implementation="fused")
 
 
 @pytest.mark.parametrize(
@@ -206,23 +205,23 @@ def test_what_cannot_be_traced_falls_back(name, kl_by, monkeypatch):
 )
 def test_other_features_are_refused_or_fall_back(dtype, d, why):
     x, y, _ = features(4, d, dtype=dtype)
-    with pytest.raises(ValueError, match=f"for this input.*{why}.*Received: implementation='kern"):
-        fmicl_loss(x, y, implementation="kernel")
+    with pytest.raises(ValueError, match=f"for this input.*{why}.*Received: implementation='fused"):
+        fmicl_loss(x, y, implementation="fused")
     assert fmicl_loss(x, y).isfinite()
 
 
-def test_auto_takes_the_kernel_for_large_batches_on_tensor_cores(monkeypatch):
-    sums, taken = kernel.kernel_sums, []
+def test_auto_takes_the_fused_routine_for_large_batches_on_tensor_cores(monkeypatch):
+    sums, taken = fused.fused_sums, []
 
     def spy(*args):
         taken.append(args[2].dtype)
         return sums(*args)
 
-    monkeypatch.setattr(tiled, "kernel_sums", spy)
+    monkeypatch.setattr(tiled, "fused_sums", spy)
     for dtype in ("bfloat16", "float32"):
         fmicl_loss(*features(dtype=dtype)[:2])
     assert taken == []
-    monkeypatch.setattr(specification, "DENSE_PAIRS", 10)
+    monkeypatch.setattr(forms, "DENSE_PAIRS", 10)
     for dtype in ("bfloat16", "float16", "float32"):
         fmicl_loss(*features(dtype=dtype)[:2])
     assert taken == [torch.bfloat16, torch.float16]
@@ -234,7 +233,7 @@ def test_auto_takes_the_kernel_for_large_batches_on_tensor_cores(monkeypatch):
 
 
 @pytest.mark.slow
-def test_shards_go_round_the_ring_through_the_kernel():
+def test_shards_go_round_the_ring_through_the_fused_routine():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         command = [sys.executable, Path(__file__).parent / "ring.py", str(free.getsockname()[1])]
@@ -258,7 +257,7 @@ def test_functions_keep_their_digits(name):
     if name == "log1p":
         points = np.abs(points)
     given, result = torch.tensor(points, dtype=torch.float32), torch.empty(16)
-    evaluate = triton_kernel.evaluator(f"def evaluate(z):\n    return {name}(z), z\n")
+    evaluate = fused_triton.evaluator(f"def evaluate(z):\n    return {name}(z), z\n")
     apply[(1,)](given, result, SIZE=16, EVALUATE=evaluate)
     want = getattr(NUMPY, name)(given.double().numpy())
     np.testing.assert_allclose(result.numpy(), want, rtol=1e-6)

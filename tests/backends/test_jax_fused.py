@@ -1,6 +1,6 @@
-"""The Pallas kernel of fmicl_jax, run by Pallas' interpreter, equals the reference.
+"""The Pallas routine of fmicl_jax, run by Pallas' interpreter, equals the reference.
 
-That Triton's compiler takes what Pallas writes is in test_torch_kernel.py.
+That Triton's compiler takes what Pallas writes is in test_torch_fused.py.
 """
 
 from functools import partial
@@ -8,15 +8,14 @@ from functools import partial
 import numpy as np
 import pytest
 
-from fmicl_core import FMICL, Gaussian, fmicl_reference
-from fmicl_core import objective as specification
-from fmicl_core.kernel import Tiles
+from fmicl_core import FMICL, Gaussian, fmicl_reference, forms
+from fmicl_core.fused import Tiles
 from fmicl_core.objective import NEGATIVES
 
 jax = pytest.importorskip("jax", reason="these are tests of the JAX backend")
 fmicl_jax = pytest.importorskip("fmicl_jax", reason="these are tests of the JAX backend")
-kernel = pytest.importorskip("fmicl_jax.kernel", reason="as above")
-pallas_kernel = pytest.importorskip("fmicl_jax.pallas_kernel", reason="as above")
+fused = pytest.importorskip("fmicl_jax.fused", reason="as above")
+fused_pallas = pytest.importorskip("fmicl_jax.fused_pallas", reason="as above")
 tiled = pytest.importorskip("fmicl_jax.tiled", reason="as above")
 jnp = jax.numpy
 AUTO = jax.sharding.AxisType.Auto
@@ -40,23 +39,23 @@ class Gpu:
 def as_on_a_gpu(backend_named, monkeypatch):
     """JAX, taken to be on a GPU while it traces."""
     backend_named("jax")
-    monkeypatch.setattr(kernel, "_device", lambda _: Gpu("9.0"))
-    kernel._plan_refused.cache_clear()
+    monkeypatch.setattr(fused, "_device", lambda _: Gpu("9.0"))
+    fused._plan_refused.cache_clear()
 
 
 @pytest.fixture
 def set_tiles(monkeypatch):
-    """Let the kernel's tiles have these rows, columns and width, and cut columns into parts."""
+    """Let the fused tiles have these rows, columns and width, and cut columns into parts."""
 
     def set_to(rows=16, columns=16, width=16, parts=2):
-        # As facts of the device, which are among what a kernel is compiled for: none that was
+        # As facts of the device, which are among what the routine is compiled for: none that was
         # compiled with other tiles is taken.
         facts = parts, Tiles(rows, columns, width, 4, 1)
-        monkeypatch.setattr(kernel, "_facts", lambda _: facts)
+        monkeypatch.setattr(fused, "_facts", lambda _: facts)
 
-    monkeypatch.setattr(pallas_kernel, "tiles_for", lambda d, dtype, tf32, memory, atomic: memory)
+    monkeypatch.setattr(fused_pallas, "tiles_for", lambda d, dtype, tf32, memory, atomic: memory)
     monkeypatch.setattr(
-        pallas_kernel, "parts_for",
+        fused_pallas, "parts_for",
         lambda parts, n, k, chunks, tiles: min(parts, -(-k // tiles.columns)),
     )  # fmt: skip
     return set_to
@@ -64,9 +63,9 @@ def set_tiles(monkeypatch):
 
 @pytest.fixture
 def backend(backend_named, set_tiles, monkeypatch):
-    """JAX, with the kernel interpreted, in tiles of 16."""
+    """JAX, with the fused routine interpreted, in tiles of 16."""
     set_tiles()
-    monkeypatch.setattr(kernel, "INTERPRET", True)
+    monkeypatch.setattr(fused, "INTERPRET", True)
     return backend_named("jax")
 
 
@@ -77,8 +76,8 @@ def errors(backend, distance):
     def of(objective, x, y, bank=None, dtype="float32"):
         arrays = [None if v is None else backend.rounded(v, dtype) for v in (x, y, bank)]
         truth = fmicl_reference(*arrays[:2], objective, arrays[2])
-        got = backend.evaluate(*arrays, objective, dtype, "kernel", compiled=True)
-        size = abs(truth.alignment) + objective.alpha * abs(truth.uniformity)
+        got = backend.evaluate(*arrays, objective, dtype, "fused", compiled=True)
+        size = abs(truth.score) + objective.alpha * abs(truth.penalty)
         return abs(got.loss - truth.loss) / size, distance(got, truth)
 
     return of
@@ -108,7 +107,7 @@ def test_half_precision_costs_what_its_rounding_does(dtype, normalize, draw, err
 
 @collapsing
 def test_pallas_can_write_every_formula_in_triton(case):
-    assert kernel._formulas_refused(case.objective.pairwise) == ""
+    assert fused._formulas_refused(case.objective.pairwise) == ""
 
 
 @pytest.mark.parametrize(
@@ -144,7 +143,7 @@ def test_the_loss_alone_is_that_with_a_gradient(backend, set_tiles, negatives, d
     """Symmetric blocks visit half of their tiles where no gradient is wanted."""
     set_tiles(16, 32, 16, 2)
     x, y = (jnp.asarray(v, jnp.float32) for v in draw(0, 40, 10)[:2])
-    loss = jax.jit(partial(fmicl_jax.fmicl_loss, negatives=negatives, implementation="kernel"))
+    loss = jax.jit(partial(fmicl_jax.fmicl_loss, negatives=negatives, implementation="fused"))
     value, gradient = jax.value_and_grad(loss)(x, y)
     assert float(loss(x, y)) == pytest.approx(float(value), rel=1e-6)
     assert jnp.array_equal(gradient, jax.value_and_grad(loss)(x, y)[1])  # to the bit
@@ -152,17 +151,17 @@ def test_the_loss_alone_is_that_with_a_gradient(backend, set_tiles, negatives, d
 
 def test_gradients_are_computed_where_they_are_wanted(backend, draw, monkeypatch):
     launched = []
-    sums = pallas_kernel.block_sums
+    sums = fused_pallas.block_sums
 
     def spy(left, right, plan, grad, triangle):
         launched.append((len(left), grad))
         return sums(left, right, plan, grad, triangle)
 
-    monkeypatch.setattr(pallas_kernel, "block_sums", spy)
+    monkeypatch.setattr(fused_pallas, "block_sums", spy)
     x, y, bank = (jnp.asarray(v, jnp.float32) for v in draw(0, 20, 5, 18))
 
     def loss(x, y, bank):
-        return fmicl_jax.fmicl_loss(x, y, bank=bank, implementation="kernel")
+        return fmicl_jax.fmicl_loss(x, y, bank=bank, implementation="fused")
 
     for argnums, want in (
         ((0,), [(20, True)]), ((2,), [(20, False), (18, True)]),
@@ -175,7 +174,7 @@ def test_gradients_are_computed_where_they_are_wanted(backend, draw, monkeypatch
 
 def test_jit_vmap_and_forward_mode(backend, draw):
     x, y = (jnp.asarray(v, jnp.float32).reshape(2, 2, 10, 5) for v in draw(1, 40)[:2])
-    loss = partial(fmicl_jax.fmicl_loss, negatives="cross", implementation="kernel")
+    loss = partial(fmicl_jax.fmicl_loss, negatives="cross", implementation="fused")
     close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
     run = jax.value_and_grad(loss, argnums=1)
     value, gradient = run(x[0, 1], y[0, 1])
@@ -190,7 +189,7 @@ def test_jit_vmap_and_forward_mode(backend, draw):
 def test_a_second_derivative_is_refused(backend, draw):
     x, y = (jnp.asarray(v, jnp.float32) for v in draw(0)[:2])
     with pytest.raises(RuntimeError, match=r"use implementation='dense'"):
-        jax.hessian(partial(fmicl_jax.fmicl_loss, implementation="kernel"))(x, y)
+        jax.hessian(partial(fmicl_jax.fmicl_loss, implementation="fused"))(x, y)
 
 
 def test_a_user_s_divergence_is_traced(cubic, quartic, draw, errors):
@@ -206,13 +205,13 @@ UNWRITABLE = {
 
 @pytest.mark.parametrize("name", UNWRITABLE)
 def test_what_cannot_be_written_falls_back(backend, name, kl_by, draw, monkeypatch):
-    monkeypatch.setattr(specification, "DENSE_PAIRS", 10)
+    monkeypatch.setattr(forms, "DENSE_PAIRS", 10)
     x, y = (jnp.asarray(v, jnp.bfloat16) for v in draw(0)[:2])
     divergence = kl_by(UNWRITABLE[name])
-    assert kernel.kernel_for("auto", FMICL(divergence).pairwise, x, "bfloat16", 11, 11) is None
+    assert fused.fused_for("auto", FMICL(divergence).pairwise, x, "bfloat16", 11, 11) is None
     with pytest.raises(ValueError, match=r"`implementation`. Expected one of 'auto', 'dense', 't.*"
                                          r"Pallas cannot write the formulas \("):  # fmt: skip
-        fmicl_jax.fmicl_loss(x, y, divergence=divergence, implementation="kernel")
+        fmicl_jax.fmicl_loss(x, y, divergence=divergence, implementation="fused")
 
 
 @pytest.mark.parametrize(
@@ -220,24 +219,24 @@ def test_what_cannot_be_written_falls_back(backend, name, kl_by, draw, monkeypat
 )
 def test_other_features_are_refused_or_fall_back(backend, dtype, d, why, draw):
     x, y = (jnp.asarray(v, dtype) for v in draw(0, 4, d)[:2])
-    with pytest.raises(ValueError, match=f"for this input.*{why}.*Received: implementation='kern"):
-        fmicl_jax.fmicl_loss(x, y, implementation="kernel")
+    with pytest.raises(ValueError, match=f"for this input.*{why}.*Received: implementation='fused"):
+        fmicl_jax.fmicl_loss(x, y, implementation="fused")
     assert jnp.isfinite(fmicl_jax.fmicl_loss(x, y))
 
 
 def test_more_entries_than_pallas_can_count_are_refused(backend, monkeypatch):
-    monkeypatch.setattr(kernel, "MAX_ENTRIES", 16 * 11)
+    monkeypatch.setattr(fused, "MAX_ENTRIES", 16 * 11)
     x = jnp.eye(11, 5, dtype=jnp.float32)
-    with pytest.raises(ValueError, match=r"The kernel takes N D < 176, not 11 x 16."):
-        fmicl_jax.fmicl_loss(x, x, implementation="kernel")
-    assert kernel.kernel_for("kernel", FMICL().pairwise, x, "float32", 10, 10) is not None
+    with pytest.raises(ValueError, match=r"The fused form takes N D < 176, not 11 x 16."):
+        fmicl_jax.fmicl_loss(x, x, implementation="fused")
+    assert fused.fused_for("fused", FMICL().pairwise, x, "float32", 10, 10) is not None
 
 
-def test_auto_takes_the_kernel_for_large_batches_on_tensor_cores(backend, draw, monkeypatch):
+def test_auto_takes_the_fused_routine_for_large_batches_on_tensor_cores(backend, draw, monkeypatch):
     taken = []
-    sums = pallas_kernel.block_sums
+    sums = fused_pallas.block_sums
     monkeypatch.setattr(
-        pallas_kernel, "block_sums", lambda *a, **k: taken.append(a[2].kernel) or sums(*a, **k)
+        fused_pallas, "block_sums", lambda *a, **k: taken.append(a[2].fused) or sums(*a, **k)
     )
 
     def run(dtype):
@@ -246,7 +245,7 @@ def test_auto_takes_the_kernel_for_large_batches_on_tensor_cores(backend, draw, 
         return [(k.dtype, k.tf32) for k in taken]
 
     assert [run(dtype) for dtype in LOSS] == [[], [], []]
-    monkeypatch.setattr(specification, "DENSE_PAIRS", 10)
+    monkeypatch.setattr(forms, "DENSE_PAIRS", 10)
     want = {"float32": [], "float16": [("float16", False)], "bfloat16": [("bfloat16", False)]}
     assert {dtype: run(dtype) for dtype in LOSS} == want
     with jax.default_matmul_precision("tensorfloat32"):
@@ -258,8 +257,8 @@ def test_products_have_the_precision_that_was_asked_for():
     rows = jax.ShapeDtypeStruct((64, 16), jnp.float32)
 
     def products(dtype, tf32):
-        how = plan_of(kernel.Kernel(dtype, tf32, 1, 1 << 20, False))
-        sums = partial(pallas_kernel.block_sums, plan=how, grad=True, triangle=False)
+        how = plan_of(fused.Fused(dtype, tf32, 1, 1 << 20, False))
+        sums = partial(fused_pallas.block_sums, plan=how, grad=True, triangle=False)
         text = str(jax.make_jaxpr(sums)(rows, rows))
         return text.count("Precision.HIGHEST"), text.count("Precision.HIGH,"), text.count("bf16[")
 
@@ -277,7 +276,7 @@ def test_products_have_the_precision_that_was_asked_for():
 
 def test_what_is_compiled_for_another_device_takes_plain_tiles(as_on_a_gpu, draw):
     """While tracing the device is a guess; both a CPU and a GPU must find their code."""
-    loss = partial(fmicl_jax.fmicl_loss, negatives="all", implementation="kernel")
+    loss = partial(fmicl_jax.fmicl_loss, negatives="all", implementation="fused")
     run = jax.jit(jax.vmap(jax.value_and_grad(loss)))
     x, y = (jnp.asarray(v, jnp.bfloat16)[None] for v in draw(0, 40)[:2])
     value, gradient = run(x, y)
@@ -299,7 +298,7 @@ def test_pallas_takes_features_that_vary_over_a_mesh(as_on_a_gpu, check):
     rows, P = jax.ShapeDtypeStruct((40, 5), jnp.bfloat16), jax.sharding.PartitionSpec
     mapped = jax.shard_map(
         lambda x, y, bank: fmicl_jax.fmicl_loss(
-            x, y, bank=bank, implementation="kernel", axis_name="batch"
+            x, y, bank=bank, implementation="fused", axis_name="batch"
         ),
         mesh=jax.make_mesh((1,), ("batch",), axis_types=(AUTO,)),
         in_specs=(P("batch"), P("batch"), P()), out_specs=P(), check_vma=check,
@@ -313,17 +312,17 @@ def test_pallas_takes_features_that_vary_over_a_mesh(as_on_a_gpu, check):
     ("capability", "why"),
     [("9.0", ""), ("8.0", ""), ("12.0", ""), ("7.5", "8.0 or more"), ("gfx90a", "not on 'gpu'")],
 )
-def test_which_gpus_have_the_kernel(capability, why):
-    refused = kernel._refusal(Gpu(capability), "bfloat16")
+def test_which_gpus_have_the_fused_routine(capability, why):
+    refused = fused._refusal(Gpu(capability), "bfloat16")
     assert why in refused
     assert bool(why) == bool(refused)
-    assert kernel._facts(Gpu(capability)) == (132, 1000)
+    assert fused._facts(Gpu(capability)) == (132, 1000)
 
 
 def test_the_device_is_that_of_the_features_or_the_default(backend_named):
     backend_named("jax")
     x, cpu = jnp.eye(3), jax.local_devices(backend="cpu")[0]
-    assert kernel._device(x) == cpu
+    assert fused._device(x) == cpu
     for default in (None, "cpu", cpu):
         with jax.default_device(default):
-            assert jax.jit(lambda x: x * (kernel._device(x) == cpu))(x).sum() == 3
+            assert jax.jit(lambda x: x * (fused._device(x) == cpu))(x).sum() == 3

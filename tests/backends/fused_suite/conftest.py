@@ -1,6 +1,6 @@
-"""Triton decides at import whether it interprets; without that, ../test_torch_kernel.py runs this.
+"""Triton decides at import whether it interprets; without that, ../test_torch_fused.py runs this.
 
-TRITON_INTERPRET=1 python -m pytest tests/backends/kernel_suite     # by hand
+TRITON_INTERPRET=1 python -m pytest tests/backends/fused_suite     # by hand
 """
 
 import os
@@ -14,13 +14,13 @@ collect_ignore_glob = [] if INTERPRETED else ["test_*.py"]
 
 @pytest.fixture
 def set_tiles(monkeypatch):
-    """Let the kernel's tiles have these rows, columns and width, and cut columns into parts."""
-    from fmicl_core.kernel import Tiles
-    from fmicl_torch import kernel
+    """Let the fused tiles have these rows, columns and width, and cut columns into parts."""
+    from fmicl_core.fused import Tiles
+    from fmicl_torch import fused
 
     def set_to(rows=16, columns=16, width=16, parts=2):
-        monkeypatch.setattr(kernel, "tiles_for", lambda *_: Tiles(rows, columns, width, 4, 1))
-        monkeypatch.setattr(kernel, "parts_for", lambda _, n, k, *__: min(parts, -(-k // columns)))
+        monkeypatch.setattr(fused, "tiles_for", lambda *_: Tiles(rows, columns, width, 4, 1))
+        monkeypatch.setattr(fused, "parts_for", lambda _, n, k, *__: min(parts, -(-k // columns)))
 
     set_to()
     return set_to
@@ -43,7 +43,7 @@ def errors():
     from fmicl_core import fmicl_reference
     from fmicl_torch import FMICLLoss
 
-    def measured(objective, x, y, bank=None, implementation="kernel"):
+    def measured(objective, x, y, bank=None, implementation="fused"):
         leaves = {"x": x, "y": y} | ({} if bank is None else {"bank": bank})
         leaves = {name: v.detach().requires_grad_() for name, v in leaves.items()}
         loss = FMICLLoss(
@@ -54,7 +54,7 @@ def errors():
         grads = torch.autograd.grad(loss, list(leaves.values()))
         arrays = [v.detach().double().numpy() for v in leaves.values()]
         truth = fmicl_reference(*arrays[:2], objective, *arrays[2:])
-        size = abs(truth.alignment) + objective.alpha * abs(truth.uniformity)
+        size = abs(truth.score) + objective.alpha * abs(truth.penalty)
         wanted = [truth.grad_x, truth.grad_y, truth.grad_bank]
         scale = max(np.abs(w).max() for w in wanted if w is not None) or 1.0
         apart = [np.abs(g.double().numpy() - w).max() / scale

@@ -1,7 +1,7 @@
-"""When the Pallas kernel is used, and what it has to know of the device.
+"""When the Pallas routine is used, and what it has to know of the device.
 
-The kernel computes what `fmicl_jax.tiled` computes, without leaving the chip between products. It
-has been compiled for GPUs and run in Pallas' interpreter, but not yet run on a GPU.
+It computes what `fmicl_jax.tiled` computes, without leaving the chip between products. It has been
+compiled for GPUs and run in Pallas' interpreter, but not yet run on a GPU.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 
 from fmicl_core import Pairwise
-from fmicl_core.kernel import (
+from fmicl_core.forms import FUSED, choose_form
+from fmicl_core.fused import (
     LARGE_MEMORY,
     LEAST_CAPABILITY,
     LEAST_MEMORY,
@@ -21,12 +22,11 @@ from fmicl_core.kernel import (
     refused,
     too_wide,
 )
-from fmicl_core.objective import KERNEL, choose_implementation
 
 if TYPE_CHECKING:
     from fmicl_jax.tiled import Plan
 
-#: Whether Pallas runs the kernel in Python, on any device; for tests.
+#: Whether Pallas runs the fused routine in Python, on any device; for tests.
 INTERPRET = False
 #: Pallas counts the entries of a matrix in 32 bits.
 MAX_ENTRIES = 1 << 31
@@ -34,8 +34,8 @@ MAX_ENTRIES = 1 << 31
 TF32 = ("tensorfloat32", "TF32_TF32_F32")
 
 
-class Kernel(NamedTuple):
-    """How the kernel is made.
+class Fused(NamedTuple):
+    """How the fused routine is made.
 
     Args:
         dtype: of the products.
@@ -52,10 +52,10 @@ class Kernel(NamedTuple):
     interpret: bool
 
 
-def kernel_for(
+def fused_for(
     implementation: str, pairwise: Pairwise, x: jax.Array, dtype: str, n: int, k: int
-) -> Kernel | None:
-    """The kernel for blocks of at most n x k such features, or None where it is not to be used.
+) -> Fused | None:
+    """The fused form for blocks of at most n x k such features, or None where it is not to be used.
 
     Args:
         implementation: as given to the loss. "auto" leaves small batches to the dense form, and
@@ -67,19 +67,19 @@ def kernel_for(
         k: columns.
 
     Raises:
-        ValueError: `implementation` is "kernel" and there is none; says why.
+        ValueError: `implementation` is "fused" and there is none; says why.
     """
-    if choose_implementation(implementation, n, k, kernel=True) != KERNEL:
+    if choose_form(implementation, n, k, fused=True) != FUSED:
         return None
     device = _device(x)
-    kernel = Kernel(dtype, _tf32(), *_facts(device), INTERPRET)
-    why = _refusal(device, kernel.dtype) or too_wide(x.shape[1]) or _too_many(max(n, k), x.shape[1])
-    if not why and implementation == "auto" and kernel.dtype == "float32" and not kernel.tf32:
+    fused = Fused(dtype, _tf32(), *_facts(device), INTERPRET)
+    why = _refusal(device, fused.dtype) or too_wide(x.shape[1]) or _too_many(max(n, k), x.shape[1])
+    if not why and implementation == "auto" and fused.dtype == "float32" and not fused.tf32:
         return None  # cuBLAS is better than Triton at products without tensor cores
     why = why or _formulas_refused(pairwise)
-    if why and implementation == KERNEL:
+    if why and implementation == FUSED:
         raise refused(why)
-    return None if why else kernel
+    return None if why else fused
 
 
 def _device(x: jax.Array) -> jax.Device:
@@ -118,7 +118,7 @@ def _too_many(rows: int, d: int) -> str:
     width = padded_width(d)
     if rows * width < MAX_ENTRIES:
         return ""
-    return f"The kernel takes N D < {MAX_ENTRIES}, not {rows} x {width}."
+    return f"The fused form takes N D < {MAX_ENTRIES}, not {rows} x {width}."
 
 
 def _tf32() -> bool:
@@ -134,7 +134,7 @@ def _formulas_refused(pairwise: Pairwise) -> str:
 
 @lru_cache(maxsize=256)
 def _plan_refused(plan: Plan) -> str:
-    from fmicl_jax.pallas_kernel import lower_formulas
+    from fmicl_jax.fused_pallas import lower_formulas
 
     try:
         lower_formulas(plan)

@@ -1,4 +1,4 @@
-"""The Pallas kernel of `fmicl_jax.kernel`: sums and gradients of one block in a pass over tiles.
+"""The Pallas routine of `fmicl_jax.fused`: sums and gradients of one block in a pass over tiles.
 
 It is written for Pallas' Triton backend. Imported only where it is used, as Pallas takes a while.
 """
@@ -14,7 +14,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 from jax.lax import Precision
 
-from fmicl_core.kernel import Tiles, parts_for, tiles_for
+from fmicl_core.fused import Tiles, parts_for, tiles_for
 from fmicl_core.ops import Ops
 from fmicl_jax.ops import JAX, square_lengths
 
@@ -29,7 +29,7 @@ ONE_PAIR = Ops(
 
 
 class Program(NamedTuple):
-    """What a program of the kernel is made for."""
+    """What a program of the fused routine is made for."""
 
     plan: Plan
     n: int
@@ -51,7 +51,7 @@ class Program(NamedTuple):
         return -(-self.k // (self.tiles.columns * self.parts)) * self.tiles.columns
 
 
-def fused(
+def fused_mean_and_gradients(
     left: jax.Array, right: jax.Array | None, plan: Plan, wanted: tuple[bool, bool]
 ) -> tuple[jax.Array, Gradients]:
     """Mean excess and the wanted gradients; equals `fmicl_jax.tiled.sweep`.
@@ -64,7 +64,7 @@ def fused(
     symmetric = right is None
     others = left if right is None else right
     pairs = len(left) * (len(others) - plan.skips_diagonal)
-    # Inside jax.shard_map all that goes into a kernel varies over the same mesh axes, as it must;
+    # Inside jax.shard_map all that goes into the routine must vary over the same mesh axes;
     # features that are not finite have no loss anyway.
     zero = 0.0 * (left[0, 0] + others[0, 0])
     left, others = left + zero, others + zero
@@ -92,7 +92,7 @@ def block_sums(
 ) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
     """Sums over the pairs (left_i, right_j) in one launch, for the gradient in left alone.
 
-    z = a (left @ right.T) + b (|left|^2[:, None] + |right|^2) + c     # product in the kernel dtype
+    z = a (left @ right.T) + b (|left|^2[:, None] + |right|^2) + c    # product in `Fused.dtype`
     excess, weight = evaluate(z)                                      # 0 for pairs left out
     return excess.sum(), weight @ right, weight.sum(axis=1)           # None without `grad`
 
@@ -104,16 +104,16 @@ def block_sums(
             where z has no squared lengths.
         triangle: right is left and only the tiles with i < j are visited, but count twice.
     """
-    (n, d), k, kernel = left.shape, len(right), plan.kernel
-    tiles = tiles_for(d, kernel.dtype, kernel.tf32, kernel.memory, atomic=False)
+    (n, d), k, fused = left.shape, len(right), plan.fused
+    tiles = tiles_for(d, fused.dtype, fused.tf32, fused.memory, atomic=False)
     chunks = -(-d // tiles.width)
-    parts = parts_for(kernel.processors, n, k, chunks, tiles)
+    parts = parts_for(fused.processors, n, k, chunks, tiles)
     program = Program(plan, n, k, tiles, chunks, parts, grad, triangle)
     b = plan.pairwise.coefficients()[1]
     inputs = []
     for rows, size in ((left, tiles.rows), (right, tiles.columns)):
         missing = (0, -len(rows) % size), (0, -d % tiles.width)
-        inputs.append(jnp.pad(rows.astype(kernel.dtype), missing))
+        inputs.append(jnp.pad(rows.astype(fused.dtype), missing))
         if b:
             inputs.append(jnp.pad(b * square_lengths(rows), missing[0]))
     rows, width = program.row_blocks * tiles.rows, chunks * tiles.width
@@ -130,7 +130,7 @@ def block_sums(
         # One axis: jax.vmap adds another, and a GPU has three.
         grid=(program.row_blocks * parts * chunks,),
         compiler_params=plgpu.CompilerParams(num_warps=tiles.warps, num_stages=tiles.stages),
-        interpret=kernel.interpret,
+        interpret=fused.interpret,
         name="fmicl_block_sums",
     )(*inputs)
     total = (2.0 if triangle else 1.0) * sums[0][:, :n].sum(axis=0).sum()
@@ -140,7 +140,7 @@ def block_sums(
 
 def _program(program: Program, *refs: Any) -> None:
     """Sums of ROWS rows over one part of the columns; its chunk of the width of the gradient."""
-    tiles, kernel = program.tiles, program.plan.kernel
+    tiles, fused = program.tiles, program.plan.fused
     a, b, c = program.plan.pairwise.coefficients()
     refs_in, refs_out = refs[: 4 if b else 2], refs[4 if b else 2 :]
     left, right, *biases = (*refs_in[::2], *refs_in[1::2]) if b else refs_in
@@ -149,9 +149,9 @@ def _program(program: Program, *refs: Any) -> None:
     part, chunk = place % program.parts, place // program.parts
     rows = pl.ds(block * tiles.rows, tiles.rows)
     own = pl.ds(chunk * tiles.width, tiles.width)
-    dot = partial(plgpu.dot, precision=_precision(kernel.dtype, kernel.tf32))
+    dot = partial(plgpu.dot, precision=_precision(fused.dtype, fused.tf32))
     # Weights can leave the range of float16; tf32 has its digits and the range of float32.
-    operand = jnp.bfloat16 if kernel.dtype == "bfloat16" else jnp.float32
+    operand = jnp.bfloat16 if fused.dtype == "bfloat16" else jnp.float32
     mine = left[rows, own]
 
     def scores(columns: Any, theirs: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Run by test_kernel.py: the kernel on the shards of two ranks against one process; prints JSON."""
+"""Run by test_fused.py: the fused form on shards of two ranks against one process; prints JSON."""
 
 import json
 import os
@@ -8,20 +8,20 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from fmicl_torch import FMICLLoss, kernel
+from fmicl_torch import FMICLLoss, fused
 
 
 def run(rank, port):
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     dist.init_process_group("gloo", rank=rank, world_size=2)
     torch.set_num_threads(1)
-    kernel.tiles_for = lambda *_: kernel.Tiles(16, 16, 16, 4, 1)
+    fused.tiles_for = lambda *_: fused.Tiles(16, 16, 16, 4, 1)
     generator = torch.Generator().manual_seed(0)
     x, y = (torch.randn(27, 5, generator=generator).requires_grad_() for _ in range(2))
     mine = slice(0, 17) if rank == 0 else slice(17, 27)
     errors = {}
     for negatives in ("cross", "all"):
-        options = {"divergence": "js", "negatives": negatives, "implementation": "kernel"}
+        options = {"divergence": "js", "negatives": negatives, "implementation": "fused"}
         whole, part = FMICLLoss(**options), FMICLLoss(distributed=True, **options)
         wanted, got = whole(x, y), part(x[mine], y[mine])
         grads = [torch.autograd.grad(loss, (x, y)) for loss in (wanted, got)]

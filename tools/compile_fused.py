@@ -1,10 +1,10 @@
-"""Compile the Triton and Pallas kernels for NVIDIA GPUs, on any Linux machine; show their needs.
+"""Compile the Triton and Pallas routines for NVIDIA GPUs, on any Linux machine; show their needs.
 
-    python tools/compile_kernel.py                # every dtype, width and kind of block
-    python tools/compile_kernel.py --quick        # a few of them, as the tests do
+    python tools/compile_fused.py                # every dtype, width and kind of block
+    python tools/compile_fused.py --quick        # a few of them, as the tests do
 
-Ends with an error where a kernel does not compile or needs more shared memory than the GPU has.
-It shows that kernels are accepted, not that they are right or fast: that takes a GPU. The Triton
+Ends with an error where a routine does not compile or needs more shared memory than the GPU has.
+It shows that routines are accepted, not that they are right or fast: that takes a GPU. The Triton
 code that Pallas writes is compiled by the Triton that is installed, which on a GPU is XLA's own.
 """
 
@@ -25,11 +25,11 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from fmicl_core import DIVERGENCES, FMICL, Laplace, get_divergence
-from fmicl_core.kernel import tiles_for
-from fmicl_jax.kernel import Kernel
-from fmicl_jax.pallas_kernel import block_sums
+from fmicl_core.fused import tiles_for
+from fmicl_jax.fused import Fused
+from fmicl_jax.fused_pallas import block_sums
 from fmicl_jax.tiled import plan_of
-from fmicl_torch import kernel, triton_kernel
+from fmicl_torch import fused, fused_triton
 
 POINTERS = {"bfloat16": "*bf16", "float16": "*fp16", "float32": "*fp32", "tf32": "*fp32"}
 #: Compute capability and KiB of shared memory a program may use: A100, RTX 4090, H100 and H200.
@@ -41,25 +41,25 @@ KINDS = {
     "rows": {"TRIANGLE": False, "GRAD": True, "ATOMIC": False, "COLUMNS": False},
     "loss": {"TRIANGLE": True, "GRAD": False, "ATOMIC": False, "COLUMNS": False},
 }
-#: Those that Pallas' kernel has.
+#: Those that Pallas's routine has.
 PALLAS_KINDS = ("rows", "loss")
 
 
 def compiled(objective, precision, d, kind, gpu):
-    """The Triton kernel of fmicl_torch, compiled, and its tiles."""
+    """The Triton routine of fmicl_torch, compiled, and its tiles."""
     tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     name = "float32" if tf32 else precision
     tiles = tiles_for(d, name, tf32, 1024 * GPUS[gpu], KINDS[kind]["COLUMNS"])
     chunks = -(-d // tiles.width)
-    fixed = kernel.constants(objective.pairwise, getattr(torch, name), chunks, tiles) | KINDS[kind]
+    fixed = fused.constants(objective.pairwise, getattr(torch, name), chunks, tiles) | KINDS[kind]
     fixed |= {"SKIPS": True, "BIAS": bool(objective.coefficients()[1])}
-    names = triton_kernel.block_sums.arg_names
+    names = fused_triton.block_sums.arg_names
     types = dict.fromkeys(names, "*fp32") | dict.fromkeys(fixed, "constexpr")
     types |= dict.fromkeys(("left", "right"), POINTERS[precision])
     types |= dict.fromkeys(("n", "k", "span"), "i32") | dict.fromkeys("ac", "fp32")
     aligned = [name for name in names if types[name].startswith("*")]
     source = ASTSource(
-        triton_kernel.block_sums, types, {(names.index(n),): v for n, v in fixed.items()},
+        fused_triton.block_sums, types, {(names.index(n),): v for n, v in fixed.items()},
         {(names.index(n),): [["tt.divisibility", 16]] for n in aligned},
     )  # fmt: skip
     options = {"num_warps": tiles.warps, "num_stages": tiles.stages}
@@ -68,10 +68,10 @@ def compiled(objective, precision, d, kind, gpu):
 
 
 def compiled_pallas(objective, precision, d, kind, gpu):
-    """The Pallas kernel of fmicl_jax, compiled, and its tiles."""
+    """The Pallas routine of fmicl_jax, compiled, and its tiles."""
     tf32, memory = precision == "tf32", 1024 * GPUS[gpu]
     name = "float32" if tf32 else precision
-    plan = plan_of(objective.pairwise, True, Kernel(name, tf32, 132, memory, False))
+    plan = plan_of(objective.pairwise, True, Fused(name, tf32, 132, memory, False))
     rows = jax.ShapeDtypeStruct((4096, d), "float32")
     sums = jax.jit(lambda x, y: block_sums(x, y, plan, kind == "rows", kind == "loss"))
     module = sums.trace(rows, rows).lower(lowering_platforms=("cuda",)).compiler_ir()
@@ -79,7 +79,7 @@ def compiled_pallas(objective, precision, d, kind, gpu):
     settings = ir.DictAttr(call.attributes["mhlo.backend_config"])
     with _new_ir_context(), tempfile.TemporaryDirectory() as folder:
         written = ir.Module.parse(ir.StringAttr(settings["ir"]).value_bytes)
-        path = Path(folder) / "kernel.ttir"
+        path = Path(folder) / "fused.ttir"
         path.write_text(str(written))
         names = "num_warps", "num_stages"
         options = {name: ir.IntegerAttr(settings[name]).value for name in names}
@@ -101,14 +101,14 @@ def registers(binary):
     """Registers a thread, and bytes it spills, by the disassembler that comes with Triton."""
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "kernel.cubin"
+        path = Path(folder) / "fused.cubin"
         path.write_bytes(binary)
         text = subprocess.check_output([tool, "-res-usage", path], text=True)
     return map(int, re.search(r"REG:(\d+) STACK:(\d+)", text).groups())
 
 
 def show(library, name, objective, precision, d, kind, gpu):
-    """Compile one kernel, print its needs, and return whether the GPU can hold it."""
+    """Compile one routine, print its needs, and return whether the GPU can hold it."""
     compile_it = {"torch": compiled, "jax": compiled_pallas}[library]
     made, tiles = compile_it(objective, precision, d, kind, gpu)
     count, spilled = registers(made.asm["cubin"])
@@ -152,7 +152,7 @@ def main():
                  for library, kind in (("torch", "full"), ("jax", "rows"))
                  for name, objective in objectives.items()]  # fmt: skip
     fits = [show(*job) for job in jobs if arguments.library in (None, job[0])]
-    print(f"{sum(fits)} of {len(fits)} kernels fit")
+    print(f"{sum(fits)} of {len(fits)} routines fit")
     sys.exit(0 if all(fits) else 1)
 
 

@@ -1,4 +1,4 @@
-"""The Triton kernel of `fmicl_torch.kernel`: sums and gradients of one block in a pass over tiles.
+"""The Triton routine of `fmicl_torch.fused`: sums and gradients of one block in a pass over tiles.
 
 Imported only where it is used, because it needs Triton.
 """
@@ -53,7 +53,7 @@ def relu(x):  # type: ignore[no-untyped-def]
 
 @lru_cache(maxsize=256)
 def evaluator(source: str) -> Any:
-    """The Triton function of a source of `fmicl_torch.triton_source`."""
+    """The Triton function of a source of `fmicl_torch.fused_formulas`."""
     # Triton reads the source of its functions from the file they are in, so there must be one.
     name = f"<fmicl {hashlib.sha256(source.encode()).hexdigest()[:16]}>"
     linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)

@@ -1,8 +1,8 @@
-"""The Triton kernel of fmicl_torch: right by Triton's interpreter; Triton compiles all kernels.
+"""The Triton routine of fmicl_torch: right by Triton's interpreter; Triton compiles all routines.
 
 The interpreter has to be chosen before Triton is imported, and Triton cannot be imported after
 TensorFlow. So its tests are in a process of their own, and it may be in a folder of its own:
-TRITON_INTERPRET=1 PYTHONPATH=.venv/triton python -m pytest tests/backends/kernel_suite
+TRITON_INTERPRET=1 PYTHONPATH=.venv/triton python -m pytest tests/backends/fused_suite
 """
 
 import importlib.util
@@ -20,7 +20,7 @@ TRITON = Path(sys.prefix) / "triton"
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Triton is for Linux")
 
 
-SUITE = ["-m", "pytest", "tests/backends/kernel_suite", "-q", "-p", "no:cacheprovider", "-n", "0"]
+SUITE = ["-m", "pytest", "tests/backends/fused_suite", "-q", "-p", "no:cacheprovider", "-n", "0"]
 
 
 @pytest.fixture(scope="module")
@@ -48,36 +48,36 @@ def run(command, interpret):
 
 @linux
 @pytest.mark.long
-def test_the_interpreted_kernel_equals_the_reference(triton):
+def test_the_interpreted_routine_equals_the_reference(triton):
     run([*SUITE, "-m", "not slow"], interpret=True)
 
 
 @linux
 @pytest.mark.slow
-def test_the_ring_of_ranks_takes_the_kernel(triton):
+def test_the_ring_of_ranks_takes_the_fused_routine(triton):
     run([*SUITE, "-m", "slow"], interpret=True)
 
 
 @linux
-def test_the_kernel_compiles_for_gpus(triton):
-    output = run(["tools/compile_kernel.py", "--quick"], interpret=False)
+def test_the_fused_routine_compiles_for_gpus(triton):
+    output = run(["tools/compile_fused.py", "--quick"], interpret=False)
     assert output.count("no tensor cores") == 1
-    assert output.endswith("6 of 6 kernels fit\n")
+    assert output.endswith("6 of 6 routines fit\n")
 
 
 def test_tensorflow_has_none_and_names_what_it_has(backend_named):
     backend = backend_named("tensorflow")
     x = backend.array(np.ones((4, 3)))
-    message = "`implementation`. Expected one of 'auto', 'dense', 'tiled'. Received: .*'kernel'"
+    message = "`implementation`. Expected one of 'auto', 'dense', 'tiled'. Received: .*'fused'"
     with pytest.raises(ValueError, match=message):
-        backend.library.fmicl_loss(x, x, implementation="kernel")
+        backend.library.fmicl_loss(x, x, implementation="fused")
     with pytest.raises(ValueError, match=message):
-        backend.library.FMICLLoss(implementation="kernel")
+        backend.library.FMICLLoss(implementation="fused")
 
 
 @pytest.mark.parametrize("name", ["torch", "jax"])
-def test_a_cpu_has_no_kernel_and_says_so(backend_named, name):
+def test_a_cpu_has_no_fused_routine_and_says_so(backend_named, name):
     backend = backend_named(name)
     x = backend.array(np.eye(4, 3), "float32")
     with pytest.raises(ValueError, match="needs features on an NVIDIA GPU, not on 'cpu'"):
-        backend.library.fmicl_loss(x, x, implementation="kernel")
+        backend.library.fmicl_loss(x, x, implementation="fused")
