@@ -16,8 +16,11 @@ from fmicl_core import DIVERGENCES, SIMILARITIES, Divergence, Gaussian
 from fmicl_keras import (
     Alignment,
     ContrastiveAccuracy,
+    FMICLAlignment,
     FMICLLoss,
+    FMICLPenalty,
     FMICLScore,
+    FMICLUniformity,
     InfoNCELoss,
     RandomAffine,
     TwoViews,
@@ -134,6 +137,18 @@ def test_a_compiled_model_saves_and_loads(views, tmp_path, whole):
         np.testing.assert_allclose(*map(keras.ops.convert_to_numpy, (ours, theirs)), atol=1e-5)
     expected, got = (m.evaluate(y_pred, verbose=0, return_dict=True) for m in (model, again))
     assert got == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [(FMICLAlignment, FMICLScore), (FMICLUniformity, FMICLPenalty)]
+)
+def test_metrics_by_their_old_names_load(views, old, new):
+    y_pred, loss = views(d=6), FMICLLoss()
+    with pytest.warns(DeprecationWarning, match=f"`{new.__name__}` now"):
+        metric = keras.metrics.deserialize(keras.metrics.serialize(old(loss)))
+    for m in (metric, want := new(loss)):
+        m.update_state(None, y_pred)
+    assert float(metric.result()) == float(want.result())
 
 
 def test_the_augmentation_of_the_documentation_saves_and_loads(tmp_path):
