@@ -62,7 +62,10 @@ MISTAKES = [
     (["sweep", "alpha", "simcls"], "`method`. Expected one of 'simclr', 'moco', 'moco-v3', 'simcs"),
     (["train", "simclr", "--framework", "mxnet"], "`framework`. Expected one of 'torch', 'jax'"),
     (["train", "moco", "--loss", "spectral"], "`loss`. Expected 'fmicl' or 'info-nce' for MoCo"),
-    (["train", "moco", "--negatives", "all"], "`negatives`. Expected to be left out for MoCo"),
+    (
+        ["train", "moco", "--negatives", "all"],
+        "`negatives`. Expected method = 'simclr' or 'moco-v3'",
+    ),
     (["train", "simclr", "--keras-backend", "jax"], "`keras_backend`. Expected framework"),
     (
         ["train", "simclr", "--loss", "info-nce", "--alpha", "5"],

@@ -25,7 +25,7 @@ from fmicl_recipes import RunFolder  # noqa: E402
 from fmicl_recipes.data import load_images, validation_split  # noqa: E402
 from fmicl_recipes.sweep import doubling_search, sweep_alpha  # noqa: E402
 from fmicl_recipes.text import TEXT_PRESETS, TextSettings, resolve_text  # noqa: E402
-from fmicl_recipes.texts import read_table, sts_rows, training_columns  # noqa: E402
+from fmicl_recipes.text.data import read_table, sts_rows, training_columns  # noqa: E402
 from fmicl_recipes.trainer import NonFiniteLossError  # noqa: E402
 from fmicl_sentence_transformers import train as trainer  # noqa: E402
 from fmicl_sentence_transformers.evaluate import sts_scores  # noqa: E402
