@@ -37,7 +37,7 @@ def option(
         group: heading under which the command line shows the option.
         check: function from name and value to the value as it is kept, or the names that the value
             can be, which may be written with "-" or with "_".
-        methods: training methods that the option applies to; empty for all.
+        methods: training methods that the option applies to; empty for all of the settings' kind.
         only: alternatives of needs, of which one must hold for an effect; empty for none.
         by_method: the default of each method, where it is not the same for all.
     """
@@ -61,13 +61,13 @@ def has_effect(only: tuple[Needs, ...], values: Mapping[str, Any]) -> bool:
     return not only or any(all(values[k] in found for k, found in n.items()) for n in only)
 
 
-def without_effect(option: dataclasses.Field[Any], value: Any) -> InvalidArgument:
+def without_effect(name: str, value: Any, only: tuple[Needs, ...]) -> InvalidArgument:
     """Build the error for an option that is given where it has no effect."""
     cases = [
         " and ".join(f"{k} = {' or '.join(map(repr, found))}" for k, found in needs.items())
-        for needs in option.metadata["only"]
+        for needs in only
     ]
-    return invalid(option.name, f"{'; or '.join(cases)} beside it", value,
+    return invalid(name, f"{'; or '.join(cases)} beside it", value,
                    why="Elsewhere the option has no effect.")  # fmt: skip
 
 
@@ -113,7 +113,7 @@ class Settings:
         for name, field in self.options().items():
             value = getattr(self, name)
             if value != default_of(field, self.method) and not self.applies(name):
-                raise without_effect(field, value)
+                raise without_effect(name, value, field.metadata["only"])
 
     def applies(self, name: str) -> bool:
         """Whether an option has an effect beside the others."""

@@ -111,7 +111,7 @@ class TrainSettings(SharedSettings):
         check_text,
     )
 
-    loss: str = option("fmicl", "Loss.", "Loss", LOSSES)
+    loss: str = option("fmicl", "Loss; MoCo takes fmicl and info-nce.", "Loss", LOSSES)
     alpha: float = SharedSettings.changed("alpha", default=None, by_method=ALPHAS)
     negatives: str = option(
         None, "Which pairs are negatives.", "Loss", NEGATIVES,

@@ -595,7 +595,7 @@ def test_the_command_does_not_search_without_labels(tmp_path, monkeypatch, fmicl
 
 
 def test_options_of_the_loss_count_where_they_have_an_effect(run_of, tmp_path, undrawn):
-    """Rows of one title differ in alpha; SimCLR has no queue, MoCo no scheme; an unfinished run says so."""
+    """Rows of one title differ in alpha; SimCLR has no queue, MoCo no scheme; half runs say so."""
     a = run_of("a", options={"alpha": 5.0})
     b = run_of("b", options={"method": "moco", "queue_size": 64})
     c = run_of("c", options={}, loss_history=[1.0, 0.5])

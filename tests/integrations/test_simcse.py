@@ -347,20 +347,6 @@ def test_mistakes_end_in_one_line(tmp_path, sts, monkeypatch, fmicl, request, ar
     assert not (tmp_path / "run").exists()
 
 
-def test_help_of_texts_is_their_own(monkeypatch, fmicl):
-    monkeypatch.setenv("COLUMNS", "160")
-    for command in (["train", "simcse"], ["sweep", "alpha", "simcse"]):
-        code, out, _ = fmicl(*command, "--help")
-        assert code == 0
-        assert f"fmicl {' '.join(command)}" in out
-        for word in ("--model", "--sts", "--mini-batch-size", "squared_hellinger"):
-            assert word in out
-        assert "--image-size" not in out
-    code, out, _ = fmicl("sweep", "alpha", "--help")
-    assert "--image-size" in out
-    assert "--factor" in out
-
-
 # The search for alpha
 
 
