@@ -33,7 +33,7 @@ from fmicl_recipes.plots import sweep_curve
 from fmicl_recipes.run_folder import RunFolder
 from fmicl_recipes.sweep import doubling_search
 from fmicl_recipes.text import TextSettings
-from fmicl_recipes.texts import STS_COLUMNS, Table, normalised, read_table
+from fmicl_recipes.text.data import STS_COLUMNS, Table, normalised, read_table
 from fmicl_sentence_transformers.train import train_simcse
 
 RESULTS = Path(__file__).parent / "results"
@@ -174,7 +174,7 @@ def trained(settings: TextSettings, run: Path) -> dict[str, Any]:
 
 def before(settings: TextSettings, folder: Path) -> dict[str, Any]:
     """Scores of the encoder the runs start from."""
-    from fmicl_recipes.texts import sts_rows
+    from fmicl_recipes.text.data import sts_rows
     from fmicl_sentence_transformers.evaluate import sts_scores
     from fmicl_sentence_transformers.models import load_model
 

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -56,10 +56,13 @@ def brief_warnings() -> Iterator[None]:
     """Print warnings of fmicl in one line, each once, without the place in our code."""
     usual, told = warnings.showwarning, set[str]()
 
-    def show(message: Any, category: Any, filename: str, *rest: Any) -> None:
+    def show(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int,
+        file: TextIO | None = None, line: str | None = None,
+    ) -> None:  # fmt: skip
         ours = any(part in filename for part in ("fmicl_", "typer", "click"))
         if category is not UserWarning or not ours:
-            usual(message, category, filename, *rest)
+            usual(message, category, filename, lineno, file, line)
         elif str(message) not in told:
             told.add(str(message))
             complain("warning", message)
@@ -110,6 +113,11 @@ def show(rows: Mapping[str, Mapping[str, Any]], title: str, remarks: Sequence[st
         say(remark)
     for line in legend(rows):
         console.print(line, style="dim", highlight=False)
+
+
+def show_run(metrics: Mapping[str, Any], title: str) -> None:
+    """Print the metrics of a run, below those of its baselines."""
+    show({**metrics["baselines"], metrics["title"]: metrics}, title)
 
 
 @contextmanager

@@ -38,7 +38,7 @@ class NotInstalled(ModuleNotFoundError):
 
 def trainer_of(settings: TrainSettings) -> type[Trainer]:
     """The trainer of the settings' framework, imported only when a command needs it."""
-    return load_package(settings).MethodTrainer  # type: ignore[no-any-return]
+    return load_package(settings).MethodTrainer
 
 
 def load_package(settings: TrainSettings) -> Any:

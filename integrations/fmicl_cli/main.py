@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import fmicl_core
-from fmicl_cli import check, embed, simcse, sweep, train
+from fmicl_cli import check, embed, sweep, train
 from fmicl_cli.compare import compare
 from fmicl_cli.console import (
     INTERRUPTED,
@@ -21,10 +21,11 @@ from fmicl_cli.console import (
     print_table,
     say,
     show,
+    show_run,
 )
-from fmicl_cli.frameworks import NotInstalled, check_early, trainer_of
+from fmicl_cli.frameworks import NotInstalled
+from fmicl_cli.methods import IMAGES, TEXTS
 from fmicl_core.checks import InvalidArgument, invalid
-from fmicl_recipes.text import METHODS as TEXT_METHODS
 
 PICTURES = (".png", ".pdf", ".svg")
 
@@ -55,7 +56,7 @@ def options(
     """Contrastive learning with any f-divergence: train, evaluate and compare encoders."""
 
 
-app.command(**train.HELP)(train.train)
+app.add_typer(train.app, name="train")
 
 
 @app.command()
@@ -63,18 +64,10 @@ def evaluate(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> N
     """Evaluate a run's last checkpoint again and rewrite its metrics.json."""
     from fmicl_recipes.run_folder import RunFolder
 
-    folder = RunFolder(run)
-    if folder.read_json("settings.json").get("method") in TEXT_METHODS:
-        simcse.evaluate(run)
-        return
-    settings = folder.settings()
-    check_early(settings)
-    trainer = trainer_of(settings)
-    from fmicl_recipes.runs import evaluate_run
-
-    metrics = evaluate_run(trainer, folder)
-    show({**metrics["baselines"], metrics["title"]: metrics}, str(run))
-    say(f"written to {run}: metrics.json, embeddings.npz, plots/")
+    method = RunFolder(run).read_json("settings.json").get("method")
+    kind = TEXTS if method in list(TEXTS.methods) else IMAGES
+    show_run(kind.evaluate(run), str(run))
+    say(f"written to {run}: {kind.rewritten}")
 
 
 app.command()(compare)

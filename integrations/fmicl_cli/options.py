@@ -12,56 +12,81 @@ from typing import Annotated, Any
 
 import typer
 
-from fmicl_recipes import settings, text
-from fmicl_recipes.options import Settings
-from fmicl_recipes.settings import TrainSettings
+from fmicl_cli.methods import KIND_OF, KINDS
+from fmicl_recipes.options import Settings, default_of, without_effect
 
-#: Of images, and of texts.
-EVERY_METHOD = (*settings.METHODS, *text.METHODS)
+#: Headings of the help in the order in which they are shown.
+PANELS = ("Task", "Data", "Loss", "Model", "Augmentation", "Training", "Evaluation")
+#: Options by name, each with its type.
+Fields = dict[str, tuple[dataclasses.Field[Any], Any]]
 
 
-def with_settings(
-    command: Callable[..., None], kind: type[Settings] = TrainSettings
-) -> Callable[..., None]:
-    """Give a command an option for every field of `kind` but `method`.
+def with_settings(command: Callable[..., None], method: str) -> Callable[..., None]:
+    """Give a command the options of a method, and hide those of others, which it refuses.
 
-    The command receives the options a user gave as the dictionary `overrides`.
+    The command receives what the user gave as the dictionary `overrides`.
     """
-    own = inspect.signature(command, eval_str=True).parameters
-    fields = [f for f in dataclasses.fields(kind) if f.name != "method"]
-    names = {field.name for field in fields}
+    fields = _fields(method)
+    methods = {name: _methods(name) for name in fields}
 
     def wrapper(**values: Any) -> None:
-        overrides = {k: v for k, v in values.items() if k in names and v is not None}
+        overrides = {k: v for k, v in values.items() if k in fields and v is not None}
+        for name, value in overrides.items():
+            if method not in methods[name]:
+                raise without_effect(name, value, ({"method": methods[name]},))
         data = overrides.get("data")
         if data and data != "digits" and Path(data).exists():
             overrides["data"] = str(Path(data).absolute())  # wherever it is resumed
-        rest = {k: v for k, v in values.items() if k not in names}
+        rest = {k: v for k, v in values.items() if k not in fields}
         command(overrides=overrides, **rest)
 
-    parameters = [p for p in own.values() if p.name != "overrides"]
-    hints = typing.get_type_hints(kind)
-    parameters += [_parameter(field, hints[field.name]) for field in fields]
+    own = inspect.signature(command, eval_str=True).parameters.values()
+    parameters = [p for p in own if p.name != "overrides"]
+    for name, (field, hint) in fields.items():
+        parameters.append(_parameter(field, hint, method, hidden=method not in methods[name]))
     wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
-    wrapper.__doc__ = command.__doc__
-    wrapper.__name__ = command.__name__
     return wrapper
 
 
-def _parameter(field: dataclasses.Field[Any], hint: Any) -> inspect.Parameter:
+def _fields(method: str) -> Fields:
+    """The options of all methods in the order of the help, those of `method` as it has them."""
+    found: Fields = {}
+    for kind in (KIND_OF[method], *KINDS):
+        hints = typing.get_type_hints(kind.settings)
+        for name, field in kind.settings.options().items():
+            found.setdefault(name, (field, hints[name]))
+    del found["method"]
+    panel = {name: PANELS.index(field.metadata["group"]) for name, (field, _) in found.items()}
+    return {name: found[name] for name in sorted(found, key=lambda name: panel[name])}
+
+
+def _methods(name: str) -> tuple[str, ...]:
+    """The methods that an option applies to."""
+
+    def applies(method: str, settings: type[Settings]) -> bool:
+        field = settings.options().get(name)
+        return field is not None and method in (field.metadata["methods"] or (method,))
+
+    return tuple(method for method, kind in KIND_OF.items() if applies(method, kind.settings))
+
+
+def _parameter(
+    field: dataclasses.Field[Any], hint: Any, method: str, *, hidden: bool
+) -> inspect.Parameter:
     kind = hint
     if isinstance(hint, types.UnionType):
         kind = next(t for t in typing.get_args(hint) if t is not type(None))
-    choices = field.metadata["choices"]
+    choices, default = field.metadata["choices"], default_of(field, method)
     text = field.metadata["help"] + (f" One of: {', '.join(choices)}." if choices else "")
-    if field.default is not None:  # where it is None the help says what is taken
-        text += f" [dim]\\[default: {field.default}, or the preset's][/dim]"
+    if default is not None:  # where it is None the help says what is taken
+        text += f" [dim]\\[default: {default}, or the preset's][/dim]"
     info = typer.Option(
         f"--{field.name.replace('_', '-')}",
         help=text,
         rich_help_panel=field.metadata["group"],
         show_default=False,
+        hidden=hidden,
     )
     return inspect.Parameter(
         field.name,

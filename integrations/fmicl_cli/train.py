@@ -1,7 +1,9 @@
-"""`fmicl train`: from options to a trained and evaluated run."""
+"""`fmicl train METHOD`: from options to a trained and evaluated run."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from shlex import quote
 from typing import Annotated, Any
@@ -9,103 +11,88 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from fmicl_cli import simcse
-from fmicl_cli.console import console, resumable, say, show
-from fmicl_cli.frameworks import check_early, trainer_of
-from fmicl_cli.options import EVERY_METHOD, with_settings
-from fmicl_core.checks import check_name
-
-HELP: dict[str, Any] = {
-    "cls": simcse.by_method(simcse.app),
-    "epilog": "Examples:\n\n"
-    "fmicl train simclr --data digits --divergence js --out runs/js\n\n"
-    "fmicl train simclr --data PATH/TO/IMAGES --image-size 64 --epochs 100   # labels or not\n\n"
-    "fmicl train moco --data cifar10 --loss info-nce --temperature 0.2 --framework jax\n\n"
-    "fmicl train simclr --out runs/js --resume\n\n"
-    "fmicl train simcse --help   # sentence embeddings, with options of their own",
-}
+from fmicl_cli.console import console, resumable, say, show_run
+from fmicl_cli.methods import KIND_OF, KINDS, MethodGroup
+from fmicl_cli.options import with_settings
+from fmicl_recipes.options import recipe
+from fmicl_recipes.run_folder import RunFolder
 
 
 def list_presets(wanted: bool) -> None:
     """Print the recipes for images and for texts, and end the command."""
-    from fmicl_recipes.presets import PRESETS
-    from fmicl_recipes.text import TEXT_PRESETS
-
     if wanted:
-        for name, options in {**PRESETS, **TEXT_PRESETS}.items():
+        for name, options in [item for kind in KINDS for item in kind.presets.items()]:
             shown = " ".join(f"{k}={v}" for k, v in options.items())
             console.print(Text.assemble((name, "bold"), f"  {shown}"))
         raise typer.Exit
 
 
-@with_settings
-def train(
-    method: Annotated[
-        str, typer.Argument(help=f"Training method: {', '.join(EVERY_METHOD)}.")
-    ],
-    overrides: dict[str, Any],
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder to write. [dim]\\[default: runs/DATA-METHOD-FRAMEWORK-LOSS-seedN][/dim]",
-            rich_help_panel="Task",
-        ),
-    ] = None,
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume",
-            help="Continue the run in --out with its own settings; options that are given must "
-            "be the same.",
-            rich_help_panel="Task",
-        ),
-    ] = False,
-    preset: Annotated[
-        str | None,
-        typer.Option(help="Recipe to start from; see --list-presets.", rich_help_panel="Task"),
-    ] = None,
-    presets: Annotated[
-        bool,
-        typer.Option(
-            "--list-presets", help="Show the recipes and stop.", rich_help_panel="Task",
-            callback=list_presets, is_eager=True,
-        ),
-    ] = False,
-    baselines: Annotated[
-        bool,
-        typer.Option(
-            "--baselines", help="Score raw pixels and the random encoder, too.",
-            rich_help_panel="Task",
-        ),
-    ] = False,
-) -> None:  # fmt: skip
-    """Train an encoder without labels, then evaluate it.
+Task = partial(typer.Option, rich_help_panel="Task")
+Out = Annotated[
+    Path | None,
+    Task(help="Folder to write. [dim]\\[default: one in runs/, named after the run][/dim]"),
+]
+Resume = Annotated[
+    bool,
+    Task("--resume", help="Continue the run in --out with its own settings; options that are given "
+         "must be the same."),
+]  # fmt: skip
+Preset = Annotated[str | None, Task(help="Recipe to start from; see fmicl train --list-presets.")]
+Baselines = Annotated[
+    bool,
+    Task("--baselines", help="Score the encoder before training, too; for images also raw pixels."),
+]
+ListPresets = Annotated[
+    bool,
+    typer.Option(
+        "--list-presets", help="Show the recipes and stop.", callback=list_presets, is_eager=True
+    ),
+]
 
-    Where the images have labels, they serve to score the encoder by kNN and linear probe.
-    """
-    from fmicl_recipes.options import recipe
-    from fmicl_recipes.presets import PRESETS, resolve
-    from fmicl_recipes.run_folder import RunFolder
+app = typer.Typer(cls=MethodGroup, no_args_is_help=True, rich_markup_mode="rich")
 
-    method = check_name("method", method, EVERY_METHOD)
-    given = {"method": method, **overrides}
-    if out is None or not resume:
-        settings = resolve(preset, given)
-        out = out or Path("runs") / (
-            f"{Path(settings.data).name}-{settings.method}-{settings.framework}"
-            f"-{settings.loss_title}-seed{settings.seed}"
-        )
-    if resume:
-        settings = RunFolder(out).continued(given, recipe(preset, PRESETS))
-    else:
-        RunFolder(out).check_free()
-    check_early(settings)
-    with resumable(out, f"fmicl train {method} --out {quote(str(out))} --resume"):
-        trainer = trainer_of(settings)
-        from fmicl_recipes.runs import train_run
 
-        metrics = train_run(trainer, settings, out, resume=resume, baselines=baselines)
-    epochs = f"{settings.epochs} epoch{'s' * (settings.epochs > 1)}"
-    title = f"{Path(settings.data).name}, {epochs}"
-    show({**metrics["baselines"], metrics["title"]: metrics}, title)
-    say(f"written to {out}: metrics.json, history.csv, checkpoint, plots/")
+@app.callback(
+    subcommand_metavar="METHOD [OPTIONS]",
+    epilog="fmicl train METHOD --help shows the options of a method.",
+)
+def train(presets: ListPresets = False) -> None:
+    """Train an encoder without labels by one of the methods, then evaluate it."""
+
+
+def command(method: str) -> Callable[..., None]:
+    """The command that trains by a method."""
+    kind = KIND_OF[method]
+
+    def train(
+        overrides: dict[str, Any], out: Out = None, resume: Resume = False, preset: Preset = None,
+        presets: ListPresets = False, baselines: Baselines = False,
+    ) -> None:  # fmt: skip
+        given = {"method": method, **overrides}
+        if out is None or not resume:
+            settings = kind.resolve(preset, given)
+            out = out or Path("runs") / kind.name(settings)
+        if resume:
+            folder = RunFolder(out, kind.settings)
+            settings = folder.continued(given, recipe(preset, kind.presets))
+        else:
+            RunFolder(out).check_free()
+        kind.check(settings)
+        with resumable(out, f"fmicl train {method} --out {quote(str(out))} --resume"):
+            metrics = kind.train(settings, out, resume=resume, baselines=baselines)
+        epochs = f"{settings.epochs} epoch{'s' * (settings.epochs > 1)}"
+        show_run(metrics, f"{Path(settings.data).name}, {epochs}")
+        say(f"written to {out}: {kind.files}")
+
+    return with_settings(train, method)
+
+
+for method, kind in KIND_OF.items():
+    examples = [f"fmicl train {method} {options}" for options in kind.examples[method]]
+    app.command(
+        method,
+        help=f"{kind.methods[method]}\n\n{kind.about}",
+        short_help=kind.methods[method],
+        epilog="\n\n".join(["Examples:", *examples]),
+        rich_help_panel="Methods",
+    )(command(method))

@@ -6,13 +6,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fmicl_core.checks import check_number, invalid
+from fmicl_core.checks import invalid
+from fmicl_recipes.checks import unit_interval
 
 #: The augmentations by name: for pictures of any kind, and for handwritten characters.
 VIEWS = ("photo", "digits")
 #: Share of the images whose colours "photo" jitters.
 JITTERED = 0.8
-#: Deviation of the Gaussian blur in pixels, drawn evenly.
+#: Bounds of the Gaussian blur's standard deviation in pixels, which is drawn evenly.
 BLUR_SIGMA = (0.1, 2.0)
 #: From RGB to luminance and two chrominances, in whose plane hue is an angle (NTSC).
 YIQ = np.array(
@@ -40,29 +41,25 @@ class Photo(NamedTuple):
     flip: float = 0.5
 
     def checked(self) -> Photo:
-        """These strengths.
+        """Return these strengths.
 
         Raises:
             ValueError: one of them is out of range; the message names it.
         """
-        if not 0.0 < check_number("crop_scale", self.crop_scale) <= 1.0:
-            raise invalid("crop_scale", "a number in (0, 1]", self.crop_scale)
-        for name in ("jitter", "blur", "grayscale", "flip"):
-            if not 0.0 <= check_number(name, getattr(self, name)) <= 1.0:
-                raise invalid(name, "a number in [0, 1]", getattr(self, name))
+        for name, value in self._asdict().items():
+            STRENGTHS[name](name, value)
         return self
 
-    def differing(self) -> Photo:
-        """These strengths.
+    def check_views_differ(self) -> None:
+        """Check that not all strengths are off.
 
         Raises:
-            ValueError: all are off, and the two views of an image would be the same.
+            ValueError: the two views of an image would be the same.
         """
         if self == OFF:
             raise invalid("augmentation", "at least one of " + ", ".join(Photo._fields) + " on",
                           tuple(self), what="strengths",
                           why="Otherwise the two views of an image are the same.")  # fmt: skip
-        return self
 
     @property
     def aspect(self) -> tuple[float, float]:
@@ -84,28 +81,32 @@ class Photo(NamedTuple):
         return 0.2 * self.jitter
 
 
+#: The check of each strength.
+STRENGTHS = dict.fromkeys(Photo._fields, unit_interval("[]")) | {"crop_scale": unit_interval("(]")}
 #: The default: strength 0.5 and no blur, as SimCLR has for CIFAR-10.
 PHOTO = Photo()
 OFF = Photo(crop_scale=1.0, jitter=0.0, blur=0.0, grayscale=0.0, flip=0.0)
 
 
 def blur_radius(side: int) -> int:
-    """Pixels to either side that a blur takes in: a tenth of the image with the pixel itself."""
+    """Pixels that a blur takes in to either side; with the pixel itself, a tenth of the image."""
     return max(side // 20, 1)
 
 
 class Digits(NamedTuple):
     """Strengths of "digits", for handwritten characters."""
 
-    #: Bounds of rotation and of horizontal shear.
+    #: Bound of the rotation and of the horizontal shear, in degrees.
     degrees: float = 12.0
     #: Bound of the shift, as a share of the side.
     shift: float = 0.12
+    #: Bounds of the factor of the size.
     scale: tuple[float, float] = (0.85, 1.15)
-    #: Deviation of the noise.
+    #: Standard deviation of the Gaussian noise.
     noise: float = 0.08
-    #: Share of the images of which a box becomes black, its share of the area, width / height.
+    #: Share of the images in which a box becomes black.
     erased: float = 0.3
+    #: Bounds of the box's share of the area, and of its width / height.
     erased_area: tuple[float, float] = (0.02, 0.12)
     erased_aspect: tuple[float, float] = (0.3, 3.3)
 
@@ -114,7 +115,7 @@ DIGITS = Digits()
 
 
 def chosen_augmentation(name: str, data: str) -> str:
-    """What the augmentation `name` is for a data set: "auto" is "digits" or "photo"."""
+    """The augmentation for a data set: "auto" becomes "digits" or "photo", others stay."""
     if name != "auto":
         return name
     return "digits" if data == "digits" else "photo"

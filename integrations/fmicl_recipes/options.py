@@ -1,13 +1,15 @@
-"""Options: fields of settings with what the command line and the error messages say of them."""
+"""Options: the fields of settings, each with its check, its help and where it has an effect."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
-from fmicl_core import FMICL, get_divergence, get_similarity
-from fmicl_core.checks import check_at_least, check_choice, check_name, invalid, spelled
+from fmicl_core.checks import InvalidArgument, check_choice, check_name, invalid, spelled
+from fmicl_recipes.checks import Check
 
 #: Options that decide where and how fast a run goes, but not what it computes.
 NEUTRAL = ("device",)
@@ -20,19 +22,37 @@ def option(
     default: Any,
     help: str,
     group: str,
-    choices: tuple[str, ...] = (),
+    check: Check | Collection[str],
+    *,
+    methods: Collection[str] = (),
     only: tuple[Needs, ...] = (),
+    by_method: Mapping[str, Any] | None = None,
 ) -> Any:
-    """A field with what the command line says about it.
+    """A field of settings, with its check and what the command line says about it.
 
     Args:
-        default: its value unless given; None where the settings find one that fits.
+        default: value of the option unless one is given. None stands for no value, or for the
+            method's own.
         help: a sentence or two for the command line.
-        group: the heading under which the command line shows it.
-        choices: the texts it can be; empty for anything.
-        only: the option has an effect where one of these holds; always, if there is none.
+        group: heading under which the command line shows the option.
+        check: function from name and value to the value as it is kept, or the names that the value
+            can be, which may be written with "-" or with "_".
+        methods: training methods that the option applies to; empty for all of the settings' kind.
+        only: alternatives of needs, of which one must hold for an effect; empty for none.
+        by_method: the default of each method, where it is not the same for all.
     """
-    metadata = {"help": help, "group": group, "choices": choices, "only": only}
+    choices = () if callable(check) else tuple(check)
+    if methods:
+        only = tuple({"method": tuple(methods), **needs} for needs in only or ({},))
+    metadata = {
+        "help": help,
+        "group": group,
+        "check": check if callable(check) else partial(check_name, names=choices),
+        "choices": choices,
+        "methods": tuple(methods),
+        "only": only,
+        "by_method": by_method or {},
+    }
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -41,24 +61,18 @@ def has_effect(only: tuple[Needs, ...], values: Mapping[str, Any]) -> bool:
     return not only or any(all(values[k] in found for k, found in n.items()) for n in only)
 
 
-def _needed(only: tuple[Needs, ...]) -> str:
-    """The needs in words: "loss = 'fmicl' and similarity = 'gaussian'"."""
+def without_effect(name: str, value: Any, only: tuple[Needs, ...]) -> InvalidArgument:
+    """Build the error for an option that is given where it has no effect."""
     cases = [
         " and ".join(f"{k} = {' or '.join(map(repr, found))}" for k, found in needs.items())
         for needs in only
     ]
-    return "; or ".join(cases)
-
-
-def check_seed(value: Any) -> int:
-    """Return `value` when it is a whole number in [0, 2^32), which every framework takes."""
-    if check_at_least("seed", value, 0) >= 2**32:
-        raise invalid("seed", "a whole number in [0, 2^32)", value)
-    return int(value)
+    return invalid(name, f"{'; or '.join(cases)} beside it", value,
+                   why="Elsewhere the option has no effect.")  # fmt: skip
 
 
 def recipe(name: str | None, recipes: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """The options of one of `recipes`, none for None.
+    """The options of the recipe with this name; no options for None.
 
     Raises:
         ValueError: the name is unknown; the message lists the names.
@@ -67,7 +81,7 @@ def recipe(name: str | None, recipes: Mapping[str, dict[str, Any]]) -> dict[str,
 
 
 def combined(recipe: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a recipe and, above them, those that are given.
+    """The options of a recipe, replaced by those that are given.
 
     If a run is given so few epochs that the recipe's warm-up would not end before the last one, the
     warm-up keeps its share of the run instead.
@@ -79,84 +93,87 @@ def combined(recipe: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, A
     return options
 
 
+@dataclass(frozen=True)
 class Settings:
-    """What every kind of settings can do; subclasses are frozen dataclasses of `option` fields."""
+    """Options by name, each of them checked; subclasses declare their fields by `option`."""
 
-    def check_choices(self) -> None:
-        """Check every option that has a list of choices, and that texts are texts.
+    method: str
 
-        Names of choices are taken with "-" and with "_", and kept as the list has them.
-        """
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
-            value, choices = getattr(self, field.name), field.metadata["choices"]
-            if choices and not (value is None and field.default is None):
-                value = check_name(field.name, value, choices)
-                object.__setattr__(self, field.name, value)
-            elif field.type == "str" and not isinstance(value, str):
-                raise invalid(field.name, "a string", value)
-            elif field.type == "str | None" and not isinstance(value, str | None):
-                raise invalid(field.name, "a string or None", value)
+    def check_each(self) -> None:
+        """Check every option alone, and fill in defaults that depend on the method."""
+        for name, field in self.options().items():
+            value, own = getattr(self, name), field.metadata["by_method"]
+            if value is None and own:
+                value = own[self.method]  # which comes first and is checked by now
+            if value is not None or field.default is not None:
+                object.__setattr__(self, name, field.metadata["check"](name, value))
 
     def check_effects(self) -> None:
         """Refuse every option that is not at its default and has no effect beside the others."""
-        values = vars(self)
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
-            only, value = field.metadata["only"], values[field.name]
-            if value != field.default and not has_effect(only, values):
-                raise invalid(field.name, f"{_needed(only)} beside it", value,
-                              why="Elsewhere the option has no effect.")  # fmt: skip
+        for name, field in self.options().items():
+            value = getattr(self, name)
+            if value != default_of(field, self.method) and not self.applies(name):
+                raise without_effect(name, value, field.metadata["only"])
 
     def applies(self, name: str) -> bool:
         """Whether an option has an effect beside the others."""
-        return has_effect(type(self).__dataclass_fields__[name].metadata["only"], vars(self))  # type: ignore[attr-defined]
-
-    def objective(self) -> FMICL:
-        """The f-MICL settings of this run."""
-        tsallis = {"order": self.order} if self.divergence == "tsallis" else {}
-        kernel = {
-            "gaussian": {"sigma2": self.sigma2, "mu": self.mu},
-            "cosine": {"temperature": self.temperature},
-        }.get(self.similarity, {"scale": self.scale, "mu": self.mu})
-        return FMICL(
-            get_divergence(self.divergence, **tsallis),
-            get_similarity(self.similarity, **kernel),
-            self.alpha,
-            self.negatives,
-        )
-
-    @property
-    def loss_title(self) -> str:
-        """Short name of the loss."""
-        return f"{self.divergence}-micl" if self.loss == "fmicl" else self.loss
-
-    @property
-    def title(self) -> str:
-        """Short name of method and loss for tables and plots."""
-        return f"{self.method} {self.loss_title}"
+        return has_effect(self.options()[name].metadata["only"], vars(self))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values by option name."""
         return dataclasses.asdict(self)
 
     @classmethod
+    def options(cls) -> dict[str, dataclasses.Field[Any]]:
+        """The fields by name."""
+        return {field.name: field for field in dataclasses.fields(cls)}
+
+    @classmethod
+    def changed(cls, name: str, **changes: Any) -> Any:
+        """The option of that name for a subclass that declares it again, with some changes.
+
+        Args:
+            name: name of the option in this class.
+            changes: arguments of `option` that differ.
+        """
+        field = cls.options()[name]
+        default = changes.pop("default", field.default)
+        return dataclasses.field(default=default, metadata={**field.metadata, **changes})
+
+    @classmethod
     def from_dict(cls, values: Mapping[str, Any], optional: Collection[str] = ()) -> Self:
         """Settings from plain values.
 
         Args:
-            values: by the name of the option; others are at their defaults.
-            optional: names in `values` that are left out where they have no effect, as those of a
-                recipe, which is for several methods and losses.
+            values: values by option name; options that are left out are at their defaults.
+            optional: names in `values` that are left out where they have no effect, such as those
+                of a recipe, which is for several methods and losses.
 
         Raises:
             ValueError: a name is unknown (the message lists the names) or a value does not fit.
         """
-        fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        fields = cls.options()
         for name in values:
             check_choice("option", name, fields)
         every = {name: field.default for name, field in fields.items()} | dict(values)
         every = {k: spelled(v, fields[k].metadata["choices"]) for k, v in every.items()}
         idle = [n for n in optional if not has_effect(fields[n].metadata["only"], every)]
         return cls(**{name: value for name, value in values.items() if name not in idle})
+
+    @classmethod
+    def from_recipe(cls, recipe: Mapping[str, Any], given: Mapping[str, Any]) -> Self:
+        """Settings from options that are given, then those of a recipe, then the defaults.
+
+        Raises:
+            ValueError: a name is unknown (the message lists the names) or a value does not fit.
+        """
+        options = combined(recipe, given)
+        return cls.from_dict(options, optional=options.keys() - given.keys())
+
+
+def default_of(option: dataclasses.Field[Any], method: str) -> Any:
+    """The default of an option for a method."""
+    return option.metadata["by_method"].get(method, option.default)
 
 
 def difference(a: Settings, b: Settings) -> dict[str, tuple[Any, Any]]:
@@ -165,5 +182,5 @@ def difference(a: Settings, b: Settings) -> dict[str, tuple[Any, Any]]:
 
 
 def changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Of two sets of plain values with equal names, what `difference` gives of settings."""
+    """What `difference` gives, for settings as plain values."""
     return {n: (a[n], b[n]) for n in a if n not in NEUTRAL and a[n] != b[n]}

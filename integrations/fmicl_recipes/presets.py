@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fmicl_recipes.options import combined, recipe
+from fmicl_recipes.options import recipe
 from fmicl_recipes.settings import TrainSettings
 
 #: Lu et al. (2023), setup table: encoder, N, d, lr, mu, 1/(2 sigma^2), alpha, epochs and k are the
@@ -49,14 +49,13 @@ def resolve(preset: str | None, overrides: dict[str, Any]) -> TrainSettings:
     """Settings from explicit options, then the preset, then the defaults.
 
     Args:
-        preset: a name in `PRESETS`; None takes the preset named like the data set, if there is one.
+        preset: name in `PRESETS`; None takes the preset named like the data set, if there is one.
         overrides: explicit options by name.
 
     Raises:
         ValueError: a name is unknown (the message lists the names) or a value does not fit.
     """
     if preset is None:
-        data = overrides.get("data", TrainSettings.__dataclass_fields__["data"].default)
+        data = overrides.get("data", TrainSettings.data)
         preset = data if data in PRESETS else None
-    options = combined(recipe(preset, PRESETS), overrides)
-    return TrainSettings.from_dict(options, optional=options.keys() - overrides.keys())
+    return TrainSettings.from_recipe(recipe(preset, PRESETS), overrides)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from fmicl_recipes.options import Settings
+from fmicl_recipes.shared_settings import SharedSettings
 
 PACKAGES = (
     "fmicl", "numpy", "torch", "lightning", "kornia", "jax", "flax", "optax", "orbax-checkpoint",
@@ -93,7 +93,7 @@ def versions() -> dict[str, str]:
 
 
 def assemble_metrics(
-    settings: Settings,
+    settings: SharedSettings,
     history: Sequence[Mapping[str, float]],
     scores: Mapping[str, float],
     seconds: float,

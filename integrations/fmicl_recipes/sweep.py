@@ -11,8 +11,8 @@ from typing import Any
 from fmicl_core.checks import check_at_least, check_number, check_positive, invalid
 from fmicl_recipes import plots
 from fmicl_recipes.data import ImageData
-from fmicl_recipes.options import Settings
 from fmicl_recipes.run_folder import RunFolder, check_folder, make_folder
+from fmicl_recipes.shared_settings import SharedSettings
 
 Score = Callable[[float], float]
 
@@ -58,7 +58,7 @@ def _check_search(start: float, factor: float, patience: int) -> None:
 
 
 def check_sweep(
-    settings: Settings, out: str | Path, start: float, factor: float, patience: int
+    settings: SharedSettings, out: str | Path, start: float, factor: float, patience: int
 ) -> None:
     """Check what `sweep_alpha` takes, before the images are loaded.
 
@@ -67,9 +67,8 @@ def check_sweep(
     """
     _check_search(start, factor, patience)
     check_folder(out)
-    loss = vars(settings)["loss"]
-    if loss != "fmicl":
-        raise invalid("loss", "'fmicl', which has an alpha", loss)
+    if settings.loss != "fmicl":
+        raise invalid("loss", "'fmicl', which has an alpha", settings.loss)
 
 
 def check_labels(data: ImageData) -> None:
@@ -80,7 +79,7 @@ def check_labels(data: ImageData) -> None:
 
 
 def sweep_alpha(
-    settings: Settings,
+    settings: SharedSettings,
     train: Callable[[Any, Path, bool], dict[str, Any]],
     measure: str,
     out: str | Path,
@@ -113,7 +112,7 @@ def sweep_alpha(
     target = RunFolder(out)
 
     def score(alpha: float) -> float:
-        one = dataclasses.replace(settings, alpha=alpha)  # type: ignore[type-var]
+        one = dataclasses.replace(settings, alpha=alpha)
         path = target.path / f"alpha-{alpha:g}"
         started = (path / "settings.json").exists()
         if started and (path / "metrics.json").exists():

@@ -10,7 +10,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
 
 from fmicl_recipes import evaluation
-from fmicl_recipes.texts import Table, normalised
+from fmicl_recipes.text.data import Table, normalised
 
 Vectors = dict[str, NDArray[np.float32]]
 #: Fewer pairs than this give no correlation worth a number.

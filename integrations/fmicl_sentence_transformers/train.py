@@ -30,7 +30,7 @@ from fmicl_core.checks import invalid
 from fmicl_recipes import compare, report
 from fmicl_recipes.run_folder import RunFolder, unreadable_checkpoint
 from fmicl_recipes.text import TextSettings
-from fmicl_recipes.texts import normalised, sts_rows, training_columns
+from fmicl_recipes.text.data import normalised, sts_rows, training_columns
 from fmicl_recipes.trainer import NonFiniteLossError
 from fmicl_sentence_transformers.evaluate import sts_scores
 from fmicl_sentence_transformers.loss import CachedFMICLLoss, FMICLLoss

@@ -17,7 +17,8 @@ from fmicl_core.checks import InvalidArgument  # noqa: E402
 from fmicl_recipes import PRESETS, RunFolder, TrainSettings, resolve  # noqa: E402
 from fmicl_recipes.options import difference  # noqa: E402
 from fmicl_recipes.run_folder import make_folder, write_atomically  # noqa: E402
-from fmicl_recipes.settings import ALPHAS  # noqa: E402
+from fmicl_recipes.settings import ALPHAS, METHODS  # noqa: E402
+from fmicl_recipes.text import TextSettings  # noqa: E402
 
 # Settings and presets
 
@@ -212,6 +213,28 @@ def test_history_comes_back(tmp_path):
     assert text == "epoch,loss,knn_accuracy\n1.0,0.1,\n2.0,1e-17,0.5\n"
 
 
-def test_every_option_has_a_help_text():
-    for field in dataclasses.fields(TrainSettings):
+@pytest.mark.parametrize("kind", [TrainSettings, TextSettings])
+def test_every_option_has_a_help_text_and_a_check(kind):
+    for name, field in kind.options().items():
         assert field.metadata["help"].endswith(".")
+        with pytest.raises(InvalidArgument, match=f"`{name}`"):
+            field.metadata["check"](name, object())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_options_of_other_methods_are_refused(method):
+    defaults = TrainSettings(method=method).to_dict()
+    values = {"queue_size": 9, "bn_splits": 2, "head_norm": "none", "ema": 0.5,
+              "patch_projection": "learned", "negatives": "within"}  # fmt: skip
+    methods = {n: f.metadata["methods"] for n, f in TrainSettings.options().items()}
+    assert {name for name in methods if methods[name]} == set(values)
+    for name, value in values.items():
+        if method not in methods[name]:
+            with pytest.raises(InvalidArgument, match=rf"`{name}`. Expected method = '.*no effect"):
+                TrainSettings.from_dict(defaults | {name: value})
+
+
+def test_settings_of_a_former_version_are_read():
+    """They have no alpha, and no negatives, where the loss has none."""
+    old = TrainSettings(loss="spectral").to_dict() | {"alpha": None, "negatives": None}
+    assert TrainSettings.from_dict(old, optional=old) == TrainSettings(loss="spectral")

@@ -25,7 +25,7 @@ from fmicl_recipes import RunFolder  # noqa: E402
 from fmicl_recipes.data import load_images, validation_split  # noqa: E402
 from fmicl_recipes.sweep import doubling_search, sweep_alpha  # noqa: E402
 from fmicl_recipes.text import TEXT_PRESETS, TextSettings, resolve_text  # noqa: E402
-from fmicl_recipes.texts import read_table, sts_rows, training_columns  # noqa: E402
+from fmicl_recipes.text.data import read_table, sts_rows, training_columns  # noqa: E402
 from fmicl_recipes.trainer import NonFiniteLossError  # noqa: E402
 from fmicl_sentence_transformers import train as trainer  # noqa: E402
 from fmicl_sentence_transformers.evaluate import sts_scores  # noqa: E402
@@ -345,20 +345,6 @@ def test_mistakes_end_in_one_line(tmp_path, sts, monkeypatch, fmicl, request, ar
     assert len(lines) == 1
     assert message in lines[0]
     assert not (tmp_path / "run").exists()
-
-
-def test_help_of_texts_is_their_own(monkeypatch, fmicl):
-    monkeypatch.setenv("COLUMNS", "160")
-    for command in (["train", "simcse"], ["sweep", "alpha", "simcse"]):
-        code, out, _ = fmicl(*command, "--help")
-        assert code == 0
-        assert f"fmicl {' '.join(command)}" in out
-        for word in ("--model", "--sts", "--mini-batch-size", "squared_hellinger"):
-            assert word in out
-        assert "--image-size" not in out
-    code, out, _ = fmicl("sweep", "alpha", "--help")
-    assert "--image-size" in out
-    assert "--factor" in out
 
 
 # The search for alpha

@@ -1,17 +1,21 @@
-"""TextSettings: all that determines a run on sentences; its defaults are the paper's text row."""
+"""TextSettings: everything that determines a run on sentences, and recipes for them.
+
+The defaults are the paper's text row.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from fmicl_core.checks import check_at_least, check_number, check_positive, invalid
+from fmicl_core.checks import check_number, check_positive
 from fmicl_core.objective import DEFAULTS
-from fmicl_recipes.options import Settings, check_seed, combined, option, recipe
-from fmicl_recipes.settings import TrainSettings
+from fmicl_recipes.checks import at_least, check_text
+from fmicl_recipes.options import option, recipe
+from fmicl_recipes.shared_settings import SharedSettings
 
-METHODS = ("simcse",)
+#: Training methods, with a line each.
+METHODS = {"simcse": "SimCSE: sentence embeddings, with options of their own."}
 LOSSES = ("fmicl", "info-nce")
 PAIRS = ("dropout", "given")
 POOLINGS = ("model", "cls", "mean")
@@ -30,15 +34,11 @@ class TextDefaults(NamedTuple):
 TEXT_DEFAULTS = TextDefaults()
 
 
-def _same(name: str, default: Any = dataclasses.MISSING, help: str | None = None) -> Any:
-    """The option of that name of the image trainers, with another default or help if given."""
-    field = TrainSettings.__dataclass_fields__[name]
-    value = field.default if default is dataclasses.MISSING else default
-    return option(value, **(dict(field.metadata) | ({} if help is None else {"help": help})))
+_shared = SharedSettings.changed
 
 
 @dataclass(frozen=True)
-class TextSettings(Settings):
+class TextSettings(SharedSettings):
     """Settings of one run on sentences; frozen, validated, and stored with the run.
 
     Raises:
@@ -50,50 +50,52 @@ class TextSettings(Settings):
         "bert-base-uncased",
         "Encoder to start from: a folder of sentence-transformers or transformers, or a hub name.",
         "Task",
+        check_text,
     )
     data: str = option(
         "wiki1m",
         "Training texts: a .txt file with a sentence a line; a .parquet, .csv, .tsv or .jsonl file "
         "with a column text or sentence, or with columns anchor, positive, negative..., or "
         "sentence1, sentence2, score; or wiki1m or nli, SimCSE's sets on the hub.",
-        "Task",
+        "Data",
+        check_text,
     )
     pairs: str = option(
         "dropout",
         "dropout: every sentence twice, as unsupervised SimCSE; given: the columns of the data.",
-        "Task",
+        "Data",
         PAIRS,
     )
     min_score: float = option(
-        4.0, "With given pairs that have a score: the least score that makes a pair.", "Task",
-        only=({"pairs": ("given",)},),
+        4.0, "With given pairs that have a score: the least score that makes a pair.", "Data",
+        check_number, only=({"pairs": ("given",)},),
     )  # fmt: skip
-    limit: int | None = option(None, "Use at most this many training rows.", "Task")
+    limit: int | None = _shared("limit", help="Use at most this many training rows.")
     sts: str | None = option(
         None,
         "STS rows to evaluate on: a .parquet, .csv or .jsonl file with columns task, split, "
         "sentence1, sentence2, score. Without it: --data if it has these, else the hub.",
-        "Task",
+        "Data",
+        check_text,
     )
-    sts_limit: int | None = option(None, "Use at most this many test pairs of a task.", "Task")
+    sts_limit: int | None = option(
+        None, "Use at most this many test pairs of a task.", "Data", at_least(2)
+    )
 
     loss: str = option("fmicl", "Loss; info-nce is MultipleNegativesRankingLoss.", "Loss", LOSSES)
-    divergence: str = _same("divergence", TEXT_DEFAULTS.divergence)
-    order: float = _same("order")
-    similarity: str = _same("similarity")
-    sigma2: float = _same(
+    divergence: str = _shared("divergence", default=TEXT_DEFAULTS.divergence)
+    sigma2: float = _shared(
         "sigma2",
-        TEXT_DEFAULTS.sigma2,
-        "Variance of the Gaussian similarity; 0.025 is 1/(2s^2) = 20.",
+        default=TEXT_DEFAULTS.sigma2,
+        help="Variance of the Gaussian similarity; 0.025 is 1/(2s^2) = 20.",
     )
-    mu: float = _same("mu")
-    scale: float = _same("scale")
-    temperature: float = _same("temperature", TEXT_DEFAULTS.temperature)
-    alpha: float = _same("alpha", TEXT_DEFAULTS.alpha)
-    negatives: str = _same("negatives", TEXT_DEFAULTS.negatives)
+    temperature: float = _shared("temperature", default=TEXT_DEFAULTS.temperature)
+    alpha: float = _shared("alpha", default=TEXT_DEFAULTS.alpha)
+    negatives: str = _shared("negatives", default=TEXT_DEFAULTS.negatives)
     mini_batch_size: int | None = option(
-        None, "Texts embedded at a time, by gradient caching; for batches beyond memory.", "Loss"
-    )
+        None, "Texts embedded at a time, by gradient caching; for batches beyond memory.", "Loss",
+        at_least(2),
+    )  # fmt: skip
 
     pooling: str = option(
         "model",
@@ -101,35 +103,24 @@ class TextSettings(Settings):
         "Model",
         POOLINGS,
     )
-    max_length: int = option(32, "Tokens of a text that are read.", "Model")
+    max_length: int = option(32, "Tokens of a text that are read.", "Model", at_least(1))
 
-    lr: float = _same("lr", 3e-5)
-    weight_decay: float = option(0.0, "Weight decay of AdamW.", "Training")
-    warmup_steps: int = option(0, "Steps of linear warm-up before the linear decay.", "Training")
-    max_grad_norm: float = option(1.0, "Gradients are cut to this length.", "Training")
-    batch_size: int = _same("batch_size", 64)
-    epochs: int = option(1, "Passes over the training texts.", "Training")
-    seed: int = option(0, "Seed of order and dropout.", "Training")
-    precision: str = _same("precision")
-    device: str = _same("device")
-    save_steps: int = option(500, "Steps between checkpoints.", "Training")
+    lr: float = _shared("lr", default=3e-5)
+    weight_decay: float = _shared("weight_decay", default=0.0, help="Weight decay of AdamW.")
+    batch_size: int = _shared("batch_size", default=64)
+    epochs: int = _shared("epochs", default=1, help="Passes over the training texts.")
+    seed: int = _shared("seed", help="Seed of order and dropout.")
+    warmup_steps: int = option(
+        0, "Steps of linear warm-up before the linear decay.", "Training", at_least(0)
+    )
+    max_grad_norm: float = option(
+        1.0, "Gradients are cut to this length.", "Training", check_positive
+    )
+    save_steps: int = option(500, "Steps between checkpoints.", "Training", at_least(1))
 
     def __post_init__(self) -> None:
-        self.check_choices()
+        self.check_each()
         self.check_effects()
-        for name in ("max_length", "epochs", "save_steps"):
-            check_at_least(name, getattr(self, name), 1)
-        check_at_least("warmup_steps", self.warmup_steps, 0)
-        check_seed(self.seed)
-        check_at_least("batch_size", self.batch_size, 2)
-        for name in ("limit", "sts_limit", "mini_batch_size"):
-            if getattr(self, name) is not None:
-                check_at_least(name, getattr(self, name), 2)
-        for name in ("lr", "temperature", "alpha", "max_grad_norm"):
-            check_positive(name, getattr(self, name))
-        check_number("min_score", self.min_score)
-        if check_number("weight_decay", self.weight_decay) < 0:
-            raise invalid("weight_decay", "a finite number >= 0", self.weight_decay)
         if self.loss == "fmicl":
             self.objective()
 
@@ -153,5 +144,4 @@ def resolve_text(preset: str | None, overrides: dict[str, Any]) -> TextSettings:
     Raises:
         ValueError: a name is unknown (the message lists the names) or a value does not fit.
     """
-    options = combined(recipe(preset, TEXT_PRESETS), overrides)
-    return TextSettings.from_dict(options, optional=options.keys() - overrides.keys())
+    return TextSettings.from_recipe(recipe(preset, TEXT_PRESETS), overrides)

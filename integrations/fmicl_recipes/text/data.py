@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fmicl_core.checks import invalid
-from fmicl_recipes.text import TextSettings
+from fmicl_recipes.text.settings import TextSettings
 
 Table = dict[str, list[Any]]
 

@@ -1,0 +1,55 @@
+"""Checks of single options: from an option's name and value to the value as it is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from fmicl_core.checks import check_at_least, check_number, invalid
+
+#: Returns the value, or raises an error that names the option and what was expected.
+Check = Callable[[str, Any], Any]
+
+
+def at_least(low: int) -> Check:
+    """A check for whole numbers >= `low`."""
+    return partial(check_at_least, low=low)
+
+
+def check_text(name: str, value: Any) -> str:
+    """Return `value` when it is a string."""
+    if not isinstance(value, str):
+        raise invalid(name, "a string", value)
+    return value
+
+
+def check_not_negative(name: str, value: Any) -> float:
+    """Return `value` as a float when it is a finite number >= 0."""
+    number = check_number(name, value)
+    if number < 0.0:
+        raise invalid(name, "a finite number >= 0", value)
+    return number
+
+
+def unit_interval(ends: str) -> Check:
+    """A check for numbers from 0 to 1; `ends` as they are printed, "[)" for 0 <= value < 1."""
+
+    def check(name: str, value: Any) -> float:
+        number = check_number(name, value)
+        if (
+            not 0.0 <= number <= 1.0
+            or (number == 0.0 and ends[0] == "(")
+            or (number == 1.0 and ends[1] == ")")
+        ):
+            raise invalid(name, f"a number in {ends[0]}0, 1{ends[1]}", value)
+        return number
+
+    return check
+
+
+def check_seed(name: str, value: Any) -> int:
+    """Return `value` when it is a whole number in [0, 2^32), which every framework takes."""
+    if check_at_least(name, value, 0) >= 2**32:
+        raise invalid(name, "a whole number in [0, 2^32)", value)
+    return int(value)
