@@ -11,12 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmicl_core.checks import invalid, non_finite
+from fmicl_recipes.data import Images
+from fmicl_recipes.data.arrays import stack
+from fmicl_recipes.data.pictures import Decoder
+from fmicl_recipes.data.sources import open_splits
+from fmicl_recipes.data.splits import Split, numbered
 from fmicl_recipes.encoder import open_run
-from fmicl_recipes.pictures import Decoder, Images, stack
 from fmicl_recipes.progress import note
 from fmicl_recipes.run_folder import check_folder, make_folder, write_atomically
-from fmicl_recipes.sources import open_splits
-from fmicl_recipes.splits import Split, numbered
 
 #: Encoder features (N, F) float32 of uint8 images (N, H, W, C) by the run in a folder.
 Encode = Callable[[Path, Images], NDArray[np.floating]]

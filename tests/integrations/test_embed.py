@@ -12,8 +12,9 @@ datasets = pytest.importorskip("datasets", reason="the recipes need Hugging Face
 from PIL import Image  # noqa: E402
 
 from fmicl_core.checks import InvalidArgument  # noqa: E402
-from fmicl_recipes import RunFolder, TrainSettings, pictures  # noqa: E402
+from fmicl_recipes import RunFolder, TrainSettings  # noqa: E402
 from fmicl_recipes import embed as recipe  # noqa: E402
+from fmicl_recipes.data.pictures import Decoder  # noqa: E402
 from fmicl_recipes.text import TextSettings  # noqa: E402
 
 
@@ -204,7 +205,7 @@ def mistakes(tmp_path, images):
     ["suffix", "exists", "folder", "no run", "untrained", "texts", "channels", "older", "no data"],
 )
 def test_mistakes_are_found_before_anything_is_decoded(tmp_path, images, monkeypatch, name):
-    monkeypatch.setattr(pictures.Decoder, "decode", None)
+    monkeypatch.setattr(Decoder, "decode", None)
     run, out, data, message = mistakes(tmp_path, images)[name]
     with pytest.raises(InvalidArgument, match=message):
         embed(run, tmp_path / out, data)
