@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fmicl_core.checks import invalid
 from fmicl_recipes.data.sources import check_source
-from fmicl_recipes.encoder import PACKAGES
+from fmicl_recipes.loading import PACKAGES
 from fmicl_recipes.settings import ENCODER_LIBRARIES, TrainSettings
 
 if TYPE_CHECKING:

@@ -70,7 +70,7 @@ def evaluate(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> N
     settings = folder.settings()
     check_early(settings)
     trainer = trainer_of(settings)
-    from fmicl_recipes.runs import evaluate_run
+    from fmicl_recipes.run import evaluate_run
 
     metrics = evaluate_run(trainer, folder)
     show({**metrics["baselines"], metrics["title"]: metrics}, str(run))
@@ -99,8 +99,8 @@ def divergences(
                      "yes" if make().suitable else "no: features collapse"])  # fmt: skip
     print_table(["name", "divergence", "generator and conjugate", "suitable"], rows, "divergences")
     if plot is not None:
+        from fmicl_recipes.files import make_folder
         from fmicl_recipes.plots import divergence_curves
-        from fmicl_recipes.run_folder import make_folder
 
         make_folder(plot.parent, "plot")
         say(f"written: {divergence_curves(plot)}")

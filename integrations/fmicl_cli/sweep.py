@@ -92,7 +92,7 @@ def alpha_of_images(
     """
     from fmicl_recipes.data import validation_split
     from fmicl_recipes.presets import resolve
-    from fmicl_recipes.runs import load_data, train_run
+    from fmicl_recipes.run import load_data, train_run
     from fmicl_recipes.sweep import check_labels, check_sweep, sweep_alpha
 
     method = check_name("method", method, EVERY_METHOD)

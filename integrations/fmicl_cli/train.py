@@ -102,7 +102,7 @@ def train(
     check_early(settings)
     with resumable(out, f"fmicl train {method} --out {quote(str(out))} --resume"):
         trainer = trainer_of(settings)
-        from fmicl_recipes.runs import train_run
+        from fmicl_recipes.run import train_run
 
         metrics = train_run(trainer, settings, out, resume=resume, baselines=baselines)
     epochs = f"{settings.epochs} epoch{'s' * (settings.epochs > 1)}"

@@ -16,9 +16,9 @@ from fmicl_recipes.data.arrays import stack
 from fmicl_recipes.data.pictures import Decoder
 from fmicl_recipes.data.sources import open_splits
 from fmicl_recipes.data.splits import Split, numbered
-from fmicl_recipes.encoder import open_run
+from fmicl_recipes.files import check_folder, make_folder, write_atomically
+from fmicl_recipes.loading import open_run
 from fmicl_recipes.progress import note
-from fmicl_recipes.run_folder import check_folder, make_folder, write_atomically
 
 #: Encoder features (N, F) float32 of uint8 images (N, H, W, C) by the run in a folder.
 Encode = Callable[[Path, Images], NDArray[np.floating]]

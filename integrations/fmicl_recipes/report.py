@@ -1,20 +1,9 @@
-"""metrics.json of a run, and tables of several."""
+"""Tables of runs and baselines, with a legend that says what the columns mean."""
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
-
-from fmicl_recipes.options import Settings
-
-PACKAGES = (
-    "fmicl", "numpy", "torch", "lightning", "kornia", "jax", "flax", "optax", "orbax-checkpoint",
-    "keras", "tensorflow", "tensorflow-cpu", "datasets", "scikit-learn", "sentence-transformers",
-    "transformers", "accelerate",
-)  # fmt: skip
 
 Rows = Mapping[str, Mapping[str, Any]]
 #: Key in metrics.json, heading, format.
@@ -79,52 +68,6 @@ NEGATIVE_LOSSES = {
     "below 0.",
 }  # fmt: skip
 LOWER_IS_BETTER = "Lower is better; values of different losses or divergences do not compare."
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that are installed."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def assemble_metrics(
-    settings: Settings,
-    history: Sequence[Mapping[str, float]],
-    scores: Mapping[str, float],
-    seconds: float,
-    baselines: Mapping[str, Mapping[str, float]],
-) -> dict[str, Any]:
-    """Everything metrics.json holds, accuracies in [0, 1].
-
-    Args:
-        settings: of the run.
-        history: a row an epoch, with "loss".
-        scores: accuracies, alignment, uniformity, rank.
-        seconds: wall-clock time of training.
-        baselines: scores of raw pixels and of the untrained encoder.
-    """
-    named = ("method", "framework", "data", "loss", "divergence", "epochs", "seed")
-    values = settings.to_dict()
-    if values.get("framework") == "tensorflow":  # elsewhere the option says nothing
-        named = (*named, "keras_backend")
-    return {
-        "title": settings.title,
-        **{name: values[name] for name in named if name in values},
-        **scores,
-        "loss_history": [row["loss"] for row in history],
-        "seconds": round(seconds, 2),
-        "baselines": {name: dict(row) for name, row in baselines.items()},
-        "versions": versions(),
-        "machine": {
-            "cores": os.cpu_count(),
-            "platform": f"{platform.system()} {platform.machine()}",
-        },
-    }
 
 
 def is_text(rows: Rows) -> bool:

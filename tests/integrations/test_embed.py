@@ -216,7 +216,7 @@ def test_mistakes_are_found_before_anything_is_decoded(tmp_path, images, monkeyp
 @pytest.mark.parametrize("framework", ["torch", "jax", "tensorflow"])
 def test_the_command_takes_the_encoder_of_the_run(tmp_path, images, monkeypatch, fmicl, framework):
     pytest.importorskip("typer", reason="the command line needs typer")
-    from fmicl_recipes.encoder import PACKAGES
+    from fmicl_recipes.loading import PACKAGES
 
     package = types.SimpleNamespace(features=encoder, MethodTrainer=None)
     for name in PACKAGES.values():
