@@ -45,7 +45,7 @@ def assemble_metrics(
         seconds: wall-clock time of training.
         baselines: scores of raw pixels and of the untrained encoder.
     """
-    named = ("method", "framework", "data", "loss", "divergence", "epochs", "seed")
+    named: tuple[str, ...] = ("method", "framework", "data", "loss", "divergence", "epochs", "seed")
     values = settings.to_dict()
     if values.get("framework") == "tensorflow":  # elsewhere the option says nothing
         named = (*named, "keras_backend")

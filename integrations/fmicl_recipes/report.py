@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+#: Contents of metrics.json, by name.
 Rows = Mapping[str, Mapping[str, Any]]
-#: Key in metrics.json, heading, format.
+#: A column: key in metrics.json, heading, format.
 Column = tuple[str, str, str]
 
-#: Columns of every table; one that no row has is left out.
+#: Columns of the tables of runs on images; a column that no row has is left out.
 COLUMNS: tuple[Column, ...] = (
     ("knn_accuracy", "kNN", "{:.1%}"),
     ("linear10_accuracy", "linear, 10", "{:.1%}"),
@@ -20,7 +21,7 @@ COLUMNS: tuple[Column, ...] = (
     ("embedding_rank", "rank", "{:.1f}"),
     ("seconds", "s", "{:.0f}"),
 )
-#: Columns of the tables of text runs; correlations in percent.
+#: Columns of the tables of runs on texts; correlations in percent.
 TEXT_COLUMNS: tuple[Column, ...] = (
     *((task, label, "{:.1%}") for task, label in (
         ("sts12", "STS12"), ("sts13", "STS13"), ("sts14", "STS14"), ("sts15", "STS15"),
@@ -32,7 +33,7 @@ TEXT_COLUMNS: tuple[Column, ...] = (
     ("seconds", "s", "{:.0f}"),
 )  # fmt: skip
 
-#: What columns mean, to print below a table: the keys of which one must be there, and the text.
+#: What columns mean, in sentences to print below a table where one of the keys is there.
 LEGEND = (
     (("knn_accuracy", "linear10_accuracy", "linear_accuracy"),
      "kNN, linear: test accuracy of the encoder's features in percent; linear probe with 10 labels "
@@ -85,7 +86,7 @@ def _has(rows: Rows, key: str) -> bool:
 
 
 def table(rows: Rows) -> tuple[list[str], list[list[str]]]:
-    """Headings and cells, of images or of texts; accuracies and correlations in percent.
+    """Headings and cells of runs on images or on texts; accuracies and correlations in percent.
 
     A column that no row has is left out, and a row without a value has a dash. The name of a row
     whose features have collapsed says so.
@@ -109,7 +110,7 @@ def _cell(row: Mapping[str, Any], key: str, form: str) -> str:
 
 
 def legend(rows: Rows) -> list[str]:
-    """What the columns of `table` mean, and marks and losses where there are any; in sentences."""
+    """Sentences that say what the columns of `table` mean, and its marks, and losses below 0."""
     parts = TEXT_LEGEND if is_text(rows) else LEGEND
     rows = _flat(rows)
     lines = [text for keys, text in parts if any(_has(rows, key) for key in keys)]
@@ -119,7 +120,7 @@ def legend(rows: Rows) -> list[str]:
 
 
 def negative_losses(rows: Rows) -> list[str]:
-    """Why the losses of these runs may be negative; nothing for InfoNCE, which cannot be."""
+    """Why the losses of these runs may be negative; nothing for InfoNCE, which is never below 0."""
     used = {row["loss"] for row in rows.values() if row.get("loss") in NEGATIVE_LOSSES}
     lines = [text for loss, text in NEGATIVE_LOSSES.items() if loss in used]
     return [" ".join([*lines, LOWER_IS_BETTER])] if lines else []

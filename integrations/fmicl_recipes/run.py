@@ -6,11 +6,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from fmicl_core.checks import invalid
 from fmicl_recipes.data import ImageData, load_images
-from fmicl_recipes.files import write_atomically
 from fmicl_recipes.loading import check_checkpoint
 from fmicl_recipes.metrics import assemble_metrics
 from fmicl_recipes.plots import draw_runs
@@ -159,7 +156,7 @@ def finish(trainer: Trainer, folder: RunFolder, progress: bool) -> dict[str, Any
     before = folder.baselines()
     metrics = assemble_metrics(settings, trainer.history, scores, trainer.seconds, before)
     metrics |= data.described()
-    write_atomically(folder.path / "embeddings.npz", lambda file: np.savez(file, **features))
+    folder.write_arrays("embeddings.npz", features)
     folder.write_json("metrics.json", metrics)
     note("drawing", progress)
     draw_runs(folder.plots, {settings.title: metrics}, {settings.title: features})

@@ -11,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
+
 from fmicl_core.checks import InvalidArgument, check_choice, check_name, invalid
 from fmicl_recipes.augmentation import chosen_augmentation
 from fmicl_recipes.files import check_folder, make_folder, write_atomically
@@ -193,6 +195,10 @@ class RunFolder:
         """Write a JSON file; a reader sees the old one or the new one, whole."""
         text = json.dumps(values, indent=2, allow_nan=False) + "\n"
         return write_atomically(self.path / name, lambda file: file.write(text.encode()))
+
+    def write_arrays(self, name: str, arrays: Mapping[str, Any]) -> Path:
+        """Write a file of NumPy arrays, .npz; a reader sees the old one or the new one, whole."""
+        return write_atomically(self.path / name, lambda file: np.savez(file, **arrays))
 
     def write_history(self, rows: list[dict[str, float]]) -> Path:
         """Write history.csv, a row an epoch; a cell is empty where a row lacks the column."""
