@@ -182,7 +182,7 @@ def _train(
     from fmicl_check.parity import DTYPES, METHODS, count_groups, train_everywhere
     from fmicl_check.plot import plot_training
     from fmicl_check.report import as_text, training_report
-    from fmicl_recipes.run_folder import check_folder, make_folder
+    from fmicl_recipes.files import check_folder, make_folder
 
     folder, length = out or OUT, STEPS if steps is None else steps
     check_folder(folder)

@@ -13,9 +13,9 @@ from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from fmicl_core.checks import invalid
-from fmicl_recipes.encoder import PACKAGES
+from fmicl_recipes.data.sources import check_source
+from fmicl_recipes.loading import PACKAGES
 from fmicl_recipes.settings import ENCODER_LIBRARIES, TrainSettings
-from fmicl_recipes.sources import check_source
 
 if TYPE_CHECKING:
     from fmicl_recipes.trainer import Trainer

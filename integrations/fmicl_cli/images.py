@@ -22,7 +22,7 @@ def name(settings: TrainSettings) -> str:
 def train(settings: TrainSettings, out: Path, *, resume: bool, baselines: bool) -> dict[str, Any]:
     """Train and evaluate; the metrics."""
     trainer = trainer_of(settings)
-    from fmicl_recipes.runs import train_run
+    from fmicl_recipes.run import train_run
 
     return train_run(trainer, settings, out, resume=resume, baselines=baselines)
 
@@ -35,7 +35,7 @@ def evaluate(run: Path) -> dict[str, Any]:
     settings = folder.settings()
     check_early(settings)
     trainer = trainer_of(settings)
-    from fmicl_recipes.runs import evaluate_run
+    from fmicl_recipes.run import evaluate_run
 
     return evaluate_run(trainer, folder)
 
@@ -43,7 +43,7 @@ def evaluate(run: Path) -> dict[str, Any]:
 def trials(settings: TrainSettings) -> Trial:
     """What trains on four fifths of the training images, and scores on the others."""
     from fmicl_recipes.data import validation_split
-    from fmicl_recipes.runs import load_data, train_run
+    from fmicl_recipes.run import load_data, train_run
     from fmicl_recipes.sweep import check_labels
 
     trainer = trainer_of(settings)

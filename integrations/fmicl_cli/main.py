@@ -92,8 +92,8 @@ def divergences(
                      "yes" if make().suitable else "no: features collapse"])  # fmt: skip
     print_table(["name", "divergence", "generator and conjugate", "suitable"], rows, "divergences")
     if plot is not None:
+        from fmicl_recipes.files import make_folder
         from fmicl_recipes.plots import divergence_curves
-        from fmicl_recipes.run_folder import make_folder
 
         make_folder(plot.parent, "plot")
         say(f"written: {divergence_curves(plot)}")

@@ -15,7 +15,7 @@ from fmicl_flax.layers import batch_norm, linear
 from fmicl_flax.method import Contrast, Loss, MomentumMethod
 from fmicl_flax.parts import has_batch_norm, in_parts
 from fmicl_jax.ops import normalize_rows
-from fmicl_recipes.momentum import initial_queue, key_order
+from fmicl_recipes.draws import initial_queue, key_order
 from fmicl_recipes.settings import HEAD_NORMS
 
 

@@ -17,8 +17,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from fmicl_core.checks import invalid
 from fmicl_flax.method import Contrast, Method
+from fmicl_recipes.chunks import filled_chunks
 from fmicl_recipes.data import Images
-from fmicl_recipes.encoder import filled_chunks
 from fmicl_recipes.settings import TrainSettings
 from fmicl_recipes.trainer import Features
 

@@ -24,20 +24,15 @@ from fmicl_flax.steps import (
     project,
     train_step,
 )
+from fmicl_recipes.board import Board
+from fmicl_recipes.chunks import filled_chunks
 from fmicl_recipes.data import ImageData, Images
-from fmicl_recipes.encoder import filled_chunks
-from fmicl_recipes.logs import Board, Progress
+from fmicl_recipes.draws import epoch_batches
+from fmicl_recipes.history import epoch_row, knn, warn_of_collapse
+from fmicl_recipes.progress import Progress
 from fmicl_recipes.run_folder import RunFolder, unreadable_checkpoint
 from fmicl_recipes.settings import TrainSettings
-from fmicl_recipes.trainer import (
-    Features,
-    NonFiniteLossError,
-    Trainer,
-    epoch_batches,
-    epoch_row,
-    knn,
-    warn_of_collapse,
-)
+from fmicl_recipes.trainer import Features, NonFiniteLossError, Trainer
 
 T = TypeVar("T")
 

@@ -13,7 +13,7 @@ from fmicl_flax.augment import as_float, standardise
 from fmicl_flax.build import untrained_encoder
 from fmicl_flax.steps import encode_all
 from fmicl_recipes.data import Images
-from fmicl_recipes.encoder import check_batch, check_images, open_run
+from fmicl_recipes.loading import check_batch, check_images, open_run
 from fmicl_recipes.trainer import Features
 
 

@@ -13,15 +13,10 @@ import numpy as np
 from fmicl_keras.build import state
 from fmicl_keras.checkpoint import to_numpy
 from fmicl_recipes.data import Images
-from fmicl_recipes.logs import Progress
-from fmicl_recipes.trainer import (
-    NonFiniteLossError,
-    Trainer,
-    epoch_batches,
-    epoch_row,
-    knn,
-    warn_of_collapse,
-)
+from fmicl_recipes.draws import epoch_batches
+from fmicl_recipes.history import epoch_row, knn, warn_of_collapse
+from fmicl_recipes.progress import Progress
+from fmicl_recipes.trainer import NonFiniteLossError, Trainer
 
 
 class EpochBatches(keras.utils.PyDataset):

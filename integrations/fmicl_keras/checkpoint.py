@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmicl_core.checks import invalid
-from fmicl_recipes.run_folder import unreadable_checkpoint, write_atomically
+from fmicl_recipes.files import write_atomically
+from fmicl_recipes.run_folder import unreadable_checkpoint
 
 #: Name of the entry that is no variable.
 _FACTS = "facts"

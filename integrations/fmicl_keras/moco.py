@@ -13,7 +13,7 @@ from fmicl_keras.heads import mlp
 from fmicl_keras.method import Loss, MomentumMethod
 from fmicl_keras.native import library
 from fmicl_keras.replicas import gather, replica_count
-from fmicl_recipes.momentum import initial_queue
+from fmicl_recipes.draws import initial_queue
 from fmicl_recipes.settings import TrainSettings
 
 

@@ -15,9 +15,9 @@ from fmicl_keras.callbacks import EpochBatches, Run
 from fmicl_keras.devices import Devices
 from fmicl_keras.method import LastViews, Method
 from fmicl_keras.optimizers import build_optimizer
+from fmicl_recipes.chunks import CHUNK, filled_chunks
 from fmicl_recipes.data import ImageData, Images
-from fmicl_recipes.encoder import CHUNK, filled_chunks
-from fmicl_recipes.logs import Progress
+from fmicl_recipes.progress import Progress
 from fmicl_recipes.run_folder import RunFolder
 from fmicl_recipes.settings import TrainSettings
 from fmicl_recipes.trainer import Features, Trainer

@@ -12,8 +12,9 @@ from fmicl_keras import checkpoint
 from fmicl_keras.augment import as_float, standardise
 from fmicl_keras.build import state, untrained_method
 from fmicl_keras.train import predict
+from fmicl_recipes.chunks import CHUNK
 from fmicl_recipes.data import Images
-from fmicl_recipes.encoder import CHUNK, check_batch, check_images, open_run
+from fmicl_recipes.loading import check_batch, check_images, open_run
 from fmicl_recipes.trainer import Features
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from fmicl_recipes.data import ImageData
-from fmicl_recipes.trainer import epoch_batches
+from fmicl_recipes.draws import epoch_batches
 
 
 @dataclass(frozen=True)

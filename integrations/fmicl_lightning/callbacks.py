@@ -11,9 +11,10 @@ from typing import Any
 
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
-from fmicl_recipes.logs import Progress
+from fmicl_recipes.history import knn
+from fmicl_recipes.progress import Progress
 from fmicl_recipes.run_folder import RunFolder
-from fmicl_recipes.trainer import Trainer, knn
+from fmicl_recipes.trainer import Trainer
 
 #: Where Lightning's advice comes from.
 LOGGERS = [

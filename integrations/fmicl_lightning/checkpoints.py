@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from fmicl_recipes.run_folder import unreadable_checkpoint, write_atomically
+from fmicl_recipes.files import write_atomically
+from fmicl_recipes.run_folder import unreadable_checkpoint
 
 #: What every checkpoint of a run has.
 _NEEDED = {"state_dict", "history", "callbacks"}

@@ -10,9 +10,9 @@ from fmicl_core.checks import invalid
 from fmicl_lightning.train import MethodTrainer
 from fmicl_recipes.compare import compare_runs
 from fmicl_recipes.data import load_images
+from fmicl_recipes.files import make_folder
 from fmicl_recipes.presets import resolve
-from fmicl_recipes.run_folder import make_folder
-from fmicl_recipes.runs import train_run
+from fmicl_recipes.run import train_run
 
 #: The losses of the demonstration. Encoder, augmentation, epochs and learning rate of the preset
 #: "digits" were set once, with InfoNCE, and serve all three.

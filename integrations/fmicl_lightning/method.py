@@ -15,8 +15,10 @@ from torch import nn
 
 from fmicl_lightning.augment import as_float, standardise
 from fmicl_lightning.optimizers import build_optimizer, warmup_cosine
+from fmicl_recipes.draws import step_seed
+from fmicl_recipes.history import epoch_row, warn_of_collapse
 from fmicl_recipes.settings import TrainSettings
-from fmicl_recipes.trainer import NonFiniteLossError, epoch_row, warn_of_collapse
+from fmicl_recipes.trainer import NonFiniteLossError
 
 #: From features x, y (N, d), and a bank of negatives (K, d) if there is one, to a scalar.
 Loss = Callable[..., torch.Tensor]
@@ -110,7 +112,7 @@ class Method(lightning.LightningModule):
 
         A run that stopped thereby goes on exactly as if it had not.
         """
-        step = self.settings.seed * 1_000_003 + self.global_step
+        step = step_seed(self.settings.seed, self.global_step)
         torch.manual_seed(step * self.world + self.global_rank)
 
     def on_train_epoch_end(self) -> None:

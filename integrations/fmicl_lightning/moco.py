@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from fmicl_lightning.method import Contrast, Loss, MomentumMethod
-from fmicl_recipes.momentum import initial_queue, key_order
+from fmicl_recipes.draws import initial_queue, key_order
 from fmicl_recipes.settings import TrainSettings
 from fmicl_torch.ops import normalize_rows
 

@@ -19,9 +19,9 @@ from fmicl_lightning.callbacks import RunClock, checkpointing, quiet
 from fmicl_lightning.checkpoints import AtomicCheckpoints, read_checkpoint
 from fmicl_lightning.encoders import check_library_encoder
 from fmicl_lightning.trained import load_weights
+from fmicl_recipes.board import without_tensorflow
+from fmicl_recipes.chunks import CHUNK
 from fmicl_recipes.data import ImageData, Images
-from fmicl_recipes.encoder import CHUNK
-from fmicl_recipes.logs import without_tensorflow
 from fmicl_recipes.run_folder import RunFolder
 from fmicl_recipes.settings import TrainSettings
 from fmicl_recipes.trainer import Features, NonFiniteLossError, Trainer

@@ -10,8 +10,9 @@ from torch import nn
 from fmicl_lightning.augment import standardise
 from fmicl_lightning.build import untrained_encoder
 from fmicl_lightning.checkpoints import read_checkpoint
+from fmicl_recipes.chunks import CHUNK
 from fmicl_recipes.data import Images
-from fmicl_recipes.encoder import CHUNK, check_batch, check_images, open_run
+from fmicl_recipes.loading import check_batch, check_images, open_run
 from fmicl_recipes.run_folder import unreadable_checkpoint
 from fmicl_recipes.trainer import Features
 

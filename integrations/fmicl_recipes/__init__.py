@@ -1,7 +1,17 @@
-"""What all trainers share: settings, presets, data sets, run folder, evaluation, plots.
+"""What all trainers share, without any framework.
 
-`fmicl_recipes.data`, `.evaluation`, `.plots`, `.report` and `.compare` are imported by name, so
-that reading settings does not wait for scikit-learn.
+| room | files |
+| --- | --- |
+| settings | `options.py`, `settings.py`, `presets.py`, `augmentation.py`, `losses.py` |
+| images, texts | `data/`, `text/` |
+| a run | `run.py`, its course; `run_folder.py`, `trainer.py`, `history.py`, `scores.py` |
+| while it trains | `draws.py`, `momentum.py`, `chunks.py`; `progress.py`, `board.py` |
+| evaluation | `evaluation.py`, by classes; `sphere.py`, without; `loading.py` and `embed.py` |
+| results | `metrics.py`, `report.py`, `plots/`; of several runs `compare.py`, `differences.py` |
+| other | `sweep.py`, the search for alpha; `files.py` |
+
+`fmicl_recipes.data`, `.run`, `.evaluation`, `.plots`, `.report` and `.compare` are imported by
+name, so that reading settings does not wait for scikit-learn and matplotlib.
 """
 
 from fmicl_recipes.presets import PRESETS, resolve

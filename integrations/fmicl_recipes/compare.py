@@ -1,9 +1,8 @@
-"""Several finished runs side by side."""
+"""Several finished runs side by side: `fmicl compare`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from zipfile import BadZipFile
@@ -12,14 +11,13 @@ import numpy as np
 
 from fmicl_core.checks import invalid
 from fmicl_recipes import plots, report
-from fmicl_recipes.conditions import differences, untrained_alike
-from fmicl_recipes.evaluation import ACCURACIES
+from fmicl_recipes.differences import differences, untrained_alike
+from fmicl_recipes.files import check_folder, make_folder, write_atomically
 from fmicl_recipes.progress import note
-from fmicl_recipes.run_folder import RunFolder, check_folder, make_folder, write_atomically
+from fmicl_recipes.run_folder import RunFolder
 
-#: Files of a comparison, which a later one may replace.
+#: Files of a comparison beside its pictures.
 TABLE, NUMBERS = "comparison.md", "metrics.json"
-LOSS, DISTANCES, EMBEDDING, ACCURACY = "loss.png", "distances.png", "embedding.png", "accuracy.png"
 
 
 class Comparison(NamedTuple):
@@ -27,9 +25,9 @@ class Comparison(NamedTuple):
 
     Args:
         rows: metrics by name, baselines first where a run has them.
-        files: that were written.
-        remarks: a sentence for each setting in which the runs differ beside loss and method, the
-            most severe first.
+        files: paths of the files that were written.
+        remarks: sentences, one for each setting in which the runs differ beside loss and method,
+            the most severe first.
     """
 
     rows: dict[str, dict[str, Any]]
@@ -45,7 +43,7 @@ def compare_runs(
     Args:
         runs: folders of runs.
         out: folder for comparison.md, metrics.json and the plots; made if missing.
-        overwrite: replace the files of an earlier comparison in `out`.
+        overwrite: whether to replace the files of an earlier comparison in `out`.
 
     Raises:
         ValueError: `out` is not empty and may not be overwritten; a folder is given twice or holds
@@ -59,16 +57,17 @@ def compare_runs(
     texts = {report.is_text({"": metrics}) for metrics in read}
     if len(texts) > 1:
         raise invalid("runs", "runs on images alone or on texts alone", [str(p) for p in runs])
-    features = {} if texts == {True} else {f.path: _features(f) for f in folders}
+    arrays = [] if texts == {True} else [_features(folder) for folder in folders]
     names = _names(folders)
     titles = _distinct([m["title"] for m in read], names)
     metrics = dict(zip(titles, read, strict=True))
+    features = dict(zip(titles, arrays, strict=False))  # texts have none
     settings = [folder.read_json("settings.json") for folder in folders]
     rows = {**_baselines(names, settings, read), **metrics}
     remarks = differences(titles, settings, read)
 
     make_folder(target.path)
-    for name in (TABLE, NUMBERS, LOSS, DISTANCES, EMBEDDING, ACCURACY):
+    for name in (TABLE, NUMBERS, *plots.FILES):
         (target.path / name).unlink(missing_ok=True)
     text = report.markdown(rows, remarks).encode()
     files = [
@@ -76,11 +75,7 @@ def compare_runs(
         write_atomically(target.path / TABLE, lambda file: file.write(text)),
     ]
     note("drawing")
-    if texts == {True}:
-        return Comparison(rows, [*files, *draw(target.path, metrics, {})], remarks)
-    files += draw(target.path, metrics, dict(zip(titles, features.values(), strict=True)))
-    if any(key in row for row in rows.values() for key in ACCURACIES):
-        files += plots.pictures(target.path, {ACCURACY: partial(plots.accuracy_bars, rows)})
+    files += plots.draw_runs(target.path, metrics, features, rows)
     return Comparison(rows, files, remarks)
 
 
@@ -98,7 +93,7 @@ def _target(out: str | Path, overwrite: bool) -> RunFolder:
 
 
 def _metrics(folder: RunFolder) -> dict[str, Any]:
-    """What metrics.json of a run holds; that of a comparison holds rows of several."""
+    """The contents of a run's metrics.json; a comparison has a file of that name, too."""
     metrics = folder.read_json("metrics.json")
     if not {"title", "data", "baselines", "loss_history"} <= set(metrics):
         raise invalid("run", "a folder of one finished run", str(folder.path))
@@ -106,6 +101,7 @@ def _metrics(folder: RunFolder) -> dict[str, Any]:
 
 
 def _features(folder: RunFolder) -> dict[str, Any]:
+    """The contents of a run's embeddings.npz."""
     try:
         with np.load(folder.path / "embeddings.npz") as file:
             return dict(file)
@@ -113,41 +109,6 @@ def _features(folder: RunFolder) -> dict[str, Any]:
         why = "`fmicl evaluate` writes it anew."
         raise invalid("run", "a run folder with a whole embeddings.npz", str(folder.path),
                       why=why) from error  # fmt: skip
-
-
-def draw(
-    folder: Path, metrics: Mapping[str, dict[str, Any]], features: Mapping[str, Mapping[str, Any]]
-) -> list[Path]:
-    """Loss curves, pair distances and embedding maps of one run or several.
-
-    A picture that cannot be drawn is left out, with a note.
-
-    Args:
-        folder: where the PNGs go.
-        metrics: by run, what its metrics.json holds.
-        features: by run, what its embeddings.npz holds; without any there are loss curves alone.
-    """
-    losses = {name: row["loss_history"] for name, row in metrics.items()}
-    caption = " ".join(report.negative_losses(metrics))
-    drawings: dict[str, Callable[[Path], Path]] = {
-        LOSS: lambda path: plots.loss_curves(losses, path, caption)
-    }
-    if features:
-        drawings[DISTANCES] = lambda path: plots.distance_histogram(
-            {name: (f["view_x"], f["view_y"]) for name, f in features.items()}, path
-        )
-        drawings[EMBEDDING] = lambda path: plots.embedding_map(
-            {name: f["test"] for name, f in features.items()},
-            path,
-            {name: _classes(f) for name, f in features.items() if "test_labels" in f},
-        )
-    return plots.pictures(folder, drawings)
-
-
-def _classes(features: Mapping[str, Any]) -> Any:
-    """The class of every test image: its name, or its number where classes have no names."""
-    labels = features["test_labels"]
-    return features["class_names"][labels] if "class_names" in features else labels
 
 
 def _names(folders: Sequence[RunFolder]) -> list[str]:
@@ -166,12 +127,12 @@ def _distinct(titles: list[str], names: list[str]) -> list[str]:
 def _baselines(
     names: Sequence[str], settings: Sequence[dict[str, Any]], read: Sequence[dict[str, Any]]
 ) -> dict[str, dict[str, Any]]:
-    """Baselines of all runs, each once: those that are not of every run have names of runs.
+    """Baselines of all runs, each once; one that not every run shares names the runs it is of.
 
     Args:
-        names: of the folders.
-        settings: of the runs, in the same order.
-        read: metrics of the runs.
+        names: names of the folders.
+        settings: settings of the runs, in the same order.
+        read: metrics of the runs, in the same order.
     """
     found: dict[str, list[tuple[list[str], dict[str, Any]]]] = {}
     for run, metrics in zip(names, read, strict=True):
@@ -183,7 +144,7 @@ def _baselines(
                 known.append(([run], row))
             else:
                 same.append(run)
-    rows = {}
+    rows: dict[str, dict[str, Any]] = {}
     for name, known in found.items():
         pixels = name == "raw pixels"
         kinds = {untrained_alike(s, m, pixels=pixels) for s, m in zip(settings, read, strict=True)}

@@ -11,18 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmicl_core.checks import invalid, non_finite
-from fmicl_recipes.encoder import open_run
-from fmicl_recipes.pictures import Decoder, Images, stack
+from fmicl_recipes.data import Images
+from fmicl_recipes.data.arrays import stack
+from fmicl_recipes.data.pictures import Decoder
+from fmicl_recipes.data.sources import open_splits
+from fmicl_recipes.data.splits import Split, numbered
+from fmicl_recipes.files import check_folder, make_folder, write_atomically
+from fmicl_recipes.loading import open_run
 from fmicl_recipes.progress import note
-from fmicl_recipes.run_folder import check_folder, make_folder, write_atomically
-from fmicl_recipes.sources import open_splits
-from fmicl_recipes.splits import Split, numbered
 
-#: Encoder features (N, F) float32 of uint8 images (N, H, W, C) by the run in a folder.
+#: From the folder of a run and uint8 images (N, H, W, C) to features (N, F) float32.
 Encode = Callable[[Path, Images], NDArray[np.floating]]
 
 SUFFIXES = (".npz", ".parquet")
-#: In the place of the label of an image that has none, where others have one.
+#: What stands in the place of a label for an image that has none, where others have one.
 NO_LABEL = -1
 
 
@@ -37,26 +39,27 @@ def embed(
     overwrite: bool = False,
     progress: bool = True,
 ) -> NDArray[np.float32]:
-    """Encode all images of a data set, those of every split, and write a file.
+    """Encode all images of a data set, in every split, and write their features to a file.
 
-    Images are brought to the shape of the run's. docs/data.md says what the file holds.
+    Images are brought to the shape that the run's images have. docs/data.md says what the file
+    holds.
 
     Args:
         run: folder of a trained run.
         out: file to write, .npz or .parquet.
         encode: `features` of the package of the run's framework.
-        data: as `load_images` takes it; None for the run's own, with its columns.
-        image_column: name of the column of images.
-        label_column: name of the column of labels, or "none".
-        overwrite: replace `out` if it exists.
-        progress: show a progress bar while decoding, and say what was changed in the pictures.
+        data: name of the data set, as `load_images` takes it; None for the run's own.
+        image_column: name of the column of images, as `load_images` takes it.
+        label_column: name of the column of labels, as `load_images` takes it.
+        overwrite: whether to replace `out` if it exists.
+        progress: whether to show a progress bar, and to say what was changed in the pictures.
 
     Returns:
         The features (N, F).
 
     Raises:
-        ValueError: there is no trained run in the folder; the file is not to be written; or the
-            images cannot be read, or brought to the shape of the run's.
+        ValueError: there is no trained run in the folder; or the file cannot be written, or exists;
+            or the images cannot be read, or brought to the shape of the run's images.
     """
     run, out = Path(run), Path(out)
     _check_out(out, overwrite)

@@ -1,26 +1,16 @@
-"""metrics.json of a run, and tables of several."""
+"""Tables of runs and baselines, with a legend that says what the columns mean."""
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from fmicl_recipes.shared_settings import SharedSettings
-
-PACKAGES = (
-    "fmicl", "numpy", "torch", "lightning", "kornia", "jax", "flax", "optax", "orbax-checkpoint",
-    "keras", "tensorflow", "tensorflow-cpu", "datasets", "scikit-learn", "sentence-transformers",
-    "transformers", "accelerate",
-)  # fmt: skip
-
+#: Contents of metrics.json, by name.
 Rows = Mapping[str, Mapping[str, Any]]
-#: Key in metrics.json, heading, format.
+#: A column: key in metrics.json, heading, format.
 Column = tuple[str, str, str]
 
-#: Columns of every table; one that no row has is left out.
+#: Columns of the tables of runs on images; a column that no row has is left out.
 COLUMNS: tuple[Column, ...] = (
     ("knn_accuracy", "kNN", "{:.1%}"),
     ("linear10_accuracy", "linear, 10", "{:.1%}"),
@@ -31,7 +21,7 @@ COLUMNS: tuple[Column, ...] = (
     ("embedding_rank", "rank", "{:.1f}"),
     ("seconds", "s", "{:.0f}"),
 )
-#: Columns of the tables of text runs; correlations in percent.
+#: Columns of the tables of runs on texts; correlations in percent.
 TEXT_COLUMNS: tuple[Column, ...] = (
     *((task, label, "{:.1%}") for task, label in (
         ("sts12", "STS12"), ("sts13", "STS13"), ("sts14", "STS14"), ("sts15", "STS15"),
@@ -43,7 +33,7 @@ TEXT_COLUMNS: tuple[Column, ...] = (
     ("seconds", "s", "{:.0f}"),
 )  # fmt: skip
 
-#: What columns mean, to print below a table: the keys of which one must be there, and the text.
+#: What columns mean, in sentences to print below a table where one of the keys is there.
 LEGEND = (
     (("knn_accuracy", "linear10_accuracy", "linear_accuracy"),
      "kNN, linear: test accuracy of the encoder's features in percent; linear probe with 10 labels "
@@ -81,52 +71,6 @@ NEGATIVE_LOSSES = {
 LOWER_IS_BETTER = "Lower is better; values of different losses or divergences do not compare."
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that are installed."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def assemble_metrics(
-    settings: SharedSettings,
-    history: Sequence[Mapping[str, float]],
-    scores: Mapping[str, float],
-    seconds: float,
-    baselines: Mapping[str, Mapping[str, float]],
-) -> dict[str, Any]:
-    """Everything metrics.json holds, accuracies in [0, 1].
-
-    Args:
-        settings: of the run.
-        history: a row an epoch, with "loss".
-        scores: accuracies, alignment, uniformity, rank.
-        seconds: wall-clock time of training.
-        baselines: scores of raw pixels and of the untrained encoder.
-    """
-    named = ("method", "framework", "data", "loss", "divergence", "epochs", "seed")
-    values = settings.to_dict()
-    if values.get("framework") == "tensorflow":  # elsewhere the option says nothing
-        named = (*named, "keras_backend")
-    return {
-        "title": settings.title,
-        **{name: values[name] for name in named if name in values},
-        **scores,
-        "loss_history": [row["loss"] for row in history],
-        "seconds": round(seconds, 2),
-        "baselines": {name: dict(row) for name, row in baselines.items()},
-        "versions": versions(),
-        "machine": {
-            "cores": os.cpu_count(),
-            "platform": f"{platform.system()} {platform.machine()}",
-        },
-    }
-
-
 def is_text(rows: Rows) -> bool:
     """Whether metrics are those of texts."""
     return any("sts" in row for row in rows.values())
@@ -142,7 +86,7 @@ def _has(rows: Rows, key: str) -> bool:
 
 
 def table(rows: Rows) -> tuple[list[str], list[list[str]]]:
-    """Headings and cells, of images or of texts; accuracies and correlations in percent.
+    """Headings and cells of runs on images or on texts; accuracies and correlations in percent.
 
     A column that no row has is left out, and a row without a value has a dash. The name of a row
     whose features have collapsed says so.
@@ -166,7 +110,7 @@ def _cell(row: Mapping[str, Any], key: str, form: str) -> str:
 
 
 def legend(rows: Rows) -> list[str]:
-    """What the columns of `table` mean, and marks and losses where there are any; in sentences."""
+    """Sentences that say what the columns of `table` mean, and its marks, and losses below 0."""
     parts = TEXT_LEGEND if is_text(rows) else LEGEND
     rows = _flat(rows)
     lines = [text for keys, text in parts if any(_has(rows, key) for key in keys)]
@@ -176,7 +120,7 @@ def legend(rows: Rows) -> list[str]:
 
 
 def negative_losses(rows: Rows) -> list[str]:
-    """Why the losses of these runs may be negative; nothing for InfoNCE, which cannot be."""
+    """Why the losses of these runs may be negative; nothing for InfoNCE, which is never below 0."""
     used = {row["loss"] for row in rows.values() if row.get("loss") in NEGATIVE_LOSSES}
     lines = [text for loss, text in NEGATIVE_LOSSES.items() if loss in used]
     return [" ".join([*lines, LOWER_IS_BETTER])] if lines else []

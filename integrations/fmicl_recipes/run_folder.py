@@ -1,36 +1,37 @@
-"""A run's folder: settings, history, checkpoints, metrics and plots, written atomically."""
+"""`RunFolder`: the settings, history, checkpoint, metrics and plots of a run, on disk."""
 
 from __future__ import annotations
 
 import csv
 import json
-import os
-import secrets
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
+
 from fmicl_core.checks import InvalidArgument, check_choice, check_name, invalid
 from fmicl_recipes.augmentation import chosen_augmentation
+from fmicl_recipes.files import check_folder, make_folder, write_atomically
 from fmicl_recipes.options import Settings, changes, combined, difference
 from fmicl_recipes.settings import TrainSettings
 
 #: Scores of raw pixels and of the untrained encoder, written when a run starts.
 BASELINES = "baselines.json"
-#: What settings.json has beside the settings: (H, W, C) of the images, and a digest of all.
+#: What settings.json has beside the settings: (H, W, C) of an image, and a digest of all images.
 FACTS = (IMAGE_SHAPE, DIGEST) = ("image_shape", "data_digest")
 
 
 class RunFolder:
-    """Paths of a run, and the only way its files are written.
+    """The folder of a run: its paths, and the only way its files are written.
 
     Use `create` for a new run and `resume` for one that stopped.
 
     Args:
-        path: of the folder.
+        path: path of the folder.
         kind: class of the run's settings.
     """
 
@@ -77,6 +78,10 @@ class RunFolder:
     def resume(cls, path: str | Path, settings: Settings | None = None) -> RunFolder:
         """Open the folder of a run that stopped.
 
+        Args:
+            path: path of the folder.
+            settings: settings that the run has to have; None takes any.
+
         Raises:
             ValueError: there is no run in the folder, or its settings differ (which ones is said).
         """
@@ -87,12 +92,12 @@ class RunFolder:
         return folder
 
     def continued(self, given: Mapping[str, Any], recipe: Mapping[str, Any] | None = None) -> Any:
-        """The settings to go on with: the run's, of which `given` and `recipe` repeat some.
+        """The settings to go on with: the run's own, of which `given` and `recipe` repeat some.
 
         Args:
-            given: options by name.
-            recipe: options by name, too; those of them that have no effect in the run are passed
-                over, and so are those that `given` replaces.
+            given: options by name, as the user gave them.
+            recipe: options by name, as a preset has them; an option that `given` replaces, or that
+                has no effect in the run, is passed over.
 
         Raises:
             ValueError: there is no run in the folder; or an option that is given does not exist,
@@ -135,10 +140,10 @@ class RunFolder:
 
         Args:
             shape: (H, W, C) of the images.
-            digest: of all their pixels; None if nobody knows it.
+            digest: digest of all their pixels; None if nobody knows it.
 
         Returns:
-            Whether they are those that the run began with, as far as settings.json tells.
+            Whether these are the images that the run began with, as far as settings.json tells.
         """
         values = self.read_json("settings.json")
         facts: dict[str, Any] = {IMAGE_SHAPE: [int(size) for size in shape]}
@@ -191,6 +196,10 @@ class RunFolder:
         text = json.dumps(values, indent=2, allow_nan=False) + "\n"
         return write_atomically(self.path / name, lambda file: file.write(text.encode()))
 
+    def write_arrays(self, name: str, arrays: Mapping[str, Any]) -> Path:
+        """Write a file of NumPy arrays, .npz; a reader sees the old one or the new one, whole."""
+        return write_atomically(self.path / name, lambda file: np.savez(file, **arrays))
+
     def write_history(self, rows: list[dict[str, float]]) -> Path:
         """Write history.csv, a row an epoch; a cell is empty where a row lacks the column."""
         columns = list(dict.fromkeys(name for row in rows for name in row))
@@ -202,55 +211,13 @@ class RunFolder:
         return write_atomically(self.path / "history.csv", write)
 
     def read_history(self) -> list[dict[str, float]]:
-        """The rows of history.csv, none if there is no such file."""
+        """The rows of history.csv; none if there is no such file."""
         file = self.path / "history.csv"
         if not file.exists():
             return []
         with open(file, newline="", encoding="utf-8") as lines:
             rows = csv.DictReader(lines)
             return [{k: float(v) for k, v in row.items() if v} for row in rows]
-
-
-def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> Path:
-    """Let `write` fill a temporary file beside `path`, then put it in the place of `path`."""
-    half = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        with open(half, "xb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(half, path)
-    except BaseException:
-        half.unlink(missing_ok=True)
-        raise
-    return path
-
-
-def check_folder(path: str | Path, argument: str = "out") -> None:
-    """Check that `make_folder` could make a folder and files in it, without making anything.
-
-    Raises:
-        ValueError: a file, or a folder without permission, is in its way.
-    """
-    path = Path(path)
-    above = next(p for p in (path, *path.absolute().parents) if p.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        why = f"{above} is no folder." if not above.is_dir() else f"{above} is read-only."
-        raise invalid(argument, "a folder that can be made", str(path), why=why)
-
-
-def make_folder(path: str | Path, argument: str = "out") -> Path:
-    """Make a folder, with those above it, unless it exists.
-
-    Raises:
-        ValueError: there is a file of that name, or no permission.
-    """
-    try:
-        Path(path).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise invalid(argument, "a folder that can be made", str(path),
-                      why=f"{error.strerror}.") from error  # fmt: skip
-    return Path(path)
 
 
 def _check_equal(changed: dict[str, tuple[Any, Any]]) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 from fmicl_core.checks import check_at_least, check_number, check_positive, invalid
 from fmicl_recipes import plots
 from fmicl_recipes.data import ImageData
-from fmicl_recipes.run_folder import RunFolder, check_folder, make_folder
+from fmicl_recipes.files import check_folder, make_folder
+from fmicl_recipes.run_folder import RunFolder
 from fmicl_recipes.shared_settings import SharedSettings
 
 Score = Callable[[float], float]
@@ -126,4 +127,4 @@ def sweep_alpha(
     values = {"best": best, "measure": measure, "rows": rows, "settings": settings.to_dict()}
     name = target.write_json("sweep.json", values)
     curve = partial(plots.sweep_curve, {settings.title: scores}, label)
-    return scores, [name, *plots.pictures(target.path, {"alpha.png": curve})]
+    return scores, [name, *plots.draw_each(target.path, {"alpha.png": curve})]

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
 
-from fmicl_recipes import evaluation
+from fmicl_recipes import sphere
 from fmicl_recipes.text.data import Table, normalised
 
 Vectors = dict[str, NDArray[np.float32]]
@@ -119,7 +119,7 @@ def _spread(vectors: Vectors, rows: Table, pairs: list[int]) -> dict[str, float]
     x, y = (np.stack([vectors[rows[c][i]] for i in alike]) for c in ("sentence1", "sentence2"))
     every = np.stack([vectors[rows["sentence1"][i]] for i in pairs])
     return {
-        "alignment": evaluation.alignment(x, y),
-        "uniformity": evaluation.uniformity(every),
-        "embedding_rank": evaluation.embedding_rank(every),
+        "alignment": sphere.alignment(x, y),
+        "uniformity": sphere.uniformity(every),
+        "embedding_rank": sphere.embedding_rank(every),
     }

@@ -27,7 +27,9 @@ from tqdm.auto import tqdm
 from transformers import PrinterCallback, TrainerCallback
 
 from fmicl_core.checks import invalid
-from fmicl_recipes import compare, report
+from fmicl_recipes.draws import step_seed
+from fmicl_recipes.metrics import assemble_metrics
+from fmicl_recipes.plots import draw_runs
 from fmicl_recipes.run_folder import RunFolder, unreadable_checkpoint
 from fmicl_recipes.text import TextSettings
 from fmicl_recipes.text.data import normalised, sts_rows, training_columns
@@ -118,10 +120,10 @@ def finish(
     """Write metrics and the loss curve of a run whose history is written."""
     history = folder.read_history()
     seconds = history[-1]["seconds"]
-    metrics = report.assemble_metrics(settings, _curve(history), scores, seconds, before)
+    metrics = assemble_metrics(settings, _curve(history), scores, seconds, before)
     metrics |= {"framework": "torch", "model": settings.model, "pairs": settings.pairs}
     folder.write_json("metrics.json", metrics)
-    compare.draw(folder.plots, {settings.title: metrics}, {})
+    draw_runs(folder.plots, {settings.title: metrics}, {})
     return metrics
 
 
@@ -188,7 +190,7 @@ class Run(TrainerCallback):
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Draw this step's dropout from (seed, step) alone."""
-        torch.manual_seed(self.seed * 1_000_003 + state.global_step)
+        torch.manual_seed(step_seed(self.seed, state.global_step))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Add a row to the history; its file is never behind the checkpoint to come."""

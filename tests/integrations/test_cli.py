@@ -17,7 +17,7 @@ pytest.importorskip("typer", reason="the command line needs typer")
 pytest.importorskip("lightning", reason="the command line trains with Lightning")
 
 from fmicl_cli import console, frameworks
-from fmicl_recipes import RunFolder, TrainSettings, runs
+from fmicl_recipes import RunFolder, TrainSettings
 from fmicl_recipes.settings import METHODS
 from fmicl_recipes.text import METHODS as TEXT_METHODS
 from fmicl_recipes.text import TextSettings
@@ -197,7 +197,7 @@ def test_an_error_that_is_not_ours_keeps_its_traceback(monkeypatch, fmicl):
     def broken(*arguments, **options):
         raise ValueError("operands could not be broadcast together")
 
-    monkeypatch.setattr(runs, "train_run", broken)
+    monkeypatch.setattr("fmicl_recipes.run.train_run", broken)
     with pytest.raises(ValueError, match="operands could not be broadcast together"):
         fmicl("train", "simclr", *TINY)
 
@@ -237,7 +237,7 @@ def test_a_run_goes_on_with_its_own_settings_wherever_asked_to(tmp_path, monkeyp
         taken.append((settings.to_dict(), out, options["resume"]))
         return {"baselines": {}, "title": "kl-micl"}
 
-    monkeypatch.setattr(runs, "train_run", train_run)
+    monkeypatch.setattr("fmicl_recipes.run.train_run", train_run)
     for given in ([], ["--device", "cpu"], ["--lr", "0.1", "--divergence", "kl"]):
         code, _, err = fmicl("train", "simclr", *given, "--out", folder.path, "--resume")
         assert code == 0, err
@@ -297,7 +297,7 @@ def test_a_model_that_a_library_does_not_have_is_named(tmp_path, monkeypatch, fm
     timm = types.SimpleNamespace(create_model=create_model, is_model=lambda name: bool(error))
     monkeypatch.setitem(sys.modules, "timm", timm)
     if error is None:
-        monkeypatch.setattr("fmicl_recipes.runs.load_data", lambda *_: pytest.fail("too late"))
+        monkeypatch.setattr("fmicl_recipes.run.load_data", lambda *_: pytest.fail("too late"))
     monkeypatch.setattr(frameworks, "is_installed", lambda name: True)
     out = tmp_path / "run"
     encoder = ("--encoder", "timm:resnet51", "--width", 64)

@@ -14,9 +14,9 @@ datasets = pytest.importorskip("datasets", reason="the recipes need Hugging Face
 from PIL import Image  # noqa: E402
 
 from fmicl_core.checks import InvalidArgument  # noqa: E402
-from fmicl_recipes import pictures, sources  # noqa: E402
-from fmicl_recipes.data import ImageData, load_images, validation_split  # noqa: E402
-from fmicl_recipes.sources import check_source  # noqa: E402
+from fmicl_recipes.data import ImageData, arrays, load_images, validation_split  # noqa: E402
+from fmicl_recipes.data import hub as hub_module  # noqa: E402
+from fmicl_recipes.data.sources import check_source  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 GREY, COLOUR = Image.new("L", (2, 2), 7), Image.new("RGB", (2, 2), (1, 2, 3))
@@ -71,7 +71,7 @@ def hub(monkeypatch):
         monkeypatch.setattr(HfApi, "dataset_info", dataset_info)
         return asked
 
-    monkeypatch.setattr(sources, "_reached", set())
+    monkeypatch.setattr(hub_module, "_reached", set())
     return answers
 
 
@@ -601,7 +601,7 @@ def test_memory_that_the_system_can_free_counts_as_free(tmp_path, monkeypatch):
     """Of Linux's MemFree and MemAvailable the latter holds what caches can give back."""
     save_images(tmp_path / "images", [f"{c}/{i}.png" for c in "ab" for i in "12"])
     meminfo = tmp_path / "meminfo"
-    monkeypatch.setattr(pictures, "MEMINFO", meminfo)
+    monkeypatch.setattr(arrays, "MEMINFO", meminfo)
 
     def found(free, available):
         meminfo.write_text(f"MemTotal: 9000 kB\nMemFree: {free} kB\nMemAvailable: {available} kB\n")
@@ -721,7 +721,7 @@ def test_a_copy_from_an_earlier_time_is_taken_without_the_hub(tmp_path, monkeypa
 def test_a_source_is_checked_without_what_takes_long_to_import(tmp_path):
     save_images(tmp_path, ["a/1.png"])
     code = (
-        "import sys, fmicl_recipes.data; from fmicl_recipes.sources import check_source;"
+        "import sys, fmicl_recipes.data; from fmicl_recipes.data.sources import check_source;"
         f"check_source('digits'); check_source({str(tmp_path)!r});"
         "print({'datasets', 'sklearn', 'PIL', 'pyarrow', 'scipy'} & set(sys.modules))"
     )

@@ -12,8 +12,9 @@ datasets = pytest.importorskip("datasets", reason="the recipes need Hugging Face
 from PIL import Image  # noqa: E402
 
 from fmicl_core.checks import InvalidArgument  # noqa: E402
-from fmicl_recipes import RunFolder, TrainSettings, pictures  # noqa: E402
+from fmicl_recipes import RunFolder, TrainSettings  # noqa: E402
 from fmicl_recipes import embed as recipe  # noqa: E402
+from fmicl_recipes.data.pictures import Decoder  # noqa: E402
 from fmicl_recipes.text import TextSettings  # noqa: E402
 
 
@@ -204,7 +205,7 @@ def mistakes(tmp_path, images):
     ["suffix", "exists", "folder", "no run", "untrained", "texts", "channels", "older", "no data"],
 )
 def test_mistakes_are_found_before_anything_is_decoded(tmp_path, images, monkeypatch, name):
-    monkeypatch.setattr(pictures.Decoder, "decode", None)
+    monkeypatch.setattr(Decoder, "decode", None)
     run, out, data, message = mistakes(tmp_path, images)[name]
     with pytest.raises(InvalidArgument, match=message):
         embed(run, tmp_path / out, data)
@@ -215,7 +216,7 @@ def test_mistakes_are_found_before_anything_is_decoded(tmp_path, images, monkeyp
 @pytest.mark.parametrize("framework", ["torch", "jax", "tensorflow"])
 def test_the_command_takes_the_encoder_of_the_run(tmp_path, images, monkeypatch, fmicl, framework):
     pytest.importorskip("typer", reason="the command line needs typer")
-    from fmicl_recipes.encoder import PACKAGES
+    from fmicl_recipes.loading import PACKAGES
 
     package = types.SimpleNamespace(features=encoder, MethodTrainer=None)
     for name in PACKAGES.values():

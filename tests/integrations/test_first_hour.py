@@ -15,7 +15,7 @@ pytest.importorskip("typer", reason="the command line needs typer")
 Image = pytest.importorskip("PIL.Image", reason="pictures are read by pillow")
 
 from fmicl_recipes import RunFolder  # noqa: E402
-from fmicl_recipes.encoder import PACKAGES  # noqa: E402
+from fmicl_recipes.loading import PACKAGES  # noqa: E402
 
 #: Commands one after the other in one process, as the imports of a framework take long.
 PROGRAM = """

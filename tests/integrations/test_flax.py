@@ -43,11 +43,13 @@ from fmicl_flax.vit import sine_cosine  # noqa: E402
 from fmicl_jax import fmicl_loss, info_nce_loss  # noqa: E402
 from fmicl_recipes import RunFolder, resolve  # noqa: E402
 from fmicl_recipes.data import load_images  # noqa: E402
+from fmicl_recipes.draws import initial_queue, key_order  # noqa: E402
 from fmicl_recipes.evaluation import knn_accuracy  # noqa: E402
-from fmicl_recipes.momentum import ema_schedule, initial_queue, key_order  # noqa: E402
-from fmicl_recipes.runs import evaluate_run  # noqa: E402
+from fmicl_recipes.history import knn  # noqa: E402
+from fmicl_recipes.momentum import ema_schedule  # noqa: E402
+from fmicl_recipes.run import evaluate_run  # noqa: E402
 from fmicl_recipes.settings import ALPHAS, METHODS  # noqa: E402
-from fmicl_recipes.trainer import NonFiniteLossError, knn  # noqa: E402
+from fmicl_recipes.trainer import NonFiniteLossError  # noqa: E402
 
 MOMENTUM = ("moco", "moco-v3")
 DEVICES = Path(__file__).parent / "ranks" / "flax_devices.py"

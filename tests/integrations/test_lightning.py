@@ -26,7 +26,7 @@ from fmicl_lightning.callbacks import LOGGERS, quiet  # noqa: E402
 from fmicl_lightning.encoders import feature_width  # noqa: E402
 from fmicl_recipes import RunFolder, resolve  # noqa: E402
 from fmicl_recipes.data import load_images  # noqa: E402
-from fmicl_recipes.runs import evaluate_run, train_run  # noqa: E402
+from fmicl_recipes.run import evaluate_run, train_run  # noqa: E402
 from fmicl_recipes.settings import LOSSES  # noqa: E402
 from fmicl_recipes.trainer import NonFiniteLossError  # noqa: E402
 
@@ -98,7 +98,7 @@ KILLED = """
 import sys
 from fmicl_lightning import MethodTrainer
 from fmicl_recipes import TrainSettings
-from fmicl_recipes.runs import train_run
+from fmicl_recipes.run import train_run
 import json
 settings = TrainSettings.from_dict(json.loads(sys.argv[1]))
 train_run(MethodTrainer, settings, sys.argv[2], progress=False)

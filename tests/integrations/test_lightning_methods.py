@@ -27,10 +27,12 @@ from fmicl_lightning.optimizers import build_optimizer, warmup_cosine  # noqa: E
 from fmicl_lightning.vit import sine_cosine  # noqa: E402
 from fmicl_recipes import RunFolder, resolve  # noqa: E402
 from fmicl_recipes.data import load_images  # noqa: E402
-from fmicl_recipes.momentum import ema_schedule, initial_queue, key_order  # noqa: E402
-from fmicl_recipes.runs import train_run  # noqa: E402
+from fmicl_recipes.draws import initial_queue, key_order  # noqa: E402
+from fmicl_recipes.history import knn  # noqa: E402
+from fmicl_recipes.momentum import ema_schedule  # noqa: E402
+from fmicl_recipes.run import train_run  # noqa: E402
 from fmicl_recipes.settings import METHODS  # noqa: E402
-from fmicl_recipes.trainer import NonFiniteLossError, knn  # noqa: E402
+from fmicl_recipes.trainer import NonFiniteLossError  # noqa: E402
 from fmicl_torch import fmicl_loss, info_nce_loss  # noqa: E402
 
 MOMENTUM = ("moco", "moco-v3")

@@ -18,7 +18,7 @@ from fmicl_lightning import MethodTrainer, features, load_encoder  # noqa: E402
 from fmicl_lightning.callbacks import RunClock  # noqa: E402
 from fmicl_recipes import RunFolder, resolve  # noqa: E402
 from fmicl_recipes.data import load_images  # noqa: E402
-from fmicl_recipes.runs import train_run  # noqa: E402
+from fmicl_recipes.run import train_run  # noqa: E402
 from fmicl_recipes.settings import METHODS  # noqa: E402
 from fmicl_recipes.trainer import NonFiniteLossError  # noqa: E402
 
@@ -198,7 +198,7 @@ LOGGED = """
 import json, sys
 from fmicl_lightning import MethodTrainer
 from fmicl_recipes import TrainSettings
-from fmicl_recipes.runs import train_run
+from fmicl_recipes.run import train_run
 train_run(MethodTrainer, TrainSettings.from_dict(json.loads(sys.argv[1])), sys.argv[2],
           progress=False)
 print("tensorflow" in sys.modules)

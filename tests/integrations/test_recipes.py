@@ -15,8 +15,8 @@ datasets = pytest.importorskip("datasets", reason="the recipes need Hugging Face
 from fmicl_core import DIVERGENCES, Cosine, Gaussian, Tsallis  # noqa: E402
 from fmicl_core.checks import InvalidArgument  # noqa: E402
 from fmicl_recipes import PRESETS, RunFolder, TrainSettings, resolve  # noqa: E402
+from fmicl_recipes.files import make_folder, write_atomically  # noqa: E402
 from fmicl_recipes.options import difference  # noqa: E402
-from fmicl_recipes.run_folder import make_folder, write_atomically  # noqa: E402
 from fmicl_recipes.settings import ALPHAS, METHODS  # noqa: E402
 from fmicl_recipes.text import TextSettings  # noqa: E402
 

@@ -8,8 +8,9 @@ import pytest
 pytest.importorskip("sklearn", reason="the recipes need scikit-learn")
 
 from fmicl_recipes import evaluation
-from fmicl_recipes.logs import Progress
-from fmicl_recipes.trainer import NonFiniteLossError, epoch_row
+from fmicl_recipes.history import epoch_row
+from fmicl_recipes.progress import Progress
+from fmicl_recipes.trainer import NonFiniteLossError
 
 GOOD = np.random.default_rng(0).standard_normal((20, 4)).astype(np.float32)
 

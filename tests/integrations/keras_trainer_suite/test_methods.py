@@ -11,7 +11,8 @@ from fmicl_keras import build_encoder, build_method
 from fmicl_keras.build import state
 from fmicl_keras.encoders import has_batch_norm
 from fmicl_keras.native import library
-from fmicl_recipes.momentum import ema_schedule, initial_queue
+from fmicl_recipes.draws import initial_queue
+from fmicl_recipes.momentum import ema_schedule
 from fmicl_recipes.settings import ALPHAS
 
 BACKEND = os.environ["KERAS_BACKEND"]

@@ -14,9 +14,10 @@ from fmicl_keras.build import state
 from fmicl_keras.callbacks import Run
 from fmicl_recipes import RunFolder, resolve
 from fmicl_recipes.data import load_images
-from fmicl_recipes.runs import evaluate_run, train_run
+from fmicl_recipes.history import knn
+from fmicl_recipes.run import evaluate_run, train_run
 from fmicl_recipes.settings import LOSSES, METHODS
-from fmicl_recipes.trainer import NonFiniteLossError, knn
+from fmicl_recipes.trainer import NonFiniteLossError
 
 BACKEND = os.environ["KERAS_BACKEND"]
 once = pytest.mark.skipif(BACKEND != "tensorflow", reason="the same on every backend")

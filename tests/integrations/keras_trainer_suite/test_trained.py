@@ -12,7 +12,7 @@ from keras import ops
 from fmicl_keras import MethodTrainer, checkpoint, features, load_encoder
 from fmicl_keras.callbacks import Run
 from fmicl_recipes import RunFolder
-from fmicl_recipes.runs import train_run
+from fmicl_recipes.run import train_run
 from fmicl_recipes.settings import METHODS
 from fmicl_recipes.trainer import NonFiniteLossError
 

@@ -1,4 +1,4 @@
-"""In what runs differ beside loss and divergence, so that a table does not mislead."""
+"""In what runs differ beside loss and divergence, so that a table of them does not mislead."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ FIRST = (
 )  # fmt: skip
 #: Options that titles or other lines stand for, and those that do not change what is compared.
 APART = ("loss", "divergence", "knn_k", "device", "knn_every", "save_steps", "mini_batch_size")
-#: What an untrained encoder's scores depend on, beside the images.
+#: Options on which an untrained encoder's scores depend, beside the images.
 UNTRAINED = (
     "method", "framework", "keras_backend", "encoder", "width", "stem_stride", "patch_size",
     "projection_hidden", "projection_dim", "head_norm", "augmentation", "seed",
 )  # fmt: skip
 
-#: In the place of the value of an option that has no effect in a run.
+#: What stands in the place of the value of an option that has no effect in a run.
 IDLE = object()
 
 Values = Mapping[str, Any]
@@ -39,13 +39,13 @@ def differences(
     An option counts in the runs in which it has an effect.
 
     Args:
-        titles: of the runs.
-        settings: what their settings.json hold; an option that one of a former version lacks is at
-            its default.
-        metrics: what their metrics.json hold.
+        titles: titles of the runs.
+        settings: contents of the runs' settings.json; an option that the file of a former version
+            lacks is at its default.
+        metrics: contents of the runs' metrics.json.
 
     Returns:
-        Most severe first: what they are tested on, the size of images, then the options.
+        The sentences, most severe first: test images, size of images, then the options.
     """
     texts = settings[0].get("method") in TEXT_METHODS
     fields = (TextSettings if texts else TrainSettings).__dataclass_fields__
@@ -83,12 +83,12 @@ def differences(
 
 
 def untrained_alike(settings: Values, metrics: Values, *, pixels: bool) -> Hashable:
-    """What is equal of runs whose untrained encoders, or raw pixels, have the same scores.
+    """A value that is equal for runs whose untrained encoders, or raw pixels, score the same.
 
     Args:
-        settings: what settings.json of a run holds.
-        metrics: what its metrics.json holds.
-        pixels: whether it is of raw pixels.
+        settings: contents of a run's settings.json.
+        metrics: contents of the run's metrics.json.
+        pixels: whether to say it of raw pixels instead of the untrained encoder.
     """
     images = tuple(str(metrics.get(key)) for key in ("test_digest", "train_images", "knn_k"))
     if pixels:
@@ -98,6 +98,7 @@ def untrained_alike(settings: Values, metrics: Values, *, pixels: bool) -> Hasha
 
 
 def _value(name: str, settings: Values, default: Any) -> Any:
+    """The value of an option, as versions of today would store it."""
     value = settings.get(name, default)
     if name == "augmentation":  # in former versions it was stored as it was given
         return chosen_augmentation(value, settings.get("data", ""))
@@ -105,7 +106,7 @@ def _value(name: str, settings: Values, default: Any) -> Any:
 
 
 def _images(titles: Sequence[str], metrics: Sequence[Values]) -> list[str]:
-    """Whether runs were tested on other images, or on images of other sizes."""
+    """Sentences where runs were tested on different images, or on images of different sizes."""
     shapes = [m.get("image_shape") for m in metrics]
     keys: list[Hashable] = [m.get("test_digest") for m in metrics]
     if None in keys or len(set(map(str, shapes))) > 1:  # resized, they have another digest
@@ -115,15 +116,14 @@ def _images(titles: Sequence[str], metrics: Sequence[Values]) -> list[str]:
     if len(set(shown)) < len(set(keys)):  # of the same name, they differ in their pixels
         shown = [f"{text} (SHA-256 {str(key)[:8]})" for text, key in zip(shown, keys, strict=True)]
     lines = _line("test images", titles, shown, keys, "; accuracies cannot be compared")
-    if None in shapes:
-        return lines
-    return lines + _line("image size", titles, [" x ".join(map(str, shape)) for shape in shapes])
+    sizes = [" x ".join(map(str, shape)) for shape in shapes if shape is not None]
+    return lines + (_line("image size", titles, sizes) if len(sizes) == len(shapes) else [])
 
 
 def _sentences(
     titles: Sequence[str], settings: Sequence[Values], metrics: Sequence[Values]
 ) -> list[str]:
-    """Whether runs on texts were tested on other pairs."""
+    """A sentence where runs on texts were tested on different pairs."""
     counts = [sum(m.get("sts_pairs", {}).values()) for m in metrics]
     sources = [s.get("sts") or "those of the data or of the hub" for s in settings]
     shown = [f"{source} ({count} pairs)" for source, count in zip(sources, counts, strict=True)]
@@ -136,6 +136,7 @@ def _source(data: str) -> str:
 
 
 def _described(metrics: Values) -> str:
+    """The test images in words: data set, split and number."""
     count = f", {metrics['test_images']} images" if "test_images" in metrics else ""
     return f"{metrics['data']} ({metrics.get('evaluated_on', 'split unknown')}{count})"
 
@@ -147,7 +148,15 @@ def _line(
     keys: Sequence[Hashable] | None = None,
     warning: str = "",
 ) -> list[str]:
-    """A line such as "encoder: resnet18 in A, C; smallconv in B", where there is a difference."""
+    """A line such as "encoder: resnet18 in A, C; smallconv in B"; none where all runs agree.
+
+    Args:
+        name: name of what may differ.
+        titles: titles of the runs.
+        values: the runs' values, as they are shown.
+        keys: the runs' values, as they are compared; None compares what is shown.
+        warning: end of the line.
+    """
     groups: dict[Hashable, tuple[str, list[str]]] = {}
     for title, value, key in zip(titles, values, keys or values, strict=True):
         groups.setdefault(key, (value, []))[1].append(title)

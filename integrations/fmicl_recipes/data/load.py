@@ -1,4 +1,4 @@
-"""Images from anywhere as uint8 arrays, split into those to train and those to evaluate on.
+"""From the name of a source to `ImageData`: decoded, numbered, and split.
 
 Scope: the decoded images are held in memory, which suits data up to some gigabytes; a larger set
 is refused before decoding.
@@ -6,74 +6,21 @@ is refused before decoding.
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from fmicl_core.checks import callers_level, check_at_least, invalid
-from fmicl_recipes.pictures import Decoder, Images, same_channels, stack
-from fmicl_recipes.sources import open_splits
-from fmicl_recipes.splits import TEST_SPLITS, Labels, numbered
+from fmicl_recipes.data.arrays import same_channels, stack
+from fmicl_recipes.data.images import ImageData, Images
+from fmicl_recipes.data.pictures import Decoder
+from fmicl_recipes.data.sources import open_splits
+from fmicl_recipes.data.splits import TEST_SPLITS, Labels, numbered
 
 HELD_OUT = "a held-out fifth"
-
-
-@dataclass(frozen=True)
-class ImageData:
-    """Training and test images, with their labels if the source has any.
-
-    Args:
-        name: of the data set, for tables and plots.
-        train_images: (N, H, W, C) uint8.
-        train_labels: (N,) int64, or None.
-        test_images: (M, H, W, C) uint8.
-        test_labels: (M,) int64, or None.
-        evaluated_on: the split that the test images are.
-        class_names: of the labels 0, 1, ...; None where they are numbers only.
-    """
-
-    name: str
-    train_images: Images
-    train_labels: Labels | None
-    test_images: Images
-    test_labels: Labels | None
-    evaluated_on: str = "test"
-    class_names: tuple[str, ...] | None = None
-
-    @property
-    def labels(self) -> tuple[Labels, Labels] | None:
-        """Training and test labels, of two classes at least; None where there are none such."""
-        train, test = self.train_labels, self.test_labels
-        if train is None or test is None or len(np.unique(train)) < 2:
-            return None
-        return train, test
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of all pixels, training and test."""
-        return _digest(self.train_images, self.test_images)
-
-    def described(self) -> dict[str, Any]:
-        """What metrics.json says of the images, so that runs on other ones can be told apart."""
-        return {
-            "evaluated_on": self.evaluated_on,
-            "train_images": len(self.train_images),
-            "test_images": len(self.test_images),
-            "image_shape": list(self.train_images.shape[1:]),
-            "test_digest": _digest(self.test_images),
-        }
-
-
-def _digest(*arrays: Images) -> str:
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
 
 
 def load_images(
@@ -88,22 +35,22 @@ def load_images(
 ) -> ImageData:
     """Load and decode a data set.
 
-    The test images are the first of the splits `TEST_SPLITS` with labels that training knows, or
-    the first of them where training has no labels. If there is none, a fifth of the training
-    images, stratified by label, is held out. A warning says which split was taken where there is a
-    choice. docs/data.md says what is read, and how.
+    The test images are the first of the splits `TEST_SPLITS` that has labels which training knows,
+    or, where training has no labels, simply the first. If there is no such split, a fifth of the
+    training images, stratified by label, is held out. A warning says which split was taken where
+    there is a choice. docs/data.md says what is read, and how.
 
     Args:
         source: "digits" (scikit-learn, 8 x 8 pixels), a hub name or alias, a folder of parquet
             files named by split or in folders named so, an image folder (one sub-folder per class,
             under train/ and test/ or not), or one parquet file.
-        image_size: resize to this many pixels a side; needed where images differ in size.
-        limit: keep at most this many training images, drawn by `seed`.
-        seed: of the hold-out and of `limit`.
+        image_size: pixels a side to resize to; needed where images differ in size.
+        limit: number of training images to keep at most, drawn by `seed`.
+        seed: seed of the draw of `limit`.
         image_column: name of the column of images; None takes the first that holds images.
         label_column: name of the column of labels, or "none" for images without; None takes one
             with a usual name.
-        progress: show a progress bar while decoding, and say what was changed in the pictures.
+        progress: whether to show a progress bar, and to say what was changed in the pictures.
 
     Raises:
         ValueError: naming what is wrong with the source: no such path, no images, no such column, a
@@ -140,10 +87,15 @@ def load_images(
     return data
 
 
+def validation_split(data: ImageData) -> ImageData:
+    """The training images alone, a fifth of them held out in the place of the test images."""
+    return _split(data.name, data.train_images, data.train_labels, data.class_names)
+
+
 def _split(
     name: str, images: Images, labels: Labels | None, class_names: tuple[str, ...] | None
 ) -> ImageData:
-    """Hold out a fifth, stratified by label, the same for every seed of training but for order."""
+    """Hold out a fifth, stratified by label; the same fifth for every seed of training."""
     from sklearn.model_selection import train_test_split
 
     index, share = np.arange(len(images)), 0.2
@@ -160,13 +112,13 @@ def _split(
     )
 
 
-def validation_split(data: ImageData) -> ImageData:
-    """The training images alone, a fifth of them held out in the place of the test images."""
-    return _split(data.name, data.train_images, data.train_labels, data.class_names)
-
-
 def _to_evaluate_on(name: str, labels: Mapping[str, Labels | None]) -> str | None:
-    """The split to evaluate on, None for a part of the first one, which is for training."""
+    """Name of the split to evaluate on; None where a part of the training images serves for it.
+
+    Args:
+        name: name of the data set, for the warning.
+        labels: labels by split, those of the training split first.
+    """
     (_, known), *others = labels.items()
     if known is None or len(np.unique(known)) < 2:  # then labels are of no use anywhere
         usable = [key for key, _ in others]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 Labels = NDArray[np.int64]
 
-#: Splits to evaluate on, the first that has labels; those of a "test" are often kept back.
+#: Splits to evaluate on; the first that has labels is taken. Those of a "test" are often kept back.
 TEST_SPLITS = ("validation", "valid", "val", "test")
 #: The splits that words in the names of files and folders stand for.
 SPLIT_WORDS = {
@@ -28,10 +28,11 @@ class Split:
     """The images of a split, not decoded, and what is known of each.
 
     Args:
-        pictures: a path, the bytes of a file, or a uint8 array (H, W, C) each.
-        names: one each, in the same order.
-        labels: one each, a number or the name of its class; None where there are none.
-        class_names: of the numbers 0, 1, ..., if they have any.
+        pictures: the images; each is a path, the bytes of a file, or a uint8 array (H, W, C).
+        names: the images' names, in the same order.
+        labels: the images' labels, in the same order, as numbers or as names of classes; None
+            where there are none.
+        class_names: names of the numbers 0, 1, ...; None if they have none.
     """
 
     pictures: Collection[Any]
@@ -45,8 +46,8 @@ def numbered(
 ) -> tuple[dict[str, Labels | None], tuple[str, ...] | None]:
     """The labels of every split as numbers, and the names of the classes 0, 1, ..., if any.
 
-    Classes that are texts are numbered in the order of these, the same in every split; and so are
-    all where the splits do not agree what a number stands for.
+    Classes that are texts are numbered in alphabetical order, the same in every split. Where the
+    splits do not agree what a number stands for, its name is taken as such a text.
     """
     namings = {s.class_names for s in splits.values() if s.labels is not None}
     if len(namings) < 2 and not any(isinstance(s.labels, Sequence) for s in splits.values()):
@@ -62,7 +63,7 @@ def numbered(
 
 
 def _texts(split: Split) -> Sequence[str] | None:
-    """The names of the classes of a split, for plain numbers these."""
+    """The class of every image of a split as a text; a number without a name stands for itself."""
     if split.labels is None or isinstance(split.labels, Sequence):
         return split.labels
     return [split.class_names[i] if split.class_names else str(i) for i in split.labels]
@@ -75,5 +76,5 @@ def split_word(name: str) -> str | None:
 
 
 def split_of(file: Path) -> str | None:
-    """The split a file is of, by its name or else by that of a folder it is in."""
+    """The split that a file belongs to, by its name, or else by the name of a folder above it."""
     return next((key for part in reversed(file.parts) if (key := split_word(part))), None)

@@ -1,31 +1,24 @@
-"""Pictures of any kind become uint8 arrays (H, W, C) of one shape, and what changed is said."""
+"""Decoding: a picture of any kind becomes a uint8 array (H, W, C), and what changed is said."""
 
 from __future__ import annotations
 
 import io
-import os
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fmicl_core.checks import InvalidArgument, invalid
+from fmicl_recipes.data.images import Images
+from fmicl_recipes.data.splits import Split
 from fmicl_recipes.progress import note
-from fmicl_recipes.splits import Split
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Images = NDArray[np.uint8]
-
 #: What transparent pixels are laid on.
 BACKGROUND = "white"
-#: Linux's account of its memory.
-MEMINFO = Path("/proc/meminfo")
 _SIXTEEN_BITS = 2**16 - 1
 
 
@@ -33,18 +26,24 @@ class Decoder:
     """Decodes pictures one by one and remembers what it had to change.
 
     Args:
-        size: (height, width) to resize to, or None.
-        channels: 1 for grey or 3 for colour; None leaves a picture what it is.
+        size: (height, width) to resize to; None leaves every picture its own.
+        channels: 1 for grey or 3 for colour; None leaves every picture what it is.
     """
 
     def __init__(self, size: tuple[int, int] | None = None, channels: int | None = None) -> None:
         self.size, self.channels = size, channels
-        #: Pictures by what was changed in them.
+        #: Number of pictures by what was changed in them.
         self.changes: Counter[str] = Counter()
         self._brightest = 0
 
     def decode(self, split: Split, key: str, source: str, progress: bool) -> Iterator[Images]:
         """The pictures of a split, in order.
+
+        Args:
+            split: what to decode.
+            key: name of the split.
+            source: name of the data set, for messages.
+            progress: whether to show a progress bar.
 
         Raises:
             ValueError: one cannot be decoded, or is of floats; the message names it.
@@ -137,54 +136,3 @@ def _opened(picture: Any) -> Image:
     if isinstance(picture, np.ndarray):
         return pillow.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture)
     return pillow.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture)
-
-
-def stack(pictures: Iterable[Images], count: int, source: str) -> Images:
-    """Put pictures of one size into one array; grey ones beside colour ones become colour.
-
-    Raises:
-        ValueError: the sizes differ, or the array does not fit in memory.
-    """
-    images = None
-    for index, picture in enumerate(pictures):
-        if images is None:
-            images = _room((count, *picture.shape), source)
-        if picture.shape[:2] != images.shape[1:3]:
-            sizes = f"{images.shape[1:3]} and {picture.shape[:2]}"
-            raise invalid("image_size", f"a size, as images differ in theirs ({sizes})", None)
-        if picture.shape[2] > images.shape[3]:  # the first images were grey
-            grey, images = images, _room((count, *picture.shape), source)
-            images[:index] = grey[:index]
-        images[index] = picture
-    assert images is not None, "at least one picture"
-    return images
-
-
-def same_channels(*arrays: Images) -> list[Images]:
-    """The arrays with as many channels as that with the most; grey becomes colour."""
-    channels = max(array.shape[-1] for array in arrays)
-    if channels != 3:
-        return list(arrays)
-    return [a if a.shape[-1] == 3 else np.repeat(a, 3, axis=-1) for a in arrays]
-
-
-def _room(shape: tuple[int, ...], source: str) -> Images:
-    need, free = int(np.prod(shape, dtype=np.int64)), _available_memory()
-    if need > 0.8 * free:
-        fitting = f"images that fit in memory ({free / 2**30:.1f} GiB available)"
-        raise invalid("data", fitting, source, why=f"Decoded they take {need / 2**30:.1f} GiB.")
-    return np.empty(shape, np.uint8)
-
-
-def _available_memory() -> int:
-    """Bytes a process can get, with what the system would free for it where it says so."""
-    try:
-        found = re.search(r"MemAvailable:\s+(\d+) kB", MEMINFO.read_text(encoding="ascii"))
-    except OSError:
-        found = None
-    if found:
-        return int(found[1]) * 1024
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
-        return 2**62

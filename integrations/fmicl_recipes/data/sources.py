@@ -1,4 +1,7 @@
-"""Where images come from: the hub, parquet files, image folders. Nothing is decoded here."""
+"""Which source a name stands for, and its splits: digits, files, folders, the hub.
+
+Nothing is decoded here.
+"""
 
 from __future__ import annotations
 
@@ -10,40 +13,36 @@ from pathlib import Path
 
 import numpy as np
 
-from fmicl_core.checks import InvalidArgument, check_choice, invalid
-from fmicl_recipes.folders import IMAGE_SUFFIXES, files_below, image_splits
-from fmicl_recipes.splits import Split, split_of
+from fmicl_core.checks import check_choice, invalid
+from fmicl_recipes.data.columns import NO_COLUMN
+from fmicl_recipes.data.folders import IMAGE_SUFFIXES, files_below, image_splits
+from fmicl_recipes.data.hub import ALIASES, check_reachable
+from fmicl_recipes.data.splits import Split, split_of
+from fmicl_recipes.data.tables import open_table
 
 DIGITS = "digits"
-#: Short names of hub data sets.
-ALIASES = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100", "mnist": "ylecun/mnist"}
 #: What Hugging Face calls the file that says more of the images of a folder.
 METADATA = ("metadata.csv", "metadata.jsonl")
-#: Seconds to wait for the hub to answer whether it has a data set.
-HUB_TIMEOUT = 5.0
-#: Data sets that the hub has said to have, so that it is asked once in a process.
-_reached: set[str] = set()
 
 
 def check_source(
     source: str, image_column: str | None = None, label_column: str | None = None
-) -> None:
+) -> str | None:
     """Check what can be checked of a source in a second: without decoding, or importing much.
 
     Args:
-        source: see `open_splits`.
-        image_column: name of a column, which only some sources have.
-        label_column: name of a column, too.
+        source: what `open_splits` takes.
+        image_column: name of the column of images, which only some sources have.
+        label_column: name of the column of labels, which only some sources have.
+
+    Returns:
+        Why the hub cannot be asked for the source, if it is one of the hub and a copy from an
+        earlier time may be here; else None.
 
     Raises:
         ValueError: there is no such file, folder or hub data set, or it holds no images; or a
             column is named of a source that has none.
     """
-    _checked(source, image_column, label_column)
-
-
-def _checked(source: str, image_column: str | None, label_column: str | None) -> str | None:
-    """Check a source; why the hub cannot be asked for it, if a copy of it may be there."""
     path = Path(source).expanduser()
     columns = {"image_column": image_column, "label_column": label_column}
     named = {argument: name for argument, name in columns.items() if name is not None}
@@ -62,10 +61,7 @@ def _checked(source: str, image_column: str | None, label_column: str | None) ->
         _check_columns(files_below(path), source, named)
     else:
         _check_hub_name(source, path)
-        failure = _hub_failure(ALIASES.get(source, source))
-        if failure and not _perhaps_cached(ALIASES.get(source, source)):
-            raise not_found(source, failure)
-        return failure
+        return check_reachable(source)
     return None
 
 
@@ -84,11 +80,9 @@ def open_splits(
     Raises:
         ValueError: there is no such thing, or it cannot be read.
     """
-    offline = _checked(source, image_column, label_column)
+    offline = check_source(source, image_column, label_column)
     if source == DIGITS:
         return {"train": _digits()}
-    from fmicl_recipes.tables import open_table
-
     path = Path(source).expanduser()
     columns = (image_column, label_column)
     if path.is_file():
@@ -109,6 +103,7 @@ def open_splits(
 
 
 def _digits() -> Split:
+    """The handwritten digits of scikit-learn."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -124,7 +119,13 @@ def _check_no_columns(source: str, named: Mapping[str, str]) -> None:
 
 
 def _check_columns(files: Iterable[Path], source: str, named: Mapping[str, str]) -> None:
-    """Check that columns named are there, by the schema of the first parquet file, if any."""
+    """Check that columns are there, by the schema of the first parquet file, if there is any.
+
+    Args:
+        files: files of the source.
+        source: what the user gave.
+        named: names of columns, by the argument that gave them.
+    """
     if not named:
         return
     files = list(files)
@@ -136,11 +137,9 @@ def _check_columns(files: Iterable[Path], source: str, named: Mapping[str, str])
     from pyarrow import ArrowException
     from pyarrow.parquet import read_schema
 
-    from fmicl_recipes.tables import NO_COLUMN
-
     try:
         columns = read_schema(table).names
-    except (ArrowException, OSError):  # of which reading the rows says more
+    except (ArrowException, OSError):  # the rows are read later, and then more is said
         return
     for argument, name in named.items():
         if (argument, name) != ("label_column", NO_COLUMN):
@@ -148,7 +147,7 @@ def _check_columns(files: Iterable[Path], source: str, named: Mapping[str, str])
 
 
 def _check_hub_name(source: str, path: Path) -> None:
-    """Refuse a name that can be none of the hub, or is rather a path that does not exist."""
+    """Refuse a name that cannot be the hub's, or is rather a path that does not exist."""
     names = ", ".join([DIGITS, *ALIASES])
     expected = f"a path that exists, a hub name OWNER/NAME, or one of {names}"
     hub_like = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source)
@@ -164,37 +163,3 @@ def _check_hub_name(source: str, path: Path) -> None:
     if close := difflib.get_close_matches(str(path), beside, n=1, cutoff=0.8):
         why = f"{why or ''} Did you mean {close[0]!r}?".strip()
     raise invalid("data", expected, source, why=why)
-
-
-def _hub_failure(name: str) -> str | None:
-    """Why the hub cannot give a data set, after one short try; None if it can."""
-    from huggingface_hub import HfApi
-
-    if name in _reached:
-        return None
-    try:
-        HfApi().dataset_info(name, timeout=HUB_TIMEOUT)
-    except Exception as error:  # of the hub's, its client's and the system's many kinds
-        if type(error).__name__ == "RepositoryNotFoundError":
-            return "The hub has no data set of that name, or none that is open to all."
-        lines = str(error).splitlines() or [""]
-        return f"The hub could not be reached: {type(error).__name__}: {lines[0]}."
-    _reached.add(name)
-    return None
-
-
-def _perhaps_cached(name: str) -> bool:
-    """Whether `datasets` may have a copy of a hub data set from an earlier time."""
-    from huggingface_hub import constants
-
-    folder = os.environ.get("HF_DATASETS_CACHE") or os.path.join(constants.HF_HOME, "datasets")
-    return any(Path(folder).expanduser().glob(f"{name.partition('/')[0]}___*"))
-
-
-def not_found(source: str, why: str) -> InvalidArgument:
-    """Build the error for a name that is no path, and of which the hub gives nothing."""
-    return invalid(
-        "data", "a path that exists, or a data set of the hub that can be reached", source,
-        why=f"No file or folder of that name is here. {why} Without access to the hub give a local"
-        " path: a folder of images or of parquet files.",
-    )  # fmt: skip

@@ -1,8 +1,7 @@
-"""The trained encoder of a run folder: what the loaders of the three frameworks share."""
+"""Loading the trained encoder of a run: what the loaders of the three frameworks share."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,12 +13,10 @@ from fmicl_recipes.settings import METHODS, TrainSettings
 
 #: The package that trains in each framework, and loads what it trained.
 PACKAGES = {"torch": "fmicl_lightning", "jax": "fmicl_flax", "tensorflow": "fmicl_keras"}
-#: Images that are encoded at once.
-CHUNK = 500
 
 
 class Trained(NamedTuple):
-    """A run that has an encoder: its folder, its settings, and (H, W, C) of its images."""
+    """A run that has a trained encoder: its folder, its settings, and (H, W, C) of its images."""
 
     folder: RunFolder
     settings: TrainSettings
@@ -30,12 +27,12 @@ def open_run(run: str | Path, framework: str | None = None) -> Trained:
     """The run in a folder.
 
     Args:
-        run: the folder.
-        framework: the one whose package is to load the encoder; None for any.
+        run: folder of the run.
+        framework: framework whose package is to load the encoder; None for any.
 
     Raises:
-        ValueError: there is no run of images in the folder, or no checkpoint, or one of another
-            framework, or nobody knows the size of its images.
+        ValueError: there is no run of images in the folder, or none with a checkpoint, or one of
+            another framework, or nobody knows the size of its images.
     """
     folder = RunFolder(run)
     method = folder.read_json("settings.json").get("method")
@@ -56,7 +53,11 @@ def open_run(run: str | Path, framework: str | None = None) -> Trained:
 
 
 def check_checkpoint(folder: RunFolder) -> None:
-    """Raise ValueError when a run has no checkpoint."""
+    """Check that a run has a checkpoint.
+
+    Raises:
+        ValueError: it has none.
+    """
     if not folder.checkpoint.exists():
         raise invalid("run", f"a run folder with {folder.checkpoint.name}", str(folder.path))
 
@@ -65,11 +66,11 @@ def check_images(images: Any, shape: tuple[int, int, int]) -> np.ndarray[Any, np
     """The images as (N, H, W, C), if they are like those that an encoder was trained on.
 
     Args:
-        images: (N, H, W, C) uint8 or, of one channel, (N, H, W).
-        shape: (H, W, C).
+        images: (N, H, W, C) uint8; with one channel (N, H, W), too.
+        shape: (H, W, C) of the images that the encoder was trained on.
 
     Raises:
-        ValueError: they are not uint8, or of another shape, or there are none.
+        ValueError: they are not uint8, or have another shape, or there are none.
     """
     array = np.asarray(images)
     if array.dtype != np.uint8:
@@ -90,10 +91,10 @@ def check_batch(shape: tuple[Any, ...], dtype: str, channels: int, axis: int) ->
     Values are not looked at, as they may be unknown while a graph is traced.
 
     Args:
-        shape: of the images.
-        dtype: of the images, by its name.
-        channels: of the images that the encoder is for.
-        axis: of the channels, 1 or 3.
+        shape: shape of the images.
+        dtype: name of the images' dtype.
+        channels: number of channels that the encoder is for.
+        axis: axis of the channels, 1 or 3.
 
     Raises:
         ValueError: another shape or dtype.
@@ -103,10 +104,3 @@ def check_batch(shape: tuple[Any, ...], dtype: str, channels: int, axis: int) ->
         raise invalid("images", sizes, tuple(shape), what="images.shape")
     if dtype != "uint8" and "float" not in dtype:
         raise invalid("images", "uint8, or float in [0, 1]", dtype, what="images.dtype")
-
-
-def filled_chunks(images: Any, size: int = CHUNK) -> Iterator[Any]:
-    """`size` images at a time, the last ones filled up with zeros: one shape to compile for."""
-    for start in range(0, len(images), size):
-        chunk = images[start : start + size]
-        yield np.pad(chunk, [(0, size - len(chunk))] + [(0, 0)] * (images.ndim - 1))

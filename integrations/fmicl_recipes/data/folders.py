@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fmicl_core.checks import callers_level
-from fmicl_recipes.splits import Split, split_word
+from fmicl_recipes.data.splits import Split, split_word
 
 IMAGE_SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"
@@ -34,7 +34,12 @@ def _visible(name: str) -> bool:
 
 
 def image_splits(source: Path, pictures: Sequence[Path]) -> dict[str, Split]:
-    """The splits of an image folder; each is read on its own, with or without classes."""
+    """The splits of an image folder; each is read on its own, with or without classes.
+
+    Args:
+        source: the folder.
+        pictures: paths of all images below it.
+    """
     top, parts = source, [file.relative_to(source).parts for file in pictures]
     while (  # folders around the only one are passed through
         len({part[0] for part in parts}) == 1
@@ -68,8 +73,8 @@ def _are_splits(found: set[str | None], loose: bool) -> bool:
     """Whether folders are splits rather than classes, one of which may be "train" beside "bus".
 
     Args:
-        found: the splits that their names stand for, with None if one stands for none.
-        loose: there are images beside them.
+        found: the splits that the folders' names stand for, with None if one stands for none.
+        loose: whether there are images beside the folders.
     """
     known = found - {None}
     if None in found:
@@ -80,7 +85,15 @@ def _are_splits(found: set[str | None], loose: bool) -> bool:
 def _classes(
     source: Path, top: Path, pictures: Sequence[Path], parts: Sequence[tuple[str, ...]], depth: int
 ) -> Split:
-    """A split whose classes, if all its images have one, are the folders at a depth."""
+    """A split whose classes are the folders at a depth, if every image lies in such a folder.
+
+    Args:
+        source: folder from which images are named.
+        top: folder of the splits or classes.
+        pictures: paths of the images.
+        parts: the same paths, as names of folders and file from `top` on.
+        depth: number of folders above those of the classes.
+    """
     names = [file.relative_to(source).as_posix() for file in pictures]
     loose = sum(len(part) == depth + 1 for part in parts)
     if loose == 0:

@@ -1,0 +1,12 @@
+"""Image data sets as uint8 arrays: `load_images` goes from the name of a source to `ImageData`.
+
+`sources.py` finds what a name stands for: digits, a folder of images (`folders.py`), a table of
+images (`tables.py`, `columns.py`) or a data set of the hub (`hub.py`). Each gives `Split`s, images
+that are not decoded yet (`splits.py`). `pictures.py` decodes one picture at a time, `arrays.py`
+stacks them, and `load.py` puts it all together.
+"""
+
+from fmicl_recipes.data.images import ImageData, Images
+from fmicl_recipes.data.load import load_images, validation_split
+
+__all__ = ["ImageData", "Images", "load_images", "validation_split"]

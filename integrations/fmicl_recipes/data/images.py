@@ -1,0 +1,68 @@
+"""`ImageData`: the images of a run, to train on and to evaluate on."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fmicl_recipes.data.splits import Labels
+
+#: Images (N, H, W, C), or one image (H, W, C).
+Images = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """Training and test images, with their labels if the source has any.
+
+    Args:
+        name: name of the data set, for tables and plots.
+        train_images: (N, H, W, C) uint8.
+        train_labels: (N,) int64, or None.
+        test_images: (M, H, W, C) uint8.
+        test_labels: (M,) int64, or None.
+        evaluated_on: name of the split that the test images come from.
+        class_names: names of the labels 0, 1, ...; None where they are numbers only.
+    """
+
+    name: str
+    train_images: Images
+    train_labels: Labels | None
+    test_images: Images
+    test_labels: Labels | None
+    evaluated_on: str = "test"
+    class_names: tuple[str, ...] | None = None
+
+    @property
+    def labels(self) -> tuple[Labels, Labels] | None:
+        """Training and test labels; None where there are none, or training knows one class only."""
+        train, test = self.train_labels, self.test_labels
+        if train is None or test is None or len(np.unique(train)) < 2:
+            return None
+        return train, test
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all pixels, training and test."""
+        return _digest(self.train_images, self.test_images)
+
+    def described(self) -> dict[str, Any]:
+        """What metrics.json says of the images, so that runs on other images can be told apart."""
+        return {
+            "evaluated_on": self.evaluated_on,
+            "train_images": len(self.train_images),
+            "test_images": len(self.test_images),
+            "image_shape": list(self.train_images.shape[1:]),
+            "test_digest": _digest(self.test_images),
+        }
+
+
+def _digest(*arrays: Images) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

@@ -1,0 +1,94 @@
+"""The history of a run: a row of numbers for every epoch, and the warning of a collapse."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
+
+import numpy as np
+
+from fmicl_recipes import sphere
+from fmicl_recipes.sphere import Features
+from fmicl_recipes.trainer import NonFiniteLossError, Trainer
+
+#: Number of epochs in a row with collapsed features that make a warning.
+COLLAPSE_PATIENCE = 3
+
+
+def epoch_row(
+    epoch: int, step: int, loss: float, x: Features, y: Features, **measured: float
+) -> dict[str, float]:
+    """The row of an epoch.
+
+    Args:
+        epoch: number of the epoch that has just finished, from 1.
+        step: number of steps so far.
+        loss: mean over the epoch.
+        x: (N, d) features of the last batch as the loss saw them: first view, or queries.
+        y: (N, d) features of the last batch as the loss saw them: second view, or keys.
+        measured: "images_per_second", and "knn_accuracy" where it was measured.
+
+    Raises:
+        NonFiniteLossError: the features are not finite.
+    """
+    check_finite_features(x, y)
+    return {"epoch": epoch, "step": step, "loss": loss, **sphere.spread(x, y), **measured}
+
+
+def knn(trainer: Trainer) -> dict[str, float]:
+    """Accuracy in [0, 1] by kNN of the encoder as it is now, by its name in the history.
+
+    There is none without labels.
+
+    Raises:
+        NonFiniteLossError: the features are not finite.
+    """
+    data = trainer.data
+    if data.labels is None:
+        return {}
+    from fmicl_recipes.evaluation import knn_accuracy  # scikit-learn: not for who builds a method
+
+    labels, test_labels = data.labels
+    train, test = trainer.encode(data.train_images), trainer.encode(data.test_images)
+    check_finite_features(train, test)
+    k = trainer.settings.knn_k
+    return {"knn_accuracy": knn_accuracy(train, labels, test, test_labels, k=k)}
+
+
+def check_finite_features(*features: Features) -> None:
+    """Check that training has not diverged, though every weight may be finite.
+
+    A feature whose squared length overflows float32 counts as one that is not finite: the losses
+    see no direction in it, and its row as zero after normalisation looks as if it were far from
+    all others. Features of zero length are a collapse, which `sphere.collapsed` knows.
+
+    Raises:
+        NonFiniteLossError: features are not finite.
+    """
+    for rows in features:
+        squares = np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
+        if not (squares <= np.finfo(np.float32).max).all():  # nor where one is NaN
+            raise NonFiniteLossError(
+                "The features are not finite, or their squares are not: training has diverged."
+                " Try a smaller --lr."
+            )
+
+
+def warn_of_collapse(history: Sequence[Mapping[str, float]]) -> None:
+    """Warn at the epoch that makes `COLLAPSE_PATIENCE` collapsed ones in a row; once per collapse.
+
+    Not at the first one: features of an untrained encoder can lie close together, too.
+    """
+    collapsed = [sphere.collapsed(row) for row in reversed(history)]
+    if sum(1 for _ in takewhile(bool, collapsed)) != COLLAPSE_PATIENCE:
+        return
+    last = history[-1]
+    warnings.warn(
+        f"The features have collapsed by epoch {last['epoch']:.0f}: embedding rank"
+        f" {last['embedding_rank']:.1f}, uniformity {last['uniformity']:.2f}. They hardly tell"
+        " samples apart. reverse_kl and neyman do that by themselves; otherwise try another alpha"
+        " or a smaller --lr.",
+        UserWarning,
+        stacklevel=2,
+    )
