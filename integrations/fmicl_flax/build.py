@@ -16,14 +16,11 @@ from fmicl_flax.moco import MoCo
 from fmicl_flax.moco_v3 import MoCoV3
 from fmicl_flax.simclr import SimCLR
 from fmicl_recipes.losses import loss_of
+from fmicl_recipes.methods import method_options
 from fmicl_recipes.settings import TrainSettings
 
-#: By the names of `fmicl_recipes.settings.METHODS`: the class, and the settings it takes.
-METHODS: dict[str, tuple[Any, tuple[str, ...]]] = {
-    "simclr": (SimCLR, ()),
-    "moco": (MoCo, ("queue_size", "ema", "bn_splits", "head_norm", "seed")),
-    "moco-v3": (MoCoV3, ("ema",)),
-}
+#: By the names of `fmicl_recipes.settings.METHODS`.
+METHODS: dict[str, Any] = {"simclr": SimCLR, "moco": MoCo, "moco-v3": MoCoV3}
 DTYPES = {"32": jnp.float32, "bf16": jnp.bfloat16}
 
 
@@ -71,14 +68,12 @@ def build_method(settings: TrainSettings, image_shape: tuple[int, int, int]) -> 
     """
     rngs = nnx.Rngs(settings.seed)
     encoder, features = untrained_encoder(settings, image_shape, rngs)
-    kind, names = METHODS[settings.method]
-    options = {
-        name: getattr(settings, name) for name in ("projection_hidden", "projection_dim", *names)
-    }
-    if kind is MoCoV3:
-        options["frozen_patches"] = settings.patch_projection == "frozen"
-    method: Method = kind(
-        encoder, features, build_loss(settings),
-        build_augmentation(settings.augmentation, settings.photo()), rngs=rngs, **options,
-    )  # fmt: skip
+    method: Method = METHODS[settings.method](
+        encoder,
+        features,
+        build_loss(settings),
+        build_augmentation(settings.augmentation, settings.photo()),
+        **method_options(settings),
+        rngs=rngs,
+    )
     return method

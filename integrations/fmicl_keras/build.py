@@ -17,7 +17,11 @@ from fmicl_keras.native import library
 from fmicl_keras.replicas import gather, replica_count
 from fmicl_keras.simclr import SimCLR
 from fmicl_recipes.losses import loss_of
+from fmicl_recipes.methods import method_options
 from fmicl_recipes.settings import TrainSettings
+
+#: By the names of `fmicl_recipes.settings.METHODS`.
+METHODS: dict[str, Any] = {"simclr": SimCLR, "moco": MoCo, "moco-v3": MoCoV3}
 
 
 def build_loss(settings: TrainSettings) -> Loss:
@@ -62,11 +66,12 @@ def untrained_method(
             settings.encoder, image_shape, settings.width,
             stem_stride=settings.stem_stride, patch_size=settings.patch_size,
         )  # fmt: skip
-        parts = encoder, build_loss(settings), augment, settings
+        options = method_options(settings)
         if settings.method == "moco-v3":
-            method: Method = MoCoV3(*parts, steps)
-        else:
-            method = {"simclr": SimCLR, "moco": MoCo}[settings.method](*parts)
+            options["steps"] = steps
+        method: Method = METHODS[settings.method](
+            encoder, encoder.output_shape[-1], build_loss(settings), augment, **options
+        )
     return method
 
 

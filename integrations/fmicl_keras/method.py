@@ -15,7 +15,6 @@ from keras import ops
 
 from fmicl_keras.augment import as_float, standardise
 from fmicl_keras.replicas import gather, replica_count
-from fmicl_recipes.settings import TrainSettings
 
 #: From features x, y (N, d), and a bank of negatives (K, d) if there is one, to a scalar.
 Loss = Callable[..., Any]
@@ -29,21 +28,15 @@ class Method(keras.Model):
         head: from features to projections (N, d).
         loss: from projections to a scalar, such as `fmicl_tensorflow.FMICLLoss()`, in the Keras
             backend's own library.
-        augment: from float images in [0, 1] to one random view of each.
-        settings: of the run; what of them counts here is the method's own options and the seed.
+        augment: model from float images in [0, 1] to one random view of each.
     """
 
     def __init__(
-        self,
-        encoder: keras.Model,
-        head: keras.Model,
-        loss: Loss,
-        augment: keras.Model,
-        settings: TrainSettings,
+        self, encoder: keras.Model, head: keras.Model, loss: Loss, augment: keras.Model
     ) -> None:
         super().__init__(dtype="float32")  # the networks have precisions of their own
         self.encoder, self.head, self.augment = encoder, head, augment
-        self.loss_of, self.settings = loss, settings
+        self.loss_of = loss
         #: Keeps what the loss compared last, where somebody wants to know.
         self.last: LastViews | None = None
         self.built = True  # as all its parts are
@@ -100,21 +93,16 @@ class MomentumMethod(Method):
     Batch norms of the copy keep running statistics of their own.
 
     Args:
-        encoder, head, loss, augment, settings: as for `Method`; Keras must be able to clone encoder
+        encoder, head, loss, augment: arguments of `Method`; Keras must be able to clone encoder
             and head.
 
     Source: He et al. (2020), section 3.2.
     """
 
     def __init__(
-        self,
-        encoder: keras.Model,
-        head: keras.Model,
-        loss: Loss,
-        augment: keras.Model,
-        settings: TrainSettings,
+        self, encoder: keras.Model, head: keras.Model, loss: Loss, augment: keras.Model
     ) -> None:
-        super().__init__(encoder, head, loss, augment, settings)
+        super().__init__(encoder, head, loss, augment)
         self.key_encoder, self.key_head = momentum_copy(encoder), momentum_copy(head)
 
     def key(self, view: Any, training: bool) -> Any:

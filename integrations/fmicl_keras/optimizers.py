@@ -7,8 +7,6 @@ from typing import Any
 import keras
 from keras import ops
 
-from fmicl_recipes.settings import TrainSettings
-
 
 class SGD(keras.optimizers.SGD):
     """SGD with momentum and weight decay in the gradient.
@@ -90,8 +88,8 @@ def warmup_cosine(lr: float, steps: int, warmup: int) -> keras.optimizers.schedu
 
     Args:
         lr: peak learning rate.
-        steps: of the whole run.
-        warmup: of them, the first ones.
+        steps: number of steps of the whole run.
+        warmup: number of steps, at the beginning, in which the rate rises.
     """
     if not warmup:
         return keras.optimizers.schedules.CosineDecay(lr, steps)
@@ -101,20 +99,20 @@ def warmup_cosine(lr: float, steps: int, warmup: int) -> keras.optimizers.schedu
 
 
 def build_optimizer(
-    settings: TrainSettings, weights: list[Any], steps: int
+    weights: list[Any], name: str, rate: Any, momentum: float, weight_decay: float
 ) -> keras.optimizers.Optimizer:
-    """The optimiser the settings name, with warm-up and cosine per step.
+    """The optimiser of some weights; norms and biases have no decay.
 
     Args:
-        settings: of the run.
-        weights: what is trained; norms and biases have no decay.
-        steps: of the whole run.
+        weights: weights that are trained.
+        name: "sgd", "adamw" or "lars".
+        rate: learning rate, or its schedule.
+        momentum: momentum of SGD and LARS.
+        weight_decay: weight decay of what is neither a norm nor a bias.
     """
-    rate = warmup_cosine(settings.lr, steps, steps * settings.warmup_epochs // settings.epochs)
-    if settings.optimizer == "adamw":
+    if name == "adamw":
         # Keras' default for epsilon is ten times that of PyTorch and Optax.
-        adamw = keras.optimizers.AdamW(rate, settings.weight_decay, epsilon=1e-8)
+        adamw = keras.optimizers.AdamW(rate, weight_decay, epsilon=1e-8)
         adamw.exclude_from_weight_decay([w for w in weights if len(w.shape) <= 1])
         return adamw
-    kind = {"sgd": SGD, "lars": LARS}[settings.optimizer]
-    return kind(rate, settings.momentum, settings.weight_decay)
+    return {"sgd": SGD, "lars": LARS}[name](rate, momentum, weight_decay)

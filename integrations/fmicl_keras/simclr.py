@@ -16,20 +16,28 @@ class SimCLR(Method):
     """Both views go through the same networks, in one batch; the loss takes their projections.
 
     Args:
-        encoder: from images (N, H, W, C) to features (N, F).
-        loss: from projections x, y (N, d) to a scalar, such as `FMICLLoss(negatives="all")` of the
-            Keras backend's library.
-        augment: from float images in [0, 1] to one random view of each.
-        settings: of the run, see `Method`.
+        encoder: model from images (N, H, W, C) to features (N, F).
+        feature_dim: width F of the features.
+        loss: function from projections x, y (N, d) to a scalar, such as
+            `FMICLLoss(negatives="all")` of the Keras backend's library.
+        augment: model from float images in [0, 1] to one random view of each.
+        projection_hidden: width of the two hidden layers of the head.
+        projection_dim: width d of the projections.
     """
 
     def __init__(
-        self, encoder: keras.Model, loss: Loss, augment: keras.Model, settings: TrainSettings
+        self,
+        encoder: keras.Model,
+        feature_dim: int,
+        loss: Loss,
+        augment: keras.Model,
+        *,
+        projection_hidden: int = TrainSettings.projection_hidden,
+        projection_dim: int = TrainSettings.projection_dim,
     ) -> None:
-        hidden, dim = settings.projection_hidden, settings.projection_dim
-        head = projection_head(hidden, dim)
-        head.build(encoder.output_shape)
-        super().__init__(encoder, head, loss, augment, settings)
+        head = projection_head(projection_hidden, projection_dim)
+        head.build((None, feature_dim))
+        super().__init__(encoder, head, loss, augment)
 
     def compare(self, v1: Any, v2: Any, training: bool) -> Any:
         """Projections of the two views, (N, 2, d)."""

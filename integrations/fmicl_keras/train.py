@@ -14,7 +14,7 @@ from fmicl_keras.build import build_method, state
 from fmicl_keras.callbacks import EpochBatches, Run
 from fmicl_keras.devices import Devices
 from fmicl_keras.method import LastViews, Method
-from fmicl_keras.optimizers import build_optimizer
+from fmicl_keras.optimizers import build_optimizer, warmup_cosine
 from fmicl_recipes.data import ImageData, Images
 from fmicl_recipes.encoder import CHUNK, filled_chunks
 from fmicl_recipes.logs import Progress
@@ -83,7 +83,11 @@ class MethodTrainer(Trainer):
 
     def _compile(self) -> None:
         settings, weights = self.settings, self.model.trainable_weights
-        optimizer = build_optimizer(settings, weights, self.steps * settings.epochs)
+        steps, warmup = (self.steps * n for n in (settings.epochs, settings.warmup_epochs))
+        optimizer = build_optimizer(
+            weights, settings.optimizer, warmup_cosine(settings.lr, steps, warmup),
+            settings.momentum, settings.weight_decay,
+        )  # fmt: skip
         optimizer.build(weights)
         self.model.last = LastViews(settings.batch_size, settings.projection_dim)
         self.model.compile(optimizer)

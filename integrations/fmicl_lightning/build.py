@@ -16,10 +16,13 @@ from fmicl_lightning.moco import MoCo
 from fmicl_lightning.moco_v3 import MoCoV3
 from fmicl_lightning.simclr import SimCLR
 from fmicl_recipes.losses import loss_of
+from fmicl_recipes.methods import method_options
 from fmicl_recipes.settings import TrainSettings
 
 #: By the names of `fmicl_recipes.settings.METHODS`.
 METHODS: dict[str, Any] = {"simclr": SimCLR, "moco": MoCo, "moco-v3": MoCoV3}
+#: Settings that every method takes, beside its own.
+TRAINING = ("optimizer", "lr", "momentum", "weight_decay", "warmup_epochs", "seed")
 
 
 def build_loss(settings: TrainSettings) -> Loss:
@@ -56,11 +59,12 @@ def build_method(settings: TrainSettings, image_shape: tuple[int, int, int]) -> 
     height, width, _ = image_shape
     lightning.seed_everything(settings.seed, verbose=False)
     encoder, features = untrained_encoder(settings, image_shape)
+    options = {name: getattr(settings, name) for name in TRAINING} | method_options(settings)
     method: Method = METHODS[settings.method](
         encoder,
         features,
         build_loss(settings),
         build_augmentation(settings.augmentation, (height, width), settings.photo()),
-        settings,
+        **options,
     )
     return method.to(memory_format=torch.channels_last)

@@ -11,11 +11,13 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
 
+from fmicl_core.checks import check_choice
 from fmicl_lightning.augment import as_float, standardise
 from fmicl_lightning.optimizers import build_optimizer, warmup_cosine
-from fmicl_recipes.settings import TrainSettings
+from fmicl_recipes.settings import OPTIMIZERS, TrainSettings
 from fmicl_recipes.trainer import NonFiniteLossError, epoch_row, warn_of_collapse
 
 #: From features x, y (N, d), and a bank of negatives (K, d) if there is one, to a scalar.
@@ -30,11 +32,16 @@ class Method(lightning.LightningModule):
         encoder: any module from images (N, C, H, W) to features (N, F).
         head: from features to projections (N, d).
         loss: from projections to a scalar, such as `fmicl_torch.FMICLLoss()`.
-        augment: from float images in [0, 1] to one random view of each.
-        settings: of the run; what of them counts here is the method's own options, optimiser,
-            schedule and seed.
+        augment: module from float images in [0, 1] to one random view of each.
+        optimizer: "sgd", "adamw" or "lars"; for another one, override `configure_optimizers`.
+        lr: peak of the learning rate.
+        momentum: momentum of SGD and LARS.
+        weight_decay: weight decay of what is neither a norm nor a bias.
+        warmup_epochs: epochs in which the rate rises linearly, before it falls by a cosine.
+        seed: seed of the random views.
 
     Raises:
+        ValueError: there is no such optimiser.
         NonFiniteLossError: the loss or a weight is not finite; the message says at which step.
     """
 
@@ -44,11 +51,19 @@ class Method(lightning.LightningModule):
         head: nn.Module,
         loss: Loss,
         augment: nn.Module,
-        settings: TrainSettings,
+        *,
+        optimizer: str = TrainSettings.optimizer,
+        lr: float = TrainSettings.lr,
+        momentum: float = TrainSettings.momentum,
+        weight_decay: float = TrainSettings.weight_decay,
+        warmup_epochs: int = TrainSettings.warmup_epochs,
+        seed: int = TrainSettings.seed,
     ) -> None:
         super().__init__()
         self.encoder, self.head, self.loss, self.augment = encoder, head, loss, augment
-        self.settings = settings
+        self.optimizer = check_choice("optimizer", optimizer, OPTIMIZERS)
+        self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
+        self.warmup_epochs, self.seed = warmup_epochs, seed
         #: Steps of the whole run, known once it starts.
         self.steps = 1
         self.history: list[dict[str, float]] = []
@@ -110,7 +125,7 @@ class Method(lightning.LightningModule):
 
         A run that stopped thereby goes on exactly as if it had not.
         """
-        step = self.settings.seed * 1_000_003 + self.global_step
+        step = self.seed * 1_000_003 + self.global_step
         torch.manual_seed(step * self.world + self.global_rank)
 
     def on_train_epoch_end(self) -> None:
@@ -135,11 +150,11 @@ class Method(lightning.LightningModule):
         """Take the history up where the weights are."""
         self.history = list(checkpoint["history"])
 
-    def configure_optimizers(self) -> dict[str, Any]:
-        """The settings' optimiser with warm-up and cosine per step."""
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimiser, its rate with warm-up and cosine per step."""
         self.steps = int(self.trainer.estimated_stepping_batches)
-        warmup = self.steps * self.settings.warmup_epochs // (self.trainer.max_epochs or 1)
-        optimizer = build_optimizer(self, self.settings)
+        warmup = self.steps * self.warmup_epochs // (self.trainer.max_epochs or 1)
+        optimizer = build_optimizer(self, self.optimizer, self.lr, self.momentum, self.weight_decay)
         schedule = warmup_cosine(optimizer, self.steps, warmup)
         return {
             "optimizer": optimizer,
@@ -153,7 +168,7 @@ class MomentumMethod(Method):
     Batch norms of the copy keep running statistics of their own.
 
     Args:
-        encoder, head, loss, augment, settings: as for `Method`.
+        encoder, head, loss, augment, training: arguments of `Method`.
 
     Source: He et al. (2020), section 3.2.
     """
@@ -164,9 +179,9 @@ class MomentumMethod(Method):
         head: nn.Module,
         loss: Loss,
         augment: nn.Module,
-        settings: TrainSettings,
+        **training: Any,
     ) -> None:
-        super().__init__(encoder, head, loss, augment, settings)
+        super().__init__(encoder, head, loss, augment, **training)
         self.key_encoder = copy.deepcopy(encoder).requires_grad_(False)
         self.key_head = copy.deepcopy(head).requires_grad_(False)
 
