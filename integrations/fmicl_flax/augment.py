@@ -13,8 +13,10 @@ from jax.scipy.ndimage import map_coordinates
 from fmicl_core.checks import check_choice
 from fmicl_recipes.augmentation import (
     BLUR_SIGMA,
+    DEVIATION,
     DIGITS,
     JITTERED,
+    MEAN,
     PHOTO,
     RGB,
     VIEWS,
@@ -60,7 +62,7 @@ def as_float(images: jax.Array) -> jax.Array:
 
 def standardise(images: jax.Array) -> jax.Array:
     """Float images in [0, 1] to about zero mean and unit variance, the encoder's input."""
-    return (images - 0.5) / 0.25
+    return (images - MEAN) / DEVIATION
 
 
 def photo(key: jax.Array, image: jax.Array, strengths: Photo = PHOTO) -> jax.Array:

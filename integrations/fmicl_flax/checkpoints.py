@@ -16,7 +16,7 @@ from fmicl_recipes.run_folder import RunFolder, unreadable_checkpoint
 STORE = "checkpoints"
 
 
-def save(folder: RunFolder, name: str, state: Any, facts: dict[str, Any]) -> None:
+def save_checkpoint(folder: RunFolder, name: str, state: Any, facts: dict[str, Any]) -> None:
     """Replace the folder's checkpoint.
 
     Orbax checkpoints are directories, and no system call replaces one by another. So the new one is
@@ -43,7 +43,7 @@ def save(folder: RunFolder, name: str, state: Any, facts: dict[str, Any]) -> Non
             shutil.rmtree(old, ignore_errors=True)
 
 
-def load(
+def load_checkpoint(
     folder: RunFolder, like: Any, sharding: jax.sharding.Sharding, *, partly: bool = False
 ) -> tuple[Any, dict[str, Any]]:
     """State and facts of the folder's checkpoint.

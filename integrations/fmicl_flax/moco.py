@@ -13,7 +13,7 @@ from fmicl_core.checks import check_choice
 from fmicl_flax.augment import Augment
 from fmicl_flax.layers import batch_norm, linear
 from fmicl_flax.method import Contrast, Loss, MomentumMethod
-from fmicl_flax.parts import has_batch_norm, in_parts
+from fmicl_flax.split_batch_norm import has_batch_norm, in_parts
 from fmicl_jax.ops import normalize_rows
 from fmicl_recipes.momentum import initial_queue, key_order
 from fmicl_recipes.settings import HEAD_NORMS, TrainSettings

@@ -14,8 +14,10 @@ from fmicl_core.checks import check_choice
 from fmicl_keras.geometry import RandomAffine, RandomResizedCrop, drawn
 from fmicl_recipes.augmentation import (
     BLUR_SIGMA,
+    DEVIATION,
     DIGITS,
     JITTERED,
+    MEAN,
     PHOTO,
     RGB,
     VIEWS,
@@ -96,7 +98,7 @@ def as_float(images: Any) -> Any:
 
 def standardise(images: Any) -> Any:
     """Float images in [0, 1] to about zero mean and unit variance, the encoder's input."""
-    return (images - 0.5) / 0.25
+    return (images - MEAN) / DEVIATION
 
 
 class Sometimes(keras.layers.Layer):

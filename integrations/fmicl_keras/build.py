@@ -9,11 +9,11 @@ from typing import Any
 import keras
 
 from fmicl_keras.augment import build_augmentation
+from fmicl_keras.backend import library
 from fmicl_keras.encoders import build_encoder
 from fmicl_keras.method import Loss, Method
 from fmicl_keras.moco import MoCo
 from fmicl_keras.moco_v3 import MoCoV3
-from fmicl_keras.native import library
 from fmicl_keras.replicas import gather, replica_count
 from fmicl_keras.simclr import SimCLR
 from fmicl_recipes.losses import loss_of

@@ -1,4 +1,4 @@
-"""What accompanies `fit`: order of the images, clock, history, checkpoints."""
+"""What accompanies `fit`: clock, history, checkpoints."""
 
 from __future__ import annotations
 
@@ -10,42 +10,17 @@ from typing import Any
 import keras
 import numpy as np
 
+from fmicl_keras.batches import EpochBatches
 from fmicl_keras.build import state
-from fmicl_keras.checkpoint import to_numpy
-from fmicl_recipes.data import Images
+from fmicl_keras.checkpoints import to_numpy
 from fmicl_recipes.logs import Progress
 from fmicl_recipes.trainer import (
     NonFiniteLossError,
     Trainer,
-    epoch_batches,
     epoch_row,
     knn,
     warn_of_collapse,
 )
-
-
-class EpochBatches(keras.utils.PyDataset):
-    """Batches of uint8 images, in an order that depends on (seed, epoch) alone.
-
-    A last partial batch is left out. The epoch is the one `start` was told.
-    """
-
-    def __init__(self, images: Images, batch_size: int, seed: int) -> None:
-        super().__init__()
-        self.images, self.batch_size, self.seed = images, batch_size, seed
-        self.start(0)
-
-    def start(self, epoch: int) -> None:
-        """Take the order of an epoch, from 0."""
-        self.batches = epoch_batches(len(self.images), self.batch_size, self.seed, epoch)
-
-    @property
-    def num_batches(self) -> int:
-        """Steps of an epoch."""
-        return len(self.batches)
-
-    def __getitem__(self, index: int) -> tuple[Images]:
-        return (self.images[self.batches[index]],)
 
 
 class Run(keras.callbacks.Callback):

@@ -7,32 +7,11 @@ from typing import Any
 import keras
 from keras import layers
 
+from fmicl_keras.layers import batch_norm, conv
 from fmicl_keras.vit import vit
 from fmicl_recipes.settings import VITS, check_encoder
 
 Shape = tuple[int, int, int]
-
-
-def conv(x: Any, outputs: int, size: int = 3, stride: int = 1) -> Any:
-    """A convolution without bias, padded by size // 2 on every side at any stride.
-
-    Keras pads one side only where an even image meets a stride of 2 and padding is "same".
-    """
-    if size > 1:
-        x = layers.ZeroPadding2D(size // 2)(x)
-    return layers.Conv2D(
-        outputs, size, stride, use_bias=False, kernel_initializer=fan_in_uniform()
-    )(x)  # fmt: skip
-
-
-def fan_in_uniform() -> keras.Initializer:
-    """Uniform within +-1 / sqrt(fan in), PyTorch's default, drawn anew for every layer."""
-    return keras.initializers.VarianceScaling(1.0 / 3.0, "fan_in", "uniform")
-
-
-def batch_norm(x: Any, **options: bool) -> Any:
-    """Batch norm with PyTorch's constants."""
-    return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, **options)(x)
 
 
 def basic_block(x: Any, outputs: int, stride: int) -> Any:
@@ -95,8 +74,3 @@ def build_encoder(
     if name in VITS:
         return vit(shape, width, VITS[name], patch_size)
     return CONVOLUTIONAL[name](shape, width, stem_stride)
-
-
-def has_batch_norm(model: keras.Model) -> bool:
-    """Whether a batch norm is anywhere in a model."""
-    return any(isinstance(layer, layers.BatchNormalization) for layer in model._flatten_layers())

@@ -6,13 +6,12 @@ from itertools import pairwise
 from typing import Any
 
 import keras
-from keras import ops
+from keras import layers, ops
 
 from fmicl_core.checks import check_choice
-from fmicl_keras.encoders import has_batch_norm
-from fmicl_keras.heads import mlp
+from fmicl_keras.backend import library
+from fmicl_keras.layers import batch_norm, dense, has_batch_norm
 from fmicl_keras.method import Loss, MomentumMethod
-from fmicl_keras.native import library
 from fmicl_keras.replicas import gather, replica_count
 from fmicl_recipes.momentum import initial_queue
 from fmicl_recipes.settings import HEAD_NORMS, TrainSettings
@@ -56,7 +55,7 @@ class MoCo(MomentumMethod):
         seed: int = TrainSettings.seed,
     ) -> None:
         norm = check_choice("head_norm", head_norm, HEAD_NORMS) == "batch"
-        head = mlp(feature_dim, projection_hidden, projection_dim, norm=norm)
+        head = mlp_head(feature_dim, projection_hidden, projection_dim, norm=norm)
         super().__init__(encoder, head, loss, augment)
         rows = initial_queue(queue_size, projection_dim, seed)
         self.queue = self.add_weight(
@@ -112,3 +111,18 @@ class MoCo(MomentumMethod):
         queue = ops.scatter_update(self.queue, slots[-size:, None], rows[-size:])
         self.queue.assign(queue)
         self.pointer.assign((self.pointer + count) % size)
+
+
+def mlp_head(inputs: int, hidden: int, outputs: int, *, norm: bool) -> keras.Model:
+    """Two layers, F to d (Chen et al. 2020b), and a batch norm without scale and shift.
+
+    The norm is ours. f-MICL takes a plain mean over the queue, whose keys stand still, and would
+    push all queries away from it together, on to one point; InfoNCE does not see a common shift.
+    With the norm there is none.
+    """
+    features = keras.Input((inputs,))
+    x = layers.ReLU()(dense(hidden)(features))
+    x = dense(outputs)(x)
+    if norm:
+        x = batch_norm(x, center=False, scale=False)
+    return keras.Model(features, x, name="head")

@@ -6,9 +6,9 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
+from keras import layers, ops
 
-from fmicl_keras.heads import normed_mlp
+from fmicl_keras.layers import batch_norm, dense
 from fmicl_keras.method import Loss, MomentumMethod
 from fmicl_keras.vit import PATCHES
 from fmicl_recipes.momentum import ema_schedule
@@ -51,9 +51,9 @@ class MoCoV3(MomentumMethod):
     ) -> None:
         if frozen_patches:
             freeze_patches(encoder)
-        head = normed_mlp(feature_dim, projection_hidden, projection_hidden, projection_dim)
+        head = mlp(feature_dim, projection_hidden, projection_hidden, projection_dim)
         super().__init__(encoder, head, loss, augment)
-        self.predictor = normed_mlp(projection_dim, projection_hidden, projection_dim)
+        self.predictor = mlp(projection_dim, projection_hidden, projection_dim)
         self.momenta = np.array(
             [ema_schedule(ema, step, steps) for step in range(steps)], np.float32
         )
@@ -86,3 +86,15 @@ def freeze_patches(encoder: keras.Model) -> None:
     for layer in encoder.layers:
         if layer.name == PATCHES:
             layer.trainable = False
+
+
+def mlp(inputs: int, *widths: int) -> keras.Model:
+    """Linear layers of these widths, each with a batch norm and all but the last with a ReLU.
+
+    The last norm has no scale and shift. Source: Chen et al. (2021), section 4.2, and its code.
+    """
+    x = features = keras.Input((inputs,))
+    for width in widths[:-1]:
+        x = layers.ReLU()(batch_norm(dense(width, use_bias=False)(x)))
+    x = batch_norm(dense(widths[-1], use_bias=False)(x), center=False, scale=False)
+    return keras.Model(features, x)

@@ -11,7 +11,7 @@ from typing import Any
 
 import keras
 
-from fmicl_keras.native import Tensor
+from fmicl_keras.backend import Tensor
 
 
 def gather(rows: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ import keras
 from keras import ops
 
 from fmicl_keras.method import Loss, Method
-from fmicl_keras.views import projection_head
 from fmicl_recipes.settings import TrainSettings
 
 
@@ -49,3 +48,17 @@ class SimCLR(Method):
     def contrast(self, features: Any, training: bool) -> Any:
         """loss(x, y)."""
         return self.loss_of(features[:, 0], features[:, 1])
+
+
+def projection_head(hidden: int = 512, dim: int = 512) -> keras.Sequential:
+    """Three layers to projections (batch, dim), batch norm after all but the last (Lu et al. 2023).
+
+    Args:
+        hidden: width of the first two.
+        dim: D.
+    """
+    layers = []
+    for _ in range(2):
+        norm = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5)
+        layers += [keras.layers.Dense(hidden, use_bias=False), norm, keras.layers.ReLU()]
+    return keras.Sequential([*layers, keras.layers.Dense(dim)], name="projection_head")

@@ -6,13 +6,10 @@ import math
 from typing import Any
 
 import keras
-import numpy as np
 from keras import layers, ops
-from numpy.typing import NDArray
 
-from fmicl_core.checks import invalid
+from fmicl_recipes.vit import EPSILON, HEADS, TOKEN_DEVIATION, check_patches, sine_cosine, token_dim
 
-HEADS = 6
 #: Name of the layer that projects patches, which MoCo v3 may freeze.
 PATCHES = "patches"
 
@@ -31,14 +28,9 @@ def vit(shape: tuple[int, int, int], width: int, depth: int, patch_size: int) ->
 
     Source: Dosovitskiy et al. (2021), in the form of Chen et al. (2021), section 4.1 and its code.
     """
-    height, width_of_image, _ = shape
-    if width % 2:
-        raise invalid("width", "an even number for a ViT", width)
-    if height % patch_size or width_of_image % patch_size:
-        sides = f"{height} x {width_of_image}"
-        raise invalid("patch_size", f"a divisor of the images' sides, {sides}", patch_size)
+    dim = token_dim(width)
+    check_patches(patch_size, *shape[:2])
     images = keras.Input(shape)
-    dim = HEADS * width
     x = layers.Conv2D(dim, patch_size, patch_size, name=PATCHES)(images)
     x = Tokens()(x)
     for _ in range(depth):
@@ -66,30 +58,17 @@ class Tokens(layers.Layer):
     def build(self, shape: tuple[int | None, ...]) -> None:
         """Make the class token; it starts at almost zero."""
         self.token = self.add_weight(
-            shape=(shape[-1],), initializer=keras.initializers.RandomNormal(stddev=1e-6)
+            shape=(shape[-1],), initializer=keras.initializers.RandomNormal(stddev=TOKEN_DEVIATION)
         )
 
     def call(self, grid: Any) -> Any:
         """Tokens with their positions added."""
         height, width, dim = grid.shape[1:]
-        place = ops.convert_to_tensor(sine_cosine(height, width, dim), self.compute_dtype)
+        place = ops.convert_to_tensor(sine_cosine((height, width), dim), self.compute_dtype)
         patches = ops.reshape(grid, (-1, height * width, dim)) + place
         token = ops.broadcast_to(self.token, (ops.shape(grid)[0], 1, dim))
         return ops.concatenate([ops.cast(token, patches.dtype), patches], axis=1)
 
 
-def sine_cosine(height: int, width: int, dim: int) -> NDArray[np.float32]:
-    """Positions (height * width, dim), row by row: sine and cosine of column, then of row.
-
-    The frequencies are 10000^(-i / (dim / 4)), i < dim / 4. Source: Chen et al. (2021), its code.
-    """
-    rate = 10000.0 ** (-np.arange(dim // 4) / (dim // 4))
-    row, column = (np.arange(n)[:, None] * rate for n in (height, width))
-    column = np.tile(column, (height, 1))
-    row = np.repeat(row, width, axis=0)
-    places = [np.sin(column), np.cos(column), np.sin(row), np.cos(row)]
-    return np.concatenate(places, axis=1).astype(np.float32)
-
-
 def _norm() -> layers.Layer:
-    return layers.LayerNormalization(epsilon=1e-6)
+    return layers.LayerNormalization(epsilon=EPSILON)

@@ -9,8 +9,10 @@ from torch import nn
 from fmicl_core.checks import check_choice
 from fmicl_recipes.augmentation import (
     BLUR_SIGMA,
+    DEVIATION,
     DIGITS,
     JITTERED,
+    MEAN,
     PHOTO,
     VIEWS,
     Photo,
@@ -86,4 +88,4 @@ def as_float(images: torch.Tensor) -> torch.Tensor:
 
 def standardise(images: torch.Tensor) -> torch.Tensor:
     """Float images in [0, 1] to about zero mean and unit variance, the encoder's input."""
-    return ((images - 0.5) / 0.25).contiguous(memory_format=torch.channels_last)
+    return ((images - MEAN) / DEVIATION).contiguous(memory_format=torch.channels_last)

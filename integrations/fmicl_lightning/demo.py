@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fmicl_core.checks import invalid
-from fmicl_lightning.train import MethodTrainer
+from fmicl_lightning.trainer import MethodTrainer
 from fmicl_recipes.compare import compare_runs
 from fmicl_recipes.data import load_images
 from fmicl_recipes.presets import resolve

@@ -10,6 +10,8 @@ from fmicl_core.checks import check_number, invalid
 
 #: The augmentations by name: for pictures of any kind, and for handwritten characters.
 VIEWS = ("photo", "digits")
+#: What images in [0, 1] are standardised by, whatever the data set.
+MEAN, DEVIATION = 0.5, 0.25
 #: Share of the images whose colours "photo" jitters.
 JITTERED = 0.8
 #: Deviation of the Gaussian blur in pixels, drawn evenly.

@@ -26,7 +26,6 @@ from fmicl_lightning import LARS, MethodTrainer, SimCLR, ViT, build_encoder, bui
 from fmicl_lightning.callbacks import RunClock, quiet  # noqa: E402
 from fmicl_lightning.encoders import feature_width  # noqa: E402
 from fmicl_lightning.optimizers import build_optimizer, warmup_cosine  # noqa: E402
-from fmicl_lightning.vit import sine_cosine  # noqa: E402
 from fmicl_recipes import RunFolder, resolve  # noqa: E402
 from fmicl_recipes.data import load_images  # noqa: E402
 from fmicl_recipes.momentum import ema_schedule, initial_queue, key_order  # noqa: E402
@@ -396,15 +395,6 @@ def test_vits_give_features_of_any_image_their_patches_tile(name, side, patch):
     assert len(vit.blocks) == int(name.removeprefix("vit-s"))
     assert feature_width(vit, (3, side, side)) == 24
     assert vit(torch.randn(2, 3, side, 2 * side)).shape == (2, 24)
-
-
-def test_positions_tell_patches_apart_and_their_products_know_offsets_only():
-    place = sine_cosine(4, 6, 24).double()
-    products = (place @ place.T).reshape(4, 6, 4, 6)
-    assert torch.linalg.matrix_rank(place) > 1
-    assert (torch.cdist(place, place) + 9.0 * torch.eye(24)).min() > 0.1
-    torch.testing.assert_close(products[1, 2, 3, 1], products[0, 4, 2, 3])
-    assert products[0, 0, 1, 0] == pytest.approx(products[0, 0, 0, 1].item())
 
 
 def test_patches_see_their_place():

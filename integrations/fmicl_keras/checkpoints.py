@@ -19,7 +19,7 @@ from fmicl_recipes.run_folder import unreadable_checkpoint, write_atomically
 _FACTS = "facts"
 
 
-def save(path: Path, groups: dict[str, Sequence[Any]], facts: dict[str, Any]) -> None:
+def save_checkpoint(path: Path, groups: dict[str, Sequence[Any]], facts: dict[str, Any]) -> None:
     """Write groups of variables, in their order, and facts that JSON can hold."""
     arrays = {
         f"{group}/{index}": to_numpy(variable)
@@ -30,8 +30,8 @@ def save(path: Path, groups: dict[str, Sequence[Any]], facts: dict[str, Any]) ->
     write_atomically(path, lambda file: np.savez(file, **arrays))
 
 
-def load(path: Path, groups: dict[str, Sequence[Any]]) -> dict[str, Any]:
-    """Give variables the values that `save` wrote, and return the facts.
+def load_checkpoint(path: Path, groups: dict[str, Sequence[Any]]) -> dict[str, Any]:
+    """Give variables the values that `save_checkpoint` wrote, and return the facts.
 
     Raises:
         ValueError: the file belongs to other variables, or is damaged.

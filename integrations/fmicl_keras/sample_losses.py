@@ -11,7 +11,7 @@ import keras
 
 from fmicl_core import FMICL
 from fmicl_core.related import info_nce_anchors
-from fmicl_keras.native import Rows, Tensor, library, ops, product
+from fmicl_keras.backend import Rows, Tensor, library, ops, product
 
 
 def fmicl_by_anchor(rows: Rows, objective: FMICL) -> Tensor:

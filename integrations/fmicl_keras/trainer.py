@@ -9,9 +9,10 @@ import keras
 import numpy as np
 
 from fmicl_core.checks import invalid
-from fmicl_keras import checkpoint
+from fmicl_keras.batches import EpochBatches
 from fmicl_keras.build import build_method, state
-from fmicl_keras.callbacks import EpochBatches, Run
+from fmicl_keras.callbacks import Run
+from fmicl_keras.checkpoints import load_checkpoint, save_checkpoint, to_numpy
 from fmicl_keras.devices import Devices
 from fmicl_keras.method import LastViews, Method
 from fmicl_keras.optimizers import build_optimizer, warmup_cosine
@@ -56,7 +57,7 @@ class MethodTrainer(Trainer):
             self.model = build_method(settings, data.train_images.shape[1:], total)
             self.encoding = Applied(self.model, "features")
             self.projecting = Applied(self.model, "project")
-        self.first_seeds = [checkpoint.to_numpy(v) for v in self._seeds()]
+        self.first_seeds = [to_numpy(v) for v in self._seeds()]
 
     def fit(self, folder: RunFolder, *, resume: bool, progress: bool) -> None:
         """Train to the end; `Trainer.fit`."""
@@ -94,11 +95,11 @@ class MethodTrainer(Trainer):
 
     def _save(self, folder: RunFolder) -> None:
         facts = {"history": self.history, "seconds": self.seconds}
-        checkpoint.save(folder.checkpoint, self._variables(with_optimizer=True), facts)
+        save_checkpoint(folder.checkpoint, self._variables(with_optimizer=True), facts)
         folder.write_history(self.history)
 
     def _restore(self, folder: RunFolder, *, with_optimizer: bool) -> None:
-        facts = checkpoint.load(folder.checkpoint, self._variables(with_optimizer=with_optimizer))
+        facts = load_checkpoint(folder.checkpoint, self._variables(with_optimizer=with_optimizer))
         self.history, self.seconds = facts["history"], facts["seconds"]
 
     def _variables(self, *, with_optimizer: bool) -> dict[str, list[Any]]:
@@ -111,7 +112,7 @@ class MethodTrainer(Trainer):
 
     def project(self, images: Images) -> tuple[Features, Features]:
         """Projections (N, d) of two random views of uint8 images, drawn by `settings.seed`."""
-        now = [checkpoint.to_numpy(v) for v in self._seeds()]
+        now = [to_numpy(v) for v in self._seeds()]
         self._set_seeds(self.first_seeds)
         views = self._apply(self.projecting, images)
         self._set_seeds(now)

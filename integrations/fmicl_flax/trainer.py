@@ -11,19 +11,17 @@ import jax
 import numpy as np
 from flax import nnx
 
-from fmicl_flax import checkpoints
 from fmicl_flax.build import build_method
-from fmicl_flax.method import Contrast, Method
-from fmicl_flax.optimizers import build_optimizer
-from fmicl_flax.steps import (
+from fmicl_flax.checkpoints import load_checkpoint, save_checkpoint
+from fmicl_flax.compiled import (
     all_finite,
     encode_all,
-    everywhere,
-    find_devices,
-    place,
     project,
     train_step,
 )
+from fmicl_flax.devices import everywhere, find_devices, place
+from fmicl_flax.method import Contrast, Method
+from fmicl_flax.optimizers import build_optimizer
 from fmicl_recipes.data import ImageData, Images
 from fmicl_recipes.encoder import filled_chunks
 from fmicl_recipes.logs import Board, Progress
@@ -131,13 +129,13 @@ class MethodTrainer(Trainer):
     def _save(self, folder: RunFolder, step: int) -> None:
         state = jax.device_get(nnx.to_pure_dict(self.state))
         facts = {"history": self.history, "seconds": self.seconds}
-        checkpoints.save(folder, f"step-{step}", state, facts)
+        save_checkpoint(folder, f"step-{step}", state, facts)
         folder.write_history(self.history)
 
     def load(self, folder: RunFolder) -> None:
         """Take weights, history and seconds from the folder's checkpoint."""
         like = nnx.to_pure_dict(self.state)
-        state, facts = checkpoints.load(folder, like, everywhere(self.mesh))
+        state, facts = load_checkpoint(folder, like, everywhere(self.mesh))
         if not facts.keys() >= {"history", "seconds"}:
             raise unreadable_checkpoint(folder.checkpoint)
         nnx.replace_by_pure_dict(self.state, state)

@@ -8,10 +8,10 @@ from typing import Any
 import keras
 from keras import ops
 
-from fmicl_keras import checkpoint
 from fmicl_keras.augment import as_float, standardise
 from fmicl_keras.build import state, untrained_method
-from fmicl_keras.train import predict
+from fmicl_keras.checkpoints import load_checkpoint
+from fmicl_keras.trainer import predict
 from fmicl_recipes.data import Images
 from fmicl_recipes.encoder import CHUNK, check_batch, check_images, open_run
 from fmicl_recipes.trainer import Features
@@ -83,7 +83,7 @@ def load_encoder(run: str | Path) -> Encoder:
     """
     folder, settings, shape = open_run(run, "tensorflow")
     method = untrained_method(settings, shape, 1)
-    checkpoint.load(folder.checkpoint, {"model": state(method)})
+    load_checkpoint(folder.checkpoint, {"model": state(method)})
     network = method.encoder
     for layer in network.layers:
         layer.trainable = True  # a ViT's patch projection may have been frozen

@@ -8,8 +8,8 @@ import pytest
 from keras import ops
 
 from fmicl_keras import build_encoder
+from fmicl_keras.batches import EpochBatches
 from fmicl_keras.build import state
-from fmicl_keras.callbacks import EpochBatches
 from fmicl_keras.geometry import RandomAffine, RandomResizedCrop, bilinear
 from fmicl_keras.optimizers import LARS, SGD, build_optimizer, warmup_cosine
 from fmicl_keras.vit import vit

@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from fmicl_core.checks import invalid
-from fmicl_keras.native import Tensor
+from fmicl_keras.backend import Tensor
 
 
 @keras.saving.register_keras_serializable("fmicl")
@@ -98,17 +98,3 @@ def _target(y: Any, options: dict[str, Any]) -> Any:
 def _interleave(first: Tensor, second: Tensor) -> Tensor:
     pairs = ops.stack([first, second], axis=1)
     return ops.reshape(pairs, (-1, *first.shape[1:]))
-
-
-def projection_head(hidden: int = 512, dim: int = 512) -> keras.Sequential:
-    """Three layers to projections (batch, dim), batch norm after all but the last (Lu et al. 2023).
-
-    Args:
-        hidden: width of the first two.
-        dim: D.
-    """
-    layers = []
-    for _ in range(2):
-        norm = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5)
-        layers += [keras.layers.Dense(hidden, use_bias=False), norm, keras.layers.ReLU()]
-    return keras.Sequential([*layers, keras.layers.Dense(dim)], name="projection_head")

@@ -10,7 +10,7 @@ import keras
 from keras.src.backend import get_keras_mask  # there is no public way to read a mask
 
 from fmicl_core.checks import invalid
-from fmicl_keras.native import Tensor, float32_at_least
+from fmicl_keras.backend import Tensor, float32_at_least
 
 #: The warning where a single sample is no error: training goes on.
 NO_NEGATIVE = (

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from fmicl_flax import checkpoints
 from fmicl_flax.augment import as_float, standardise
 from fmicl_flax.build import untrained_encoder
-from fmicl_flax.steps import encode_all
+from fmicl_flax.checkpoints import load_checkpoint
+from fmicl_flax.compiled import encode_all
 from fmicl_recipes.data import Images
 from fmicl_recipes.encoder import check_batch, check_images, open_run
 from fmicl_recipes.trainer import Features
@@ -60,7 +60,7 @@ def load_encoder(run: str | Path) -> Encoder:
     weights = nnx.state(network)
     like = {0: {"encoder": nnx.to_pure_dict(weights)}}  # of (method, optimiser), see `train_step`
     home = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    stored, _ = checkpoints.load(folder, like, home, partly=True)
+    stored, _ = load_checkpoint(folder, like, home, partly=True)
     nnx.replace_by_pure_dict(weights, stored[0]["encoder"])
     nnx.update(network, weights)
     encoder = Encoder(network, shape, width)

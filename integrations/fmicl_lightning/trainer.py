@@ -12,13 +12,14 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.multiprocessing.spawn import ProcessRaisedException
 
-from fmicl_core.checks import InvalidArgument, invalid
+from fmicl_core.checks import InvalidArgument
 from fmicl_lightning.batches import SharedData, loader
 from fmicl_lightning.build import build_method
 from fmicl_lightning.callbacks import RunClock, checkpointing, quiet
 from fmicl_lightning.checkpoints import AtomicCheckpoints, read_checkpoint
+from fmicl_lightning.devices import check_devices
 from fmicl_lightning.encoders import check_library_encoder
-from fmicl_lightning.trained import load_weights
+from fmicl_lightning.loading import load_weights
 from fmicl_recipes.data import ImageData, Images
 from fmicl_recipes.encoder import CHUNK
 from fmicl_recipes.logs import without_tensorflow
@@ -105,20 +106,6 @@ class MethodTrainer(Trainer):
     def _chunks(self, images: Images) -> list[torch.Tensor]:
         chunks = torch.from_numpy(images).split(CHUNK)
         return [chunk.to(self.module.device) for chunk in chunks]
-
-
-def check_devices(settings: TrainSettings) -> None:
-    """Check before a run begins that PyTorch has the devices that settings name.
-
-    Raises:
-        ValueError: there is no GPU, or there are fewer.
-    """
-    gpus = torch.cuda.device_count() or int(torch.backends.mps.is_available())
-    if settings.device == "gpu" and not gpus:
-        raise invalid("device", "cpu or auto, as PyTorch sees no GPU", settings.device)
-    if settings.device != "cpu" and gpus and settings.devices > gpus:
-        limit = f"at most {gpus}, the GPUs that PyTorch sees"
-        raise invalid("devices", limit, settings.devices)
 
 
 @contextmanager
