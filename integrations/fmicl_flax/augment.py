@@ -194,7 +194,10 @@ def _affine(
     back = jnp.array([[c, -s], [s, c]]) @ jnp.array([[1.0, 0.0], [-jnp.tan(tilt), 1.0]])
     source = jnp.einsum("ij,jhw->ihw", back, grid - middle - shift[:, None, None])
     source = source / _between(scale, *DIGITS.scale) + middle
-    read = lambda channel: map_coordinates(channel, list(source), order=1)  # noqa: E731
+
+    def read(channel: jax.Array) -> jax.Array:
+        return map_coordinates(channel, list(source), order=1)
+
     return jax.vmap(read, in_axes=2, out_axes=2)(image)
 
 

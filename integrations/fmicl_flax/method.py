@@ -46,8 +46,11 @@ class Method(nnx.Module):
         """
         return {}
 
-    def contrast(self, v1: jax.Array, v2: jax.Array) -> Contrast:
-        """Loss of a batch's two views (N, H, W, C), and the two (N, d) it was taken of."""
+    def contrast(self, v1: jax.Array, v2: jax.Array, *args: Any, **plan: Any) -> Contrast:
+        """Loss of a batch's two views (N, H, W, C), and the two (N, d) it was taken of.
+
+        A method has arguments of its own, those that its `plan` returns.
+        """
         raise NotImplementedError
 
     def __call__(self, images: jax.Array) -> jax.Array:

@@ -109,5 +109,5 @@ def mlp_head(
     push all queries away from it together, on to one point; InfoNCE does not see a common shift.
     With the norm there is none.
     """
-    layers = [linear(inputs, hidden, rngs), nnx.relu, linear(hidden, outputs, rngs)]
+    layers: list[Any] = [linear(inputs, hidden, rngs), nnx.relu, linear(hidden, outputs, rngs)]
     return nnx.Sequential(*layers, *[batch_norm(outputs, rngs, affine=False)] * norm)

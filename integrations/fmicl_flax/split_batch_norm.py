@@ -27,10 +27,10 @@ def in_parts(encoder: nnx.Module, head: nnx.Module, images: jax.Array, parts: in
     if parts == 1:
         return head(encoder(images).astype(jnp.float32))
     networks = (encoder, head)
-    graph, weights, rest = nnx.split(networks, nnx.Param, ...)
+    graph, *states = nnx.split(networks, nnx.Param, ...)
 
     def one(part: jax.Array) -> tuple[jax.Array, nnx.State]:
-        encoder, head = nnx.merge(graph, weights, rest, copy=True)
+        encoder, head = nnx.merge(graph, *states, copy=True)
         out = head(encoder(part).astype(jnp.float32))
         return out, nnx.state((encoder, head), nnx.Not(nnx.Param))
 

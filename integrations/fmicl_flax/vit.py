@@ -74,9 +74,10 @@ class ViT(nnx.Module):
         """Features (N, dim)."""
         check_patches(self.patch_size, *images.shape[1:3])
         grid = self.patches(images)
-        tokens = grid.reshape(len(grid), -1, grid.shape[3])
-        tokens = tokens + sine_cosine(grid.shape[1:3], grid.shape[3]).astype(grid.dtype)
-        token = jnp.broadcast_to(self.token[...], (len(grid), 1, grid.shape[3]))
+        count, rows, columns, dim = grid.shape
+        place = jnp.asarray(sine_cosine((rows, columns), dim), grid.dtype)
+        tokens = grid.reshape(count, -1, dim) + place
+        token = jnp.broadcast_to(self.token[...], (count, 1, dim))
         tokens = jnp.concatenate([token.astype(grid.dtype), tokens], axis=1)
         for block in self.blocks:
             tokens = block(tokens)

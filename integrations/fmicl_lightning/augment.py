@@ -63,21 +63,21 @@ class PhotoViews(nn.Module):
 
 
 def _photo(size: tuple[int, int], strengths: Photo, colour: bool) -> nn.Module:
-    steps: list[nn.Module] = []
+    steps: list[K.AugmentationBase2D] = []
     if strengths.crop_scale < 1.0:
         area = strengths.crop_scale, 1.0
         steps.append(K.RandomResizedCrop(size, scale=area, ratio=strengths.aspect))
     if strengths.flip:
         steps.append(K.RandomHorizontalFlip(strengths.flip))
     if strengths.jitter:
-        light, hue = (strengths.factors,) * 2, (-strengths.turn, strengths.turn)
-        coloured = (strengths.factors, hue) if colour else ()
-        steps.append(K.ColorJitter(*light, *coloured, p=JITTERED))
+        factors, turn = strengths.factors, (-strengths.turn, strengths.turn)
+        saturation, hue = (factors, turn) if colour else (0.0, 0.0)
+        steps.append(K.ColorJitter(factors, factors, saturation, hue, p=JITTERED))
     if strengths.grayscale and colour:
         steps.append(K.RandomGrayscale(p=strengths.grayscale))
     if strengths.blur:
-        kernel = tuple(2 * blur_radius(side) + 1 for side in size)
-        steps.append(K.RandomGaussianBlur(kernel, BLUR_SIGMA, p=strengths.blur))
+        rows, columns = (2 * blur_radius(side) + 1 for side in size)
+        steps.append(K.RandomGaussianBlur((rows, columns), BLUR_SIGMA, p=strengths.blur))
     return K.AugmentationSequential(*steps) if steps else nn.Identity()
 
 

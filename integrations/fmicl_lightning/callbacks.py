@@ -6,7 +6,7 @@ import logging
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
@@ -45,7 +45,7 @@ class RunClock(Callback):
     def __init__(self, run: Trainer, folder: RunFolder, images: int, progress: bool) -> None:
         self.run, self.folder, self.images, self.progress = run, folder, images, progress
         self.seconds = 0.0
-        self.bar: Progress | None = None
+        self.opened = ExitStack()
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Be quiet in a process of one's own, too, which knows nothing of its parent's filters."""
@@ -55,11 +55,12 @@ class RunClock(Callback):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Open the bar, at the resumed step if there is one."""
         settings = self.run.settings
-        self.bar = Progress(
+        bar = Progress(
             settings.title, settings.epochs, int(trainer.estimated_stepping_batches),
             trainer.global_step, shown=self.progress and trainer.is_global_zero,
             waits_for="starting",
         )  # fmt: skip
+        self.bar = self.opened.enter_context(closing(bar))
 
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
@@ -93,8 +94,7 @@ class RunClock(Callback):
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Close the bar."""
-        if self.bar is not None:
-            self.bar.close()
+        self.opened.close()
 
     def state_dict(self) -> dict[str, Any]:
         """Seconds so far, for the checkpoint."""

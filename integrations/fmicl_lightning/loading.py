@@ -61,7 +61,7 @@ def load_encoder(run: str | Path) -> Encoder:
         network, width = untrained_encoder(settings, shape)
     own = {k.removeprefix("encoder."): v for k, v in weights.items() if k.startswith("encoder.")}
     load_weights(network, own, folder.checkpoint)
-    network.to(memory_format=torch.channels_last)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Encoder(network, shape, width).eval()
 
 

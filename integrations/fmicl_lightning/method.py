@@ -109,7 +109,8 @@ class Method(lightning.LightningModule):
         rows = rows if rows.dtype == torch.float64 else rows.float()
         if self.world == 1:
             return rows
-        return self.all_gather(rows, sync_grads=True).flatten(0, 1)
+        everyone: Any = self.all_gather(rows, sync_grads=True)  # (W, N / W, ...)
+        return everyone.flatten(0, 1)
 
     def training_step(self, images: torch.Tensor) -> torch.Tensor:
         """Loss of one batch of uint8 images (N, H, W, C)."""
