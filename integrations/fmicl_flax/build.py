@@ -1,4 +1,4 @@
-"""From settings to a loss and an untrained method."""
+"""The loss and the untrained method that settings name."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from fmicl_recipes.losses import loss_of
 from fmicl_recipes.methods import method_options
 from fmicl_recipes.settings import TrainSettings
 
-#: By the names of `fmicl_recipes.settings.METHODS`.
+#: The class of each method of `fmicl_recipes.settings.METHODS`.
 METHODS: dict[str, Any] = {"simclr": SimCLR, "moco": MoCo, "moco-v3": MoCoV3}
 DTYPES = {"32": jnp.float32, "bf16": jnp.bfloat16}
 
 
 def build_loss(settings: TrainSettings) -> Loss:
-    """The loss the settings name, of `fmicl_jax`.
+    """The loss that settings name, from `fmicl_jax`.
 
-    Equal losses are the same object, so that equal runs share one compiled step.
+    Equal settings give the same object, so that equal runs share one compiled step.
     """
     loss = loss_of(settings, fmicl_jax)
     if not isinstance(loss, partial):
@@ -37,14 +37,19 @@ def build_loss(settings: TrainSettings) -> Loss:
 
 @lru_cache(maxsize=16)
 def _only(function: Loss, **options: Any) -> Loss:
-    """`partial(function, **options)`, of which each is equal to itself alone; here there is one."""
+    """One `partial(function, **options)` for equal arguments, as two would not compare equal."""
     return partial(function, **options)
 
 
 def untrained_encoder(
     settings: TrainSettings, image_shape: tuple[int, int, int], rngs: nnx.Rngs
 ) -> tuple[nnx.Module, int]:
-    """The encoder that settings name, for images (H, W, C), and the width of its features.
+    """The untrained encoder that settings name, and the width of its features.
+
+    Args:
+        settings: settings of a run.
+        image_shape: height, width and channels of the images.
+        rngs: random numbers for the weights.
 
     Raises:
         ValueError: the encoder is unknown, or does not fit the images.
@@ -57,11 +62,11 @@ def untrained_encoder(
 
 
 def build_method(settings: TrainSettings, image_shape: tuple[int, int, int]) -> Method:
-    """The untrained method; equal settings and seed give equal weights.
+    """The untrained method that settings name; equal settings give equal weights.
 
     Args:
-        settings: of the run.
-        image_shape: (H, W, C).
+        settings: settings of a run.
+        image_shape: height, width and channels of the images.
 
     Raises:
         ValueError: the encoder is unknown, or does not fit the images.

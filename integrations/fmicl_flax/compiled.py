@@ -1,4 +1,4 @@
-"""The compiled functions: a step of training, features and projections for evaluation.
+"""The functions that JAX compiles: a step of training; features and projections for evaluation.
 
 Method and optimiser travel as a static graph and a state, so that a step can reuse the memory of
 the state it replaces. With several devices the batch is spread over them and everything else is on
@@ -34,16 +34,16 @@ def train_step(
     """One step of training.
 
     Args:
-        graph: of (method, optimiser).
-        mesh: the devices.
-        state: of (method, optimiser); its memory is reused.
-        images: of the batch, uint8 (N, H, W, C).
-        plan: what `Method.plan` gave for this step.
-        key: of the run; the step's own is drawn from it by the number of the step, so that a run
-            that stopped goes on exactly as if it had not.
+        graph: static graph of (method, optimiser).
+        mesh: devices to train on.
+        state: state of (method, optimiser), whose memory is reused.
+        images: uint8 images (N, H, W, C) of the batch.
+        plan: arguments that `Method.plan` returned for this step.
+        key: random key of the run. The step's own follows from it and the number of the step, so
+            that a run that was stopped can go on exactly as if it had not been.
 
     Returns:
-        The new state, and loss and features of `Method.contrast`.
+        The new state, and the result of `Method.contrast`.
     """
     method, optimizer = nnx.merge(graph, state)
     views = method.views(images, jax.random.fold_in(key, optimizer.step[...]))
@@ -61,12 +61,12 @@ def train_step(
 
 @partial(jax.jit, static_argnames=("graph",))
 def encode(graph: nnx.GraphDef[Any], state: nnx.State, images: jax.Array) -> jax.Array:
-    """Features (N, F) of uint8 images, norms by their running statistics."""
+    """Features (N, F) of uint8 images; norms use their running statistics."""
     return _evaluated(graph, state)(images)
 
 
 def encode_all(graph: nnx.GraphDef[Any], state: nnx.State, images: Images) -> Features:
-    """`encode` of any number of images."""
+    """Features (N, F) of any number of uint8 images, see `encode`."""
     rows = [np.asarray(encode(graph, state, chunk)) for chunk in filled_chunks(images)]
     return np.concatenate(rows)[: len(images)]
 
@@ -75,7 +75,7 @@ def encode_all(graph: nnx.GraphDef[Any], state: nnx.State, images: Images) -> Fe
 def project(
     graph: nnx.GraphDef[Any], state: nnx.State, images: jax.Array, key: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Projections (N, d) of two random views of uint8 images, norms by running statistics."""
+    """Projections (N, d) of two random views of uint8 images; norms use running statistics."""
     return _evaluated(graph, state).project(images, key)
 
 

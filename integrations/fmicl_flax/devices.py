@@ -31,15 +31,15 @@ def find_devices(settings: TrainSettings) -> Mesh:
 
 
 def everywhere(mesh: Mesh) -> NamedSharding:
-    """A copy on each device."""
+    """The sharding that puts a copy on each device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def place(mesh: Mesh, images: Images, plan: dict[str, Any]) -> tuple[jax.Array, dict[str, Any]]:
-    """Images and plan of a step on the devices: of what has a row for every sample, each a share.
+    """Images and plan of a step on the devices; arrays with a row a sample are divided among them.
 
-    The whole set stays with the host, which has the next batch on its way while a step runs: on the
-    devices it would take the memory of the set on each, since every batch is drawn from all of it.
+    The whole data set stays on the host, which sends the next batch while a step runs. Every device
+    would need memory for all of it, since each batch is drawn from all of it.
     """
     shares = NamedSharding(mesh, PartitionSpec("batch"))
     where = jax.tree.map(lambda x: shares if np.ndim(x) else everywhere(mesh), (images, plan))

@@ -20,7 +20,7 @@ from fmicl_recipes.settings import HEAD_NORMS, TrainSettings
 
 
 class Queue(nnx.Variable):
-    """Keys of earlier steps, and the slot of the oldest."""
+    """A variable of the queue: the keys of earlier steps, or the slot of the oldest."""
 
 
 class MoCo(MomentumMethod):
@@ -103,11 +103,11 @@ class MoCo(MomentumMethod):
 def mlp_head(
     inputs: int, hidden: int, outputs: int, rngs: nnx.Rngs, *, norm: bool = True
 ) -> nnx.Sequential:
-    """Two layers, F to d (Chen et al. 2020b), and a batch norm without scale and shift.
+    """Two layers (Chen et al. 2020b) and, with `norm`, a batch norm without scale and shift.
 
-    The norm is ours. f-MICL takes a plain mean over the queue, whose keys stand still, and would
-    push all queries away from it together, on to one point; InfoNCE does not see a common shift.
-    With the norm there is none.
+    The norm is ours. f-MICL takes a plain mean over the queue, whose keys stand still, and could
+    push all queries away from it together, on to one point. The norm takes such a common shift out;
+    InfoNCE, which does not see it, needs none.
     """
     layers: list[Any] = [linear(inputs, hidden, rngs), nnx.relu, linear(hidden, outputs, rngs)]
     return nnx.Sequential(*layers, *[batch_norm(outputs, rngs, affine=False)] * norm)

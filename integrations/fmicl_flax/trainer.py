@@ -41,13 +41,13 @@ T = TypeVar("T")
 
 
 class MethodTrainer(Trainer):
-    """A method in JAX; `method` is the Flax module, as it is now."""
+    """The trainer of a method in JAX; `method` is the Flax module with its present weights."""
 
     framework = "jax"
 
     @classmethod
     def check(cls, settings: TrainSettings) -> None:
-        """Check the devices; `Trainer.check`."""
+        """Check that there are such devices, see `Trainer.check`."""
         find_devices(settings)
 
     def __init__(self, settings: TrainSettings, data: ImageData) -> None:
@@ -63,7 +63,7 @@ class MethodTrainer(Trainer):
         )  # fmt: skip
         both = method, nnx.Optimizer(method, optimizer, wrt=method.trained)
         self.graph, state = nnx.split(both)
-        # Of a method without arrays, as the first step takes the arrays of this one.
+        # That of a method without arrays, as the first step takes the arrays of this one.
         self.plan = nnx.merge(self.graph, jax.eval_shape(lambda: state))[0].plan
         self.state = jax.device_put(state, everywhere(self.mesh))
         self.key = jax.random.key(settings.seed)
@@ -75,7 +75,7 @@ class MethodTrainer(Trainer):
         return method
 
     def fit(self, folder: RunFolder, *, resume: bool, progress: bool) -> None:
-        """Train to the end; `Trainer.fit`."""
+        """Train to the end, see `Trainer.fit`."""
         if resume and folder.checkpoint.exists():
             self.load(folder)
         done = len(self.history)
@@ -91,7 +91,7 @@ class MethodTrainer(Trainer):
                 warn_of_collapse(self.history)
 
     def _epoch(self, epoch: int, board: Board, bar: Progress) -> dict[str, float]:
-        """Train for one epoch (from 1); its row of the history."""
+        """Train for one epoch (from 1) and return its row of the history."""
         step, losses, start = (epoch - 1) * self.per_epoch, [], time.perf_counter()
         for last in _one_behind(self._steps(epoch)):
             loss = float(last[0])
@@ -156,7 +156,7 @@ class MethodTrainer(Trainer):
 
 
 def _one_behind(items: Iterable[T]) -> Iterator[T]:
-    """The items, each only when the next one has been made.
+    """Yield every item only when the next one has been made.
 
     Reading a loss waits until it is computed; by then the device already has the next step.
     """

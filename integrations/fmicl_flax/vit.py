@@ -35,15 +35,15 @@ class Block(nnx.Module):
 
 
 class ViT(nnx.Module):
-    """Images (N, H, W, C) to the class token (N, dim) after `depth` blocks.
+    """A transformer from images (N, H, W, C) to the class token (N, dim) after `depth` blocks.
 
     Args:
-        channels: C.
-        width: channels per head, even; dim = 6 * width, so that 64 is ViT-S.
+        channels: number C of channels of the images.
+        width: channels per head, even; tokens have dim = 6 * width, and 64 is ViT-S.
         depth: number of blocks.
         patch_size: pixels a side of a patch, a divisor of H and W.
-        dtype: of the arithmetic; weights are float32.
-        rngs: of the weights.
+        dtype: dtype of the arithmetic; weights are float32.
+        rngs: random numbers for the weights.
 
     Raises:
         ValueError: the width is odd, or the patches do not tile the images.

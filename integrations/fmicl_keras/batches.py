@@ -11,7 +11,7 @@ from fmicl_recipes.trainer import epoch_batches
 class EpochBatches(keras.utils.PyDataset):
     """Batches of uint8 images, in an order that depends on (seed, epoch) alone.
 
-    A last partial batch is left out. The epoch is the one `start` was told.
+    A last partial batch is left out. `start` chooses the epoch.
     """
 
     def __init__(self, images: Images, batch_size: int, seed: int) -> None:
@@ -20,12 +20,12 @@ class EpochBatches(keras.utils.PyDataset):
         self.start(0)
 
     def start(self, epoch: int) -> None:
-        """Take the order of an epoch, from 0."""
+        """Take the order of an epoch, counted from 0."""
         self.batches = epoch_batches(len(self.images), self.batch_size, self.seed, epoch)
 
     @property
     def num_batches(self) -> int:
-        """Steps of an epoch."""
+        """The number of steps of an epoch."""
         return len(self.batches)
 
     def __getitem__(self, index: int) -> tuple[Images]:

@@ -24,13 +24,13 @@ from fmicl_recipes.trainer import (
 
 
 class Run(keras.callbacks.Callback):
-    """Keeps the trainer's history and seconds, and has its state saved after every epoch.
+    """Keeps the trainer's history and seconds, and saves its state after every epoch.
 
     Args:
-        trainer: whose run it is.
-        batches: what is trained on.
-        bar: of the run.
-        save: writes checkpoint and history.
+        trainer: trainer whose run is accompanied.
+        batches: batches of the run.
+        bar: progress bar of the run.
+        save: function that writes checkpoint and history.
 
     Raises:
         NonFiniteLossError: the loss or a weight is not finite; the message says at which step.

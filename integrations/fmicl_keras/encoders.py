@@ -27,9 +27,9 @@ def resnet18(shape: Shape, width: int = 64, stem_stride: int = 1) -> keras.Model
     """ResNet-18 with the stem for small images: 3 x 3, stride 1, no pooling.
 
     Args:
-        shape: (H, W, C) of the images.
+        shape: height, width and channels of the images.
         width: channels of the first stage, 64 in the standard; features have 8 * width.
-        stem_stride: of the first convolution; 2 takes a quarter of the work.
+        stem_stride: stride of the first convolution; 2 takes a quarter of the work.
 
     Source: He et al. (2016), table 1; stem as in Chen et al. (2020), appendix B.9.
     """
@@ -58,12 +58,12 @@ CONVOLUTIONAL = {"resnet18": resnet18, "smallconv": smallconv}
 def build_encoder(
     name: str, shape: Shape, width: int, *, stem_stride: int = 1, patch_size: int = 4
 ) -> keras.Model:
-    """An encoder by name; images (N, H, W, C) to features (N, F).
+    """The encoder of that name, from images (N, H, W, C) to features (N, F).
 
     Args:
         name: "resnet18", "smallconv", "vit-s6" or "vit-s12".
-        shape: (H, W, C) of the images.
-        width: channels of the first stage; of a ViT, per head.
+        shape: height, width and channels of the images.
+        width: channels of the first stage or, of a ViT, per head.
         stem_stride: stride of the first convolution.
         patch_size: pixels a side of a ViT's patches.
 

@@ -9,7 +9,7 @@ from keras import layers
 
 
 def dense(width: int, use_bias: bool = True) -> layers.Dense:
-    """A linear layer as the methods start it."""
+    """A linear layer, drawn as in PyTorch."""
     return layers.Dense(width, use_bias=use_bias, kernel_initializer=fan_in_uniform())
 
 

@@ -1,4 +1,4 @@
-"""The encoder of a run as a model, its preprocessing included, and features of images by it."""
+"""Loading the trained encoder of a run, and computing features with it."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from fmicl_recipes.trainer import Features
 
 @keras.saving.register_keras_serializable("fmicl_keras")
 class Encoder(keras.Model):
-    """A network and the standardisation it was trained with.
+    """A trained network that standardises its images as in training.
 
     Args:
-        network: from standardised images (N, H, W, C) to features (N, F).
-        options: `name`, `trainable` and `dtype`, as Keras knows them.
+        network: model from standardised images (N, H, W, C) to features (N, F).
+        options: options of `keras.Model`: `name`, `trainable` and `dtype`.
     """
 
     def __init__(self, network: keras.Model, **options: Any) -> None:
@@ -33,16 +33,16 @@ class Encoder(keras.Model):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C) of the images."""
+        """Height, width and channels of the images."""
         return tuple(self.network.input_shape[1:])
 
     @property
     def num_features(self) -> int:
-        """F."""
+        """Width F of the features."""
         return int(self.network.output_shape[-1])
 
     def call(self, images: Any, training: bool = False) -> Any:
-        """Images (N, H, W, C), uint8 or float in [0, 1], to features (N, F) in float32.
+        """Features (N, F) in float32 of images (N, H, W, C), uint8 or float in [0, 1].
 
         Raises:
             ValueError: another shape or dtype.
@@ -53,11 +53,11 @@ class Encoder(keras.Model):
         return ops.cast(self.network(standardise(floats), training=training), "float32")
 
     def compute_output_shape(self, shape: tuple[int | None, ...]) -> tuple[int | None, int]:
-        """(N, F)."""
+        """The shape (N, F) of the features."""
         return shape[0], self.num_features
 
     def get_config(self) -> dict[str, Any]:
-        """The network and what every model has."""
+        """The configuration: name, whether it is trainable, and the network's own."""
         options = {name: getattr(self, name) for name in ("name", "trainable")}
         return options | {"network": keras.saving.serialize_keras_object(self.network)}
 
@@ -72,7 +72,7 @@ def load_encoder(run: str | Path) -> Encoder:
     """The trained encoder of a run, every weight trainable, on the Keras backend in use.
 
     Args:
-        run: folder of a run with framework = "tensorflow"; of any `keras_backend`, as checkpoints
+        run: folder of a run with framework = "tensorflow" and any `keras_backend`, as checkpoints
             hold plain arrays.
 
     Returns:
@@ -91,16 +91,16 @@ def load_encoder(run: str | Path) -> Encoder:
 
 
 def features(run: str | Path, images: Images) -> Features:
-    """Features (N, F) float32 of images by a run's encoder, on the device that is there.
+    """Features (N, F) in float32 that a run's encoder gives for images.
 
-    Not yet run on a GPU.
+    They are computed on the machine's accelerator if there is one. Not yet run on a GPU.
 
     Args:
-        run: as for `load_encoder`.
-        images: uint8 (N, H, W, C) as in training or, of one channel, (N, H, W).
+        run: folder of the run, see `load_encoder`.
+        images: uint8 images (N, H, W, C) like those of training; (N, H, W) if of one channel.
 
     Raises:
-        ValueError: as for `load_encoder`; or the images are of another shape or dtype.
+        ValueError: the run cannot be loaded, or the images are of another shape or dtype.
     """
     encoder = load_encoder(run)
     return predict(encoder, check_images(images, encoder.image_shape), CHUNK)

@@ -86,7 +86,7 @@ class MoCo(MomentumMethod):
         return loss
 
     def parts(self, view: Any) -> list[Any]:
-        """The batch, or a replica's share of it, in the parts that share statistics."""
+        """The batch, or a replica's share of it, split into the parts that share statistics."""
         n, splits = ops.shape(view)[0], self.splits
         if splits > 1:  # the keys of a replica are shuffled among themselves, so two are needed
             splits = max(2, splits // replica_count())
@@ -114,11 +114,11 @@ class MoCo(MomentumMethod):
 
 
 def mlp_head(inputs: int, hidden: int, outputs: int, *, norm: bool) -> keras.Model:
-    """Two layers, F to d (Chen et al. 2020b), and a batch norm without scale and shift.
+    """Two layers (Chen et al. 2020b) and, with `norm`, a batch norm without scale and shift.
 
-    The norm is ours. f-MICL takes a plain mean over the queue, whose keys stand still, and would
-    push all queries away from it together, on to one point; InfoNCE does not see a common shift.
-    With the norm there is none.
+    The norm is ours. f-MICL takes a plain mean over the queue, whose keys stand still, and could
+    push all queries away from it together, on to one point. The norm takes such a common shift out;
+    InfoNCE, which does not see it, needs none.
     """
     features = keras.Input((inputs,))
     x = layers.ReLU()(dense(hidden)(features))

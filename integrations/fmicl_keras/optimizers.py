@@ -1,4 +1,4 @@
-"""Optimisers as the other frameworks have them, and the schedule of the learning rate."""
+"""Optimisers, SGD, AdamW and LARS, and the learning rate with warm-up and cosine."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ class SGD(keras.optimizers.SGD):
     by 1 - momentum. Weights of at most one dimension, norms and biases, have no decay.
 
     Args:
-        learning_rate: number or schedule.
-        momentum: in [0, 1).
-        decay: >= 0.
+        learning_rate: number, or schedule.
+        momentum: momentum in [0, 1).
+        decay: weight decay, >= 0.
+        options: options of `keras.optimizers.SGD`.
     """
 
     def __init__(
@@ -35,7 +36,7 @@ class SGD(keras.optimizers.SGD):
         super().update_step(gradient, variable, learning_rate)
 
     def direction(self, gradient: Any, weight: Any) -> Any:
-        """What takes the gradient's place for weights that are no norms and biases."""
+        """The direction that takes the gradient's place for weights, not for norms and biases."""
         return gradient + self.decay * weight
 
     def get_config(self) -> dict[str, Any]:
@@ -53,7 +54,7 @@ class LARS(SGD):
     The first two leave out norms and biases, weights of at most one dimension.
 
     Args:
-        learning_rate, momentum, decay: as for `SGD`.
+        learning_rate, momentum, decay, options: arguments of `SGD`.
         trust: size of a step, as a share of the weight's norm, at a learning rate of 1.
 
     Source: You et al. (2017), in the form of MoCo v3 (Chen et al. 2021).
@@ -87,7 +88,7 @@ def warmup_cosine(lr: float, steps: int, warmup: int) -> keras.optimizers.schedu
     """Learning rate per step: from lr / warmup linearly to lr, then by a cosine down to 0.
 
     Args:
-        lr: peak learning rate.
+        lr: peak of the learning rate.
         steps: number of steps of the whole run.
         warmup: number of steps, at the beginning, in which the rate rises.
     """

@@ -54,8 +54,8 @@ def projection_head(hidden: int = 512, dim: int = 512) -> keras.Sequential:
     """Three layers to projections (batch, dim), batch norm after all but the last (Lu et al. 2023).
 
     Args:
-        hidden: width of the first two.
-        dim: D.
+        hidden: width of the first two layers.
+        dim: width of the projections.
     """
     layers = []
     for _ in range(2):

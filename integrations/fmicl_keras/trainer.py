@@ -25,20 +25,20 @@ from fmicl_recipes.trainer import Features, Trainer
 
 
 class MethodTrainer(Trainer):
-    """A method in Keras; `model` is the keras.Model.
+    """The trainer of a method in Keras; `model` is the keras.Model.
 
     Args:
-        settings, data: as for `Trainer`.
+        settings, data: arguments of `Trainer`.
 
     Raises:
-        ValueError: as for `Trainer`; Keras runs on another backend than the settings say.
+        ValueError: settings and data do not fit, or Keras runs on another backend than they say.
     """
 
     framework = "tensorflow"
 
     @classmethod
     def check(cls, settings: TrainSettings) -> None:
-        """Check the backend and its devices; `Trainer.check`."""
+        """Check the backend and its devices, see `Trainer.check`."""
         if settings.keras_backend != keras.config.backend():
             raise invalid(
                 "keras_backend", f"{keras.config.backend()!r}, the backend Keras runs on",
@@ -60,7 +60,7 @@ class MethodTrainer(Trainer):
         self.first_seeds = [to_numpy(v) for v in self._seeds()]
 
     def fit(self, folder: RunFolder, *, resume: bool, progress: bool) -> None:
-        """Train to the end; `Trainer.fit`."""
+        """Train to the end, see `Trainer.fit`."""
         settings = self.settings
         with self.devices.scope():
             self._compile()
@@ -131,13 +131,13 @@ class MethodTrainer(Trainer):
 
 
 def predict(model: keras.Model, images: Images, size: int) -> Features:
-    """What a model gives for images, `size` at a time and filled up: one program serves all."""
+    """A model's output for images, `size` at a time and filled up, so that one program serves."""
     chunks = np.concatenate(list(filled_chunks(images, size)))
     return model.predict(chunks, batch_size=size, verbose=0)[: len(images)]
 
 
 class Applied(keras.Model):
-    """A function of a method as a model, for `predict`."""
+    """A model whose output is a function of a method, for `predict`."""
 
     def __init__(self, method: Method, name: str) -> None:
         super().__init__(dtype="float32")
@@ -145,5 +145,5 @@ class Applied(keras.Model):
         self.built = True
 
     def call(self, images: Any) -> Any:
-        """Whatever the function gives for uint8 images (N, H, W, C)."""
+        """The function's result for uint8 images (N, H, W, C)."""
         return getattr(self.method, self.function)(images)

@@ -15,11 +15,11 @@ PATCHES = "patches"
 
 
 def vit(shape: tuple[int, int, int], width: int, depth: int, patch_size: int) -> keras.Model:
-    """Images (N, H, W, C) to the class token (N, dim) after `depth` blocks.
+    """A transformer from images (N, H, W, C) to the class token (N, dim) after `depth` blocks.
 
     Args:
-        shape: (H, W, C).
-        width: channels per head, even; dim = 6 * width, so that 64 is ViT-S.
+        shape: height, width and channels of the images.
+        width: channels per head, even; tokens have dim = 6 * width, and 64 is ViT-S.
         depth: number of blocks.
         patch_size: pixels a side of a patch, a divisor of H and W.
 
@@ -40,7 +40,7 @@ def vit(shape: tuple[int, int, int], width: int, depth: int, patch_size: int) ->
 
 
 def block(x: Any, dim: int) -> Any:
-    """Attention and MLP, each behind a norm and beside a shortcut; tokens (N, T, dim)."""
+    """Attention and a two-layer network, each after a layer norm and added to its input."""
     count = x.shape[1]
     # Query, key and value are drawn as three layers, though they are one.
     third = keras.initializers.RandomUniform(-math.sqrt(3.0 / dim), math.sqrt(3.0 / dim))
@@ -53,7 +53,7 @@ def block(x: Any, dim: int) -> Any:
 
 
 class Tokens(layers.Layer):
-    """Patches (N, h, w, dim) to tokens (N, 1 + h w, dim): the class token, then the patches."""
+    """A layer from patches (N, h, w, dim) to tokens (N, 1 + h w, dim), the class token first."""
 
     def build(self, shape: tuple[int | None, ...]) -> None:
         """Make the class token; it starts at almost zero."""

@@ -21,16 +21,16 @@ from fmicl_recipes.augmentation import (
 
 
 def build_augmentation(name: str, size: tuple[int, int], strengths: Photo = PHOTO) -> nn.Module:
-    """Augmentation of float images (N, C, H, W) in [0, 1], drawn anew for every image.
+    """A module that makes a random view of every float image (N, C, H, W) in [0, 1].
 
     Args:
         name: "photo", for pictures of any kind: SimCLR's crop, flip, colour jitter, grey scale and
             blur (Chen et al. 2020, appendix A); "digits", for handwritten characters alone: small
-            affine changes, noise and an erased box, no flip since a flipped digit is another or
-            none.
-        size: (H, W) of the views.
-        strengths: of "photo". Where there is no colour, C != 3, brightness and contrast alone are
-            jittered, and nothing is made grey.
+            affine changes, noise and an erased box, but no flip, which would make another character
+            or none.
+        size: height and width of the views.
+        strengths: strengths of the steps of "photo". Images without colour, C != 3, are jittered in
+            brightness and contrast alone, and never made grey.
 
     Raises:
         ValueError: the name is unknown or a strength out of range.
@@ -49,8 +49,8 @@ class PhotoViews(nn.Module):
     """The augmentation "photo", for images with colour and without.
 
     Args:
-        size: (H, W) of the views.
-        strengths: of its steps; one of strength 0 is left out.
+        size: height and width of the views.
+        strengths: strengths of the steps; a step of strength 0 is left out.
     """
 
     def __init__(self, size: tuple[int, int], strengths: Photo) -> None:
@@ -58,7 +58,7 @@ class PhotoViews(nn.Module):
         self.colour, self.plain = (_photo(size, strengths, colour) for colour in (True, False))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Float images (N, C, H, W) to the same shape."""
+        """Views (N, C, H, W) of float images of the same shape."""
         return self.colour(images) if images.shape[1] == 3 else self.plain(images)
 
 
@@ -82,10 +82,10 @@ def _photo(size: tuple[int, int], strengths: Photo, colour: bool) -> nn.Module:
 
 
 def as_float(images: torch.Tensor) -> torch.Tensor:
-    """uint8 images (N, H, W, C) to float (N, C, H, W) in [0, 1], in the channels-last layout."""
+    """Float images (N, C, H, W) in [0, 1], channels last in memory, from uint8 (N, H, W, C)."""
     return images.permute(0, 3, 1, 2).float() / 255.0
 
 
 def standardise(images: torch.Tensor) -> torch.Tensor:
-    """Float images in [0, 1] to about zero mean and unit variance, the encoder's input."""
+    """The encoder's input: images in [0, 1] shifted and scaled to about mean 0 and variance 1."""
     return ((images - MEAN) / DEVIATION).contiguous(memory_format=torch.channels_last)

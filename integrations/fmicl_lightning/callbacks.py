@@ -15,7 +15,7 @@ from fmicl_recipes.logs import Progress
 from fmicl_recipes.run_folder import RunFolder
 from fmicl_recipes.trainer import Trainer, knn
 
-#: Where Lightning's advice comes from.
+#: The loggers through which Lightning gives advice.
 LOGGERS = [
     logging.getLogger(f"lightning.{name}")
     for name in ("pytorch", "fabric", "pytorch.utilities.rank_zero")
@@ -23,7 +23,7 @@ LOGGERS = [
 
 
 def checkpointing(folder: RunFolder) -> ModelCheckpoint:
-    """One checkpoint, replaced after every epoch."""
+    """The callback that replaces the run's one checkpoint after every epoch."""
     return ModelCheckpoint(
         dirpath=folder.path,
         filename=folder.checkpoint.stem,
@@ -33,13 +33,13 @@ def checkpointing(folder: RunFolder) -> ModelCheckpoint:
 
 
 class RunClock(Callback):
-    """Seconds of training, over all the sittings of a run; its progress bar and its history.csv.
+    """Counts the seconds of training, over all resumptions; keeps the bar and history.csv.
 
     Args:
-        run: the trainer whose run it is.
-        folder: of the run.
-        images: per epoch, on all devices.
-        progress: show a bar.
+        run: trainer whose run is accompanied.
+        folder: folder of the run.
+        images: number of images an epoch, on all devices together.
+        progress: whether a bar is shown.
     """
 
     def __init__(self, run: Trainer, folder: RunFolder, images: int, progress: bool) -> None:
@@ -48,7 +48,7 @@ class RunClock(Callback):
         self.opened = ExitStack()
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Be quiet in a process of one's own, too, which knows nothing of its parent's filters."""
+        """Silence Lightning in the process of a device, which has no filters of its parent."""
         if trainer.world_size > 1:
             _hush()
 
@@ -73,7 +73,7 @@ class RunClock(Callback):
         self.start = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Stop the epoch's clock, then measure what was asked for; called before the module's."""
+        """Stop the epoch's clock, then measure kNN where it is due; called before the module's."""
         elapsed = time.perf_counter() - self.start
         self.seconds += elapsed
         pl_module.measured = {"images_per_second": self.images / elapsed}
@@ -83,7 +83,7 @@ class RunClock(Callback):
             pl_module.measured |= knn(self.run)
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: Any) -> None:
-        """The history file follows the checkpoint."""
+        """Write the history whenever a checkpoint is written."""
         self.bar.end_epoch(pl_module.history[-1])
         if trainer.is_global_zero:
             self.folder.write_history(pl_module.history)
@@ -107,7 +107,7 @@ class RunClock(Callback):
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Leave Lightning's advice out meanwhile: workers, tips, devices."""
+    """Silence Lightning's advice on workers, devices and the like meanwhile."""
     levels = [(logger, logger.level) for logger in LOGGERS]
     with warnings.catch_warnings():
         _hush()

@@ -1,4 +1,4 @@
-"""What the methods share: two views of every image, checks, logs, optimiser and schedule.
+"""What all methods share: two views of every image, checks, logs, optimiser and schedule.
 
 A method adds its own networks and `contrast`, from two views to a loss.
 """
@@ -20,7 +20,7 @@ from fmicl_lightning.optimizers import build_optimizer, warmup_cosine
 from fmicl_recipes.settings import OPTIMIZERS, TrainSettings
 from fmicl_recipes.trainer import NonFiniteLossError, epoch_row, warn_of_collapse
 
-#: From features x, y (N, d), and a bank of negatives (K, d) if there is one, to a scalar.
+#: Function from features x, y (N, d), and a bank of negatives (K, d) if there is one, to a scalar.
 Loss = Callable[..., torch.Tensor]
 Contrast = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -30,10 +30,11 @@ class Method(lightning.LightningModule):
 
     Args:
         encoder: any module from images (N, C, H, W) to features (N, F).
-        head: from features to projections (N, d).
-        loss: from projections to a scalar, such as `fmicl_torch.FMICLLoss()`.
+        head: module from features to projections (N, d).
+        loss: function from projections to a scalar, such as `fmicl_torch.FMICLLoss()`.
         augment: module from float images in [0, 1] to one random view of each.
-        optimizer: "sgd", "adamw" or "lars"; for another one, override `configure_optimizers`.
+        optimizer: "sgd", "adamw" or "lars"; a subclass can have another, see
+            `configure_optimizers`.
         lr: peak of the learning rate.
         momentum: momentum of SGD and LARS.
         weight_decay: weight decay of what is neither a norm nor a bias.
@@ -67,20 +68,20 @@ class Method(lightning.LightningModule):
         #: Steps of the whole run, known once it starts.
         self.steps = 1
         self.history: list[dict[str, float]] = []
-        #: What callbacks measured in this epoch, for its row of the history.
+        #: Numbers that callbacks measured in this epoch, for its row of the history.
         self.measured: dict[str, float] = {}
         self.last: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def contrast(self, v1: torch.Tensor, v2: torch.Tensor) -> Contrast:
-        """Loss of a batch's two views (N, C, H, W), and the two (N, d) it was taken of."""
+        """The loss of two views (N, C, H, W), and the two arrays (N, d) that it compares."""
         raise NotImplementedError
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 images (N, H, W, C) to the encoder's features (N, F)."""
+        """The encoder's features (N, F) of uint8 images (N, H, W, C)."""
         return self.encoder(standardise(as_float(images)))
 
     def query(self, view: torch.Tensor) -> torch.Tensor:
-        """A view (N, C, H, W) to its projections (N, d)."""
+        """Projections (N, d) of a view (N, C, H, W)."""
         return self.head(self.encoder(view))
 
     def views(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -91,12 +92,12 @@ class Method(lightning.LightningModule):
 
     @property
     def world(self) -> int:
-        """Devices that train together."""
+        """The number of devices that train together."""
         alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
         return 1 if alone else torch.distributed.get_world_size()
 
     def project(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """uint8 images (N, H, W, C) to the projections (N, d) of two random views of each."""
+        """Projections (N, d) of two random views of uint8 images (N, H, W, C)."""
         v1, v2 = self.views(images)
         return self.query(v1), self.query(v2)
 
@@ -113,7 +114,7 @@ class Method(lightning.LightningModule):
         return everyone.flatten(0, 1)
 
     def training_step(self, images: torch.Tensor) -> torch.Tensor:
-        """Loss of one batch of uint8 images (N, H, W, C)."""
+        """The loss of one batch of uint8 images (N, H, W, C)."""
         loss, x, y = self.contrast(*self.views(images))
         if not torch.isfinite(loss):
             raise NonFiniteLossError.at(loss.item(), self.global_step, self.current_epoch + 1)
@@ -122,9 +123,9 @@ class Method(lightning.LightningModule):
         return loss
 
     def on_train_batch_start(self, batch: torch.Tensor, batch_idx: int) -> None:
-        """Draw this step's augmentation from (seed, step, device) alone.
+        """Seed the random views of this step by (seed, step, device) alone.
 
-        A run that stopped thereby goes on exactly as if it had not.
+        A run that was stopped can thereby go on exactly as if it had not been.
         """
         step = self.seed * 1_000_003 + self.global_step
         torch.manual_seed(step * self.world + self.global_rank)
@@ -144,15 +145,15 @@ class Method(lightning.LightningModule):
             warn_of_collapse(self.history)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the history with the weights it led to."""
+        """Store the history beside the weights."""
         checkpoint["history"] = list(self.history)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the history up where the weights are."""
+        """Restore the history together with the weights."""
         self.history = list(checkpoint["history"])
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimiser, its rate with warm-up and cosine per step."""
+        """The optimiser, and its learning rate with warm-up and cosine per step."""
         self.steps = int(self.trainer.estimated_stepping_batches)
         warmup = self.steps * self.warmup_epochs // (self.trainer.max_epochs or 1)
         optimizer = build_optimizer(self, self.optimizer, self.lr, self.momentum, self.weight_decay)
@@ -187,7 +188,7 @@ class MomentumMethod(Method):
         self.key_head = copy.deepcopy(head).requires_grad_(False)
 
     def key(self, view: torch.Tensor) -> torch.Tensor:
-        """A view (N, C, H, W) to its keys (N, d)."""
+        """Keys (N, d) of a view (N, C, H, W)."""
         return self.key_head(self.key_encoder(view))
 
     @torch.no_grad()

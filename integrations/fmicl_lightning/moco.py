@@ -84,7 +84,7 @@ class MoCo(MomentumMethod):
         return loss, q, k
 
     def parts(self, view: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """This device's share of the batch, in the parts that share statistics."""
+        """This device's share of the batch, split into the parts that share batch statistics."""
         splits = max(1, self.bn_splits // self.world)
         return view.tensor_split(splits) if self.has_batch_norm else (view,)
 
@@ -111,11 +111,11 @@ class MoCo(MomentumMethod):
 
 
 def mlp_head(inputs: int, hidden: int, outputs: int, *, norm: bool) -> nn.Sequential:
-    """Two layers, F to d (Chen et al. 2020b), and a batch norm without scale and shift.
+    """Two layers (Chen et al. 2020b) and, with `norm`, a batch norm without scale and shift.
 
-    The norm is ours. f-MICL takes a plain mean over the queue, whose keys stand still, and would
-    push all queries away from it together, on to one point; InfoNCE does not see a common shift.
-    With the norm there is none.
+    The norm is ours. f-MICL takes a plain mean over the queue, whose keys stand still, and could
+    push all queries away from it together, on to one point. The norm takes such a common shift out;
+    InfoNCE, which does not see it, needs none.
     """
     layers = [nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs)]
     return nn.Sequential(*layers, *[nn.BatchNorm1d(outputs, affine=False)] * norm)

@@ -1,4 +1,4 @@
-"""Optimiser and schedule of every method: SGD, AdamW or LARS, warm-up and cosine per step."""
+"""Optimisers, SGD, AdamW and LARS, and the learning rate with warm-up and cosine."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class LARS(torch.optim.Optimizer):
     The first two leave out norms and biases, parameters of at most one dimension.
 
     Args:
-        params: parameters or groups of them.
+        params: parameters, or groups of parameters.
         lr: learning rate, > 0.
-        momentum: in [0, 1).
-        weight_decay: >= 0.
+        momentum: momentum in [0, 1).
+        weight_decay: weight decay, >= 0.
         trust: size of a step, as a share of the weight's norm, at lr = 1.
 
     Source: You et al. (2017), in the form of MoCo v3 (Chen et al. 2021).

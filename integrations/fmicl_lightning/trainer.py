@@ -29,13 +29,13 @@ from fmicl_recipes.trainer import Features, NonFiniteLossError, Trainer
 
 
 class MethodTrainer(Trainer):
-    """A method in PyTorch; `module` is the LightningModule."""
+    """The trainer of a method in PyTorch; `module` is the LightningModule."""
 
     framework = "torch"
 
     @classmethod
     def check(cls, settings: TrainSettings) -> None:
-        """Check devices, and that the library of an encoder has it; `Trainer.check`."""
+        """Check that there are such devices and such an encoder, see `Trainer.check`."""
         check_devices(settings)
         check_library_encoder(settings.encoder)
 
@@ -45,7 +45,7 @@ class MethodTrainer(Trainer):
         self.module = build_method(settings, data.train_images.shape[1:])
 
     def fit(self, folder: RunFolder, *, resume: bool, progress: bool) -> None:
-        """Train to the end; `Trainer.fit`."""
+        """Train to the end, see `Trainer.fit`."""
         settings = self.settings
         several = settings.devices > 1
         if several and not isinstance(self.data, SharedData):
@@ -110,10 +110,10 @@ class MethodTrainer(Trainer):
 
 @contextmanager
 def _as_they_were_raised() -> Iterator[None]:
-    """What was raised in the place of what Lightning makes of it.
+    """Raise errors as they were before Lightning changed them.
 
-    That is a SystemExit of a KeyboardInterrupt, after which the process would not hear another, and
-    of an error of ours in another process a text.
+    It turns a KeyboardInterrupt into a SystemExit, after which the process would not hear another
+    Ctrl-C, and an error of ours in another process into a text.
     """
     handler = signal.getsignal(signal.SIGINT)
     try:
@@ -134,7 +134,7 @@ def _as_they_were_raised() -> Iterator[None]:
 
 @contextmanager
 def _evaluating(module: torch.nn.Module) -> Iterator[None]:
-    """Norms by their running statistics meanwhile."""
+    """Let norms use their running statistics meanwhile."""
     mode = module.training
     module.eval()
     try:

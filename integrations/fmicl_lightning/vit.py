@@ -11,11 +11,11 @@ from fmicl_recipes.vit import EPSILON, HEADS, TOKEN_DEVIATION, check_patches, si
 
 
 class ViT(nn.Module):
-    """Images (N, C, H, W) to the class token (N, dim) after `depth` blocks.
+    """A transformer from images (N, C, H, W) to the class token (N, dim) after `depth` blocks.
 
     Args:
-        channels: C.
-        width: channels per head, even; dim = 6 * width, so that 64 is ViT-S.
+        channels: number C of channels of the images.
+        width: channels per head, even; tokens have dim = 6 * width, and 64 is ViT-S.
         depth: number of blocks.
         patch_size: pixels a side of a patch, a divisor of H and W.
 
@@ -58,7 +58,7 @@ class ViT(nn.Module):
         check_patches(self.patches.kernel_size[0], *images.shape[-2:])
         grid = self.patches(images)
         place = torch.from_numpy(sine_cosine(grid.shape[-2:], grid.shape[1]))
-        # Without waiting for the device, since the array stays as it is.
+        # A copy that does not wait for the device.
         place = place.to(grid.device, non_blocking=True)
         tokens = grid.flatten(2).transpose(1, 2) + place
         token = self.token.expand(len(tokens), 1, -1)
