@@ -13,8 +13,10 @@ from jax.scipy.ndimage import map_coordinates
 from fmicl_core.checks import check_choice
 from fmicl_recipes.augmentation import (
     BLUR_SIGMA,
+    DEVIATION,
     DIGITS,
     JITTERED,
+    MEAN,
     PHOTO,
     RGB,
     VIEWS,
@@ -28,17 +30,17 @@ Augment = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def build_augmentation(name: str, strengths: Photo = PHOTO) -> Augment:
-    """Augmentation of one float image (H, W, C) in [0, 1].
+    """A function that makes a random view of one float image (H, W, C) in [0, 1].
 
-    Equal ones are the same object, so that equal runs share one compiled step.
+    Equal arguments give the same object, so that equal runs share one compiled step.
 
     Args:
         name: "photo", for pictures of any kind: SimCLR's crop, flip, colour jitter, grey scale and
             blur (Chen et al. 2020, appendix A); "digits", for handwritten characters alone: small
-            affine changes, noise and an erased box, no flip since a flipped digit is another or
-            none.
-        strengths: of "photo". Where there is no colour, C != 3, brightness and contrast alone are
-            jittered, and nothing is made grey.
+            affine changes, noise and an erased box, but no flip, which would make another character
+            or none.
+        strengths: strengths of the steps of "photo". Images without colour, C != 3, are jittered in
+            brightness and contrast alone, and never made grey.
 
     Raises:
         ValueError: the name is unknown or a strength out of range.
@@ -54,22 +56,22 @@ def _photo(strengths: Photo) -> Augment:
 
 
 def as_float(images: jax.Array) -> jax.Array:
-    """uint8 images to float32 in [0, 1]."""
+    """Float32 images in [0, 1] from uint8 ones."""
     return images.astype(jnp.float32) / 255.0
 
 
 def standardise(images: jax.Array) -> jax.Array:
-    """Float images in [0, 1] to about zero mean and unit variance, the encoder's input."""
-    return (images - 0.5) / 0.25
+    """The encoder's input: images in [0, 1] shifted and scaled to about mean 0 and variance 1."""
+    return (images - MEAN) / DEVIATION
 
 
 def photo(key: jax.Array, image: jax.Array, strengths: Photo = PHOTO) -> jax.Array:
-    """Crop, flip, colour jitter in 4 of 5 images, grey scale and blur.
+    """A view by crop, flip, colour jitter in 4 of 5 images, grey scale and blur.
 
     Args:
-        key: of this image.
-        image: (H, W, C) in [0, 1].
-        strengths: of the steps; one of strength 0 is left out.
+        key: random key of this image.
+        image: float image (H, W, C) in [0, 1].
+        strengths: strengths of the steps; a step of strength 0 is left out.
     """
     area, aspect, top, left, flip, jitter, *changes, grey = jax.random.uniform(key, (11,))
     if strengths.crop_scale < 1.0:
@@ -88,7 +90,7 @@ def photo(key: jax.Array, image: jax.Array, strengths: Photo = PHOTO) -> jax.Arr
 
 
 def digits(key: jax.Array, image: jax.Array) -> jax.Array:
-    """Rotation, shear, shift, scale, noise and an erased box, all of the strengths `DIGITS`."""
+    """A view by rotation, shear, shift, scale, noise and an erased box, as strong as `DIGITS`."""
     place, noise, box = jax.random.split(key, 3)
     image = _affine(image, *jax.random.uniform(place, (5,)))
     image = image + DIGITS.noise * jax.random.normal(noise, image.shape)
@@ -192,7 +194,10 @@ def _affine(
     back = jnp.array([[c, -s], [s, c]]) @ jnp.array([[1.0, 0.0], [-jnp.tan(tilt), 1.0]])
     source = jnp.einsum("ij,jhw->ihw", back, grid - middle - shift[:, None, None])
     source = source / _between(scale, *DIGITS.scale) + middle
-    read = lambda channel: map_coordinates(channel, list(source), order=1)  # noqa: E731
+
+    def read(channel: jax.Array) -> jax.Array:
+        return map_coordinates(channel, list(source), order=1)
+
     return jax.vmap(read, in_axes=2, out_axes=2)(image)
 
 

@@ -1,4 +1,4 @@
-"""From settings to a loss and an untrained method."""
+"""The loss and the untrained method that settings name."""
 
 from __future__ import annotations
 
@@ -16,21 +16,18 @@ from fmicl_flax.moco import MoCo
 from fmicl_flax.moco_v3 import MoCoV3
 from fmicl_flax.simclr import SimCLR
 from fmicl_recipes.losses import loss_of
+from fmicl_recipes.methods import method_options
 from fmicl_recipes.settings import TrainSettings
 
-#: By the names of `fmicl_recipes.settings.METHODS`: the class, and the settings it takes.
-METHODS: dict[str, tuple[Any, tuple[str, ...]]] = {
-    "simclr": (SimCLR, ()),
-    "moco": (MoCo, ("queue_size", "ema", "bn_splits", "head_norm", "seed")),
-    "moco-v3": (MoCoV3, ("ema",)),
-}
+#: The class of each method of `fmicl_recipes.settings.METHODS`.
+METHODS: dict[str, Any] = {"simclr": SimCLR, "moco": MoCo, "moco-v3": MoCoV3}
 DTYPES = {"32": jnp.float32, "bf16": jnp.bfloat16}
 
 
 def build_loss(settings: TrainSettings) -> Loss:
-    """The loss the settings name, of `fmicl_jax`.
+    """The loss that settings name, from `fmicl_jax`.
 
-    Equal losses are the same object, so that equal runs share one compiled step.
+    Equal settings give the same object, so that equal runs share one compiled step.
     """
     loss = loss_of(settings, fmicl_jax)
     if not isinstance(loss, partial):
@@ -40,14 +37,19 @@ def build_loss(settings: TrainSettings) -> Loss:
 
 @lru_cache(maxsize=16)
 def _only(function: Loss, **options: Any) -> Loss:
-    """`partial(function, **options)`, of which each is equal to itself alone; here there is one."""
+    """One `partial(function, **options)` for equal arguments, as two would not compare equal."""
     return partial(function, **options)
 
 
 def untrained_encoder(
     settings: TrainSettings, image_shape: tuple[int, int, int], rngs: nnx.Rngs
 ) -> tuple[nnx.Module, int]:
-    """The encoder that settings name, for images (H, W, C), and the width of its features.
+    """The untrained encoder that settings name, and the width of its features.
+
+    Args:
+        settings: settings of a run.
+        image_shape: height, width and channels of the images.
+        rngs: random numbers for the weights.
 
     Raises:
         ValueError: the encoder is unknown, or does not fit the images.
@@ -60,25 +62,23 @@ def untrained_encoder(
 
 
 def build_method(settings: TrainSettings, image_shape: tuple[int, int, int]) -> Method:
-    """The untrained method; equal settings and seed give equal weights.
+    """The untrained method that settings name; equal settings give equal weights.
 
     Args:
-        settings: of the run.
-        image_shape: (H, W, C).
+        settings: settings of a run.
+        image_shape: height, width and channels of the images.
 
     Raises:
         ValueError: the encoder is unknown, or does not fit the images.
     """
     rngs = nnx.Rngs(settings.seed)
     encoder, features = untrained_encoder(settings, image_shape, rngs)
-    kind, names = METHODS[settings.method]
-    options = {
-        name: getattr(settings, name) for name in ("projection_hidden", "projection_dim", *names)
-    }
-    if kind is MoCoV3:
-        options["frozen_patches"] = settings.patch_projection == "frozen"
-    method: Method = kind(
-        encoder, features, build_loss(settings),
-        build_augmentation(settings.augmentation, settings.photo()), rngs=rngs, **options,
-    )  # fmt: skip
+    method: Method = METHODS[settings.method](
+        encoder,
+        features,
+        build_loss(settings),
+        build_augmentation(settings.augmentation, settings.photo()),
+        **method_options(settings),
+        rngs=rngs,
+    )
     return method

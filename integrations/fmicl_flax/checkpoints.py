@@ -1,4 +1,4 @@
-"""Checkpoints by Orbax, replaced so that at every moment there is a whole one."""
+"""Checkpoints by Orbax, replaced in such a way that there is a whole one at every moment."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import orbax.checkpoint as ocp
 
 from fmicl_recipes.run_folder import RunFolder, unreadable_checkpoint
 
-#: Folder, within the run's, of the checkpoint which the link `RunFolder.checkpoint` points to.
+#: Folder inside the run's that holds the checkpoint; the link `RunFolder.checkpoint` points there.
 STORE = "checkpoints"
 
 
-def save(folder: RunFolder, name: str, state: Any, facts: dict[str, Any]) -> None:
+def save_checkpoint(folder: RunFolder, name: str, state: Any, facts: dict[str, Any]) -> None:
     """Replace the folder's checkpoint.
 
     Orbax checkpoints are directories, and no system call replaces one by another. So the new one is
@@ -24,10 +24,10 @@ def save(folder: RunFolder, name: str, state: Any, facts: dict[str, Any]) -> Non
     step.
 
     Args:
-        folder: of the run.
-        name: of the checkpoint, not that of the one before.
+        folder: folder of the run.
+        name: name of the checkpoint, another than that of the one before.
         state: nested dictionaries of arrays.
-        facts: what can be written as JSON, to be kept with the arrays.
+        facts: values that JSON can hold, kept beside the arrays.
     """
     store = folder.path.absolute() / STORE
     store.mkdir(exist_ok=True)
@@ -43,16 +43,16 @@ def save(folder: RunFolder, name: str, state: Any, facts: dict[str, Any]) -> Non
             shutil.rmtree(old, ignore_errors=True)
 
 
-def load(
+def load_checkpoint(
     folder: RunFolder, like: Any, sharding: jax.sharding.Sharding, *, partly: bool = False
 ) -> tuple[Any, dict[str, Any]]:
     """State and facts of the folder's checkpoint.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
         like: a state of the same structure, shapes and dtypes.
-        sharding: where the arrays go.
-        partly: `like` is a part of the state, and nothing else is read.
+        sharding: devices that the arrays go to.
+        partly: whether `like` is a part of the state, and nothing else is read.
 
     Raises:
         ValueError: the checkpoint is damaged, or of another state.

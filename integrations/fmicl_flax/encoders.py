@@ -47,11 +47,11 @@ class ResNet18(nnx.Module):
     """ResNet-18 with the stem for small images: 3 x 3, stride 1, no pooling.
 
     Args:
-        channels: of the images.
+        channels: number of channels of the images.
         width: channels of the first stage, 64 in the standard; features have 8 * width.
-        stem_stride: of the first convolution; 2 takes a quarter of the work.
-        dtype: of the arithmetic; weights and statistics are float32.
-        rngs: of the weights.
+        stem_stride: stride of the first convolution; 2 takes a quarter of the work.
+        dtype: dtype of the arithmetic; weights and statistics are float32.
+        rngs: random numbers for the weights.
 
     Source: He et al. (2016), table 1; stem as in Chen et al. (2020), appendix B.9.
     """
@@ -86,7 +86,7 @@ class SmallConv(nnx.Module):
     """Four convolutions for images of about 8 x 8 pixels; features have 8 * width.
 
     Args:
-        channels, width, stem_stride, dtype, rngs: as for `ResNet18`.
+        channels, width, stem_stride, dtype, rngs: arguments of `ResNet18`.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class SmallConv(nnx.Module):
         self.layers = nnx.List([ConvNorm(a, b, 3, stride, dtype, rngs) for a, b, stride in shapes])
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Images (N, H, W, C) to features (N, 8 * width): the means of four quarters."""
+        """Features (N, 8 * width), the means of four quarters, of images (N, H, W, C)."""
         x = images
         for layer in self.layers:
             x = nnx.relu(layer(x))
@@ -133,16 +133,16 @@ def build_encoder(
     dtype: Any = jnp.float32,
     rngs: nnx.Rngs,
 ) -> nnx.Module:
-    """An encoder by name; images (N, H, W, C) to features (N, F).
+    """The encoder of that name, from images (N, H, W, C) to features (N, F).
 
     Args:
         name: "resnet18", "smallconv", "vit-s6" or "vit-s12".
-        channels: of the images.
-        width: channels of the first stage; of a ViT, per head.
+        channels: number of channels of the images.
+        width: channels of the first stage or, of a ViT, per head.
         stem_stride: stride of the first convolution.
         patch_size: pixels a side of a ViT's patches.
-        dtype: of the arithmetic; weights are float32.
-        rngs: of the weights.
+        dtype: dtype of the arithmetic; weights are float32.
+        rngs: random numbers for the weights.
 
     Raises:
         ValueError: the name is unknown.
@@ -155,7 +155,7 @@ def build_encoder(
 
 
 def feature_width(encoder: nnx.Module, shape: tuple[int, int, int]) -> int:
-    """Width F of an encoder's features for images (H, W, C), found without computing any.
+    """Width F of an encoder's features of images (H, W, C), found without computing any.
 
     Raises:
         ValueError: the encoder does not return (N, F).

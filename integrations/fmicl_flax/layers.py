@@ -29,17 +29,17 @@ def conv(inputs: int, outputs: int, size: int, stride: int, dtype: Any, rngs: nn
 def convolve(
     x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **options: Any
 ) -> jax.Array:
-    """`jax.lax.conv_general_dilated`, of maps smaller than the kernel by one matrix product.
+    """`jax.lax.conv_general_dilated`, or one matrix product where maps are smaller than the kernel.
 
     There XLA for CPUs leaves its fast convolutions for a plain loop: 3 x 3 on 2 x 2 pixels, 128
     channels and images took 20 ms on one core, the product 0.7 ms.
 
     Args:
-        x: (N, H, W, C).
-        kernel: (h, w, C, outputs).
-        strides: (vertical, horizontal).
-        padding: ((top, bottom), (left, right)).
-        options: what else `nnx.Conv` says; the product takes no dilation and no groups.
+        x: images (N, H, W, C).
+        kernel: weights (h, w, C, outputs).
+        strides: steps (vertical, horizontal).
+        padding: rows and columns of zeros ((top, bottom), (left, right)).
+        options: further arguments of `nnx.Conv`; the product takes no dilation and no groups.
     """
     sides = zip(x.shape[1:3], kernel.shape[:2], strides, padding, strict=True)
     sizes = [(have + sum(pad) - size) // step + 1 for have, size, step, pad in sides]

@@ -1,4 +1,4 @@
-"""What the methods share: an encoder, a head, two random views of every image.
+"""What all methods share: an encoder, a head, two random views of every image.
 
 A method adds its own networks and `contrast`, from two views to a loss.
 """
@@ -15,7 +15,7 @@ from flax import nnx
 
 from fmicl_flax.augment import Augment, as_float, standardise
 
-#: From features x, y (N, d), and a bank of negatives (K, d) if there is one, to a scalar.
+#: Function from features x, y (N, d), and a bank of negatives (K, d) if there is one, to a scalar.
 Loss = Callable[..., jax.Array]
 Contrast = tuple[jax.Array, jax.Array, jax.Array]
 
@@ -25,48 +25,51 @@ class Method(nnx.Module):
 
     Args:
         encoder: any module from images (N, H, W, C) to features (N, F).
-        head: from features in float32 to projections (N, d).
-        loss: from projections to a scalar, such as `fmicl_jax.FMICLLoss()`.
-        augment: from a key and a float image (H, W, C) in [0, 1] to one random view of it.
+        head: module from features in float32 to projections (N, d).
+        loss: function from projections to a scalar, such as `fmicl_jax.FMICLLoss()`.
+        augment: function from a key and a float image (H, W, C) in [0, 1] to one random view of it.
     """
 
-    #: What has a gradient and an optimiser.
+    #: Filter of the variables that have a gradient and an optimiser.
     trained: Any = nnx.Param
 
     def __init__(self, encoder: nnx.Module, head: nnx.Module, loss: Loss, augment: Augment) -> None:
         self.encoder, self.head, self.loss, self.augment = encoder, head, loss, augment
 
     def plan(self, step: int, steps: int, count: int) -> dict[str, Any]:
-        """What `contrast` takes beside the views, drawn or scheduled outside of the compiled step.
+        """Arguments of `contrast` beside the views, made outside of the compiled step.
 
         Args:
-            step: from 0.
-            steps: of the whole run.
-            count: N.
+            step: number of the step, from 0.
+            steps: number of steps of the whole run.
+            count: number N of images in the batch.
         """
         return {}
 
-    def contrast(self, v1: jax.Array, v2: jax.Array) -> Contrast:
-        """Loss of a batch's two views (N, H, W, C), and the two (N, d) it was taken of."""
+    def contrast(self, v1: jax.Array, v2: jax.Array, *args: Any, **plan: Any) -> Contrast:
+        """The loss of two views (N, H, W, C), and the two arrays (N, d) that it compares.
+
+        A method takes arguments of its own beside the views, those that its `plan` returns.
+        """
         raise NotImplementedError
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """uint8 images (N, H, W, C) to the encoder's features (N, F) in float32."""
+        """The encoder's features (N, F) in float32 of uint8 images (N, H, W, C)."""
         return self.encoder(standardise(as_float(images))).astype(jnp.float32)
 
     def query(self, view: jax.Array) -> jax.Array:
-        """A view (N, H, W, C) to its projections (N, d)."""
+        """Projections (N, d) of a view (N, H, W, C)."""
         return self.head(self.encoder(view).astype(jnp.float32))
 
     def views(self, images: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Two random views (N, H, W, C) of uint8 images, every view of a key of its own."""
+        """Two random views (N, H, W, C) of uint8 images; every view has a key of its own."""
         keys = jax.random.split(key, (2, len(images)))
         draw = jax.vmap(self.augment)
         floats = as_float(images)
         return standardise(draw(keys[0], floats)), standardise(draw(keys[1], floats))
 
     def project(self, images: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """uint8 images (N, H, W, C) to the projections (N, d) of two random views of each."""
+        """Projections (N, d) of two random views of uint8 images (N, H, W, C)."""
         v1, v2 = self.views(images, key)
         return self.query(v1), self.query(v2)
 
@@ -77,7 +80,7 @@ class MomentumMethod(Method):
     Batch norms of the copy keep running statistics of their own.
 
     Args:
-        encoder, head, loss, augment: as for `Method`.
+        encoder, head, loss, augment: arguments of `Method`.
 
     Source: He et al. (2020), section 3.2.
     """
@@ -91,7 +94,7 @@ class MomentumMethod(Method):
         self.key_head = nnx.clone(head, arrays=True)
 
     def key(self, view: jax.Array) -> jax.Array:
-        """A view (N, H, W, C) to its keys (N, d)."""
+        """Keys (N, d) of a view (N, H, W, C)."""
         return self.key_head(self.key_encoder(view).astype(jnp.float32))
 
     def follow(self, momentum: jax.Array | float) -> None:

@@ -13,14 +13,14 @@ from fmicl_core.checks import check_choice
 from fmicl_flax.augment import Augment
 from fmicl_flax.layers import batch_norm, linear
 from fmicl_flax.method import Contrast, Loss, MomentumMethod
-from fmicl_flax.parts import has_batch_norm, in_parts
+from fmicl_flax.split_batch_norm import has_batch_norm, in_parts
 from fmicl_jax.ops import normalize_rows
 from fmicl_recipes.draws import initial_queue, key_order
-from fmicl_recipes.settings import HEAD_NORMS
+from fmicl_recipes.settings import HEAD_NORMS, TrainSettings
 
 
 class Queue(nnx.Variable):
-    """Keys of earlier steps, and the slot of the oldest."""
+    """A variable of the queue: the keys of earlier steps, or the slot of the oldest."""
 
 
 class MoCo(MomentumMethod):
@@ -32,18 +32,18 @@ class MoCo(MomentumMethod):
 
     Args:
         encoder: any module from images (N, H, W, C) to features (N, F).
-        feature_dim: F.
-        loss: from queries and keys (N, d) and a bank of negatives (K, d) to a scalar, such as
-            `fmicl_jax.FMICLLoss()`.
-        augment: from a key and a float image in [0, 1] to one random view of it.
-        projection_hidden: width of the head's hidden layer.
-        projection_dim: d.
-        queue_size: K.
+        feature_dim: width F of the features.
+        loss: function from queries and keys (N, d) and a bank of negatives (K, d) to a scalar, such
+            as `fmicl_jax.FMICLLoss()`.
+        augment: function from a key and a float image in [0, 1] to one random view of it.
+        projection_hidden: width of the hidden layer of the head.
+        projection_dim: width d of queries and keys.
+        queue_size: number K of keys in the queue.
         ema: momentum of the key encoder in [0, 1).
-        bn_splits: parts of a batch.
+        bn_splits: number of parts of a batch.
         head_norm: "batch" or "none", see `mlp_head`.
-        seed: of the queue's first rows and of the keys' order.
-        rngs: of the head's weights.
+        seed: seed of the queue's first rows and of the order of the keys.
+        rngs: random numbers for the weights of the head.
     """
 
     def __init__(
@@ -53,13 +53,13 @@ class MoCo(MomentumMethod):
         loss: Loss,
         augment: Augment,
         *,
-        projection_hidden: int = 512,
-        projection_dim: int = 512,
-        queue_size: int = 4096,
-        ema: float = 0.99,
-        bn_splits: int = 4,
-        head_norm: str = "batch",
-        seed: int = 0,
+        projection_hidden: int = TrainSettings.projection_hidden,
+        projection_dim: int = TrainSettings.projection_dim,
+        queue_size: int = TrainSettings.queue_size,
+        ema: float = TrainSettings.ema,
+        bn_splits: int = TrainSettings.bn_splits,
+        head_norm: str = TrainSettings.head_norm,
+        seed: int = TrainSettings.seed,
         rngs: nnx.Rngs,
     ) -> None:
         norm = check_choice("head_norm", head_norm, HEAD_NORMS) == "batch"
@@ -103,11 +103,11 @@ class MoCo(MomentumMethod):
 def mlp_head(
     inputs: int, hidden: int, outputs: int, rngs: nnx.Rngs, *, norm: bool = True
 ) -> nnx.Sequential:
-    """Two layers, F to d (Chen et al. 2020b), and a batch norm without scale and shift.
+    """Two layers (Chen et al. 2020b) and, with `norm`, a batch norm without scale and shift.
 
-    The norm is ours. f-MICL takes a plain mean over the queue, whose keys stand still, and would
-    push all queries away from it together, on to one point; InfoNCE does not see a common shift.
-    With the norm there is none.
+    The norm is ours. f-MICL takes a plain mean over the queue, whose keys stand still, and could
+    push all queries away from it together, on to one point. The norm takes such a common shift out;
+    InfoNCE, which does not see it, needs none.
     """
-    layers = [linear(inputs, hidden, rngs), nnx.relu, linear(hidden, outputs, rngs)]
+    layers: list[Any] = [linear(inputs, hidden, rngs), nnx.relu, linear(hidden, outputs, rngs)]
     return nnx.Sequential(*layers, *[batch_norm(outputs, rngs, affine=False)] * norm)

@@ -14,6 +14,7 @@ from fmicl_flax.layers import batch_norm, linear
 from fmicl_flax.method import Contrast, Loss, MomentumMethod
 from fmicl_flax.vit import ViT
 from fmicl_recipes.momentum import ema_schedule
+from fmicl_recipes.settings import TrainSettings
 
 
 class MoCoV3(MomentumMethod):
@@ -24,14 +25,14 @@ class MoCoV3(MomentumMethod):
 
     Args:
         encoder: any module from images (N, H, W, C) to features (N, F).
-        feature_dim: F.
-        loss: from q, k (N, d) to a scalar, such as `FMICLLoss(negatives="cross")`.
-        augment: from a key and a float image in [0, 1] to one random view of it.
+        feature_dim: width F of the features.
+        loss: function from q, k (N, d) to a scalar, such as `FMICLLoss(negatives="cross")`.
+        augment: function from a key and a float image in [0, 1] to one random view of it.
         projection_hidden: width of the hidden layers of projector and predictor.
-        projection_dim: d.
-        ema: momentum of the key encoder at the first step, in [0, 1).
-        frozen_patches: leave the patch projection of a `ViT` as it was drawn.
-        rngs: of the weights of projector and predictor.
+        projection_dim: width d of predictions and keys.
+        ema: momentum of the key encoder at the first step, in [0, 1); a cosine raises it to 1.
+        frozen_patches: whether the patch projection of a `ViT` stays as it was drawn.
+        rngs: random numbers for the weights of projector and predictor.
 
     Source: Chen et al. (2021), algorithm 1 and sections 4.2, 4.3.
     """
@@ -43,16 +44,14 @@ class MoCoV3(MomentumMethod):
         loss: Loss,
         augment: Augment,
         *,
-        projection_hidden: int = 512,
-        projection_dim: int = 512,
-        ema: float = 0.99,
+        projection_hidden: int = TrainSettings.projection_hidden,
+        projection_dim: int = TrainSettings.projection_dim,
+        ema: float = TrainSettings.ema,
         frozen_patches: bool = True,
         rngs: nnx.Rngs,
     ) -> None:
-        projector = mlp(
-            feature_dim, projection_hidden, projection_hidden, projection_dim, rngs=rngs
-        )
-        super().__init__(encoder, projector, loss, augment)
+        head = mlp(feature_dim, projection_hidden, projection_hidden, projection_dim, rngs=rngs)
+        super().__init__(encoder, head, loss, augment)
         self.predictor = mlp(projection_dim, projection_hidden, projection_dim, rngs=rngs)
         self.ema = ema
         if isinstance(encoder, ViT) and frozen_patches:

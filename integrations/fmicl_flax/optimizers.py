@@ -1,4 +1,4 @@
-"""Optimiser and schedule of every method: SGD, AdamW or LARS, warm-up and cosine per step."""
+"""Optimisers, SGD, AdamW and LARS, and the learning rate with warm-up and cosine."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def build_optimizer(
     Args:
         name: "sgd", "adamw" or "lars" (You et al. 2017, in the form of MoCo v3: decay, then the
             trust ratio, then momentum, then the rate).
-        lr: peak learning rate.
-        momentum: of SGD and LARS.
-        weight_decay: of weights.
-        steps: of the whole run.
-        warmup: of them, the first ones.
+        lr: peak of the learning rate.
+        momentum: momentum of SGD and LARS.
+        weight_decay: weight decay of what is neither a norm nor a bias.
+        steps: number of steps of the whole run.
+        warmup: number of steps, at the beginning, in which the rate rises.
     """
     rate = warmup_cosine(lr, steps, warmup)
     if name == "adamw":
@@ -44,7 +44,7 @@ def warmup_cosine(lr: float, steps: int, warmup: int) -> optax.Schedule:
 
 
 def is_weight(params: Any) -> Any:
-    """A tree like the parameters, True where they are neither of a norm nor a bias."""
+    """A tree like that of the parameters, True at weights that are neither of a norm nor a bias."""
 
     def decide(path: Any, leaf: Any) -> bool:
         named_bias = any(getattr(part, "key", None) == "bias" for part in path)

@@ -9,6 +9,7 @@ from flax import nnx
 from fmicl_flax.augment import Augment
 from fmicl_flax.layers import batch_norm, linear
 from fmicl_flax.method import Contrast, Loss, Method
+from fmicl_recipes.settings import TrainSettings
 
 
 class SimCLR(Method):
@@ -16,12 +17,13 @@ class SimCLR(Method):
 
     Args:
         encoder: any module from images (N, H, W, C) to features (N, F).
-        feature_dim: F.
-        loss: from projections x, y (N, d) to a scalar, such as `FMICLLoss(negatives="all")`.
-        augment: from a key and a float image in [0, 1] to one random view of it.
-        projection_hidden: width of the head's two hidden layers.
-        projection_dim: d.
-        rngs: of the head's weights.
+        feature_dim: width F of the features.
+        loss: function from projections x, y (N, d) to a scalar, such as
+            `FMICLLoss(negatives="all")`.
+        augment: function from a key and a float image in [0, 1] to one random view of it.
+        projection_hidden: width of the two hidden layers of the head.
+        projection_dim: width d of the projections.
+        rngs: random numbers for the weights of the head.
     """
 
     def __init__(
@@ -31,8 +33,8 @@ class SimCLR(Method):
         loss: Loss,
         augment: Augment,
         *,
-        projection_hidden: int = 512,
-        projection_dim: int = 512,
+        projection_hidden: int = TrainSettings.projection_hidden,
+        projection_dim: int = TrainSettings.projection_dim,
         rngs: nnx.Rngs,
     ) -> None:
         head = projection_head(feature_dim, projection_hidden, projection_dim, rngs)

@@ -6,27 +6,25 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.nn.initializers import normal, xavier_uniform
 
-from fmicl_core.checks import invalid
+from fmicl_recipes.vit import EPSILON, HEADS, TOKEN_DEVIATION, check_patches, sine_cosine, token_dim
 
-HEADS = 6
 DENSE = xavier_uniform()
 PATCHES = xavier_uniform(in_axis=(0, 1, 2))  # a patch is one input of the projection
-TOKEN = normal(1e-6)
+TOKEN = normal(TOKEN_DEVIATION)
 
 
 class Block(nnx.Module):
     """Attention and a two-layer network, each after a layer norm and added to its input."""
 
     def __init__(self, dim: int, dtype: Any, rngs: nnx.Rngs) -> None:
-        self.norm1 = nnx.LayerNorm(dim, epsilon=1e-6, dtype=dtype, rngs=rngs)
+        self.norm1 = nnx.LayerNorm(dim, epsilon=EPSILON, dtype=dtype, rngs=rngs)
         self.attention = nnx.MultiHeadAttention(
             HEADS, dim, kernel_init=DENSE, dtype=dtype, decode=False, rngs=rngs
         )
-        self.norm2 = nnx.LayerNorm(dim, epsilon=1e-6, dtype=dtype, rngs=rngs)
+        self.norm2 = nnx.LayerNorm(dim, epsilon=EPSILON, dtype=dtype, rngs=rngs)
         self.widen = nnx.Linear(dim, 4 * dim, kernel_init=DENSE, dtype=dtype, rngs=rngs)
         self.narrow = nnx.Linear(4 * dim, dim, kernel_init=DENSE, dtype=dtype, rngs=rngs)
 
@@ -37,15 +35,15 @@ class Block(nnx.Module):
 
 
 class ViT(nnx.Module):
-    """Images (N, H, W, C) to the class token (N, dim) after `depth` blocks.
+    """A transformer from images (N, H, W, C) to the class token (N, dim) after `depth` blocks.
 
     Args:
-        channels: C.
-        width: channels per head, even; dim = 6 * width, so that 64 is ViT-S.
+        channels: number C of channels of the images.
+        width: channels per head, even; tokens have dim = 6 * width, and 64 is ViT-S.
         depth: number of blocks.
         patch_size: pixels a side of a patch, a divisor of H and W.
-        dtype: of the arithmetic; weights are float32.
-        rngs: of the weights.
+        dtype: dtype of the arithmetic; weights are float32.
+        rngs: random numbers for the weights.
 
     Raises:
         ValueError: the width is odd, or the patches do not tile the images.
@@ -63,40 +61,24 @@ class ViT(nnx.Module):
         dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
-        if width % 2:
-            raise invalid("width", "an even number for a ViT", width)
-        dim, self.patch_size = HEADS * width, patch_size
+        dim, self.patch_size = token_dim(width), patch_size
         self.patches = nnx.Conv(
             channels, dim, (patch_size, patch_size), strides=patch_size, padding="VALID",
             dtype=dtype, kernel_init=PATCHES, rngs=rngs,
         )  # fmt: skip
         self.token = nnx.Param(TOKEN(rngs.params(), (dim,)))
         self.blocks = nnx.List([Block(dim, dtype, rngs) for _ in range(depth)])
-        self.norm = nnx.LayerNorm(dim, epsilon=1e-6, dtype=dtype, rngs=rngs)
+        self.norm = nnx.LayerNorm(dim, epsilon=EPSILON, dtype=dtype, rngs=rngs)
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Features (N, dim)."""
-        height, width = images.shape[1:3]
-        if height % self.patch_size or width % self.patch_size:
-            sides = f"a divisor of the images' sides, {height} x {width}"
-            raise invalid("patch_size", sides, self.patch_size)
+        check_patches(self.patch_size, *images.shape[1:3])
         grid = self.patches(images)
-        tokens = grid.reshape(len(grid), -1, grid.shape[3])
-        tokens = tokens + sine_cosine(*grid.shape[1:]).astype(grid.dtype)
-        token = jnp.broadcast_to(self.token[...], (len(grid), 1, grid.shape[3]))
+        count, rows, columns, dim = grid.shape
+        place = jnp.asarray(sine_cosine((rows, columns), dim), grid.dtype)
+        tokens = grid.reshape(count, -1, dim) + place
+        token = jnp.broadcast_to(self.token[...], (count, 1, dim))
         tokens = jnp.concatenate([token.astype(grid.dtype), tokens], axis=1)
         for block in self.blocks:
             tokens = block(tokens)
         return self.norm(tokens)[:, 0]
-
-
-def sine_cosine(height: int, width: int, dim: int) -> np.ndarray:
-    """Positions (height * width, dim), row by row: sine and cosine of column, then of row.
-
-    The frequencies are 10000^(-i / (dim / 4)), i < dim / 4. Source: Chen et al. (2021), its code.
-    """
-    rate = 10000.0 ** (-np.arange(dim // 4) / (dim // 4))
-    row, column = (np.arange(n)[:, None] * rate for n in (height, width))
-    column, row = np.tile(column, (height, 1)), np.repeat(row, width, axis=0)
-    waves = [np.sin(column), np.cos(column), np.sin(row), np.cos(row)]
-    return np.concatenate(waves, axis=1).astype(np.float32)

@@ -3,6 +3,7 @@
 from fmicl_keras.build import build_method
 from fmicl_keras.encoders import build_encoder
 from fmicl_keras.geometry import RandomAffine
+from fmicl_keras.loading import features, load_encoder
 from fmicl_keras.loss import FMICLLoss, InfoNCELoss
 from fmicl_keras.metrics import (
     Alignment,
@@ -13,9 +14,9 @@ from fmicl_keras.metrics import (
     FMICLUniformity,
     Uniformity,
 )
-from fmicl_keras.train import MethodTrainer
-from fmicl_keras.trained import features, load_encoder
-from fmicl_keras.views import TwoViews, projection_head
+from fmicl_keras.simclr import projection_head
+from fmicl_keras.trainer import MethodTrainer
+from fmicl_keras.two_views import TwoViews
 
 __all__ = [
     "Alignment",

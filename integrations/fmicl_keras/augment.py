@@ -14,8 +14,10 @@ from fmicl_core.checks import check_choice
 from fmicl_keras.geometry import RandomAffine, RandomResizedCrop, drawn
 from fmicl_recipes.augmentation import (
     BLUR_SIGMA,
+    DEVIATION,
     DIGITS,
     JITTERED,
+    MEAN,
     PHOTO,
     RGB,
     VIEWS,
@@ -41,17 +43,17 @@ _COLOURS = np.stack(
 def build_augmentation(
     name: str, shape: tuple[int, int, int], seed: int, strengths: Photo = PHOTO
 ) -> keras.Sequential:
-    """Augmentation of float images (N, H, W, C) in [0, 1], drawn anew for every image.
+    """A model that makes a random view of every float image (N, H, W, C) in [0, 1].
 
     Args:
         name: "photo", for pictures of any kind: SimCLR's crop, flip, colour jitter, grey scale and
             blur (Chen et al. 2020, appendix A); "digits", for handwritten characters alone: small
-            affine changes, noise and an erased box, no flip since a flipped digit is another or
-            none.
-        shape: (H, W, C) of the images.
-        seed: of the layers' generators, whose state is part of the layers' variables.
-        strengths: of "photo". Where there is no colour, C != 3, brightness and contrast alone are
-            jittered, and nothing is made grey.
+            affine changes, noise and an erased box, but no flip, which would make another character
+            or none.
+        shape: height, width and channels of the images.
+        seed: seed of the layers' generators, whose state is part of the layers' variables.
+        strengths: strengths of the steps of "photo". Images without colour, C != 3, are jittered in
+            brightness and contrast alone, and never made grey.
 
     Raises:
         ValueError: the name is unknown or a strength out of range.
@@ -73,7 +75,7 @@ def build_augmentation(
 
 
 def _photo(colour: bool, strengths: Photo, seeds: Sequence[int]) -> list[keras.layers.Layer]:
-    """The steps of "photo"; each has seeds of its own, whichever others are left out."""
+    """The layers of "photo"; each has a seed of its own, whichever others are left out."""
     steps: list[keras.layers.Layer] = []
     if strengths.crop_scale < 1.0:
         area = strengths.crop_scale, 1.0
@@ -90,22 +92,22 @@ def _photo(colour: bool, strengths: Photo, seeds: Sequence[int]) -> list[keras.l
 
 
 def as_float(images: Any) -> Any:
-    """uint8 images to float32 in [0, 1]."""
+    """Float32 images in [0, 1] from uint8 ones."""
     return ops.cast(images, "float32") / 255.0
 
 
 def standardise(images: Any) -> Any:
-    """Float images in [0, 1] to about zero mean and unit variance, the encoder's input."""
-    return (images - 0.5) / 0.25
+    """The encoder's input: images in [0, 1] shifted and scaled to about mean 0 and variance 1."""
+    return (images - MEAN) / DEVIATION
 
 
 class Sometimes(keras.layers.Layer):
     """Apply a change to every image with a probability.
 
     Args:
-        change: a layer or function from float images (N, H, W, C) to the same shape.
-        rate: the probability.
-        seed: of the layer's generator.
+        change: layer or function from float images (N, H, W, C) to the same shape.
+        rate: probability of the change.
+        seed: seed of the layer's generator.
     """
 
     def __init__(self, change: Callable[[Any], Any], rate: float, *, seed: int) -> None:
@@ -114,7 +116,7 @@ class Sometimes(keras.layers.Layer):
         self.generator = keras.random.SeedGenerator(seed)
 
     def call(self, images: Any) -> Any:
-        """Float images (N, H, W, C) to the same shape."""
+        """Float images of the same shape (N, H, W, C)."""
         drawn = keras.random.uniform((ops.shape(images)[0], 1, 1, 1), seed=self.generator)
         return ops.where(drawn < self.rate, self.change(images), images)
 
@@ -125,7 +127,7 @@ def mirrored(images: Any) -> Any:
 
 
 def luminance(images: Any) -> Any:
-    """Images (N, H, W, 3) to their luminance (N, H, W, 1)."""
+    """The luminance (N, H, W, 1) of images (N, H, W, 3)."""
     return ops.sum(ops.multiply(images, YIQ[0]), axis=3, keepdims=True)
 
 
@@ -138,8 +140,8 @@ class ColorJitter(keras.layers.Layer):
     changes the images that it is given.
 
     Args:
-        strengths: of the jitter.
-        seed: of the layer's generator.
+        strengths: strengths of "photo", of which the jitter's counts.
+        seed: seed of the layer's generator.
     """
 
     def __init__(self, strengths: Photo, *, seed: int) -> None:
@@ -148,7 +150,7 @@ class ColorJitter(keras.layers.Layer):
         self.generator = keras.random.SeedGenerator(seed)
 
     def call(self, images: Any) -> Any:
-        """Float images (N, H, W, C) to the same shape; without colour, C != 3, the first two."""
+        """Jittered float images (N, H, W, C); without colour, C != 3, in the first two alone."""
         height, width, channels = images.shape[1:]
         # In one draw, since on the torch backend the n-th draw of a seed is the first of seed + n.
         drawn = keras.random.uniform((4, ops.shape(images)[0]), seed=self.generator)
@@ -174,7 +176,7 @@ class GaussianBlur(keras.layers.Layer):
     As sums of shifted images: a convolution with a kernel for every image would be slow.
 
     Args:
-        seed: of the layer's generator.
+        seed: seed of the layer's generator.
     """
 
     def __init__(self, *, seed: int) -> None:
@@ -182,7 +184,7 @@ class GaussianBlur(keras.layers.Layer):
         self.generator = keras.random.SeedGenerator(seed)
 
     def call(self, images: Any) -> Any:
-        """Float images (N, H, W, C) to the same shape."""
+        """Float images of the same shape (N, H, W, C)."""
         sigma = drawn(ops.shape(images)[0], BLUR_SIGMA, self.generator)[:, None]
         for axis in (1, 2):
             size = images.shape[axis]

@@ -1,4 +1,4 @@
-"""From settings to a loss and an untrained method."""
+"""The loss and the untrained method that settings name."""
 
 from __future__ import annotations
 
@@ -9,19 +9,23 @@ from typing import Any
 import keras
 
 from fmicl_keras.augment import build_augmentation
+from fmicl_keras.backend import library
 from fmicl_keras.encoders import build_encoder
 from fmicl_keras.method import Loss, Method
 from fmicl_keras.moco import MoCo
 from fmicl_keras.moco_v3 import MoCoV3
-from fmicl_keras.native import library
 from fmicl_keras.replicas import gather, replica_count
 from fmicl_keras.simclr import SimCLR
 from fmicl_recipes.losses import loss_of
+from fmicl_recipes.methods import method_options
 from fmicl_recipes.settings import TrainSettings
+
+#: The class of each method of `fmicl_recipes.settings.METHODS`.
+METHODS: dict[str, Any] = {"simclr": SimCLR, "moco": MoCo, "moco-v3": MoCoV3}
 
 
 def build_loss(settings: TrainSettings) -> Loss:
-    """The loss the settings name, of the Keras backend's library, for all replicas together."""
+    """The loss that settings name, from the Keras backend's library, of all replicas together."""
     loss = loss_of(settings, library())
     if settings.loss == "fmicl":  # which is that of the union already
         return loss
@@ -33,12 +37,12 @@ def build_loss(settings: TrainSettings) -> Loss:
 
 
 def build_method(settings: TrainSettings, image_shape: tuple[int, int, int], steps: int) -> Method:
-    """The untrained method; equal settings and seed give equal weights.
+    """The untrained method that settings name; equal settings give equal weights.
 
     Args:
-        settings: of the run.
-        image_shape: (H, W, C).
-        steps: of the whole run.
+        settings: settings of a run.
+        image_shape: height, width and channels of the images.
+        steps: number of steps of the whole run.
 
     Raises:
         ValueError: the encoder is unknown, or does not fit the images.
@@ -53,7 +57,7 @@ def build_method(settings: TrainSettings, image_shape: tuple[int, int, int], ste
 def untrained_method(
     settings: TrainSettings, image_shape: tuple[int, int, int], steps: int
 ) -> Method:
-    """What `build_method` builds, its weights drawn from wherever Keras' own seed stands."""
+    """The method that `build_method` builds, its weights drawn without setting Keras' seed."""
     augment = build_augmentation(
         settings.augmentation, image_shape, settings.seed, settings.photo()
     )
@@ -62,17 +66,18 @@ def untrained_method(
             settings.encoder, image_shape, settings.width,
             stem_stride=settings.stem_stride, patch_size=settings.patch_size,
         )  # fmt: skip
-        parts = encoder, build_loss(settings), augment, settings
+        options = method_options(settings)
         if settings.method == "moco-v3":
-            method: Method = MoCoV3(*parts, steps)
-        else:
-            method = {"simclr": SimCLR, "moco": MoCo}[settings.method](*parts)
+            options["steps"] = steps
+        method: Method = METHODS[settings.method](
+            encoder, encoder.output_shape[-1], build_loss(settings), augment, **options
+        )
     return method
 
 
 @contextmanager
 def precision(name: str) -> Iterator[None]:
-    """Layers made meanwhile compute in bfloat16, if so named, and keep their weights in float32."""
+    """Let layers that are made meanwhile compute in "32" or "bf16"; weights stay in float32."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy({"bf16": "mixed_bfloat16", "32": "float32"}[name])
     try:
@@ -89,6 +94,6 @@ def synchronise(model: keras.Model) -> None:
 
 
 def state(model: keras.Model) -> list[Any]:
-    """Every variable of a method but those of its metrics: weights, statistics, queue, seeds."""
+    """Every variable of a method except its metrics': weights, statistics, queue, seeds."""
     measured = {id(v) for v in model.metrics_variables}
     return [v for v in model.variables if id(v) not in measured]

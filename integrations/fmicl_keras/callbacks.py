@@ -1,4 +1,4 @@
-"""What accompanies `fit`: order of the images, clock, history, checkpoints."""
+"""What accompanies `fit`: clock, history, checkpoints."""
 
 from __future__ import annotations
 
@@ -10,47 +10,22 @@ from typing import Any
 import keras
 import numpy as np
 
+from fmicl_keras.batches import EpochBatches
 from fmicl_keras.build import state
-from fmicl_keras.checkpoint import to_numpy
-from fmicl_recipes.data import Images
-from fmicl_recipes.draws import epoch_batches
+from fmicl_keras.checkpoints import to_numpy
 from fmicl_recipes.history import epoch_row, knn, warn_of_collapse
 from fmicl_recipes.progress import Progress
 from fmicl_recipes.trainer import NonFiniteLossError, Trainer
 
 
-class EpochBatches(keras.utils.PyDataset):
-    """Batches of uint8 images, in an order that depends on (seed, epoch) alone.
-
-    A last partial batch is left out. The epoch is the one `start` was told.
-    """
-
-    def __init__(self, images: Images, batch_size: int, seed: int) -> None:
-        super().__init__()
-        self.images, self.batch_size, self.seed = images, batch_size, seed
-        self.start(0)
-
-    def start(self, epoch: int) -> None:
-        """Take the order of an epoch, from 0."""
-        self.batches = epoch_batches(len(self.images), self.batch_size, self.seed, epoch)
-
-    @property
-    def num_batches(self) -> int:
-        """Steps of an epoch."""
-        return len(self.batches)
-
-    def __getitem__(self, index: int) -> tuple[Images]:
-        return (self.images[self.batches[index]],)
-
-
 class Run(keras.callbacks.Callback):
-    """Keeps the trainer's history and seconds, and has its state saved after every epoch.
+    """Keeps the trainer's history and seconds, and saves its state after every epoch.
 
     Args:
-        trainer: whose run it is.
-        batches: what is trained on.
-        bar: of the run.
-        save: writes checkpoint and history.
+        trainer: trainer whose run is accompanied.
+        batches: batches of the run.
+        bar: progress bar of the run.
+        save: function that writes checkpoint and history.
 
     Raises:
         NonFiniteLossError: the loss or a weight is not finite; the message says at which step.

@@ -21,7 +21,7 @@ class Devices:
     yet run on a GPU.
 
     Args:
-        settings: of the run.
+        settings: settings of the run.
 
     Raises:
         ValueError: there are fewer devices, or the PyTorch backend is asked for several.
@@ -52,7 +52,7 @@ class Devices:
 
     @contextmanager
     def scope(self) -> Iterator[None]:
-        """Build and train on the devices meanwhile."""
+        """Build and train on these devices meanwhile."""
         with ExitStack() as stack:
             stack.enter_context(self.engine.scope() if self.engine else keras.device(self.names[0]))
             yield
@@ -64,14 +64,14 @@ class Devices:
 
 @cache
 def mirrored(*names: str) -> Any:
-    """The strategy of these devices: one, since the collectives of two would get mixed up."""
+    """The one strategy of these devices; collectives of two strategies would get mixed up."""
     import tensorflow as tf
 
     return tf.distribute.MirroredStrategy(names)
 
 
 def available(kind: str) -> list[str]:
-    """Names of the devices of a kind, "cpu" or "gpu", such as "gpu:0"."""
+    """The names, such as "gpu:0", of the devices of a kind, "cpu" or "gpu"."""
     if keras.config.backend() == "torch":
         import torch
 

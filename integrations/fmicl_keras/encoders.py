@@ -7,32 +7,11 @@ from typing import Any
 import keras
 from keras import layers
 
+from fmicl_keras.layers import batch_norm, conv
 from fmicl_keras.vit import vit
 from fmicl_recipes.settings import VITS, check_encoder
 
 Shape = tuple[int, int, int]
-
-
-def conv(x: Any, outputs: int, size: int = 3, stride: int = 1) -> Any:
-    """A convolution without bias, padded by size // 2 on every side at any stride.
-
-    Keras pads one side only where an even image meets a stride of 2 and padding is "same".
-    """
-    if size > 1:
-        x = layers.ZeroPadding2D(size // 2)(x)
-    return layers.Conv2D(
-        outputs, size, stride, use_bias=False, kernel_initializer=fan_in_uniform()
-    )(x)  # fmt: skip
-
-
-def fan_in_uniform() -> keras.Initializer:
-    """Uniform within +-1 / sqrt(fan in), PyTorch's default, drawn anew for every layer."""
-    return keras.initializers.VarianceScaling(1.0 / 3.0, "fan_in", "uniform")
-
-
-def batch_norm(x: Any, **options: bool) -> Any:
-    """Batch norm with PyTorch's constants."""
-    return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, **options)(x)
 
 
 def basic_block(x: Any, outputs: int, stride: int) -> Any:
@@ -48,9 +27,9 @@ def resnet18(shape: Shape, width: int = 64, stem_stride: int = 1) -> keras.Model
     """ResNet-18 with the stem for small images: 3 x 3, stride 1, no pooling.
 
     Args:
-        shape: (H, W, C) of the images.
+        shape: height, width and channels of the images.
         width: channels of the first stage, 64 in the standard; features have 8 * width.
-        stem_stride: of the first convolution; 2 takes a quarter of the work.
+        stem_stride: stride of the first convolution; 2 takes a quarter of the work.
 
     Source: He et al. (2016), table 1; stem as in Chen et al. (2020), appendix B.9.
     """
@@ -79,12 +58,12 @@ CONVOLUTIONAL = {"resnet18": resnet18, "smallconv": smallconv}
 def build_encoder(
     name: str, shape: Shape, width: int, *, stem_stride: int = 1, patch_size: int = 4
 ) -> keras.Model:
-    """An encoder by name; images (N, H, W, C) to features (N, F).
+    """The encoder of that name, from images (N, H, W, C) to features (N, F).
 
     Args:
         name: "resnet18", "smallconv", "vit-s6" or "vit-s12".
-        shape: (H, W, C) of the images.
-        width: channels of the first stage; of a ViT, per head.
+        shape: height, width and channels of the images.
+        width: channels of the first stage or, of a ViT, per head.
         stem_stride: stride of the first convolution.
         patch_size: pixels a side of a ViT's patches.
 
@@ -95,8 +74,3 @@ def build_encoder(
     if name in VITS:
         return vit(shape, width, VITS[name], patch_size)
     return CONVOLUTIONAL[name](shape, width, stem_stride)
-
-
-def has_batch_norm(model: keras.Model) -> bool:
-    """Whether a batch norm is anywhere in a model."""
-    return any(isinstance(layer, layers.BatchNormalization) for layer in model._flatten_layers())

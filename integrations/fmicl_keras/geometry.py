@@ -10,12 +10,12 @@ from keras import ops
 
 
 class RandomResizedCrop(keras.layers.Layer):
-    """A box of random area and aspect ratio, resized to the size of the image.
+    """Cut out a box of random area and aspect ratio, and resize it to the size of the image.
 
     Args:
         scale: bounds of the box's share of the area.
         ratio: bounds of width / height, drawn evenly in the logarithm.
-        seed: of the layer's generator.
+        seed: seed of the layer's generator.
 
     Source: Szegedy et al. (2015), section 6, as in torchvision; a side longer than that of the
     image is cut to it instead of drawn again.
@@ -29,7 +29,7 @@ class RandomResizedCrop(keras.layers.Layer):
         self.generator = keras.random.SeedGenerator(seed)
 
     def call(self, images: Any) -> Any:
-        """Float images (N, H, W, C) to the same shape."""
+        """Changed float images of the same shape (N, H, W, C)."""
         count, height, width = ops.shape(images)[0], images.shape[1], images.shape[2]
         area = drawn(count, self.scale, self.generator)
         half = ops.exp(0.5 * drawn(count, self.log_ratio, self.generator))
@@ -50,7 +50,9 @@ def _crop_line(side: Any, size: int, place: Any) -> Any:
 
 @keras.saving.register_keras_serializable("fmicl")
 class RandomAffine(keras.layers.Layer):
-    """Rotation, shear, scale and shift about the centre in one interpolation; zeros come in.
+    """Rotate, shear, scale and shift images about their centre in one interpolation.
+
+    Pixels that come from outside of the image are zero.
 
     On the torch backend it is many times as fast as `keras.layers.RandomRotation` and its like,
     which go through the batch image by image.
@@ -60,8 +62,8 @@ class RandomAffine(keras.layers.Layer):
         translate: bound of the shift, as a share of the side.
         scale: bounds of the magnification.
         shear: bound of the horizontal shear in degrees.
-        seed: of the layer's generator; None draws one.
-        kwargs: of `keras.layers.Layer`.
+        seed: seed of the layer's generator; None draws one.
+        kwargs: options of `keras.layers.Layer`.
     """
 
     def __init__(
@@ -80,7 +82,7 @@ class RandomAffine(keras.layers.Layer):
         self.generator = keras.random.SeedGenerator(seed)
 
     def call(self, images: Any) -> Any:
-        """Float images (N, H, W, C) to the same shape."""
+        """Changed float images of the same shape (N, H, W, C)."""
         count, height, width = ops.shape(images)[0], images.shape[1], images.shape[2]
 
         def draw(low: float, high: float) -> Any:
@@ -101,8 +103,8 @@ class RandomAffine(keras.layers.Layer):
 def bilinear(images: Any, x: Any, y: Any) -> Any:
     """Images (N, H, W, C) read between pixels at columns x and rows y, broadcast to (N, H, W).
 
-    Outside of the image there are zeros. By gathers over the whole batch: on the torch backend
-    `keras.ops.image.affine_transform` goes through the batch image by image.
+    Outside of the image there are zeros. It gathers over the whole batch, where on the torch
+    backend `keras.ops.image.affine_transform` goes through the batch image by image.
     """
     height, width, channels = images.shape[1:]
     flat = ops.reshape(images, (-1, height * width, channels))

@@ -10,11 +10,11 @@ from fmicl_core import FMICL, Divergence, Similarity
 from fmicl_core.objective import DEFAULTS
 from fmicl_core.ranks import features_are_gathered
 from fmicl_core.related import INFO_NCE_OPTIONS, RELATED_DEFAULTS, check_info_nce
-from fmicl_keras.anchors import fmicl_by_anchor, info_nce_by_anchor
-from fmicl_keras.native import Tensor, count, float32_at_least, library, per_sample
-from fmicl_keras.pairs import check_views, or_zero, unmasked
+from fmicl_keras.backend import Tensor, count, float32_at_least, library, per_sample
+from fmicl_keras.predictions import check_views, or_zero, unmasked
 from fmicl_keras.replicas import add_up, gather, own_share, replica_count
-from fmicl_keras.specs import SPECS, spec_from_config, spec_to_config
+from fmicl_keras.sample_losses import fmicl_by_anchor, info_nce_by_anchor
+from fmicl_keras.serialization import SPECS, spec_from_config, spec_to_config
 
 
 class TwoViewLoss(keras.losses.Loss):

@@ -1,4 +1,4 @@
-"""What the methods share: two views of every image in the graph, and a momentum copy.
+"""What all methods share: two views of every image in the graph, and a momentum copy.
 
 A method adds its own networks, `compare`, from two views to what its loss compares, and
 `contrast`, from that to the loss. Everything that changes while training is a variable: Keras then
@@ -15,9 +15,8 @@ from keras import ops
 
 from fmicl_keras.augment import as_float, standardise
 from fmicl_keras.replicas import gather, replica_count
-from fmicl_recipes.settings import TrainSettings
 
-#: From features x, y (N, d), and a bank of negatives (K, d) if there is one, to a scalar.
+#: Function from features x, y (N, d), and a bank of negatives (K, d) if there is one, to a scalar.
 Loss = Callable[..., Any]
 
 
@@ -25,39 +24,33 @@ class Method(keras.Model):
     """A contrastive method for `compile(optimizer)` and `fit(images)`, uint8 (N, H, W, C).
 
     Args:
-        encoder: from images (N, H, W, C) to features (N, F).
-        head: from features to projections (N, d).
-        loss: from projections to a scalar, such as `fmicl_tensorflow.FMICLLoss()`, in the Keras
-            backend's own library.
-        augment: from float images in [0, 1] to one random view of each.
-        settings: of the run; what of them counts here is the method's own options and the seed.
+        encoder: model from images (N, H, W, C) to features (N, F).
+        head: model from features to projections (N, d).
+        loss: function from projections to a scalar, such as `fmicl_tensorflow.FMICLLoss()`, in the
+            Keras backend's own library.
+        augment: model from float images in [0, 1] to one random view of each.
     """
 
     def __init__(
-        self,
-        encoder: keras.Model,
-        head: keras.Model,
-        loss: Loss,
-        augment: keras.Model,
-        settings: TrainSettings,
+        self, encoder: keras.Model, head: keras.Model, loss: Loss, augment: keras.Model
     ) -> None:
         super().__init__(dtype="float32")  # the networks have precisions of their own
         self.encoder, self.head, self.augment = encoder, head, augment
-        self.loss_of, self.settings = loss, settings
-        #: Keeps what the loss compared last, where somebody wants to know.
+        self.loss_of = loss
+        #: The metric that keeps what the loss compared last; None where nobody asks.
         self.last: LastViews | None = None
         self.built = True  # as all its parts are
 
     def compare(self, v1: Any, v2: Any, training: bool) -> Any:
-        """What the loss compares of two views (N, H, W, C): features (N, 2 or 4, d)."""
+        """The features (N, 2 or 4, d) that the loss compares of two views (N, H, W, C)."""
         raise NotImplementedError
 
     def contrast(self, features: Any, training: bool) -> Any:
-        """The loss of what `compare` returned, a scalar; on every replica that of all."""
+        """The loss of features that `compare` returned; every replica has that of all together."""
         raise NotImplementedError
 
     def call(self, images: Any, training: bool = False) -> Any:
-        """uint8 images (N, H, W, C) to what the loss compares of two random views of each."""
+        """The features that the loss compares of two random views of uint8 images (N, H, W, C)."""
         return self.compare(*self.views(images), training=training)
 
     def compute_loss(
@@ -75,7 +68,7 @@ class Method(keras.Model):
         return self.contrast(features, training) / replica_count()  # Keras adds up the gradients
 
     def query(self, view: Any, training: bool) -> Any:
-        """A view (N, H, W, C) to its projections (N, d)."""
+        """Projections (N, d) of a view (N, H, W, C)."""
         return self.head(self.encoder(view, training=training), training=training)
 
     def views(self, images: Any) -> tuple[Any, Any]:
@@ -85,11 +78,11 @@ class Method(keras.Model):
         return views[:, 0], views[:, 1]
 
     def features(self, images: Any) -> Any:
-        """uint8 images (N, H, W, C) to the encoder's features (N, F)."""
+        """The encoder's features (N, F) of uint8 images (N, H, W, C)."""
         return ops.cast(self.encoder(standardise(as_float(images)), training=False), "float32")
 
     def project(self, images: Any) -> Any:
-        """uint8 images (N, H, W, C) to projections (N, 2, d) of two random views of each."""
+        """Projections (N, 2, d) of two random views of uint8 images (N, H, W, C)."""
         pair = [self.query(view, training=False) for view in self.views(images)]
         return ops.cast(ops.stack(pair, axis=1), "float32")
 
@@ -100,25 +93,20 @@ class MomentumMethod(Method):
     Batch norms of the copy keep running statistics of their own.
 
     Args:
-        encoder, head, loss, augment, settings: as for `Method`; Keras must be able to clone encoder
+        encoder, head, loss, augment: arguments of `Method`; Keras must be able to clone encoder
             and head.
 
     Source: He et al. (2020), section 3.2.
     """
 
     def __init__(
-        self,
-        encoder: keras.Model,
-        head: keras.Model,
-        loss: Loss,
-        augment: keras.Model,
-        settings: TrainSettings,
+        self, encoder: keras.Model, head: keras.Model, loss: Loss, augment: keras.Model
     ) -> None:
-        super().__init__(encoder, head, loss, augment, settings)
+        super().__init__(encoder, head, loss, augment)
         self.key_encoder, self.key_head = momentum_copy(encoder), momentum_copy(head)
 
     def key(self, view: Any, training: bool) -> Any:
-        """A view (N, H, W, C) to its keys (N, d), without a gradient."""
+        """Keys (N, d) of a view (N, H, W, C), without a gradient."""
         features = self.key_encoder(view, training=training)
         return ops.stop_gradient(self.key_head(features, training=training))
 
@@ -132,7 +120,7 @@ class MomentumMethod(Method):
 
 
 def momentum_copy(model: keras.Model) -> keras.Model:
-    """A copy with equal weights, none of them trained.
+    """A copy of a model with equal weights that are not trained.
 
     The weights are marked one by one: a batch norm that is not trainable as a layer would use its
     running statistics.
@@ -145,10 +133,10 @@ def momentum_copy(model: keras.Model) -> keras.Model:
 
 
 class LastViews(keras.metrics.Metric):
-    """What the loss compared in the last step; as a number, how far apart: mean |x - y|^2.
+    """A metric that keeps what the loss compared last; its value is the mean of |x - y|^2.
 
     Args:
-        rows: samples N in a batch.
+        rows: number N of samples in a batch.
         dim: width d of the features.
     """
 

@@ -19,11 +19,11 @@ from keras import ops
 from fmicl_core.checks import invalid
 from fmicl_core.related import RELATED_DEFAULTS
 from fmicl_core.renamed import warn_renamed
-from fmicl_keras.anchors import without_diagonal
+from fmicl_keras.backend import Tensor, count, library, product
 from fmicl_keras.loss import FMICLLoss
-from fmicl_keras.native import Tensor, count, library, product
-from fmicl_keras.pairs import or_zero, unmasked
+from fmicl_keras.predictions import or_zero, unmasked
 from fmicl_keras.replicas import gather
+from fmicl_keras.sample_losses import without_diagonal
 
 
 class _OfBatches(keras.metrics.Mean):

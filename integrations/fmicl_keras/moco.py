@@ -6,56 +6,74 @@ from itertools import pairwise
 from typing import Any
 
 import keras
-from keras import ops
+from keras import layers, ops
 
-from fmicl_keras.encoders import has_batch_norm
-from fmicl_keras.heads import mlp
+from fmicl_core.checks import check_choice
+from fmicl_keras.backend import library
+from fmicl_keras.layers import batch_norm, dense, has_batch_norm
 from fmicl_keras.method import Loss, MomentumMethod
-from fmicl_keras.native import library
 from fmicl_keras.replicas import gather, replica_count
 from fmicl_recipes.draws import initial_queue
-from fmicl_recipes.settings import TrainSettings
+from fmicl_recipes.settings import HEAD_NORMS, TrainSettings
 
 
 class MoCo(MomentumMethod):
     """Queries of one view against keys of the other; all negatives are keys of earlier steps.
 
-    Where encoder or head have batch norms, a batch is encoded in `settings.bn_splits` parts with
-    statistics of their own, the keys in a random order: otherwise the statistics which a query
-    shares with its key would give the key away (He et al. 2020, section 3.3).
+    Where encoder or head have batch norms, a batch is encoded in `bn_splits` parts with statistics
+    of their own, the keys in a random order: otherwise the statistics which a query shares with
+    its key would give the key away (He et al. 2020, section 3.3).
 
     Args:
-        encoder: from images (N, H, W, C) to features (N, F).
-        loss: from queries and keys (N, d) and a bank of negatives (K, d) to a scalar, such as
-            `FMICLLoss()` of the Keras backend's library.
-        augment: from float images in [0, 1] to one random view of each.
-        settings: of the run, see `Method`.
+        encoder: model from images (N, H, W, C) to features (N, F).
+        feature_dim: width F of the features.
+        loss: function from queries and keys (N, d) and a bank of negatives (K, d) to a scalar, such
+            as `FMICLLoss()` of the Keras backend's library.
+        augment: model from float images in [0, 1] to one random view of each.
+        projection_hidden: width of the hidden layer of the head.
+        projection_dim: width d of queries and keys.
+        queue_size: number K of keys in the queue.
+        ema: momentum of the key encoder in [0, 1).
+        bn_splits: number of parts of a batch.
+        head_norm: "batch" or "none", see `mlp_head`.
+        seed: seed of the queue's first rows and of the order of the keys.
     """
 
     def __init__(
-        self, encoder: keras.Model, loss: Loss, augment: keras.Model, settings: TrainSettings
+        self,
+        encoder: keras.Model,
+        feature_dim: int,
+        loss: Loss,
+        augment: keras.Model,
+        *,
+        projection_hidden: int = TrainSettings.projection_hidden,
+        projection_dim: int = TrainSettings.projection_dim,
+        queue_size: int = TrainSettings.queue_size,
+        ema: float = TrainSettings.ema,
+        bn_splits: int = TrainSettings.bn_splits,
+        head_norm: str = TrainSettings.head_norm,
+        seed: int = TrainSettings.seed,
     ) -> None:
-        hidden, dim = settings.projection_hidden, settings.projection_dim
-        head = mlp(encoder.output_shape[-1], hidden, dim, norm=settings.head_norm == "batch")
-        super().__init__(encoder, head, loss, augment, settings)
+        norm = check_choice("head_norm", head_norm, HEAD_NORMS) == "batch"
+        head = mlp_head(feature_dim, projection_hidden, projection_dim, norm=norm)
+        super().__init__(encoder, head, loss, augment)
+        rows = initial_queue(queue_size, projection_dim, seed)
         self.queue = self.add_weight(
-            (settings.queue_size, dim), trainable=False, aggregation="only_first_replica",
-            initializer=lambda shape, dtype: ops.convert_to_tensor(
-                initial_queue(*shape, settings.seed), dtype
-            ),
+            rows.shape, trainable=False, aggregation="only_first_replica",
+            initializer=lambda shape, dtype: ops.convert_to_tensor(rows, dtype),
         )  # fmt: skip
         #: Slot of the oldest key, the next to be overwritten.
         self.pointer = self.add_weight(
             (), "zeros", "int32", trainable=False, aggregation="only_first_replica"
         )
-        self.order = keras.random.SeedGenerator(1000 * settings.seed + 999)  # not augmentation's
-        self.splits = settings.bn_splits if has_batch_norm(self) else 1
+        self.order = keras.random.SeedGenerator(1000 * seed + 999)  # not augmentation's
+        self.ema, self.splits = ema, bn_splits if has_batch_norm(self) else 1
 
     def compare(self, v1: Any, v2: Any, training: bool) -> Any:
         """Queries of the first view and keys of the second, (N, 2, d)."""
         q = ops.concatenate([self.query(part, training) for part in self.parts(v1)])
         if training:
-            self.follow(self.settings.ema)
+            self.follow(self.ema)
         return ops.stack([q, self.shuffled_keys(v2, training)], axis=1)
 
     def contrast(self, features: Any, training: bool) -> Any:
@@ -68,7 +86,7 @@ class MoCo(MomentumMethod):
         return loss
 
     def parts(self, view: Any) -> list[Any]:
-        """The batch, or a replica's share of it, in the parts that share statistics."""
+        """The batch, or a replica's share of it, split into the parts that share statistics."""
         n, splits = ops.shape(view)[0], self.splits
         if splits > 1:  # the keys of a replica are shuffled among themselves, so two are needed
             splits = max(2, splits // replica_count())
@@ -93,3 +111,18 @@ class MoCo(MomentumMethod):
         queue = ops.scatter_update(self.queue, slots[-size:, None], rows[-size:])
         self.queue.assign(queue)
         self.pointer.assign((self.pointer + count) % size)
+
+
+def mlp_head(inputs: int, hidden: int, outputs: int, *, norm: bool) -> keras.Model:
+    """Two layers (Chen et al. 2020b) and, with `norm`, a batch norm without scale and shift.
+
+    The norm is ours. f-MICL takes a plain mean over the queue, whose keys stand still, and could
+    push all queries away from it together, on to one point. The norm takes such a common shift out;
+    InfoNCE, which does not see it, needs none.
+    """
+    features = keras.Input((inputs,))
+    x = layers.ReLU()(dense(hidden)(features))
+    x = dense(outputs)(x)
+    if norm:
+        x = batch_norm(x, center=False, scale=False)
+    return keras.Model(features, x, name="head")

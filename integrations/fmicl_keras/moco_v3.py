@@ -6,9 +6,9 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
+from keras import layers, ops
 
-from fmicl_keras.heads import normed_mlp
+from fmicl_keras.layers import batch_norm, dense
 from fmicl_keras.method import Loss, MomentumMethod
 from fmicl_keras.vit import PATCHES
 from fmicl_recipes.momentum import ema_schedule
@@ -22,13 +22,16 @@ class MoCoV3(MomentumMethod):
     2 * temperature of Chen et al. (2021), which only scales the learning rate.
 
     Args:
-        encoder: from images (N, H, W, C) to features (N, F); the patch projection of a `vit` stays
-            as it was drawn if settings.patch_projection is "frozen".
-        loss: from q, k (N, d) to a scalar, such as `FMICLLoss(negatives="cross")` of the Keras
-            backend's library.
-        augment: from float images in [0, 1] to one random view of each.
-        settings: of the run, see `Method`.
-        steps: of the whole run, over which the momentum of the key networks rises to 1.
+        encoder: model from images (N, H, W, C) to features (N, F).
+        feature_dim: width F of the features.
+        loss: function from q, k (N, d) to a scalar, such as `FMICLLoss(negatives="cross")` of the
+            Keras backend's library.
+        augment: model from float images in [0, 1] to one random view of each.
+        projection_hidden: width of the hidden layers of projector and predictor.
+        projection_dim: width d of predictions and keys.
+        ema: momentum of the key encoder at the first step, in [0, 1); a cosine raises it to 1.
+        frozen_patches: whether the patch projection of a `vit` stays as it was drawn.
+        steps: number of steps of the whole run, over which the momentum rises.
 
     Source: Chen et al. (2021), algorithm 1 and sections 4.2, 4.3.
     """
@@ -36,19 +39,23 @@ class MoCoV3(MomentumMethod):
     def __init__(
         self,
         encoder: keras.Model,
+        feature_dim: int,
         loss: Loss,
         augment: keras.Model,
-        settings: TrainSettings,
+        *,
+        projection_hidden: int = TrainSettings.projection_hidden,
+        projection_dim: int = TrainSettings.projection_dim,
+        ema: float = TrainSettings.ema,
+        frozen_patches: bool = True,
         steps: int,
     ) -> None:
-        hidden, dim = settings.projection_hidden, settings.projection_dim
-        if settings.patch_projection == "frozen":
+        if frozen_patches:
             freeze_patches(encoder)
-        head = normed_mlp(encoder.output_shape[-1], hidden, hidden, dim)
-        super().__init__(encoder, head, loss, augment, settings)
-        self.predictor = normed_mlp(dim, hidden, dim)
+        head = mlp(feature_dim, projection_hidden, projection_hidden, projection_dim)
+        super().__init__(encoder, head, loss, augment)
+        self.predictor = mlp(projection_dim, projection_hidden, projection_dim)
         self.momenta = np.array(
-            [ema_schedule(settings.ema, step, steps) for step in range(steps)], np.float32
+            [ema_schedule(ema, step, steps) for step in range(steps)], np.float32
         )
         self.step = self.add_weight(
             (), "zeros", "int32", trainable=False, aggregation="only_first_replica"
@@ -79,3 +86,15 @@ def freeze_patches(encoder: keras.Model) -> None:
     for layer in encoder.layers:
         if layer.name == PATCHES:
             layer.trainable = False
+
+
+def mlp(inputs: int, *widths: int) -> keras.Model:
+    """Linear layers of these widths, each with a batch norm and all but the last with a ReLU.
+
+    The last norm has no scale and shift. Source: Chen et al. (2021), section 4.2, and its code.
+    """
+    x = features = keras.Input((inputs,))
+    for width in widths[:-1]:
+        x = layers.ReLU()(batch_norm(dense(width, use_bias=False)(x)))
+    x = batch_norm(dense(widths[-1], use_bias=False)(x), center=False, scale=False)
+    return keras.Model(features, x)

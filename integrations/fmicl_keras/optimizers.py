@@ -1,4 +1,4 @@
-"""Optimisers as the other frameworks have them, and the schedule of the learning rate."""
+"""Optimisers, SGD, AdamW and LARS, and the learning rate with warm-up and cosine."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from typing import Any
 
 import keras
 from keras import ops
-
-from fmicl_recipes.settings import TrainSettings
 
 
 class SGD(keras.optimizers.SGD):
@@ -19,9 +17,10 @@ class SGD(keras.optimizers.SGD):
     by 1 - momentum. Weights of at most one dimension, norms and biases, have no decay.
 
     Args:
-        learning_rate: number or schedule.
-        momentum: in [0, 1).
-        decay: >= 0.
+        learning_rate: number, or schedule.
+        momentum: momentum in [0, 1).
+        decay: weight decay, >= 0.
+        options: options of `keras.optimizers.SGD`.
     """
 
     def __init__(
@@ -37,7 +36,7 @@ class SGD(keras.optimizers.SGD):
         super().update_step(gradient, variable, learning_rate)
 
     def direction(self, gradient: Any, weight: Any) -> Any:
-        """What takes the gradient's place for weights that are no norms and biases."""
+        """The direction that takes the gradient's place for weights, not for norms and biases."""
         return gradient + self.decay * weight
 
     def get_config(self) -> dict[str, Any]:
@@ -55,7 +54,7 @@ class LARS(SGD):
     The first two leave out norms and biases, weights of at most one dimension.
 
     Args:
-        learning_rate, momentum, decay: as for `SGD`.
+        learning_rate, momentum, decay, options: arguments of `SGD`.
         trust: size of a step, as a share of the weight's norm, at a learning rate of 1.
 
     Source: You et al. (2017), in the form of MoCo v3 (Chen et al. 2021).
@@ -89,9 +88,9 @@ def warmup_cosine(lr: float, steps: int, warmup: int) -> keras.optimizers.schedu
     """Learning rate per step: from lr / warmup linearly to lr, then by a cosine down to 0.
 
     Args:
-        lr: peak learning rate.
-        steps: of the whole run.
-        warmup: of them, the first ones.
+        lr: peak of the learning rate.
+        steps: number of steps of the whole run.
+        warmup: number of steps, at the beginning, in which the rate rises.
     """
     if not warmup:
         return keras.optimizers.schedules.CosineDecay(lr, steps)
@@ -101,20 +100,20 @@ def warmup_cosine(lr: float, steps: int, warmup: int) -> keras.optimizers.schedu
 
 
 def build_optimizer(
-    settings: TrainSettings, weights: list[Any], steps: int
+    weights: list[Any], name: str, rate: Any, momentum: float, weight_decay: float
 ) -> keras.optimizers.Optimizer:
-    """The optimiser the settings name, with warm-up and cosine per step.
+    """The optimiser of some weights; norms and biases have no decay.
 
     Args:
-        settings: of the run.
-        weights: what is trained; norms and biases have no decay.
-        steps: of the whole run.
+        weights: weights that are trained.
+        name: "sgd", "adamw" or "lars".
+        rate: learning rate, or its schedule.
+        momentum: momentum of SGD and LARS.
+        weight_decay: weight decay of what is neither a norm nor a bias.
     """
-    rate = warmup_cosine(settings.lr, steps, steps * settings.warmup_epochs // settings.epochs)
-    if settings.optimizer == "adamw":
+    if name == "adamw":
         # Keras' default for epsilon is ten times that of PyTorch and Optax.
-        adamw = keras.optimizers.AdamW(rate, settings.weight_decay, epsilon=1e-8)
+        adamw = keras.optimizers.AdamW(rate, weight_decay, epsilon=1e-8)
         adamw.exclude_from_weight_decay([w for w in weights if len(w.shape) <= 1])
         return adamw
-    kind = {"sgd": SGD, "lars": LARS}[settings.optimizer]
-    return kind(rate, settings.momentum, settings.weight_decay)
+    return {"sgd": SGD, "lars": LARS}[name](rate, momentum, weight_decay)

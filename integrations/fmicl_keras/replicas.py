@@ -1,8 +1,8 @@
 """One loss for the union batch of all replicas of a `tf.distribute.Strategy`.
 
-Inside `Strategy.run` every replica sees its own share of the batch. With more than one of them,
-what is gathered or added up here concerns them all, and gradients return to where values came from.
-Elsewhere nothing is to be done: arrays that JAX shards are whole in the eyes of the program.
+Inside `Strategy.run` every replica sees its own share of the batch. Where there are several, the
+functions here gather or add up values of all of them, and gradients return to where values came
+from. Elsewhere they do nothing: arrays that JAX shards are whole in the eyes of the program.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 import keras
 
-from fmicl_keras.native import Tensor
+from fmicl_keras.backend import Tensor
 
 
 def gather(rows: Tensor) -> Tensor:
@@ -21,7 +21,7 @@ def gather(rows: Tensor) -> Tensor:
 
 
 def own_share(values: Tensor, rows: Tensor) -> Tensor:
-    """Of values for all the rows of `gather(rows)`, those for rows."""
+    """This replica's share of values that belong to all rows of `gather(rows)`."""
     context = _replica_context()
     if context is None:
         return values
@@ -38,7 +38,7 @@ def add_up(value: Tensor) -> Tensor:
 
 
 def replica_count() -> int:
-    """How many replicas the strategy keeps in step; 1 where there is none."""
+    """The number of replicas that the strategy keeps in step; 1 without a strategy."""
     if keras.config.backend() != "tensorflow":
         return 1
     import tensorflow as tf

@@ -3,12 +3,12 @@
 from fmicl_lightning.augment import build_augmentation
 from fmicl_lightning.build import build_loss, build_method
 from fmicl_lightning.encoders import build_encoder
+from fmicl_lightning.loading import features, load_encoder
 from fmicl_lightning.moco import MoCo
 from fmicl_lightning.moco_v3 import MoCoV3
 from fmicl_lightning.optimizers import LARS
 from fmicl_lightning.simclr import SimCLR
-from fmicl_lightning.train import MethodTrainer
-from fmicl_lightning.trained import features, load_encoder
+from fmicl_lightning.trainer import MethodTrainer
 from fmicl_lightning.vit import ViT
 
 __all__ = [

@@ -9,8 +9,10 @@ from torch import nn
 from fmicl_core.checks import check_choice
 from fmicl_recipes.augmentation import (
     BLUR_SIGMA,
+    DEVIATION,
     DIGITS,
     JITTERED,
+    MEAN,
     PHOTO,
     VIEWS,
     Photo,
@@ -19,16 +21,16 @@ from fmicl_recipes.augmentation import (
 
 
 def build_augmentation(name: str, size: tuple[int, int], strengths: Photo = PHOTO) -> nn.Module:
-    """Augmentation of float images (N, C, H, W) in [0, 1], drawn anew for every image.
+    """A module that makes a random view of every float image (N, C, H, W) in [0, 1].
 
     Args:
         name: "photo", for pictures of any kind: SimCLR's crop, flip, colour jitter, grey scale and
             blur (Chen et al. 2020, appendix A); "digits", for handwritten characters alone: small
-            affine changes, noise and an erased box, no flip since a flipped digit is another or
-            none.
-        size: (H, W) of the views.
-        strengths: of "photo". Where there is no colour, C != 3, brightness and contrast alone are
-            jittered, and nothing is made grey.
+            affine changes, noise and an erased box, but no flip, which would make another character
+            or none.
+        size: height and width of the views.
+        strengths: strengths of the steps of "photo". Images without colour, C != 3, are jittered in
+            brightness and contrast alone, and never made grey.
 
     Raises:
         ValueError: the name is unknown or a strength out of range.
@@ -47,8 +49,8 @@ class PhotoViews(nn.Module):
     """The augmentation "photo", for images with colour and without.
 
     Args:
-        size: (H, W) of the views.
-        strengths: of its steps; one of strength 0 is left out.
+        size: height and width of the views.
+        strengths: strengths of the steps; a step of strength 0 is left out.
     """
 
     def __init__(self, size: tuple[int, int], strengths: Photo) -> None:
@@ -56,34 +58,34 @@ class PhotoViews(nn.Module):
         self.colour, self.plain = (_photo(size, strengths, colour) for colour in (True, False))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Float images (N, C, H, W) to the same shape."""
+        """Views (N, C, H, W) of float images of the same shape."""
         return self.colour(images) if images.shape[1] == 3 else self.plain(images)
 
 
 def _photo(size: tuple[int, int], strengths: Photo, colour: bool) -> nn.Module:
-    steps: list[nn.Module] = []
+    steps: list[K.AugmentationBase2D] = []
     if strengths.crop_scale < 1.0:
         area = strengths.crop_scale, 1.0
         steps.append(K.RandomResizedCrop(size, scale=area, ratio=strengths.aspect))
     if strengths.flip:
         steps.append(K.RandomHorizontalFlip(strengths.flip))
     if strengths.jitter:
-        light, hue = (strengths.factors,) * 2, (-strengths.turn, strengths.turn)
-        coloured = (strengths.factors, hue) if colour else ()
-        steps.append(K.ColorJitter(*light, *coloured, p=JITTERED))
+        factors, turn = strengths.factors, (-strengths.turn, strengths.turn)
+        saturation, hue = (factors, turn) if colour else (0.0, 0.0)
+        steps.append(K.ColorJitter(factors, factors, saturation, hue, p=JITTERED))
     if strengths.grayscale and colour:
         steps.append(K.RandomGrayscale(p=strengths.grayscale))
     if strengths.blur:
-        kernel = tuple(2 * blur_radius(side) + 1 for side in size)
-        steps.append(K.RandomGaussianBlur(kernel, BLUR_SIGMA, p=strengths.blur))
+        rows, columns = (2 * blur_radius(side) + 1 for side in size)
+        steps.append(K.RandomGaussianBlur((rows, columns), BLUR_SIGMA, p=strengths.blur))
     return K.AugmentationSequential(*steps) if steps else nn.Identity()
 
 
 def as_float(images: torch.Tensor) -> torch.Tensor:
-    """uint8 images (N, H, W, C) to float (N, C, H, W) in [0, 1], in the channels-last layout."""
+    """Float images (N, C, H, W) in [0, 1], channels last in memory, from uint8 (N, H, W, C)."""
     return images.permute(0, 3, 1, 2).float() / 255.0
 
 
 def standardise(images: torch.Tensor) -> torch.Tensor:
-    """Float images in [0, 1] to about zero mean and unit variance, the encoder's input."""
-    return ((images - 0.5) / 0.25).contiguous(memory_format=torch.channels_last)
+    """The encoder's input: images in [0, 1] shifted and scaled to about mean 0 and variance 1."""
+    return ((images - MEAN) / DEVIATION).contiguous(memory_format=torch.channels_last)

@@ -17,7 +17,7 @@ from fmicl_recipes.draws import epoch_batches
 
 @dataclass(frozen=True)
 class SharedData(ImageData):
-    """Image data in memory that processes share: one that starts gets handles of it, no copy."""
+    """Image data in shared memory: a process that is started gets handles of it, no copy."""
 
     def __post_init__(self) -> None:
         arrays = {k: v for k, v in vars(self).items() if isinstance(v, np.ndarray)}
@@ -25,7 +25,7 @@ class SharedData(ImageData):
         self.__setstate__(vars(self) | shared)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Tensors in the place of the arrays: PyTorch passes those on as handles."""
+        """Tensors in the place of the arrays, as PyTorch passes tensors on as handles."""
         tensors: dict[str, Any] = vars(self)["tensors"]
         return tensors
 
@@ -52,7 +52,7 @@ class ImageBatches(Dataset[torch.Tensor]):
 class EpochOrder(Sampler[torch.Tensor]):
     """Indices of whole batches, shuffled by (seed, epoch); a last partial batch is left out.
 
-    Of several devices each takes its share of every batch, in the order of the devices.
+    Each of several devices takes its share of every batch, in the order of the devices.
     """
 
     def __init__(self, count: int, batch_size: int, seed: int) -> None:

@@ -1,4 +1,4 @@
-"""From settings to a loss and an untrained method."""
+"""The loss and the untrained method that settings name."""
 
 from __future__ import annotations
 
@@ -16,21 +16,28 @@ from fmicl_lightning.moco import MoCo
 from fmicl_lightning.moco_v3 import MoCoV3
 from fmicl_lightning.simclr import SimCLR
 from fmicl_recipes.losses import loss_of
+from fmicl_recipes.methods import method_options
 from fmicl_recipes.settings import TrainSettings
 
-#: By the names of `fmicl_recipes.settings.METHODS`.
+#: The class of each method of `fmicl_recipes.settings.METHODS`.
 METHODS: dict[str, Any] = {"simclr": SimCLR, "moco": MoCo, "moco-v3": MoCoV3}
+#: Settings that every method takes, beside its own.
+TRAINING = ("optimizer", "lr", "momentum", "weight_decay", "warmup_epochs", "seed")
 
 
 def build_loss(settings: TrainSettings) -> Loss:
-    """The loss the settings name, of `fmicl_torch`."""
+    """The loss that settings name, from `fmicl_torch`."""
     return loss_of(settings, fmicl_torch)
 
 
 def untrained_encoder(
     settings: TrainSettings, image_shape: tuple[int, int, int]
 ) -> tuple[nn.Module, int]:
-    """The encoder that settings name, for images (H, W, C), and the width of its features.
+    """The untrained encoder that settings name, and the width of its features.
+
+    Args:
+        settings: settings of a run.
+        image_shape: height, width and channels of the images.
 
     Raises:
         ValueError: the encoder is unknown, or does not fit the images.
@@ -44,11 +51,11 @@ def untrained_encoder(
 
 
 def build_method(settings: TrainSettings, image_shape: tuple[int, int, int]) -> Method:
-    """The untrained method; equal settings and seed give equal weights.
+    """The untrained method that settings name; equal settings give equal weights.
 
     Args:
-        settings: of the run.
-        image_shape: (H, W, C).
+        settings: settings of a run.
+        image_shape: height, width and channels of the images.
 
     Raises:
         ValueError: the encoder is unknown, or does not fit the images.
@@ -56,11 +63,12 @@ def build_method(settings: TrainSettings, image_shape: tuple[int, int, int]) -> 
     height, width, _ = image_shape
     lightning.seed_everything(settings.seed, verbose=False)
     encoder, features = untrained_encoder(settings, image_shape)
+    options = {name: getattr(settings, name) for name in TRAINING} | method_options(settings)
     method: Method = METHODS[settings.method](
         encoder,
         features,
         build_loss(settings),
         build_augmentation(settings.augmentation, (height, width), settings.photo()),
-        settings,
+        **options,
     )
     return method.to(memory_format=torch.channels_last)

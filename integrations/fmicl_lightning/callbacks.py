@@ -6,7 +6,7 @@ import logging
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
@@ -16,7 +16,7 @@ from fmicl_recipes.progress import Progress
 from fmicl_recipes.run_folder import RunFolder
 from fmicl_recipes.trainer import Trainer
 
-#: Where Lightning's advice comes from.
+#: The loggers through which Lightning gives advice.
 LOGGERS = [
     logging.getLogger(f"lightning.{name}")
     for name in ("pytorch", "fabric", "pytorch.utilities.rank_zero")
@@ -24,7 +24,7 @@ LOGGERS = [
 
 
 def checkpointing(folder: RunFolder) -> ModelCheckpoint:
-    """One checkpoint, replaced after every epoch."""
+    """The callback that replaces the run's one checkpoint after every epoch."""
     return ModelCheckpoint(
         dirpath=folder.path,
         filename=folder.checkpoint.stem,
@@ -34,33 +34,34 @@ def checkpointing(folder: RunFolder) -> ModelCheckpoint:
 
 
 class RunClock(Callback):
-    """Seconds of training, over all the sittings of a run; its progress bar and its history.csv.
+    """Counts the seconds of training, over all resumptions; keeps the bar and history.csv.
 
     Args:
-        run: the trainer whose run it is.
-        folder: of the run.
-        images: per epoch, on all devices.
-        progress: show a bar.
+        run: trainer whose run is accompanied.
+        folder: folder of the run.
+        images: number of images an epoch, on all devices together.
+        progress: whether a bar is shown.
     """
 
     def __init__(self, run: Trainer, folder: RunFolder, images: int, progress: bool) -> None:
         self.run, self.folder, self.images, self.progress = run, folder, images, progress
         self.seconds = 0.0
-        self.bar: Progress | None = None
+        self.opened = ExitStack()
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Be quiet in a process of one's own, too, which knows nothing of its parent's filters."""
+        """Silence Lightning in the process of a device, which has no filters of its parent."""
         if trainer.world_size > 1:
             _hush()
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Open the bar, at the resumed step if there is one."""
         settings = self.run.settings
-        self.bar = Progress(
+        bar = Progress(
             settings.title, settings.epochs, int(trainer.estimated_stepping_batches),
             trainer.global_step, shown=self.progress and trainer.is_global_zero,
             waits_for="starting",
         )  # fmt: skip
+        self.bar = self.opened.enter_context(closing(bar))
 
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
@@ -73,7 +74,7 @@ class RunClock(Callback):
         self.start = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Stop the epoch's clock, then measure what was asked for; called before the module's."""
+        """Stop the epoch's clock, then measure kNN where it is due; called before the module's."""
         elapsed = time.perf_counter() - self.start
         self.seconds += elapsed
         pl_module.measured = {"images_per_second": self.images / elapsed}
@@ -83,7 +84,7 @@ class RunClock(Callback):
             pl_module.measured |= knn(self.run)
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: Any) -> None:
-        """The history file follows the checkpoint."""
+        """Write the history whenever a checkpoint is written."""
         self.bar.end_epoch(pl_module.history[-1])
         if trainer.is_global_zero:
             self.folder.write_history(pl_module.history)
@@ -94,8 +95,7 @@ class RunClock(Callback):
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Close the bar."""
-        if self.bar is not None:
-            self.bar.close()
+        self.opened.close()
 
     def state_dict(self) -> dict[str, Any]:
         """Seconds so far, for the checkpoint."""
@@ -108,7 +108,7 @@ class RunClock(Callback):
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Leave Lightning's advice out meanwhile: workers, tips, devices."""
+    """Silence Lightning's advice on workers, devices and the like meanwhile."""
     levels = [(logger, logger.level) for logger in LOGGERS]
     with warnings.catch_warnings():
         _hush()

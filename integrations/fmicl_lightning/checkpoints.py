@@ -1,4 +1,4 @@
-"""Checkpoints of Lightning: read without running code of theirs, written whole or not at all."""
+"""Checkpoints of Lightning, which run no code when read and are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from fmicl_recipes.files import write_atomically
 from fmicl_recipes.run_folder import unreadable_checkpoint
 
-#: What every checkpoint of a run has.
+#: Entries that every checkpoint of a run has.
 _NEEDED = {"state_dict", "history", "callbacks"}
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """The checkpoint of a run, on the CPU; no code that it carries runs.
+    """The content of a run's checkpoint, on the CPU; no code in the file is run.
 
     Raises:
         ValueError: the file is damaged, no checkpoint of a run, or holds more than tensors and
@@ -46,9 +46,9 @@ class AtomicCheckpoints(TorchCheckpointIO):
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read on the CPU what `save_checkpoint` wrote; whatever is asked for, no code of it runs.
+        """The content of a file, on the CPU; no code in it is run, whatever `weights_only` says.
 
-        That may be weights alone, which processes of Lightning hand on through files.
+        Lightning's processes also hand weights alone to each other through files.
 
         Raises:
             ValueError: the file is damaged, or holds more than tensors and plain values.

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from fmicl_core.checks import invalid
-from fmicl_lightning.train import MethodTrainer
+from fmicl_lightning.trainer import MethodTrainer
 from fmicl_recipes.compare import compare_runs
 from fmicl_recipes.data import load_images
 from fmicl_recipes.files import make_folder
 from fmicl_recipes.presets import resolve
 from fmicl_recipes.run import train_run
 
-#: The losses of the demonstration. Encoder, augmentation, epochs and learning rate of the preset
-#: "digits" were set once, with InfoNCE, and serve all three.
+#: The options of each run. Encoder, augmentation, epochs and learning rate are those of the preset
+#: "digits", which was tuned with InfoNCE and serves all three losses.
 RUNS: dict[str, dict[str, Any]] = {
     "info-nce": {"loss": "info-nce"},
     "kl-micl": {"divergence": "kl"},
@@ -25,10 +25,13 @@ _MARK = "fmicl-demo"
 
 
 def run_demo(out: str | Path) -> tuple[dict[str, dict[str, Any]], list[Path]]:
-    """Train and compare; a demo that was in `out` before is replaced.
+    """Train and compare the demonstration's runs.
+
+    Args:
+        out: folder to write to; a demo that it holds is replaced.
 
     Returns:
-        Metrics by row of the table, and the files written.
+        The metrics by row of the table, and the files written.
 
     Raises:
         ValueError: `out` holds something that is no demo.

@@ -1,4 +1,4 @@
-"""Encoders for small images, and the way to those of timm and torchvision."""
+"""Encoders for small images, and access to those of timm and torchvision."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def resnet18(channels: int, width: int = 64, stem_stride: int = 1) -> nn.Sequent
     """ResNet-18 with the stem for small images: 3 x 3, stride 1, no pooling.
 
     Args:
-        channels: of the images.
+        channels: number of channels of the images.
         width: channels of the first stage, 64 in the standard; features have 8 * width.
-        stem_stride: of the first convolution; 2 takes a quarter of the work.
+        stem_stride: stride of the first convolution; 2 takes a quarter of the work.
 
     Source: He et al. (2016), table 1; stem as in Chen et al. (2020), appendix B.9.
     """
@@ -80,13 +80,13 @@ CONVOLUTIONAL = {"resnet18": resnet18, "smallconv": smallconv}
 def build_encoder(
     name: str, channels: int, width: int, *, stem_stride: int = 1, patch_size: int = 4
 ) -> nn.Module:
-    """An encoder by name; images (N, C, H, W) to features (N, F).
+    """The encoder of that name, from images (N, C, H, W) to features (N, F).
 
     Args:
         name: "resnet18", "smallconv", "vit-s6", "vit-s12", "timm:NAME" or "torchvision:NAME".
-        channels: of the images.
-        width: channels of the first stage; of a ViT, per head. For our own encoders.
-        stem_stride: stride of the first convolution, of our own encoders.
+        channels: number of channels of the images.
+        width: channels of the first stage or, of a ViT, per head; of our own encoders alone.
+        stem_stride: stride of the first convolution of our own convolutional encoders.
         patch_size: pixels a side of our own ViT's patches.
 
     Raises:
@@ -122,7 +122,7 @@ def check_library_encoder(name: str) -> None:
 
 
 def _functions_of(name: str) -> tuple[Callable[[str], bool], Callable[..., nn.Module]]:
-    """Of the library of "LIBRARY:MODEL": whether it has a model of a name, and the way to it."""
+    """Two functions of the library of "LIBRARY:MODEL": whether it has a model, and its maker."""
     library = name.partition(":")[0]
     try:
         module = importlib.import_module(LIBRARIES[library])

@@ -1,4 +1,4 @@
-"""What the methods share: two views of every image, checks, logs, optimiser and schedule.
+"""What all methods share: two views of every image, checks, logs, optimiser and schedule.
 
 A method adds its own networks and `contrast`, from two views to a loss.
 """
@@ -11,16 +11,18 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
 
+from fmicl_core.checks import check_choice
 from fmicl_lightning.augment import as_float, standardise
 from fmicl_lightning.optimizers import build_optimizer, warmup_cosine
 from fmicl_recipes.draws import step_seed
 from fmicl_recipes.history import epoch_row, warn_of_collapse
-from fmicl_recipes.settings import TrainSettings
+from fmicl_recipes.settings import OPTIMIZERS, TrainSettings
 from fmicl_recipes.trainer import NonFiniteLossError
 
-#: From features x, y (N, d), and a bank of negatives (K, d) if there is one, to a scalar.
+#: Function from features x, y (N, d), and a bank of negatives (K, d) if there is one, to a scalar.
 Loss = Callable[..., torch.Tensor]
 Contrast = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -30,13 +32,19 @@ class Method(lightning.LightningModule):
 
     Args:
         encoder: any module from images (N, C, H, W) to features (N, F).
-        head: from features to projections (N, d).
-        loss: from projections to a scalar, such as `fmicl_torch.FMICLLoss()`.
-        augment: from float images in [0, 1] to one random view of each.
-        settings: of the run; what of them counts here is the method's own options, optimiser,
-            schedule and seed.
+        head: module from features to projections (N, d).
+        loss: function from projections to a scalar, such as `fmicl_torch.FMICLLoss()`.
+        augment: module from float images in [0, 1] to one random view of each.
+        optimizer: "sgd", "adamw" or "lars"; a subclass can have another, see
+            `configure_optimizers`.
+        lr: peak of the learning rate.
+        momentum: momentum of SGD and LARS.
+        weight_decay: weight decay of what is neither a norm nor a bias.
+        warmup_epochs: epochs in which the rate rises linearly, before it falls by a cosine.
+        seed: seed of the random views.
 
     Raises:
+        ValueError: there is no such optimiser.
         NonFiniteLossError: the loss or a weight is not finite; the message says at which step.
     """
 
@@ -46,28 +54,36 @@ class Method(lightning.LightningModule):
         head: nn.Module,
         loss: Loss,
         augment: nn.Module,
-        settings: TrainSettings,
+        *,
+        optimizer: str = TrainSettings.optimizer,
+        lr: float = TrainSettings.lr,
+        momentum: float = TrainSettings.momentum,
+        weight_decay: float = TrainSettings.weight_decay,
+        warmup_epochs: int = TrainSettings.warmup_epochs,
+        seed: int = TrainSettings.seed,
     ) -> None:
         super().__init__()
         self.encoder, self.head, self.loss, self.augment = encoder, head, loss, augment
-        self.settings = settings
+        self.optimizer = check_choice("optimizer", optimizer, OPTIMIZERS)
+        self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
+        self.warmup_epochs, self.seed = warmup_epochs, seed
         #: Steps of the whole run, known once it starts.
         self.steps = 1
         self.history: list[dict[str, float]] = []
-        #: What callbacks measured in this epoch, for its row of the history.
+        #: Numbers that callbacks measured in this epoch, for its row of the history.
         self.measured: dict[str, float] = {}
         self.last: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def contrast(self, v1: torch.Tensor, v2: torch.Tensor) -> Contrast:
-        """Loss of a batch's two views (N, C, H, W), and the two (N, d) it was taken of."""
+        """The loss of two views (N, C, H, W), and the two arrays (N, d) that it compares."""
         raise NotImplementedError
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 images (N, H, W, C) to the encoder's features (N, F)."""
+        """The encoder's features (N, F) of uint8 images (N, H, W, C)."""
         return self.encoder(standardise(as_float(images)))
 
     def query(self, view: torch.Tensor) -> torch.Tensor:
-        """A view (N, C, H, W) to its projections (N, d)."""
+        """Projections (N, d) of a view (N, C, H, W)."""
         return self.head(self.encoder(view))
 
     def views(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -78,12 +94,12 @@ class Method(lightning.LightningModule):
 
     @property
     def world(self) -> int:
-        """Devices that train together."""
+        """The number of devices that train together."""
         alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
         return 1 if alone else torch.distributed.get_world_size()
 
     def project(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """uint8 images (N, H, W, C) to the projections (N, d) of two random views of each."""
+        """Projections (N, d) of two random views of uint8 images (N, H, W, C)."""
         v1, v2 = self.views(images)
         return self.query(v1), self.query(v2)
 
@@ -96,10 +112,11 @@ class Method(lightning.LightningModule):
         rows = rows if rows.dtype == torch.float64 else rows.float()
         if self.world == 1:
             return rows
-        return self.all_gather(rows, sync_grads=True).flatten(0, 1)
+        everyone: Any = self.all_gather(rows, sync_grads=True)  # (W, N / W, ...)
+        return everyone.flatten(0, 1)
 
     def training_step(self, images: torch.Tensor) -> torch.Tensor:
-        """Loss of one batch of uint8 images (N, H, W, C)."""
+        """The loss of one batch of uint8 images (N, H, W, C)."""
         loss, x, y = self.contrast(*self.views(images))
         if not torch.isfinite(loss):
             raise NonFiniteLossError.at(loss.item(), self.global_step, self.current_epoch + 1)
@@ -108,11 +125,11 @@ class Method(lightning.LightningModule):
         return loss
 
     def on_train_batch_start(self, batch: torch.Tensor, batch_idx: int) -> None:
-        """Draw this step's augmentation from (seed, step, device) alone.
+        """Seed the random views of this step by (seed, step, device) alone.
 
-        A run that stopped thereby goes on exactly as if it had not.
+        A run that was stopped can thereby go on exactly as if it had not been.
         """
-        step = step_seed(self.settings.seed, self.global_step)
+        step = step_seed(self.seed, self.global_step)
         torch.manual_seed(step * self.world + self.global_rank)
 
     def on_train_epoch_end(self) -> None:
@@ -130,18 +147,18 @@ class Method(lightning.LightningModule):
             warn_of_collapse(self.history)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the history with the weights it led to."""
+        """Store the history beside the weights."""
         checkpoint["history"] = list(self.history)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the history up where the weights are."""
+        """Restore the history together with the weights."""
         self.history = list(checkpoint["history"])
 
-    def configure_optimizers(self) -> dict[str, Any]:
-        """The settings' optimiser with warm-up and cosine per step."""
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimiser, and its learning rate with warm-up and cosine per step."""
         self.steps = int(self.trainer.estimated_stepping_batches)
-        warmup = self.steps * self.settings.warmup_epochs // (self.trainer.max_epochs or 1)
-        optimizer = build_optimizer(self, self.settings)
+        warmup = self.steps * self.warmup_epochs // (self.trainer.max_epochs or 1)
+        optimizer = build_optimizer(self, self.optimizer, self.lr, self.momentum, self.weight_decay)
         schedule = warmup_cosine(optimizer, self.steps, warmup)
         return {
             "optimizer": optimizer,
@@ -155,7 +172,7 @@ class MomentumMethod(Method):
     Batch norms of the copy keep running statistics of their own.
 
     Args:
-        encoder, head, loss, augment, settings: as for `Method`.
+        encoder, head, loss, augment, training: arguments of `Method`.
 
     Source: He et al. (2020), section 3.2.
     """
@@ -166,14 +183,14 @@ class MomentumMethod(Method):
         head: nn.Module,
         loss: Loss,
         augment: nn.Module,
-        settings: TrainSettings,
+        **training: Any,
     ) -> None:
-        super().__init__(encoder, head, loss, augment, settings)
+        super().__init__(encoder, head, loss, augment, **training)
         self.key_encoder = copy.deepcopy(encoder).requires_grad_(False)
         self.key_head = copy.deepcopy(head).requires_grad_(False)
 
     def key(self, view: torch.Tensor) -> torch.Tensor:
-        """A view (N, C, H, W) to its keys (N, d)."""
+        """Keys (N, d) of a view (N, C, H, W)."""
         return self.key_head(self.key_encoder(view))
 
     @torch.no_grad()

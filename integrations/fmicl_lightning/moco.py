@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from fmicl_core.checks import check_choice
 from fmicl_lightning.method import Contrast, Loss, MomentumMethod
 from fmicl_recipes.draws import initial_queue, key_order
-from fmicl_recipes.settings import TrainSettings
+from fmicl_recipes.settings import HEAD_NORMS, TrainSettings
 from fmicl_torch.ops import normalize_rows
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -16,17 +17,24 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 class MoCo(MomentumMethod):
     """Queries of one view against keys of the other; all negatives are keys of earlier steps.
 
-    Where encoder or head have batch norms, a batch is encoded in `settings.bn_splits` parts with
-    statistics of their own, the keys in a random order: otherwise the statistics which a query
-    shares with its key would give the key away (He et al. 2020, section 3.3).
+    Where encoder or head have batch norms, a batch is encoded in `bn_splits` parts with statistics
+    of their own, the keys in a random order: otherwise the statistics which a query shares with
+    its key would give the key away (He et al. 2020, section 3.3).
 
     Args:
         encoder: any module from images (N, C, H, W) to features (N, F).
-        feature_dim: F.
-        loss: from queries and keys (N, d) and a bank of negatives (K, d) to a scalar, such as
-            `fmicl_torch.FMICLLoss()`.
-        augment: from float images in [0, 1] to one random view of each.
-        settings: of the run, see `Method`.
+        feature_dim: width F of the features.
+        loss: function from queries and keys (N, d) and a bank of negatives (K, d) to a scalar, such
+            as `fmicl_torch.FMICLLoss()`.
+        augment: module from float images in [0, 1] to one random view of each.
+        projection_hidden: width of the hidden layer of the head.
+        projection_dim: width d of queries and keys.
+        queue_size: number K of keys in the queue.
+        ema: momentum of the key encoder in [0, 1).
+        bn_splits: number of parts of a batch.
+        head_norm: "batch" or "none", see `mlp_head`.
+        optimizer, lr, momentum, weight_decay, warmup_epochs: arguments of `Method`.
+        seed: seed of the random views, of the queue's first rows and of the order of the keys.
     """
 
     queue: torch.Tensor
@@ -38,12 +46,28 @@ class MoCo(MomentumMethod):
         feature_dim: int,
         loss: Loss,
         augment: nn.Module,
-        settings: TrainSettings,
+        *,
+        projection_hidden: int = TrainSettings.projection_hidden,
+        projection_dim: int = TrainSettings.projection_dim,
+        queue_size: int = TrainSettings.queue_size,
+        ema: float = TrainSettings.ema,
+        bn_splits: int = TrainSettings.bn_splits,
+        head_norm: str = TrainSettings.head_norm,
+        optimizer: str = TrainSettings.optimizer,
+        lr: float = TrainSettings.lr,
+        momentum: float = TrainSettings.momentum,
+        weight_decay: float = TrainSettings.weight_decay,
+        warmup_epochs: int = TrainSettings.warmup_epochs,
+        seed: int = TrainSettings.seed,
     ) -> None:
-        hidden, dim = settings.projection_hidden, settings.projection_dim
-        head = mlp_head(feature_dim, hidden, dim, norm=settings.head_norm == "batch")
-        super().__init__(encoder, head, loss, augment, settings)
-        queue = initial_queue(settings.queue_size, settings.projection_dim, settings.seed)
+        norm = check_choice("head_norm", head_norm, HEAD_NORMS) == "batch"
+        head = mlp_head(feature_dim, projection_hidden, projection_dim, norm=norm)
+        super().__init__(
+            encoder, head, loss, augment, optimizer=optimizer, lr=lr, momentum=momentum,
+            weight_decay=weight_decay, warmup_epochs=warmup_epochs, seed=seed,
+        )  # fmt: skip
+        self.ema, self.bn_splits = ema, bn_splits
+        queue = initial_queue(queue_size, projection_dim, seed)
         self.register_buffer("queue", torch.from_numpy(queue))
         #: Slot of the oldest key, the next to be overwritten.
         self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
@@ -53,21 +77,21 @@ class MoCo(MomentumMethod):
         """loss(q, k, bank=queue), then the keys enter the queue."""
         q = self.gather(torch.cat([self.query(part) for part in self.parts(v1)]))
         with torch.no_grad():
-            self.follow(self.settings.ema)
+            self.follow(self.ema)
             k = self.shuffled_keys(v2) if self.has_batch_norm else self.gather(self.key(v2))
         loss = self.loss(q, k, bank=self.queue.clone())  # the queue changes before the gradient
         self.enqueue(k)
         return loss, q, k
 
     def parts(self, view: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """This device's share of the batch, in the parts that share statistics."""
-        splits = max(1, self.settings.bn_splits // self.world)
+        """This device's share of the batch, split into the parts that share batch statistics."""
+        splits = max(1, self.bn_splits // self.world)
         return view.tensor_split(splits) if self.has_batch_norm else (view,)
 
     def shuffled_keys(self, view: torch.Tensor) -> torch.Tensor:
         """Keys (N, d) of all devices, encoded in a random order and put back in place."""
         everyone = self.gather(view)
-        order = key_order(len(everyone), self.settings.seed, self.global_step)
+        order = key_order(len(everyone), self.seed, self.global_step)
         shuffle = torch.from_numpy(order).to(view.device)
         mine = everyone[shuffle].chunk(self.world)[self.global_rank]
         keys = self.gather(torch.cat([self.key(part) for part in self.parts(mine)]))
@@ -87,11 +111,11 @@ class MoCo(MomentumMethod):
 
 
 def mlp_head(inputs: int, hidden: int, outputs: int, *, norm: bool) -> nn.Sequential:
-    """Two layers, F to d (Chen et al. 2020b), and a batch norm without scale and shift.
+    """Two layers (Chen et al. 2020b) and, with `norm`, a batch norm without scale and shift.
 
-    The norm is ours. f-MICL takes a plain mean over the queue, whose keys stand still, and would
-    push all queries away from it together, on to one point; InfoNCE does not see a common shift.
-    With the norm there is none.
+    The norm is ours. f-MICL takes a plain mean over the queue, whose keys stand still, and could
+    push all queries away from it together, on to one point. The norm takes such a common shift out;
+    InfoNCE, which does not see it, needs none.
     """
     layers = [nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs)]
     return nn.Sequential(*layers, *[nn.BatchNorm1d(outputs, affine=False)] * norm)

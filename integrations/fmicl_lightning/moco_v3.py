@@ -20,12 +20,15 @@ class MoCoV3(MomentumMethod):
     2 * temperature of Chen et al. (2021), which only scales the learning rate.
 
     Args:
-        encoder: any module from images (N, C, H, W) to features (N, F); the patch projection of a
-            `ViT` stays as it was drawn if settings.patch_projection is "frozen".
-        feature_dim: F.
-        loss: from q, k (N, d) to a scalar, such as `FMICLLoss(negatives="cross")`.
-        augment: from float images in [0, 1] to one random view of each.
-        settings: of the run, see `Method`.
+        encoder: any module from images (N, C, H, W) to features (N, F).
+        feature_dim: width F of the features.
+        loss: function from q, k (N, d) to a scalar, such as `FMICLLoss(negatives="cross")`.
+        augment: module from float images in [0, 1] to one random view of each.
+        projection_hidden: width of the hidden layers of projector and predictor.
+        projection_dim: width d of predictions and keys.
+        ema: momentum of the key encoder at the first step, in [0, 1); a cosine raises it to 1.
+        frozen_patches: whether the patch projection of a `ViT` stays as it was drawn.
+        optimizer, lr, momentum, weight_decay, warmup_epochs, seed: arguments of `Method`.
 
     Source: Chen et al. (2021), algorithm 1 and sections 4.2, 4.3.
     """
@@ -36,20 +39,33 @@ class MoCoV3(MomentumMethod):
         feature_dim: int,
         loss: Loss,
         augment: nn.Module,
-        settings: TrainSettings,
+        *,
+        projection_hidden: int = TrainSettings.projection_hidden,
+        projection_dim: int = TrainSettings.projection_dim,
+        ema: float = TrainSettings.ema,
+        frozen_patches: bool = True,
+        optimizer: str = TrainSettings.optimizer,
+        lr: float = TrainSettings.lr,
+        momentum: float = TrainSettings.momentum,
+        weight_decay: float = TrainSettings.weight_decay,
+        warmup_epochs: int = TrainSettings.warmup_epochs,
+        seed: int = TrainSettings.seed,
     ) -> None:
-        hidden, dim = settings.projection_hidden, settings.projection_dim
-        projector = mlp(feature_dim, hidden, hidden, dim)
-        super().__init__(encoder, projector, loss, augment, settings)
-        self.predictor = mlp(dim, hidden, dim)
-        if isinstance(encoder, ViT) and settings.patch_projection == "frozen":
+        head = mlp(feature_dim, projection_hidden, projection_hidden, projection_dim)
+        super().__init__(
+            encoder, head, loss, augment, optimizer=optimizer, lr=lr, momentum=momentum,
+            weight_decay=weight_decay, warmup_epochs=warmup_epochs, seed=seed,
+        )  # fmt: skip
+        self.predictor = mlp(projection_dim, projection_hidden, projection_dim)
+        self.ema = ema
+        if isinstance(encoder, ViT) and frozen_patches:
             encoder.patches.requires_grad_(False)
 
     def contrast(self, v1: torch.Tensor, v2: torch.Tensor) -> Contrast:
         """loss(q1, k2) + loss(q2, k1)."""
         q1, q2 = self.predictor(self.query(v1)), self.predictor(self.query(v2))
         with torch.no_grad():
-            self.follow(ema_schedule(self.settings.ema, self.global_step, self.steps))
+            self.follow(ema_schedule(self.ema, self.global_step, self.steps))
             k1, k2 = self.key(v1), self.key(v2)
         q1, q2, k1, k2 = map(self.gather, (q1, q2, k1, k2))
         return self.loss(q1, k2) + self.loss(q2, k1), q1, k2

@@ -1,4 +1,4 @@
-"""Optimiser and schedule of every method: SGD, AdamW or LARS, warm-up and cosine per step."""
+"""Optimisers, SGD, AdamW and LARS, and the learning rate with warm-up and cosine."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
-from fmicl_recipes.settings import TrainSettings
-
 
 class LARS(torch.optim.Optimizer):
     """SGD with momentum whose steps are scaled, weight by weight, to the weight's own size.
@@ -20,10 +18,10 @@ class LARS(torch.optim.Optimizer):
     The first two leave out norms and biases, parameters of at most one dimension.
 
     Args:
-        params: parameters or groups of them.
+        params: parameters, or groups of parameters.
         lr: learning rate, > 0.
-        momentum: in [0, 1).
-        weight_decay: >= 0.
+        momentum: momentum in [0, 1).
+        weight_decay: weight decay, >= 0.
         trust: size of a step, as a share of the weight's norm, at lr = 1.
 
     Source: You et al. (2017), in the form of MoCo v3 (Chen et al. 2021).
@@ -69,18 +67,29 @@ class LARS(torch.optim.Optimizer):
         weight.add_(velocity, alpha=-group["lr"])
 
 
-def build_optimizer(module: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
-    """The optimiser the settings name, over what is trained; no decay on norms and biases."""
+def build_optimizer(
+    module: nn.Module, name: str, lr: float, momentum: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """The optimiser of all that is trained in a module; norms and biases have no decay.
+
+    Args:
+        module: module whose parameters with `requires_grad` are trained.
+        name: "sgd", "adamw" or "lars".
+        lr: learning rate.
+        momentum: momentum of SGD and LARS.
+        weight_decay: weight decay of what is neither a norm nor a bias.
+    """
     trained = [p for p in module.parameters() if p.requires_grad]
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in trained if p.ndim > 1]},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    rest: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay}
-    if settings.optimizer == "adamw":
-        return torch.optim.AdamW(groups, **rest)
-    kind: Any = {"sgd": torch.optim.SGD, "lars": LARS}[settings.optimizer]
-    optimizer: torch.optim.Optimizer = kind(groups, momentum=settings.momentum, **rest)
+    if name == "adamw":
+        return torch.optim.AdamW(groups, lr, weight_decay=weight_decay)
+    kind: Any = {"sgd": torch.optim.SGD, "lars": LARS}[name]
+    optimizer: torch.optim.Optimizer = kind(
+        groups, lr, momentum=momentum, weight_decay=weight_decay
+    )
     return optimizer
 
 
@@ -90,9 +99,9 @@ def warmup_cosine(
     """Learning rate per step: from lr / warmup linearly to lr, then by a cosine down to 0.
 
     Args:
-        optimizer: whose rate is scheduled.
-        steps: of the whole run.
-        warmup: of them, the first ones.
+        optimizer: optimiser whose rate is scheduled.
+        steps: number of steps of the whole run.
+        warmup: number of steps, at the beginning, in which the rate rises.
     """
     cosine = lr_scheduler.CosineAnnealingLR(optimizer, steps - warmup)
     if not warmup:

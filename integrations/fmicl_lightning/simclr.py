@@ -14,10 +14,13 @@ class SimCLR(Method):
 
     Args:
         encoder: any module from images (N, C, H, W) to features (N, F).
-        feature_dim: F.
-        loss: from projections x, y (N, d) to a scalar, such as `FMICLLoss(negatives="all")`.
-        augment: from float images in [0, 1] to one random view of each.
-        settings: of the run, see `Method`.
+        feature_dim: width F of the features.
+        loss: function from projections x, y (N, d) to a scalar, such as
+            `FMICLLoss(negatives="all")`.
+        augment: module from float images in [0, 1] to one random view of each.
+        projection_hidden: width of the two hidden layers of the head.
+        projection_dim: width d of the projections.
+        optimizer, lr, momentum, weight_decay, warmup_epochs, seed: arguments of `Method`.
     """
 
     def __init__(
@@ -26,10 +29,21 @@ class SimCLR(Method):
         feature_dim: int,
         loss: Loss,
         augment: nn.Module,
-        settings: TrainSettings,
+        *,
+        projection_hidden: int = TrainSettings.projection_hidden,
+        projection_dim: int = TrainSettings.projection_dim,
+        optimizer: str = TrainSettings.optimizer,
+        lr: float = TrainSettings.lr,
+        momentum: float = TrainSettings.momentum,
+        weight_decay: float = TrainSettings.weight_decay,
+        warmup_epochs: int = TrainSettings.warmup_epochs,
+        seed: int = TrainSettings.seed,
     ) -> None:
-        head = projection_head(feature_dim, settings.projection_hidden, settings.projection_dim)
-        super().__init__(encoder, head, loss, augment, settings)
+        head = projection_head(feature_dim, projection_hidden, projection_dim)
+        super().__init__(
+            encoder, head, loss, augment, optimizer=optimizer, lr=lr, momentum=momentum,
+            weight_decay=weight_decay, warmup_epochs=warmup_epochs, seed=seed,
+        )  # fmt: skip
 
     def contrast(self, v1: torch.Tensor, v2: torch.Tensor) -> Contrast:
         """loss(x, y) of the projections of the two views."""

@@ -11,6 +11,8 @@ from fmicl_recipes.checks import unit_interval
 
 #: The augmentations by name: for pictures of any kind, and for handwritten characters.
 VIEWS = ("photo", "digits")
+#: What images in [0, 1] are standardised by, whatever the data set.
+MEAN, DEVIATION = 0.5, 0.25
 #: Share of the images whose colours "photo" jitters.
 JITTERED = 0.8
 #: Bounds of the Gaussian blur's standard deviation in pixels, which is drawn evenly.

@@ -29,17 +29,16 @@ from fmicl_flax import (  # noqa: E402
     build_encoder,
     build_loss,
     build_method,
-    checkpoints,
     features,
     load_encoder,
 )
+from fmicl_flax.checkpoints import STORE, load_checkpoint, save_checkpoint  # noqa: E402
+from fmicl_flax.compiled import encode, train_step  # noqa: E402
 from fmicl_flax.encoders import feature_width  # noqa: E402
 from fmicl_flax.layers import convolve  # noqa: E402
 from fmicl_flax.moco import Queue  # noqa: E402
 from fmicl_flax.optimizers import build_optimizer, is_weight, warmup_cosine  # noqa: E402
-from fmicl_flax.parts import in_parts  # noqa: E402
-from fmicl_flax.steps import encode, train_step  # noqa: E402
-from fmicl_flax.vit import sine_cosine  # noqa: E402
+from fmicl_flax.split_batch_norm import in_parts  # noqa: E402
 from fmicl_jax import fmicl_loss, info_nce_loss  # noqa: E402
 from fmicl_recipes import RunFolder, resolve  # noqa: E402
 from fmicl_recipes.data import load_images  # noqa: E402
@@ -364,14 +363,6 @@ def test_small_maps_are_convolved_all_the_same(side, size, stride):
     np.testing.assert_allclose(convolve(*given, **where), want, rtol=1e-5, atol=1e-5)
 
 
-def test_positions_tell_patches_apart_and_their_products_know_offsets_only():
-    place = sine_cosine(4, 6, 24).astype(np.float64)
-    products = (place @ place.T).reshape(4, 6, 4, 6)
-    assert len(np.unique(place.round(6), axis=0)) == 24
-    np.testing.assert_allclose(products[1, 2, 3, 1], products[0, 4, 2, 3])
-    np.testing.assert_allclose(products[0, 0, 1, 0], products[0, 0, 0, 1])
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [(lambda: abstract("timm:resnet50", 3, 8), r"`encoder`. Expected one of .*resnet18.*vit-s12"),
@@ -529,7 +520,7 @@ def test_a_device_holds_a_batch_of_images_and_not_the_whole_set(tmp_path, monkey
         seen.extend(x for x in jax.live_arrays() if id(x) not in kept and x.dtype == np.uint8)
         raise KeyError("enough")
 
-    monkeypatch.setattr("fmicl_flax.train.train_step", look)
+    monkeypatch.setattr("fmicl_flax.trainer.train_step", look)
     with pytest.raises(KeyError, match="enough"):
         trainer.fit(RunFolder.create(tmp_path / "run", settings), resume=False, progress=False)
     assert [images.shape for images in seen] == [(64, 8, 8, 1)]
@@ -611,7 +602,7 @@ def test_checkpoints_that_are_damaged_and_runs_of_others_are_refused(run_of, tmp
     refused(other, "a folder whose checkpoint is whole")
     other.write_json("settings.json", stored | {"framework": "torch"})
     refused(other, "a run with framework = 'jax'. fmicl_lightning.load_encoder loads this one")
-    shutil.rmtree(other.path / checkpoints.STORE)
+    shutil.rmtree(other.path / STORE)
     other.write_json("settings.json", stored)
     refused(other, "a run folder with checkpoint.ckpt")
 
@@ -650,7 +641,7 @@ def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path, monkeypatch):
     folder = RunFolder.create(tmp_path / "run", tiny("simclr"))
     home = jax.sharding.SingleDeviceSharding(jax.devices("cpu")[0])
     old, new = ({"w": np.full(3, value, np.float32)} for value in (1.0, 2.0))
-    checkpoints.save(folder, "a", old, {"n": 1})
+    save_checkpoint(folder, "a", old, {"n": 1})
     for place in ("os.replace", "shutil.rmtree"):
 
         def die(*args, **options):
@@ -659,11 +650,11 @@ def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(f"fmicl_flax.checkpoints.{place}", die)
             with pytest.raises(KeyboardInterrupt):
-                checkpoints.save(folder, "b", new, {"n": 2})
-        state, facts = checkpoints.load(folder, old, home)
+                save_checkpoint(folder, "b", new, {"n": 2})
+        state, facts = load_checkpoint(folder, old, home)
         assert (facts["n"], state["w"].tolist()) == (1, [1.0] * 3)
-    checkpoints.save(folder, "b", new, {"n": 2})
-    state, facts = checkpoints.load(folder, old, home)
+    save_checkpoint(folder, "b", new, {"n": 2})
+    state, facts = load_checkpoint(folder, old, home)
     assert (facts["n"], state["w"].tolist()) == (2, [2.0] * 3)
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["b"]
 

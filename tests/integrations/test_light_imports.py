@@ -47,5 +47,5 @@ def test_the_former_name_of_the_course_of_a_run_says_the_new_one():
 
     sys.modules.pop("fmicl_recipes.runs", None)
     with pytest.warns(DeprecationWarning, match=r"fmicl_recipes.runs is now fmicl_recipes.run"):
-        from fmicl_recipes.runs import train_run as former
+        from fmicl_recipes.run import train_run as former
     assert former is train_run

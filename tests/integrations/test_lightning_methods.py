@@ -19,21 +19,22 @@ torch = pytest.importorskip("torch", reason="the Lightning trainer needs PyTorch
 pytest.importorskip("lightning", reason="the Lightning trainer needs Lightning")
 pytest.importorskip("kornia", reason="the Lightning trainer needs kornia")
 
+import lightning  # noqa: E402
+
 from fmicl_core.checks import InvalidArgument  # noqa: E402
-from fmicl_lightning import LARS, MethodTrainer, ViT, build_encoder, build_method  # noqa: E402
-from fmicl_lightning.callbacks import RunClock  # noqa: E402
+from fmicl_lightning import LARS, MethodTrainer, SimCLR, ViT, build_encoder, build_method  # noqa: E402
+from fmicl_lightning.callbacks import RunClock, quiet  # noqa: E402
 from fmicl_lightning.encoders import feature_width  # noqa: E402
 from fmicl_lightning.optimizers import build_optimizer, warmup_cosine  # noqa: E402
-from fmicl_lightning.vit import sine_cosine  # noqa: E402
 from fmicl_recipes import RunFolder, resolve  # noqa: E402
 from fmicl_recipes.data import load_images  # noqa: E402
 from fmicl_recipes.draws import initial_queue, key_order  # noqa: E402
 from fmicl_recipes.history import knn  # noqa: E402
 from fmicl_recipes.momentum import ema_schedule  # noqa: E402
 from fmicl_recipes.run import train_run  # noqa: E402
-from fmicl_recipes.settings import METHODS  # noqa: E402
+from fmicl_recipes.settings import ALPHAS, METHODS  # noqa: E402
 from fmicl_recipes.trainer import NonFiniteLossError  # noqa: E402
-from fmicl_torch import fmicl_loss, info_nce_loss  # noqa: E402
+from fmicl_torch import FMICLLoss, fmicl_loss, info_nce_loss  # noqa: E402
 
 MOMENTUM = ("moco", "moco-v3")
 DDP = Path(__file__).parent / "ranks" / "lightning_ddp.py"
@@ -108,8 +109,8 @@ def test_no_gradient_reaches_keys_queue_or_key_network(method):
     for name, weight in module.named_parameters():
         assert (weight.grad is None) == (name in slow), name
         assert weight.requires_grad == (name not in slow)
-    trained = [p for g in build_optimizer(module, module.settings).param_groups
-               for p in g["params"]]  # fmt: skip
+    groups = build_optimizer(module, "sgd", 0.1, 0.9, 0.0).param_groups
+    trained = [p for group in groups for p in group["params"]]
     assert len(trained) == len(list(module.parameters())) - len(slow)
     assert not any(buffer.requires_grad for buffer in module.buffers())
 
@@ -122,7 +123,7 @@ def test_key_norms_keep_statistics_of_their_own():
     own, key = module.encoder[1].running_mean, module.key_encoder[1].running_mean
     assert key.abs().max() > 0
     assert not torch.allclose(own, key)
-    assert module.key_encoder[1].num_batches_tracked == 2 * module.settings.bn_splits
+    assert module.key_encoder[1].num_batches_tracked == 2 * module.bn_splits
 
 
 # MoCo's queue
@@ -174,7 +175,7 @@ def test_moco_takes_its_negatives_from_the_queue_and_enters_the_keys_after(loss)
     queue = module.queue.clone()
     value, q, k = module.contrast(v1, v2)
     of = fmicl_loss if loss == "fmicl" else info_nce_loss
-    options = {"alpha": module.settings.alpha} if loss == "fmicl" else {}
+    options = {"alpha": ALPHAS["moco"]} if loss == "fmicl" else {}
     torch.testing.assert_close(value, of(q, k, bank=queue, **options))
     value.backward()  # the queue that the gradient needs has not changed
     torch.testing.assert_close(module.queue[:64], torch.nn.functional.normalize(k))
@@ -248,7 +249,7 @@ def test_moco_v3_predicts_the_keys_of_the_other_view(loss):
     of = fmicl_loss if loss == "fmicl" else info_nce_loss
     torch.testing.assert_close(q1, module.predictor(module.query(v1)))
     torch.testing.assert_close(k2, module.key(v2))
-    options = {"alpha": module.settings.alpha} if loss == "fmicl" else {}
+    options = {"alpha": ALPHAS["moco-v3"]} if loss == "fmicl" else {}
     want = sum(of(q, k, negatives="cross", **options) for q, k in ((q1, k2), (q2, k1)))
     torch.testing.assert_close(value, want)
 
@@ -345,8 +346,8 @@ def test_the_rate_warms_up_and_falls_by_a_cosine(warmup):
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "lars"])
 def test_every_optimizer_lowers_a_loss(optimizer):
     rate = {"sgd": 0.01, "adamw": 5e-3, "lars": 0.02}[optimizer]
-    module, v1, v2 = build("simclr", optimizer=optimizer, lr=rate)
-    steps = build_optimizer(module, module.settings)
+    module, v1, v2 = build("simclr")
+    steps = build_optimizer(module, optimizer, rate, 0.9, 1e-4)
     losses = []
     for _ in range(8):
         steps.zero_grad()
@@ -355,6 +356,29 @@ def test_every_optimizer_lowers_a_loss(optimizer):
         steps.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0]
+
+
+def test_a_method_is_made_by_keywords_and_trains_by_lightning_alone():
+    """Any encoder, loss, views and batches, without settings and without a run folder."""
+    torch.manual_seed(0)
+    module = SimCLR(
+        torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 16)), 16, FMICLLoss(),
+        torch.nn.Dropout(0.1), projection_hidden=32, projection_dim=128,
+        optimizer="adamw", lr=1e-2, warmup_epochs=1,
+    )  # fmt: skip
+    before = module.encoder[1].weight.detach().clone()
+    images = torch.randint(0, 256, (64, 4, 4, 3), dtype=torch.uint8)
+    with quiet():
+        trainer = lightning.Trainer(
+            max_epochs=4, accelerator="cpu", logger=False, enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+        trainer.fit(module, torch.utils.data.DataLoader(images, batch_size=16))
+    assert module.last[0].shape == (16, 128)
+    assert module.history[-1]["loss"] < module.history[0]["loss"]
+    assert not torch.equal(module.encoder[1].weight, before)
+    with pytest.raises(InvalidArgument, match=r"`optimizer`. Expected one of .*optimizer='adam'"):
+        SimCLR(module.encoder, 16, FMICLLoss(), module.augment, optimizer="adam")
 
 
 # Vision transformers
@@ -373,15 +397,6 @@ def test_vits_give_features_of_any_image_their_patches_tile(name, side, patch):
     assert len(vit.blocks) == int(name.removeprefix("vit-s"))
     assert feature_width(vit, (3, side, side)) == 24
     assert vit(torch.randn(2, 3, side, 2 * side)).shape == (2, 24)
-
-
-def test_positions_tell_patches_apart_and_their_products_know_offsets_only():
-    place = sine_cosine(4, 6, 24).double()
-    products = (place @ place.T).reshape(4, 6, 4, 6)
-    assert torch.linalg.matrix_rank(place) > 1
-    assert (torch.cdist(place, place) + 9.0 * torch.eye(24)).min() > 0.1
-    torch.testing.assert_close(products[1, 2, 3, 1], products[0, 4, 2, 3])
-    assert products[0, 0, 1, 0] == pytest.approx(products[0, 0, 0, 1].item())
 
 
 def test_patches_see_their_place():

@@ -34,7 +34,7 @@ def told():
     """Calls a function and gives what it returned and how often it warned of a single sample."""
     import warnings
 
-    from fmicl_keras.pairs import NO_NEGATIVE, warn_of_no_negative
+    from fmicl_keras.predictions import NO_NEGATIVE, warn_of_no_negative
 
     def call(function):
         warn_of_no_negative.cache_clear()

@@ -11,7 +11,7 @@ from fmicl_core import FMICL, fmicl_reference
 from fmicl_core.objective import NEGATIVES
 from fmicl_core.related import info_nce_reference
 from fmicl_keras import Alignment, FMICLLoss, InfoNCELoss
-from fmicl_keras.native import library
+from fmicl_keras.backend import library
 
 every_scheme = pytest.mark.parametrize("negatives", NEGATIVES)
 BACKEND = os.environ["KERAS_BACKEND"]

@@ -40,7 +40,7 @@ def numpy():
     """Variables and tensors as a list of new NumPy arrays."""
     import keras
 
-    from fmicl_keras.checkpoint import to_numpy
+    from fmicl_keras.checkpoints import to_numpy
 
     def convert(value):
         variable = isinstance(value, keras.Variable)

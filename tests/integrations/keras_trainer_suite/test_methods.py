@@ -8,9 +8,9 @@ import pytest
 from keras import ops
 
 from fmicl_keras import build_encoder, build_method
+from fmicl_keras.backend import library
 from fmicl_keras.build import state
-from fmicl_keras.encoders import has_batch_norm
-from fmicl_keras.native import library
+from fmicl_keras.layers import has_batch_norm
 from fmicl_recipes.draws import initial_queue
 from fmicl_recipes.momentum import ema_schedule
 from fmicl_recipes.settings import ALPHAS

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from keras import ops
 
-from fmicl_keras import MethodTrainer, build_encoder, checkpoint
+from fmicl_keras import MethodTrainer, build_encoder
 from fmicl_keras.build import state
 from fmicl_keras.callbacks import Run
+from fmicl_keras.checkpoints import load_checkpoint, save_checkpoint
 from fmicl_recipes import RunFolder, resolve
 from fmicl_recipes.data import load_images
 from fmicl_recipes.history import knn
@@ -121,10 +122,10 @@ def test_a_non_finite_loss_stops_and_keeps_the_last_checkpoint(tmp_path, tiny, t
 @once
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
     model = build_encoder("smallconv", (8, 8, 1), 4)
-    checkpoint.save(tmp_path / "c", {"model": model.weights}, {})
+    save_checkpoint(tmp_path / "c", {"model": model.weights}, {})
     other = build_encoder("smallconv", (8, 8, 1), 6)
     with pytest.raises(ValueError, match="Expected a checkpoint with the model of these settings"):
-        checkpoint.load(tmp_path / "c", {"model": other.weights})
+        load_checkpoint(tmp_path / "c", {"model": other.weights})
 
 
 @pytest.mark.slow

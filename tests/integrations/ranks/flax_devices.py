@@ -11,11 +11,11 @@ import tempfile
 import jax
 import numpy as np
 
-from fmicl_flax import MethodTrainer, train
+from fmicl_flax import MethodTrainer, trainer
 from fmicl_recipes import RunFolder, TrainSettings
 from fmicl_recipes.data import load_images
 
-step = train.train_step
+step = trainer.train_step
 
 
 def watch(settings):
@@ -29,11 +29,11 @@ def watch(settings):
         losses.append(float(contrast[0]))
         return state, contrast
 
-    train.train_step = watched
-    trainer = MethodTrainer(settings, load_images("digits", limit=settings.limit))
+    trainer.train_step = watched
+    run_of = MethodTrainer(settings, load_images("digits", limit=settings.limit))
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder.create(f"{folder}/run", settings)
-        trainer.fit(run, resume=False, progress=False)
+        run_of.fit(run, resume=False, progress=False)
     return losses, images
 
 

@@ -1,4 +1,4 @@
-"""The compiled functions: a step of training, features and projections for evaluation.
+"""The functions that JAX compiles: a step of training; features and projections for evaluation.
 
 Method and optimiser travel as a static graph and a state, so that a step can reuse the memory of
 the state it replaces. With several devices the batch is spread over them and everything else is on
@@ -13,47 +13,13 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
-from fmicl_core.checks import invalid
+from fmicl_flax.devices import everywhere
 from fmicl_flax.method import Contrast, Method
 from fmicl_recipes.chunks import filled_chunks
 from fmicl_recipes.data import Images
-from fmicl_recipes.settings import TrainSettings
-from fmicl_recipes.trainer import Features
-
-
-def find_devices(settings: TrainSettings) -> Mesh:
-    """The devices to train on, in a row named "batch".
-
-    Raises:
-        ValueError: JAX sees no such device, or too few.
-    """
-    try:
-        devices = jax.devices(None if settings.device == "auto" else settings.device)
-    except RuntimeError as error:
-        raise invalid("device", "a device that JAX sees", settings.device,
-                      why=f"{error}.") from None  # fmt: skip
-    if settings.devices > len(devices):
-        limit = f"at most the {len(devices)} devices that JAX sees"
-        raise invalid("devices", limit, settings.devices)
-    return Mesh(np.array(devices[: settings.devices]), ("batch",))
-
-
-def everywhere(mesh: Mesh) -> NamedSharding:
-    """A copy on each device."""
-    return NamedSharding(mesh, PartitionSpec())
-
-
-def place(mesh: Mesh, images: Images, plan: dict[str, Any]) -> tuple[jax.Array, dict[str, Any]]:
-    """Images and plan of a step on the devices: of what has a row for every sample, each a share.
-
-    The whole set stays with the host, which has the next batch on its way while a step runs: on the
-    devices it would take the memory of the set on each, since every batch is drawn from all of it.
-    """
-    shares = NamedSharding(mesh, PartitionSpec("batch"))
-    where = jax.tree.map(lambda x: shares if np.ndim(x) else everywhere(mesh), (images, plan))
-    return jax.device_put((images, plan), where)
+from fmicl_recipes.sphere import Features
 
 
 @partial(jax.jit, static_argnames=("graph", "mesh"), donate_argnames=("state",))
@@ -68,16 +34,16 @@ def train_step(
     """One step of training.
 
     Args:
-        graph: of (method, optimiser).
-        mesh: the devices.
-        state: of (method, optimiser); its memory is reused.
-        images: of the batch, uint8 (N, H, W, C).
-        plan: what `Method.plan` gave for this step.
-        key: of the run; the step's own is drawn from it by the number of the step, so that a run
-            that stopped goes on exactly as if it had not.
+        graph: static graph of (method, optimiser).
+        mesh: devices to train on.
+        state: state of (method, optimiser), whose memory is reused.
+        images: uint8 images (N, H, W, C) of the batch.
+        plan: arguments that `Method.plan` returned for this step.
+        key: random key of the run. The step's own follows from it and the number of the step, so
+            that a run that was stopped can go on exactly as if it had not been.
 
     Returns:
-        The new state, and loss and features of `Method.contrast`.
+        The new state, and the result of `Method.contrast`.
     """
     method, optimizer = nnx.merge(graph, state)
     views = method.views(images, jax.random.fold_in(key, optimizer.step[...]))
@@ -95,12 +61,12 @@ def train_step(
 
 @partial(jax.jit, static_argnames=("graph",))
 def encode(graph: nnx.GraphDef[Any], state: nnx.State, images: jax.Array) -> jax.Array:
-    """Features (N, F) of uint8 images, norms by their running statistics."""
+    """Features (N, F) of uint8 images; norms use their running statistics."""
     return _evaluated(graph, state)(images)
 
 
 def encode_all(graph: nnx.GraphDef[Any], state: nnx.State, images: Images) -> Features:
-    """`encode` of any number of images."""
+    """Features (N, F) of any number of uint8 images, see `encode`."""
     rows = [np.asarray(encode(graph, state, chunk)) for chunk in filled_chunks(images)]
     return np.concatenate(rows)[: len(images)]
 
@@ -109,7 +75,7 @@ def encode_all(graph: nnx.GraphDef[Any], state: nnx.State, images: Images) -> Fe
 def project(
     graph: nnx.GraphDef[Any], state: nnx.State, images: jax.Array, key: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Projections (N, d) of two random views of uint8 images, norms by running statistics."""
+    """Projections (N, d) of two random views of uint8 images; norms use running statistics."""
     return _evaluated(graph, state).project(images, key)
 
 

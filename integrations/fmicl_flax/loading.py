@@ -1,4 +1,4 @@
-"""The encoder of a run as a module, its preprocessing included, and features of images by it."""
+"""Loading the trained encoder of a run, and computing features with it."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from fmicl_flax import checkpoints
 from fmicl_flax.augment import as_float, standardise
 from fmicl_flax.build import untrained_encoder
-from fmicl_flax.steps import encode_all
+from fmicl_flax.checkpoints import load_checkpoint
+from fmicl_flax.compiled import encode_all
 from fmicl_recipes.data import Images
 from fmicl_recipes.loading import check_batch, check_images, open_run
-from fmicl_recipes.trainer import Features
+from fmicl_recipes.sphere import Features
 
 
 class Encoder(nnx.Module):
-    """A network and the standardisation it was trained with.
+    """A trained network that standardises its images as in training.
 
     Args:
-        network: from standardised images (N, H, W, C) to features (N, F).
-        image_shape: (H, W, C) of the images in training.
-        num_features: F.
+        network: module from standardised images (N, H, W, C) to features (N, F).
+        image_shape: height, width and channels of the images in training.
+        num_features: width F of the features.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class Encoder(nnx.Module):
         self.network, self.image_shape, self.num_features = network, image_shape, num_features
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Images (N, H, W, C), uint8 or float in [0, 1], to features (N, F) in float32.
+        """Features (N, F) in float32 of images (N, H, W, C), uint8 or float in [0, 1].
 
         Raises:
             ValueError: another shape or dtype.
@@ -44,7 +44,7 @@ class Encoder(nnx.Module):
 
 
 def load_encoder(run: str | Path) -> Encoder:
-    """The trained encoder of a run, in eval mode, on the device that is there.
+    """The trained encoder of a run, in eval mode, on JAX's first device.
 
     Args:
         run: folder of a run with framework = "jax".
@@ -60,7 +60,7 @@ def load_encoder(run: str | Path) -> Encoder:
     weights = nnx.state(network)
     like = {0: {"encoder": nnx.to_pure_dict(weights)}}  # of (method, optimiser), see `train_step`
     home = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    stored, _ = checkpoints.load(folder, like, home, partly=True)
+    stored, _ = load_checkpoint(folder, like, home, partly=True)
     nnx.replace_by_pure_dict(weights, stored[0]["encoder"])
     nnx.update(network, weights)
     encoder = Encoder(network, shape, width)
@@ -69,16 +69,16 @@ def load_encoder(run: str | Path) -> Encoder:
 
 
 def features(run: str | Path, images: Images) -> Features:
-    """Features (N, F) float32 of images by a run's encoder, on the device that is there.
+    """Features (N, F) in float32 that a run's encoder gives for images.
 
-    Not yet run on a GPU.
+    They are computed on the machine's accelerator if there is one. Not yet run on a GPU.
 
     Args:
-        run: as for `load_encoder`.
-        images: uint8 (N, H, W, C) as in training or, of one channel, (N, H, W).
+        run: folder of the run, see `load_encoder`.
+        images: uint8 images (N, H, W, C) like those of training; (N, H, W) if of one channel.
 
     Raises:
-        ValueError: as for `load_encoder`; or the images are of another shape or dtype.
+        ValueError: the run cannot be loaded, or the images are of another shape or dtype.
     """
     encoder = load_encoder(run)
     graph, state = nnx.split((encoder,))

@@ -12,29 +12,31 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.multiprocessing.spawn import ProcessRaisedException
 
-from fmicl_core.checks import InvalidArgument, invalid
+from fmicl_core.checks import InvalidArgument
 from fmicl_lightning.batches import SharedData, loader
 from fmicl_lightning.build import build_method
 from fmicl_lightning.callbacks import RunClock, checkpointing, quiet
 from fmicl_lightning.checkpoints import AtomicCheckpoints, read_checkpoint
+from fmicl_lightning.devices import check_devices
 from fmicl_lightning.encoders import check_library_encoder
-from fmicl_lightning.trained import load_weights
+from fmicl_lightning.loading import load_weights
 from fmicl_recipes.board import without_tensorflow
 from fmicl_recipes.chunks import CHUNK
 from fmicl_recipes.data import ImageData, Images
 from fmicl_recipes.run_folder import RunFolder
 from fmicl_recipes.settings import TrainSettings
-from fmicl_recipes.trainer import Features, NonFiniteLossError, Trainer
+from fmicl_recipes.sphere import Features
+from fmicl_recipes.trainer import NonFiniteLossError, Trainer
 
 
 class MethodTrainer(Trainer):
-    """A method in PyTorch; `module` is the LightningModule."""
+    """The trainer of a method in PyTorch; `module` is the LightningModule."""
 
     framework = "torch"
 
     @classmethod
     def check(cls, settings: TrainSettings) -> None:
-        """Check devices, and that the library of an encoder has it; `Trainer.check`."""
+        """Check that there are such devices and such an encoder, see `Trainer.check`."""
         check_devices(settings)
         check_library_encoder(settings.encoder)
 
@@ -44,7 +46,7 @@ class MethodTrainer(Trainer):
         self.module = build_method(settings, data.train_images.shape[1:])
 
     def fit(self, folder: RunFolder, *, resume: bool, progress: bool) -> None:
-        """Train to the end; `Trainer.fit`."""
+        """Train to the end, see `Trainer.fit`."""
         settings = self.settings
         several = settings.devices > 1
         if several and not isinstance(self.data, SharedData):
@@ -107,26 +109,12 @@ class MethodTrainer(Trainer):
         return [chunk.to(self.module.device) for chunk in chunks]
 
 
-def check_devices(settings: TrainSettings) -> None:
-    """Check before a run begins that PyTorch has the devices that settings name.
-
-    Raises:
-        ValueError: there is no GPU, or there are fewer.
-    """
-    gpus = torch.cuda.device_count() or int(torch.backends.mps.is_available())
-    if settings.device == "gpu" and not gpus:
-        raise invalid("device", "cpu or auto, as PyTorch sees no GPU", settings.device)
-    if settings.device != "cpu" and gpus and settings.devices > gpus:
-        limit = f"at most {gpus}, the GPUs that PyTorch sees"
-        raise invalid("devices", limit, settings.devices)
-
-
 @contextmanager
 def _as_they_were_raised() -> Iterator[None]:
-    """What was raised in the place of what Lightning makes of it.
+    """Raise errors as they were before Lightning changed them.
 
-    That is a SystemExit of a KeyboardInterrupt, after which the process would not hear another, and
-    of an error of ours in another process a text.
+    It turns a KeyboardInterrupt into a SystemExit, after which the process would not hear another
+    Ctrl-C, and an error of ours in another process into a text.
     """
     handler = signal.getsignal(signal.SIGINT)
     try:
@@ -147,7 +135,7 @@ def _as_they_were_raised() -> Iterator[None]:
 
 @contextmanager
 def _evaluating(module: torch.nn.Module) -> Iterator[None]:
-    """Norms by their running statistics meanwhile."""
+    """Let norms use their running statistics meanwhile."""
     mode = module.training
     module.eval()
     try:

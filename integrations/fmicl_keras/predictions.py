@@ -1,4 +1,4 @@
-"""The two views in y_pred (batch, 2, dim), and what becomes of a batch that holds no negative."""
+"""Predictions of two views, y_pred (batch, 2, dim): their checks, and batches without negatives."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import keras
 from keras.src.backend import get_keras_mask  # there is no public way to read a mask
 
 from fmicl_core.checks import invalid
-from fmicl_keras.native import Tensor, float32_at_least
+from fmicl_keras.backend import Tensor, float32_at_least
 
-#: The warning where a single sample is no error: training goes on.
+#: The warning of a batch of a single sample, which is no error here: training goes on.
 NO_NEGATIVE = (
     "A batch of a single sample has no negative. Its loss is 0 and nothing is learned of it: drop a"
     " last batch of one, or choose another batch_size."
@@ -35,9 +35,10 @@ def check_views(shape: Sequence[int | None]) -> None:
 
 
 def unmasked(y_pred: Tensor) -> Tensor:
-    """y_pred, when Keras masks none of its samples or views.
+    """Return y_pred when Keras masks none of its samples or views.
 
-    A mask of more than two axes is left from within a view, as of the tokens that a layer averaged.
+    A mask of more than two axes concerns the inside of a view, such as tokens that were averaged,
+    and is ignored.
 
     Raises:
         ValueError: there is a mask.
@@ -64,9 +65,10 @@ def or_zero(
     TensorFlow does not know N while it traces for XLA, there is none, as XLA cannot call Python.
 
     Args:
-        function: of which the result is wanted.
-        rows: of all replicas.
-        axis: of rows, over which the result is one; None if it is a scalar, (1, 2) if it is (N,).
+        function: loss or metric of the views x and y, (N, D).
+        rows: views (N, 2, D) of all replicas.
+        axis: axes of rows that the function's result lacks: None if it is a scalar, (1, 2) if it
+            is (N,).
 
     Raises:
         ValueError: rows have another shape.
@@ -88,7 +90,7 @@ def or_zero(
 def _chosen_when_run(
     function: Callable[[Tensor, Tensor], Tensor], rows: Tensor, nothing: Tensor
 ) -> Tensor:
-    """The same where TensorFlow does not know N while it traces.
+    """The result of `or_zero` where TensorFlow does not know N while it traces.
 
     Instead of a branch, through which TensorFlow and XLA cannot take every gradient, the function
     has two rows of ones where there is one, and neither its value nor its gradient comes through.
@@ -113,5 +115,5 @@ def _chosen_when_run(
 
 @cache
 def warn_of_no_negative() -> None:
-    """Warn of a batch of a single sample, the first time."""
+    """Warn of a batch of a single sample, once in a process."""
     warnings.warn(NO_NEGATIVE, UserWarning, stacklevel=2)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from keras import ops
 
-from fmicl_keras import MethodTrainer, checkpoint, features, load_encoder
+from fmicl_keras import MethodTrainer, features, load_encoder
 from fmicl_keras.callbacks import Run
+from fmicl_keras.checkpoints import save_checkpoint
 from fmicl_recipes import RunFolder
 from fmicl_recipes.run import train_run
 from fmicl_recipes.settings import METHODS
@@ -87,7 +88,7 @@ def test_a_projection_of_patches_that_was_frozen_can_be_trained_further(
     trainer = trainer_of(tiny("moco-v3", encoder="vit-s6"))
     folder = RunFolder.create(tmp_path / "run", trainer.settings)
     folder.keep_images((8, 8, 1))
-    checkpoint.save(folder.checkpoint, trainer._variables(with_optimizer=False), {})
+    save_checkpoint(folder.checkpoint, trainer._variables(with_optimizer=False), {})
     frozen = trainer.model.encoder
     assert len(frozen.trainable_weights) < len(frozen.weights)
     encoder = load_encoder(folder.path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -20,9 +20,9 @@ from fmicl_recipes.run_folder import unreadable_checkpoint
 _FACTS = "facts"
 
 
-def save(path: Path, groups: dict[str, Sequence[Any]], facts: dict[str, Any]) -> None:
+def save_checkpoint(path: Path, groups: Mapping[str, Sequence[Any]], facts: dict[str, Any]) -> None:
     """Write groups of variables, in their order, and facts that JSON can hold."""
-    arrays = {
+    arrays: dict[str, Any] = {
         f"{group}/{index}": to_numpy(variable)
         for group, variables in groups.items()
         for index, variable in enumerate(variables)
@@ -31,8 +31,8 @@ def save(path: Path, groups: dict[str, Sequence[Any]], facts: dict[str, Any]) ->
     write_atomically(path, lambda file: np.savez(file, **arrays))
 
 
-def load(path: Path, groups: dict[str, Sequence[Any]]) -> dict[str, Any]:
-    """Give variables the values that `save` wrote, and return the facts.
+def load_checkpoint(path: Path, groups: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    """Give variables the values that `save_checkpoint` wrote, and return the facts.
 
     Raises:
         ValueError: the file belongs to other variables, or is damaged.

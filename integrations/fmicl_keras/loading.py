@@ -1,4 +1,4 @@
-"""The encoder of a run as a model, its preprocessing included, and features of images by it."""
+"""Loading the trained encoder of a run, and computing features with it."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from typing import Any
 import keras
 from keras import ops
 
-from fmicl_keras import checkpoint
 from fmicl_keras.augment import as_float, standardise
 from fmicl_keras.build import state, untrained_method
-from fmicl_keras.train import predict
+from fmicl_keras.checkpoints import load_checkpoint
+from fmicl_keras.trainer import predict
 from fmicl_recipes.chunks import CHUNK
 from fmicl_recipes.data import Images
 from fmicl_recipes.loading import check_batch, check_images, open_run
-from fmicl_recipes.trainer import Features
+from fmicl_recipes.sphere import Features
 
 
 @keras.saving.register_keras_serializable("fmicl_keras")
 class Encoder(keras.Model):
-    """A network and the standardisation it was trained with.
+    """A trained network that standardises its images as in training.
 
     Args:
-        network: from standardised images (N, H, W, C) to features (N, F).
-        options: `name`, `trainable` and `dtype`, as Keras knows them.
+        network: model from standardised images (N, H, W, C) to features (N, F).
+        options: options of `keras.Model`: `name`, `trainable` and `dtype`.
     """
 
     def __init__(self, network: keras.Model, **options: Any) -> None:
@@ -34,16 +34,16 @@ class Encoder(keras.Model):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C) of the images."""
+        """Height, width and channels of the images."""
         return tuple(self.network.input_shape[1:])
 
     @property
     def num_features(self) -> int:
-        """F."""
+        """Width F of the features."""
         return int(self.network.output_shape[-1])
 
     def call(self, images: Any, training: bool = False) -> Any:
-        """Images (N, H, W, C), uint8 or float in [0, 1], to features (N, F) in float32.
+        """Features (N, F) in float32 of images (N, H, W, C), uint8 or float in [0, 1].
 
         Raises:
             ValueError: another shape or dtype.
@@ -54,11 +54,11 @@ class Encoder(keras.Model):
         return ops.cast(self.network(standardise(floats), training=training), "float32")
 
     def compute_output_shape(self, shape: tuple[int | None, ...]) -> tuple[int | None, int]:
-        """(N, F)."""
+        """The shape (N, F) of the features."""
         return shape[0], self.num_features
 
     def get_config(self) -> dict[str, Any]:
-        """The network and what every model has."""
+        """The configuration: name, whether it is trainable, and the network's own."""
         options = {name: getattr(self, name) for name in ("name", "trainable")}
         return options | {"network": keras.saving.serialize_keras_object(self.network)}
 
@@ -73,7 +73,7 @@ def load_encoder(run: str | Path) -> Encoder:
     """The trained encoder of a run, every weight trainable, on the Keras backend in use.
 
     Args:
-        run: folder of a run with framework = "tensorflow"; of any `keras_backend`, as checkpoints
+        run: folder of a run with framework = "tensorflow" and any `keras_backend`, as checkpoints
             hold plain arrays.
 
     Returns:
@@ -84,7 +84,7 @@ def load_encoder(run: str | Path) -> Encoder:
     """
     folder, settings, shape = open_run(run, "tensorflow")
     method = untrained_method(settings, shape, 1)
-    checkpoint.load(folder.checkpoint, {"model": state(method)})
+    load_checkpoint(folder.checkpoint, {"model": state(method)})
     network = method.encoder
     for layer in network.layers:
         layer.trainable = True  # a ViT's patch projection may have been frozen
@@ -92,16 +92,16 @@ def load_encoder(run: str | Path) -> Encoder:
 
 
 def features(run: str | Path, images: Images) -> Features:
-    """Features (N, F) float32 of images by a run's encoder, on the device that is there.
+    """Features (N, F) in float32 that a run's encoder gives for images.
 
-    Not yet run on a GPU.
+    They are computed on the machine's accelerator if there is one. Not yet run on a GPU.
 
     Args:
-        run: as for `load_encoder`.
-        images: uint8 (N, H, W, C) as in training or, of one channel, (N, H, W).
+        run: folder of the run, see `load_encoder`.
+        images: uint8 images (N, H, W, C) like those of training; (N, H, W) if of one channel.
 
     Raises:
-        ValueError: as for `load_encoder`; or the images are of another shape or dtype.
+        ValueError: the run cannot be loaded, or the images are of another shape or dtype.
     """
     encoder = load_encoder(run)
     return predict(encoder, check_images(images, encoder.image_shape), CHUNK)

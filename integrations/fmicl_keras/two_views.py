@@ -8,25 +8,25 @@ import keras
 from keras import ops
 
 from fmicl_core.checks import invalid
-from fmicl_keras.native import Tensor
+from fmicl_keras.backend import Tensor
 
 
 @keras.saving.register_keras_serializable("fmicl")
 class TwoViews(keras.Model):
     """Two random views of every sample through one encoder and its projection head.
 
-    `model(x)` is (batch, 2, dim), what `FMICLLoss` takes, so that `compile` and `fit(x)` are all it
-    needs; `fit(x, labels)` and data sets with or without targets work as well, since the losses do
-    not read targets. `model.predict(x)` is what the training is for: the encoder's features of x
-    itself, (batch, features), without augmentation and without head.
+    `model(x)` is (batch, 2, dim), what `FMICLLoss` takes, so that `compile` and `fit(x)` are
+    enough. `fit(x, labels)` and data sets with or without targets work as well, since the losses do
+    not read targets. `model.predict(x)` gives the encoder's features of x itself, (batch,
+    features), without augmentation and without head.
 
     Args:
-        encoder: a keras.Model from a batch of samples to features (batch, features).
+        encoder: model from a batch of samples to features (batch, features).
         augmentation: any layer or model that changes samples at random in training mode, such as a
             `keras.Sequential` of `keras.layers.Random*`. It is called twice, also by `evaluate`.
         head: layer or model from features to projections (batch, dim); None if the encoder ends in
             one.
-        kwargs: of `keras.Model`.
+        kwargs: options of `keras.Model`.
 
     Raises:
         ValueError: encoder is no model, or augmentation or head no layer.
@@ -65,15 +65,15 @@ class TwoViews(keras.Model):
         return super().evaluate(x, _target(y, kwargs), *args, **kwargs)
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
-        """The encoder's features (batch, features) of samples as they are; its own `predict`."""
+        """The encoder's features (batch, features) of samples as they are, by its `predict`."""
         return self.encoder.predict(*args, **kwargs)
 
     def predict_on_batch(self, x: Any) -> Any:
-        """The same of one batch."""
+        """The encoder's features of one batch of samples as they are."""
         return self.encoder.predict_on_batch(x)
 
     def get_config(self) -> dict[str, Any]:
-        """Name, dtype, and the parts with their own configurations."""
+        """The configuration: name, dtype, and those of the parts."""
         parts = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in PARTS}
         return super().get_config() | parts
 
@@ -98,17 +98,3 @@ def _target(y: Any, options: dict[str, Any]) -> Any:
 def _interleave(first: Tensor, second: Tensor) -> Tensor:
     pairs = ops.stack([first, second], axis=1)
     return ops.reshape(pairs, (-1, *first.shape[1:]))
-
-
-def projection_head(hidden: int = 512, dim: int = 512) -> keras.Sequential:
-    """Three layers to projections (batch, dim), batch norm after all but the last (Lu et al. 2023).
-
-    Args:
-        hidden: width of the first two.
-        dim: D.
-    """
-    layers = []
-    for _ in range(2):
-        norm = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5)
-        layers += [keras.layers.Dense(hidden, use_bias=False), norm, keras.layers.ReLU()]
-    return keras.Sequential([*layers, keras.layers.Dense(dim)], name="projection_head")

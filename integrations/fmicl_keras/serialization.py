@@ -1,4 +1,4 @@
-"""Divergences and similarities as entries of a Keras configuration, and back."""
+"""Divergences and similarities written to, and read from, a Keras configuration."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import keras
 from fmicl_core import DIVERGENCES, SIMILARITIES
 from fmicl_core.checks import invalid
 
-#: Options that are specifications, and the names the library knows for each.
+#: The options that are specifications, and the library's classes for each by name.
 SPECS: dict[str, Mapping[str, Callable[..., Any]]] = {
     "divergence": DIVERGENCES,
     "similarity": SIMILARITIES,
@@ -21,8 +21,8 @@ SPECS: dict[str, Mapping[str, Callable[..., Any]]] = {
 def spec_to_config(argument: str, spec: Any) -> dict[str, Any]:
     """{"class_name": ..., "config": fields} of a divergence or similarity.
 
-    One of the library goes by its name there, another by the name Keras has registered it under, or
-    else its class name; its fields are those of the dataclass, or what its own `get_config` gives.
+    The library's own go by their names. Another goes by the name that Keras has registered it
+    under, or else that of its class. Its fields are those of the dataclass, or of its `get_config`.
     """
     known = SPECS[argument].get(spec.name) is type(spec)
     name = spec.name if known else keras.saving.get_registered_name(type(spec))
@@ -32,7 +32,7 @@ def spec_to_config(argument: str, spec: Any) -> dict[str, Any]:
 
 
 def spec_from_config(argument: str, config: Any) -> Any:
-    """The divergence or similarity that `spec_to_config` described; anything else as it is.
+    """The divergence or similarity that `spec_to_config` described; a name stays as it is.
 
     Raises:
         ValueError: neither the library nor Keras knows the name.

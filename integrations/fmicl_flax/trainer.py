@@ -11,19 +11,17 @@ import jax
 import numpy as np
 from flax import nnx
 
-from fmicl_flax import checkpoints
 from fmicl_flax.build import build_method
-from fmicl_flax.method import Contrast, Method
-from fmicl_flax.optimizers import build_optimizer
-from fmicl_flax.steps import (
+from fmicl_flax.checkpoints import load_checkpoint, save_checkpoint
+from fmicl_flax.compiled import (
     all_finite,
     encode_all,
-    everywhere,
-    find_devices,
-    place,
     project,
     train_step,
 )
+from fmicl_flax.devices import everywhere, find_devices, place
+from fmicl_flax.method import Contrast, Method
+from fmicl_flax.optimizers import build_optimizer
 from fmicl_recipes.board import Board
 from fmicl_recipes.chunks import filled_chunks
 from fmicl_recipes.data import ImageData, Images
@@ -32,19 +30,20 @@ from fmicl_recipes.history import epoch_row, knn, warn_of_collapse
 from fmicl_recipes.progress import Progress
 from fmicl_recipes.run_folder import RunFolder, unreadable_checkpoint
 from fmicl_recipes.settings import TrainSettings
-from fmicl_recipes.trainer import Features, NonFiniteLossError, Trainer
+from fmicl_recipes.sphere import Features
+from fmicl_recipes.trainer import NonFiniteLossError, Trainer
 
 T = TypeVar("T")
 
 
 class MethodTrainer(Trainer):
-    """A method in JAX; `method` is the Flax module, as it is now."""
+    """The trainer of a method in JAX; `method` is the Flax module with its present weights."""
 
     framework = "jax"
 
     @classmethod
     def check(cls, settings: TrainSettings) -> None:
-        """Check the devices; `Trainer.check`."""
+        """Check that there are such devices, see `Trainer.check`."""
         find_devices(settings)
 
     def __init__(self, settings: TrainSettings, data: ImageData) -> None:
@@ -60,7 +59,7 @@ class MethodTrainer(Trainer):
         )  # fmt: skip
         both = method, nnx.Optimizer(method, optimizer, wrt=method.trained)
         self.graph, state = nnx.split(both)
-        # Of a method without arrays, as the first step takes the arrays of this one.
+        # That of a method without arrays, as the first step takes the arrays of this one.
         self.plan = nnx.merge(self.graph, jax.eval_shape(lambda: state))[0].plan
         self.state = jax.device_put(state, everywhere(self.mesh))
         self.key = jax.random.key(settings.seed)
@@ -72,7 +71,7 @@ class MethodTrainer(Trainer):
         return method
 
     def fit(self, folder: RunFolder, *, resume: bool, progress: bool) -> None:
-        """Train to the end; `Trainer.fit`."""
+        """Train to the end, see `Trainer.fit`."""
         if resume and folder.checkpoint.exists():
             self.load(folder)
         done = len(self.history)
@@ -88,7 +87,7 @@ class MethodTrainer(Trainer):
                 warn_of_collapse(self.history)
 
     def _epoch(self, epoch: int, board: Board, bar: Progress) -> dict[str, float]:
-        """Train for one epoch (from 1); its row of the history."""
+        """Train for one epoch (from 1) and return its row of the history."""
         step, losses, start = (epoch - 1) * self.per_epoch, [], time.perf_counter()
         for last in _one_behind(self._steps(epoch)):
             loss = float(last[0])
@@ -126,13 +125,13 @@ class MethodTrainer(Trainer):
     def _save(self, folder: RunFolder, step: int) -> None:
         state = jax.device_get(nnx.to_pure_dict(self.state))
         facts = {"history": self.history, "seconds": self.seconds}
-        checkpoints.save(folder, f"step-{step}", state, facts)
+        save_checkpoint(folder, f"step-{step}", state, facts)
         folder.write_history(self.history)
 
     def load(self, folder: RunFolder) -> None:
         """Take weights, history and seconds from the folder's checkpoint."""
         like = nnx.to_pure_dict(self.state)
-        state, facts = checkpoints.load(folder, like, everywhere(self.mesh))
+        state, facts = load_checkpoint(folder, like, everywhere(self.mesh))
         if not facts.keys() >= {"history", "seconds"}:
             raise unreadable_checkpoint(folder.checkpoint)
         nnx.replace_by_pure_dict(self.state, state)
@@ -153,7 +152,7 @@ class MethodTrainer(Trainer):
 
 
 def _one_behind(items: Iterable[T]) -> Iterator[T]:
-    """The items, each only when the next one has been made.
+    """Yield every item only when the next one has been made.
 
     Reading a loss waits until it is computed; by then the device already has the next step.
     """

@@ -1,4 +1,4 @@
-"""The encoder of a run as a module, its preprocessing included, and features of images by it."""
+"""Loading the trained encoder of a run, and computing features with it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from fmicl_recipes.chunks import CHUNK
 from fmicl_recipes.data import Images
 from fmicl_recipes.loading import check_batch, check_images, open_run
 from fmicl_recipes.run_folder import unreadable_checkpoint
-from fmicl_recipes.trainer import Features
+from fmicl_recipes.sphere import Features
 
 
 class Encoder(nn.Module):
-    """A network and the standardisation it was trained with.
+    """A trained network that standardises its images as in training.
 
     Args:
-        network: from standardised images (N, C, H, W) to features (N, F).
-        image_shape: (H, W, C) of the images in training.
-        num_features: F.
+        network: module from standardised images (N, C, H, W) to features (N, F).
+        image_shape: height, width and channels of the images in training.
+        num_features: width F of the features.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class Encoder(nn.Module):
         self.network, self.image_shape, self.num_features = network, image_shape, num_features
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Images (N, C, H, W), uint8 or float in [0, 1], to features (N, F).
+        """Features (N, F) of images (N, C, H, W), uint8 or float in [0, 1].
 
         Raises:
             ValueError: another shape or dtype.
@@ -45,7 +45,7 @@ class Encoder(nn.Module):
 
 
 def load_encoder(run: str | Path) -> Encoder:
-    """The trained encoder of a run, on the CPU, in eval mode, every parameter with a gradient.
+    """The trained encoder of a run, on the CPU and in eval mode; every parameter can be trained.
 
     Args:
         run: folder of a run with framework = "torch".
@@ -62,7 +62,7 @@ def load_encoder(run: str | Path) -> Encoder:
         network, width = untrained_encoder(settings, shape)
     own = {k.removeprefix("encoder."): v for k, v in weights.items() if k.startswith("encoder.")}
     load_weights(network, own, folder.checkpoint)
-    network.to(memory_format=torch.channels_last)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Encoder(network, shape, width).eval()
 
 
@@ -79,16 +79,16 @@ def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], path: Path
 
 
 def features(run: str | Path, images: Images) -> Features:
-    """Features (N, F) float32 of images by a run's encoder, on the device that is there.
+    """Features (N, F) in float32 that a run's encoder gives for images.
 
-    Not yet run on a GPU.
+    They are computed on the machine's accelerator if there is one. Not yet run on a GPU.
 
     Args:
-        run: as for `load_encoder`.
-        images: uint8 (N, H, W, C) as in training or, of one channel, (N, H, W).
+        run: folder of the run, see `load_encoder`.
+        images: uint8 images (N, H, W, C) like those of training; (N, H, W) if of one channel.
 
     Raises:
-        ValueError: as for `load_encoder`; or the images are of another shape or dtype.
+        ValueError: the run cannot be loaded, or the images are of another shape or dtype.
     """
     encoder = load_encoder(run)
     rows = check_images(images, encoder.image_shape)

@@ -9,35 +9,37 @@ import keras
 import numpy as np
 
 from fmicl_core.checks import invalid
-from fmicl_keras import checkpoint
+from fmicl_keras.batches import EpochBatches
 from fmicl_keras.build import build_method, state
-from fmicl_keras.callbacks import EpochBatches, Run
+from fmicl_keras.callbacks import Run
+from fmicl_keras.checkpoints import load_checkpoint, save_checkpoint, to_numpy
 from fmicl_keras.devices import Devices
 from fmicl_keras.method import LastViews, Method
-from fmicl_keras.optimizers import build_optimizer
+from fmicl_keras.optimizers import build_optimizer, warmup_cosine
 from fmicl_recipes.chunks import CHUNK, filled_chunks
 from fmicl_recipes.data import ImageData, Images
 from fmicl_recipes.progress import Progress
 from fmicl_recipes.run_folder import RunFolder
 from fmicl_recipes.settings import TrainSettings
-from fmicl_recipes.trainer import Features, Trainer
+from fmicl_recipes.sphere import Features
+from fmicl_recipes.trainer import Trainer
 
 
 class MethodTrainer(Trainer):
-    """A method in Keras; `model` is the keras.Model.
+    """The trainer of a method in Keras; `model` is the keras.Model.
 
     Args:
-        settings, data: as for `Trainer`.
+        settings, data: arguments of `Trainer`.
 
     Raises:
-        ValueError: as for `Trainer`; Keras runs on another backend than the settings say.
+        ValueError: settings and data do not fit, or Keras runs on another backend than they say.
     """
 
     framework = "tensorflow"
 
     @classmethod
     def check(cls, settings: TrainSettings) -> None:
-        """Check the backend and its devices; `Trainer.check`."""
+        """Check the backend and its devices, see `Trainer.check`."""
         if settings.keras_backend != keras.config.backend():
             raise invalid(
                 "keras_backend", f"{keras.config.backend()!r}, the backend Keras runs on",
@@ -56,10 +58,10 @@ class MethodTrainer(Trainer):
             self.model = build_method(settings, data.train_images.shape[1:], total)
             self.encoding = Applied(self.model, "features")
             self.projecting = Applied(self.model, "project")
-        self.first_seeds = [checkpoint.to_numpy(v) for v in self._seeds()]
+        self.first_seeds = [to_numpy(v) for v in self._seeds()]
 
     def fit(self, folder: RunFolder, *, resume: bool, progress: bool) -> None:
-        """Train to the end; `Trainer.fit`."""
+        """Train to the end, see `Trainer.fit`."""
         settings = self.settings
         with self.devices.scope():
             self._compile()
@@ -83,18 +85,22 @@ class MethodTrainer(Trainer):
 
     def _compile(self) -> None:
         settings, weights = self.settings, self.model.trainable_weights
-        optimizer = build_optimizer(settings, weights, self.steps * settings.epochs)
+        steps, warmup = (self.steps * n for n in (settings.epochs, settings.warmup_epochs))
+        optimizer = build_optimizer(
+            weights, settings.optimizer, warmup_cosine(settings.lr, steps, warmup),
+            settings.momentum, settings.weight_decay,
+        )  # fmt: skip
         optimizer.build(weights)
         self.model.last = LastViews(settings.batch_size, settings.projection_dim)
         self.model.compile(optimizer)
 
     def _save(self, folder: RunFolder) -> None:
         facts = {"history": self.history, "seconds": self.seconds}
-        checkpoint.save(folder.checkpoint, self._variables(with_optimizer=True), facts)
+        save_checkpoint(folder.checkpoint, self._variables(with_optimizer=True), facts)
         folder.write_history(self.history)
 
     def _restore(self, folder: RunFolder, *, with_optimizer: bool) -> None:
-        facts = checkpoint.load(folder.checkpoint, self._variables(with_optimizer=with_optimizer))
+        facts = load_checkpoint(folder.checkpoint, self._variables(with_optimizer=with_optimizer))
         self.history, self.seconds = facts["history"], facts["seconds"]
 
     def _variables(self, *, with_optimizer: bool) -> dict[str, list[Any]]:
@@ -107,7 +113,7 @@ class MethodTrainer(Trainer):
 
     def project(self, images: Images) -> tuple[Features, Features]:
         """Projections (N, d) of two random views of uint8 images, drawn by `settings.seed`."""
-        now = [checkpoint.to_numpy(v) for v in self._seeds()]
+        now = [to_numpy(v) for v in self._seeds()]
         self._set_seeds(self.first_seeds)
         views = self._apply(self.projecting, images)
         self._set_seeds(now)
@@ -126,13 +132,13 @@ class MethodTrainer(Trainer):
 
 
 def predict(model: keras.Model, images: Images, size: int) -> Features:
-    """What a model gives for images, `size` at a time and filled up: one program serves all."""
+    """A model's output for images, `size` at a time and filled up, so that one program serves."""
     chunks = np.concatenate(list(filled_chunks(images, size)))
     return model.predict(chunks, batch_size=size, verbose=0)[: len(images)]
 
 
 class Applied(keras.Model):
-    """A function of a method as a model, for `predict`."""
+    """A model whose output is a function of a method, for `predict`."""
 
     def __init__(self, method: Method, name: str) -> None:
         super().__init__(dtype="float32")
@@ -140,5 +146,5 @@ class Applied(keras.Model):
         self.built = True
 
     def call(self, images: Any) -> Any:
-        """Whatever the function gives for uint8 images (N, H, W, C)."""
+        """The function's result for uint8 images (N, H, W, C)."""
         return getattr(self.method, self.function)(images)

@@ -1,8 +1,7 @@
-"""Losses of single samples, where weights make the mean over the batch not enough.
+"""The losses of single samples, which sample weights need; their mean is the loss of the batch.
 
-A sample's loss is that of its features as anchors: its positive against the anchor's own negatives,
-averaged over the views that are anchors (`fmicl_core.related.ANCHORS`). The mean over samples is
-the loss of the batch. All pairs are held at once, O(N^2) memory.
+The loss of a sample compares its positive with its own negatives, averaged over the views that are
+anchors (`fmicl_core.related.ANCHORS`). All pairs are held at once, O(N^2) memory.
 """
 
 from __future__ import annotations
@@ -11,15 +10,15 @@ import keras
 
 from fmicl_core import FMICL
 from fmicl_core.related import info_nce_anchors
-from fmicl_keras.native import Rows, Tensor, library, ops, product
+from fmicl_keras.backend import Rows, Tensor, library, ops, product
 
 
 def fmicl_by_anchor(rows: Rows, objective: FMICL) -> Tensor:
     """-s(x_i, y_i) + alpha * mean of f*(s) over the negatives of sample i; (N,).
 
     Args:
-        rows: features by the names "x" and "y", (N, D).
-        objective: the settings; its normalization has been applied.
+        rows: features (N, D), normalised where the objective says so, by the names "x" and "y".
+        objective: settings of the loss.
     """
     a, b, c = objective.coefficients()
     x, y = rows["x"], rows["y"]
@@ -41,7 +40,13 @@ def fmicl_by_anchor(rows: Rows, objective: FMICL) -> Tensor:
 
 
 def info_nce_by_anchor(rows: Rows, temperature: float, negatives: str) -> Tensor:
-    """log(e^s+ + sum over negatives of e^s-) - s+ of every sample; (N,). Arguments as above."""
+    """log(e^s+ + sum over the negatives of sample i of e^s-) - s+; (N,).
+
+    Args:
+        rows: features (N, D), normalised where asked for, by the names "x" and "y".
+        temperature: divisor of the scores s.
+        negatives: name of the pairs that are negatives, see `fmicl_core.objective.NEGATIVES`.
+    """
     positive = keras.ops.sum(rows["x"] * rows["y"], axis=1) / temperature
     losses = []
     for anchor, pools in info_nce_anchors(negatives, has_bank=False):

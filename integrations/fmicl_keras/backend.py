@@ -1,4 +1,4 @@
-"""The library of the Keras backend in use, imported when it is first needed."""
+"""Our library for the Keras backend in use, imported when needed, and what Keras lacks of it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def library(part: str = "") -> ModuleType:
 
 
 def ops() -> Ops:
-    """The functions of the specification in the backend."""
+    """The elementwise functions that the specification needs, in the backend."""
     return getattr(library("ops"), keras.config.backend().upper())
 
 
@@ -53,12 +53,16 @@ def float32_at_least(dtype: Any) -> str:
 
 
 def count(x: Tensor, dtype: str) -> Tensor:
-    """How many rows x has, as a number of that dtype."""
+    """The number of rows of x, in that dtype."""
     return keras.ops.cast(keras.ops.shape(x)[0], dtype)
 
 
 def per_sample(sample_weight: Any, values: Tensor) -> Tensor:
-    """Weights as an array like values, (batch,): from one per sample, one for all, or None.
+    """Sample weights as an array like values, (batch,).
+
+    Args:
+        sample_weight: one weight per sample, one for all samples, or None for weights of 1.
+        values: losses of the samples, (batch,).
 
     Raises:
         ValueError: sample_weight has another shape.

@@ -1,4 +1,4 @@
-"""A batch in parts, each with batch statistics of its own, at the cost of one pass."""
+"""Batch norm over parts of a batch, each with statistics of its own, at the cost of one pass."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ def has_batch_norm(method: nnx.Module) -> bool:
 
 
 def in_parts(encoder: nnx.Module, head: nnx.Module, images: jax.Array, parts: int) -> jax.Array:
-    """head(encoder(images)), part by part; running statistics move once, by the parts' mean.
+    """head(encoder(images)), part by part; running statistics move once, by the mean of the parts.
 
     Equal parts are one `jax.vmap`, in which convolutions see the whole batch and batch norms a
-    part. Where N is no multiple of `parts`, the first ones are longer by one.
+    part. Where N is no multiple of `parts`, the first parts are longer by one.
 
     Args:
-        encoder: from images (N, H, W, C) to features (N, F).
-        head: from features in float32 to projections (N, d).
-        images: of all parts, in order.
+        encoder: module from images (N, H, W, C) to features (N, F).
+        head: module from features in float32 to projections (N, d).
+        images: images of all parts, in order.
         parts: number of parts, at most N.
     """
     if parts == 1:
         return head(encoder(images).astype(jnp.float32))
     networks = (encoder, head)
-    graph, weights, rest = nnx.split(networks, nnx.Param, ...)
+    graph, *states = nnx.split(networks, nnx.Param, ...)
 
     def one(part: jax.Array) -> tuple[jax.Array, nnx.State]:
-        encoder, head = nnx.merge(graph, weights, rest, copy=True)
+        encoder, head = nnx.merge(graph, *states, copy=True)
         out = head(encoder(part).astype(jnp.float32))
         return out, nnx.state((encoder, head), nnx.Not(nnx.Param))
 

@@ -1,0 +1,22 @@
+"""Where PyTorch trains: the devices that settings name."""
+
+from __future__ import annotations
+
+import torch
+
+from fmicl_core.checks import invalid
+from fmicl_recipes.settings import TrainSettings
+
+
+def check_devices(settings: TrainSettings) -> None:
+    """Check before a run begins that PyTorch has the devices that settings name.
+
+    Raises:
+        ValueError: there is no GPU, or there are fewer.
+    """
+    gpus = torch.cuda.device_count() or int(torch.backends.mps.is_available())
+    if settings.device == "gpu" and not gpus:
+        raise invalid("device", "cpu or auto, as PyTorch sees no GPU", settings.device)
+    if settings.device != "cpu" and gpus and settings.devices > gpus:
+        limit = f"at most {gpus}, the GPUs that PyTorch sees"
+        raise invalid("devices", limit, settings.devices)
