@@ -13,10 +13,13 @@ from pathlib import Path
 
 import pytest
 
+import fmicl
+import fmicl_core
+
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = (ROOT, ROOT / "backends", ROOT / "integrations")
 PACKAGES = sorted(
-    p.name for folder in FOLDERS for p in folder.glob("fmicl_*") if (p / "__init__.py").exists()
+    p.name for folder in FOLDERS for p in folder.glob("fmicl*") if (p / "__init__.py").exists()
 )
 FRAMEWORKS = (
     "torch", "triton", "jax", "tensorflow", "keras", "flax", "optax", "orbax", "lightning",
@@ -27,6 +30,7 @@ RECIPES = ("fmicl_core", "fmicl_recipes")
 #: What each package may import of ours, and of the frameworks: cli, trainers, backends, core.
 ALLOWED = {
     "fmicl_core": ((), ()),
+    "fmicl": (("fmicl_core",), ()),
     "fmicl_torch": (("fmicl_core",), ("torch", "triton")),
     "fmicl_jax": (("fmicl_core",), ("jax",)),
     "fmicl_tensorflow": (("fmicl_core",), ("tensorflow",)),
@@ -121,9 +125,12 @@ def test_the_base_install_needs_numpy_only(wheel):
     assert needs == ["Requires-Dist: numpy>=1.26"]
 
 
-def test_core_works_in_an_empty_environment_without_any_framework(empty_environment):
+@pytest.mark.parametrize("package", ["fmicl_core", "fmicl"])
+def test_the_specification_works_in_an_empty_environment_without_any_framework(
+    empty_environment, package
+):
     code = (
-        "import json, sys, numpy as np, fmicl_core as f;"
+        f"import json, sys, numpy as np, {package} as f;"
         "x = np.eye(3); print(json.dumps([f.fmicl_reference(x, x, f.FMICL()).loss,"
         "sorted(sys.modules)]))"
     )
@@ -145,8 +152,19 @@ def test_every_package_imports_from_the_wheel(installed, package):
 def test_dependencies_point_down(package):
     ours, frameworks = ALLOWED[package]
     found = imports_of(package)
-    assert {n for n in found if n.startswith("fmicl_")} <= {package, *ours}
+    assert {n for n in found if n in PACKAGES} <= {package, *ours}
     assert found & set(FRAMEWORKS) <= set(frameworks)
+
+
+def test_the_front_door_offers_the_specification():
+    assert fmicl.__all__ == fmicl_core.__all__
+    assert all(getattr(fmicl, name) is getattr(fmicl_core, name) for name in fmicl.__all__)
+    assert fmicl.__version__ == fmicl_core.__version__
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_package_says_that_it_is_typed(wheel, package):
+    assert f"{package}/py.typed" in zipfile.ZipFile(wheel).namelist()
 
 
 def test_core_imports_the_standard_library_and_numpy_only():
@@ -180,6 +198,6 @@ def test_what_dir_leaves_out_is_there_all_the_same(package):
     taken: dict[str, object] = {}
     exec(f"from {package} import *", taken)
     assert set(taken) - {"__builtins__"} == set(module.__all__)
-    part = next(p.stem for p in folder_of(package).glob("*.py") if not p.stem.startswith("_"))
-    exec(f"from {package} import {part}", taken)
-    assert taken[part].__name__ == f"{package}.{part}"
+    for part in [p.stem for p in folder_of(package).glob("[!_]*.py")][:1]:
+        exec(f"from {package} import {part}", taken)
+        assert taken[part].__name__ == f"{package}.{part}"
