@@ -23,19 +23,19 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("", "backends", "integrations")
-#: The tests that should notice a mutation of a package: a folder, and the words of pytest's `-k`.
+#: The tests that should notice a mutation of a package, as pytest is told them.
 JUDGES = {
-    "fmicl_core": ("tests/core", "not packaging"),
-    "fmicl_torch": ("tests/backends", "torch"),
-    "fmicl_jax": ("tests/backends", "jax"),
-    "fmicl_tensorflow": ("tests/backends", "tensorflow"),
-    "fmicl_recipes": ("tests/integrations", "recipes or data or evaluation or run or augmentation"),
-    "fmicl_lightning": ("tests/integrations", "lightning"),
-    "fmicl_flax": ("tests/integrations", "flax"),
-    "fmicl_keras": ("tests/integrations", "keras and not examples"),
-    "fmicl_sentence_transformers": ("tests/integrations", "sentence_transformers or simcse"),
-    "fmicl_check": ("tests/integrations", "check"),
-    "fmicl_cli": ("tests/integrations", "cli"),
+    "fmicl_core": "tests/core tests/backends/test_bad_input.py -k not(packaging|jax|tensorflow)",
+    "fmicl_torch": "tests/backends -k torch",
+    "fmicl_jax": "tests/backends -k jax",
+    "fmicl_tensorflow": "tests/backends -k tensorflow",
+    "fmicl_recipes": "tests/integrations -k recipes|data|evaluation|run|augmentation",
+    "fmicl_lightning": "tests/integrations -k lightning",
+    "fmicl_flax": "tests/integrations -k flax",
+    "fmicl_keras": "tests/integrations -k keras",
+    "fmicl_sentence_transformers": "tests/integrations -k sentence_transformers|simcse",
+    "fmicl_check": "tests/integrations -k check",
+    "fmicl_cli": "tests/integrations -k cli",
 }
 
 SWAPS: dict[type[ast.AST], type[ast.AST]] = {
@@ -141,11 +141,11 @@ def chosen(target: str) -> tuple[str, list[Mutation]]:
 
 def passes(package: str, scratch: Path, limit: float | None = None) -> bool:
     """Whether the package's tests pass in the copy, within so many seconds."""
-    folder, words = JUDGES[package]
     paths = os.pathsep.join(str(scratch / place) for place in FOLDERS)
     # Bytecode is told from stale by whole seconds, in which two mutations can fall.
     settings = {"PYTHONPATH": paths, "CI": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not slow", folder, "-k", words]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not slow"]
+    command += [word.replace("|", " or ") for word in JUDGES[package].split()]
     try:
         run = subprocess.run(command, cwd=scratch, env={**os.environ, **settings},
                              capture_output=True, text=True, timeout=limit)  # fmt: skip

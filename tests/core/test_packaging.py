@@ -9,6 +9,7 @@ import subprocess
 import sys
 import types
 import zipfile
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -54,16 +55,29 @@ def folder_of(package: str) -> Path:
     return next(folder / package for folder in FOLDERS if (folder / package).is_dir())
 
 
-def imports_of(package: str) -> set[str]:
-    """Top-level names of every module imported anywhere in a package, lazily or not."""
+def modules_of(package: str) -> dict[str, Path]:
+    """The files of a package by the names of their modules."""
+    folder = folder_of(package)
+    paths = {path.relative_to(folder.parent).with_suffix(""): path for path in folder.rglob("*.py")}
+    return {".".join(at.parts).removesuffix(".__init__"): path for at, path in paths.items()}
+
+
+def imported_by(path: Path) -> set[str]:
+    """What a file imports, "package.module.name", inside of functions and for type hints, too."""
     names = set()
-    for path in folder_of(package).rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                names |= {alias.name.split(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-                names.add(node.module.split(".")[0])
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module, f"{path} has a relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
     return names
+
+
+def imports_of(package: str) -> set[str]:
+    """Top-level names of every module imported anywhere in a package."""
+    names = set().union(*map(imported_by, modules_of(package).values()))
+    return {name.partition(".")[0] for name in names}
 
 
 @pytest.fixture(scope="session")
@@ -165,6 +179,21 @@ def test_the_front_door_offers_the_specification():
 @pytest.mark.parametrize("package", PACKAGES)
 def test_every_package_says_that_it_is_typed(wheel, package):
     assert f"{package}/py.typed" in zipfile.ZipFile(wheel).namelist()
+
+
+def test_no_package_imports_one_that_imports_it():
+    TopologicalSorter({package: ours for package, (ours, _) in ALLOWED.items()}).prepare()
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_module_imports_one_that_imports_it(package):
+    """Names of a module are that module's alone; names of a package are its `__init__`'s."""
+    modules = modules_of(package)
+    graph = {
+        module: {name if name in modules else name.rpartition(".")[0] for name in imported_by(path)}
+        for module, path in modules.items()
+    }
+    TopologicalSorter(graph).prepare()
 
 
 def test_core_imports_the_standard_library_and_numpy_only():
