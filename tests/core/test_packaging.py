@@ -9,14 +9,18 @@ import subprocess
 import sys
 import types
 import zipfile
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
+import fmicl
+import fmicl_core
+
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = (ROOT, ROOT / "backends", ROOT / "integrations")
 PACKAGES = sorted(
-    p.name for folder in FOLDERS for p in folder.glob("fmicl_*") if (p / "__init__.py").exists()
+    p.name for folder in FOLDERS for p in folder.glob("fmicl*") if (p / "__init__.py").exists()
 )
 FRAMEWORKS = (
     "torch", "triton", "jax", "tensorflow", "keras", "flax", "optax", "orbax", "lightning",
@@ -27,6 +31,7 @@ RECIPES = ("fmicl_core", "fmicl_recipes")
 #: What each package may import of ours, and of the frameworks: cli, trainers, backends, core.
 ALLOWED = {
     "fmicl_core": ((), ()),
+    "fmicl": (("fmicl_core",), ()),
     "fmicl_torch": (("fmicl_core",), ("torch", "triton")),
     "fmicl_jax": (("fmicl_core",), ("jax",)),
     "fmicl_tensorflow": (("fmicl_core",), ("tensorflow",)),
@@ -50,16 +55,29 @@ def folder_of(package: str) -> Path:
     return next(folder / package for folder in FOLDERS if (folder / package).is_dir())
 
 
-def imports_of(package: str) -> set[str]:
-    """Top-level names of every module imported anywhere in a package, lazily or not."""
+def modules_of(package: str) -> dict[str, Path]:
+    """The files of a package by the names of their modules."""
+    folder = folder_of(package)
+    paths = {path.relative_to(folder.parent).with_suffix(""): path for path in folder.rglob("*.py")}
+    return {".".join(at.parts).removesuffix(".__init__"): path for at, path in paths.items()}
+
+
+def imported_by(path: Path) -> set[str]:
+    """What a file imports, "package.module.name", inside of functions and for type hints, too."""
     names = set()
-    for path in folder_of(package).rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                names |= {alias.name.split(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-                names.add(node.module.split(".")[0])
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module, f"{path} has a relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
     return names
+
+
+def imports_of(package: str) -> set[str]:
+    """Top-level names of every module imported anywhere in a package."""
+    names = set().union(*map(imported_by, modules_of(package).values()))
+    return {name.partition(".")[0] for name in names}
 
 
 @pytest.fixture(scope="session")
@@ -121,9 +139,12 @@ def test_the_base_install_needs_numpy_only(wheel):
     assert needs == ["Requires-Dist: numpy>=1.26"]
 
 
-def test_core_works_in_an_empty_environment_without_any_framework(empty_environment):
+@pytest.mark.parametrize("package", ["fmicl_core", "fmicl"])
+def test_the_specification_works_in_an_empty_environment_without_any_framework(
+    empty_environment, package
+):
     code = (
-        "import json, sys, numpy as np, fmicl_core as f;"
+        f"import json, sys, numpy as np, {package} as f;"
         "x = np.eye(3); print(json.dumps([f.fmicl_reference(x, x, f.FMICL()).loss,"
         "sorted(sys.modules)]))"
     )
@@ -145,8 +166,34 @@ def test_every_package_imports_from_the_wheel(installed, package):
 def test_dependencies_point_down(package):
     ours, frameworks = ALLOWED[package]
     found = imports_of(package)
-    assert {n for n in found if n.startswith("fmicl_")} <= {package, *ours}
+    assert {n for n in found if n in PACKAGES} <= {package, *ours}
     assert found & set(FRAMEWORKS) <= set(frameworks)
+
+
+def test_the_front_door_offers_the_specification():
+    assert fmicl.__all__ == fmicl_core.__all__
+    assert all(getattr(fmicl, name) is getattr(fmicl_core, name) for name in fmicl.__all__)
+    assert fmicl.__version__ == fmicl_core.__version__
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_package_says_that_it_is_typed(wheel, package):
+    assert f"{package}/py.typed" in zipfile.ZipFile(wheel).namelist()
+
+
+def test_no_package_imports_one_that_imports_it():
+    TopologicalSorter({package: ours for package, (ours, _) in ALLOWED.items()}).prepare()
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_module_imports_one_that_imports_it(package):
+    """Names of a module are that module's alone; names of a package are its `__init__`'s."""
+    modules = modules_of(package)
+    graph = {
+        module: {name if name in modules else name.rpartition(".")[0] for name in imported_by(path)}
+        for module, path in modules.items()
+    }
+    TopologicalSorter(graph).prepare()
 
 
 def test_core_imports_the_standard_library_and_numpy_only():
@@ -180,6 +227,6 @@ def test_what_dir_leaves_out_is_there_all_the_same(package):
     taken: dict[str, object] = {}
     exec(f"from {package} import *", taken)
     assert set(taken) - {"__builtins__"} == set(module.__all__)
-    part = next(p.stem for p in folder_of(package).glob("*.py") if not p.stem.startswith("_"))
-    exec(f"from {package} import {part}", taken)
-    assert taken[part].__name__ == f"{package}.{part}"
+    for part in [p.stem for p in folder_of(package).glob("[!_]*.py")][:1]:
+        exec(f"from {package} import {part}", taken)
+        assert taken[part].__name__ == f"{package}.{part}"
