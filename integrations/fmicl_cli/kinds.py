@@ -13,7 +13,7 @@ from fmicl_recipes.shared_settings import SharedSettings
 Trial = Callable[[Any, Path, bool], dict[str, Any]]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Kind:
     """Runs on images, or runs on texts.
 
