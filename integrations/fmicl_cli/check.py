@@ -122,7 +122,7 @@ def _open(names: list[str], device: str) -> tuple[list[Adapter], list[Absent], b
 
 
 def _compute(names: list[str], device: str, dtypes: Names, full: bool, as_json: bool) -> bool:
-    """The battery; whether it passed."""
+    """Run the battery and print its table; whether it passed."""
     from fmicl_check.battery import DTYPES, cases, has_fused, run_case
     from fmicl_check.report import as_text, losses_report, rows_of
 
@@ -178,7 +178,7 @@ def _train(
     names: list[str], device: str, methods: Names, dtypes: Names, steps: int | None,
     out: Path | None, as_json: bool,
 ) -> bool:  # fmt: skip
-    """The training; whether it passed."""
+    """Train in every framework and print how the losses differ; whether it passed."""
     from fmicl_check.parity import DTYPES, METHODS, count_groups, train_everywhere
     from fmicl_check.plot import plot_training
     from fmicl_check.report import as_text, training_report
@@ -226,7 +226,7 @@ def _table(
     title: str, words: Sequence[str], numbers: Sequence[str],
     cells: Sequence[Sequence[str | Text]], absent: Sequence[Absent],
 ) -> Table:  # fmt: skip
-    """A row of cells a framework, in 80 columns; frameworks that are absent have a verdict only."""
+    """A table in 80 columns; a framework that is absent has a row with a verdict alone."""
     table = Table("framework", *words, title=title, **STYLE)
     for heading in numbers:
         table.add_column(heading, justify="right")
@@ -246,7 +246,7 @@ def _explain(absent: Sequence[Absent], to: Console = console) -> None:
 
 @contextmanager
 def _announcing(total: int, what: str) -> Iterator[Callable[[str], None]]:
-    """A bar on standard error, and a function that takes the next of `total` items by its name.
+    """Show a bar on standard error; yields a function to call with the name of the next item.
 
     Where standard error is no terminal, lines take the place of the bar, about ten in all.
     """

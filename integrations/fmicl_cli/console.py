@@ -29,7 +29,7 @@ def say(text: str, to: Console = console) -> None:
 
 
 def complain(kind: str, message: object) -> None:
-    """Print why a command ended, in one line on standard error, where the message has one."""
+    """Print a message of some kind, such as an error, in one line on standard error."""
     line = Text.assemble((f"{kind}:", "red"), f" {message}")
     errors.print(line, highlight=False, soft_wrap=True)
 
@@ -40,7 +40,7 @@ class Stopped(SystemExit):
 
 @contextmanager
 def resumable(out: Path, command: str) -> Iterator[None]:
-    """After Ctrl-C say how the run in `out` goes on, by `command`, and leave with exit code 130."""
+    """After Ctrl-C say that `command` continues the run in `out`, and leave with exit code 130."""
     try:
         yield
     except KeyboardInterrupt:
@@ -75,9 +75,9 @@ def brief_warnings() -> Iterator[None]:
 
 
 def print_table(headings: Sequence[str], cells: Sequence[Sequence[str]], title: str) -> None:
-    """Print a table, without a terminal as wide as it is, so that logs hold all of it.
+    """Print a table; where there is no terminal, in its full width, so that logs hold all of it.
 
-    In a terminal that is too narrow headings and texts are broken, but no number is.
+    In a terminal that is too narrow, headings and texts are broken, but no number is.
     """
     grid = _grid(headings, cells, title)
     wide = Console(file=console.file, width=10_000, markup=False, emoji=False)
@@ -122,11 +122,11 @@ def show_run(metrics: Mapping[str, Any], title: str) -> None:
 
 @contextmanager
 def quiet(libraries: Mapping[str, str | None]) -> Iterator[None]:
-    """Leave the advice of libraries out meanwhile.
+    """Keep libraries from printing advice while the block runs.
 
     Args:
-        libraries: names of their loggers, and the variable from which each takes its level when it
-            is imported, if there is one. What the user has set there is a wish, and stays.
+        libraries: name of each library's logger, with the environment variable from which it takes
+            its level when it is imported, or None. A variable that the user has set stays.
     """
     wishes = {variable for variable in libraries.values() if variable and variable in os.environ}
     hushed = {name: variable for name, variable in libraries.items() if variable not in wishes}

@@ -45,7 +45,7 @@ def embed(
             help="Column of the labels, or none. [dim]\\[default: one with a usual name][/dim]"
         ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
 ) -> None:
     """Encode images with the encoder of a run, and write their features into a file.
 
@@ -61,7 +61,7 @@ def embed(
 
 
 def _features(run: Path, images: Any) -> Any:
-    """What the package of the run's framework makes of images."""
+    """The features of images by the encoder of a run, in the framework that trained it."""
     from fmicl_recipes.run_folder import RunFolder
 
     return load_package(RunFolder(run).settings()).features(run, images)

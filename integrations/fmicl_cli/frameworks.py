@@ -68,10 +68,10 @@ def load_package(settings: TrainSettings) -> Any:
 
 @contextmanager
 def _without_startup_lines() -> Iterator[None]:
-    """Leave out what TensorFlow says when it is imported, whatever level of logs is asked for.
+    """Drop what TensorFlow says when it is imported, whatever level of logs is asked for.
 
-    Its compiled part writes that to the file of standard error, past Python. All else that is
-    written meanwhile follows after it.
+    Its compiled part writes these lines to the file of standard error, past Python. Other lines
+    that are written while the block runs follow when it ends.
     """
     kept = os.dup(2)
     with TemporaryFile() as file:

@@ -13,25 +13,25 @@ from fmicl_recipes.shared_settings import SharedSettings
 Trial = Callable[[Any, Path, bool], dict[str, Any]]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Kind:
     """Runs on images, or runs on texts.
 
     Args:
         methods: training methods by name, with a line each.
         settings: class of the settings.
-        presets: recipes by name.
-        resolve: function from a recipe's name and the options given to settings.
+        presets: options of each preset, by its name.
+        resolve: function from a preset's name, or None, and the options given to settings.
         name: function from settings to the folder's name that a run has by default.
         train: function from settings and folder, `resume` and `baselines`, to metrics.
         evaluate: function from the folder of a run to metrics.
-        trials: function from settings to what trains the runs of a search for alpha.
+        trials: function from settings to the `Trial` of a search for alpha.
         about: what training does, for its help.
         searching: what a search does, for its help.
-        examples: commands that train, by method.
-        search_example: a command that searches.
+        examples: options of commands that train, by method.
+        search_example: options of a command that searches.
         files: files of a run.
-        rewritten: those of them that an evaluation writes again.
+        rewritten: files that an evaluation writes again.
         measure: key of the score that a search compares.
         score: name of that score.
         start: first alpha of a search.

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 import fmicl_core
 from fmicl_cli import check, embed, sweep, train
@@ -29,8 +30,23 @@ from fmicl_core.checks import InvalidArgument, invalid
 
 PICTURES = (".png", ".pdf", ".svg")
 
+#: Commands in the order of the help; typer itself puts those with commands of their own last.
+COMMANDS = (
+    "train", "evaluate", "compare", "embed", "divergences", "demo", "sweep", "check",
+)  # fmt: skip
+
+
+class Commands(TyperGroup):
+    """The commands of `fmicl`."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The names in the order of the help."""
+        return sorted(super().list_commands(ctx), key=COMMANDS.index)
+
+
 app = typer.Typer(
     name="fmicl",
+    cls=Commands,
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,

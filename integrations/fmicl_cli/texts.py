@@ -58,7 +58,7 @@ def trials(settings: TextSettings) -> Trial:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Leave advice and progress bars of the libraries out meanwhile."""
+    """Keep the libraries from printing advice and progress bars while the block runs."""
     with console.quiet(LIBRARIES):
         import datasets
 

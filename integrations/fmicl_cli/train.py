@@ -14,12 +14,12 @@ from rich.text import Text
 from fmicl_cli.console import console, resumable, say, show_run
 from fmicl_cli.methods import KIND_OF, KINDS, MethodGroup
 from fmicl_cli.options import with_settings
-from fmicl_recipes.options import recipe
+from fmicl_recipes.options import preset_options
 from fmicl_recipes.run_folder import RunFolder
 
 
 def list_presets(wanted: bool) -> None:
-    """Print the recipes for images and for texts, and end the command."""
+    """Print the presets for images and for texts, and end the command."""
     if wanted:
         for name, options in [item for kind in KINDS for item in kind.presets.items()]:
             shown = " ".join(f"{k}={v}" for k, v in options.items())
@@ -37,7 +37,7 @@ Resume = Annotated[
     Task("--resume", help="Continue the run in --out with its own settings; options that are given "
          "must be the same."),
 ]  # fmt: skip
-Preset = Annotated[str | None, Task(help="Recipe to start from; see fmicl train --list-presets.")]
+Preset = Annotated[str | None, Task(help="Preset to start from; see fmicl train --list-presets.")]
 Baselines = Annotated[
     bool,
     Task("--baselines", help="Score the encoder before training, too; for images also raw pixels."),
@@ -45,7 +45,7 @@ Baselines = Annotated[
 ListPresets = Annotated[
     bool,
     typer.Option(
-        "--list-presets", help="Show the recipes and stop.", callback=list_presets, is_eager=True
+        "--list-presets", help="Show the presets and stop.", callback=list_presets, is_eager=True
     ),
 ]
 
@@ -74,7 +74,7 @@ def command(method: str) -> Callable[..., None]:
             out = out or Path("runs") / kind.name(settings)
         if resume:
             folder = RunFolder(out, kind.settings)
-            settings = folder.continued(given, recipe(preset, kind.presets))
+            settings = folder.continued(given, preset_options(preset, kind.presets))
         else:
             RunFolder(out).check_free()
         kind.check(settings)

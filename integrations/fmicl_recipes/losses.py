@@ -1,4 +1,4 @@
-"""From settings to a loss, in the library of any framework."""
+"""The loss that settings name, from the package of any framework."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from fmicl_recipes.settings import TrainSettings
 
 
 def loss_of(settings: TrainSettings, library: ModuleType) -> Callable[..., Any]:
-    """The loss the settings name; the trainer itself watches for NaN.
+    """The loss that settings name, as a function of features; the trainer watches for NaN.
 
     Args:
-        settings: of the run.
-        library: `fmicl_torch`, `fmicl_jax` or `fmicl_tensorflow`.
+        settings: settings of the run.
+        library: package with the losses: `fmicl_torch`, `fmicl_jax` or `fmicl_tensorflow`.
     """
     if settings.loss == "fmicl":
         objective = settings.objective()

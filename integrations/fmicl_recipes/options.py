@@ -37,7 +37,7 @@ def option(
         group: heading under which the command line shows the option.
         check: function from name and value to the value as it is kept, or the names that the value
             can be, which may be written with "-" or with "_".
-        methods: training methods that the option applies to; empty for all of the settings' kind.
+        methods: training methods that the option applies to; empty for all that have the settings.
         only: alternatives of needs, of which one must hold for an effect; empty for none.
         by_method: the default of each method, where it is not the same for all.
     """
@@ -71,25 +71,25 @@ def without_effect(name: str, value: Any, only: tuple[Needs, ...]) -> InvalidArg
                    why="Elsewhere the option has no effect.")  # fmt: skip
 
 
-def recipe(name: str | None, recipes: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """The options of the recipe with this name; no options for None.
+def preset_options(name: str | None, presets: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """The options of the preset with this name; no options for None.
 
     Raises:
         ValueError: the name is unknown; the message lists the names.
     """
-    return {} if name is None else recipes[check_name("preset", name, recipes)]
+    return {} if name is None else presets[check_name("preset", name, presets)]
 
 
-def combined(recipe: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a recipe, replaced by those that are given.
+def combined(preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a preset, replaced by those that are given.
 
-    If a run is given so few epochs that the recipe's warm-up would not end before the last one, the
+    If a run is given so few epochs that the preset's warm-up would not end before the last one, the
     warm-up keeps its share of the run instead.
     """
-    options = {**recipe, **given}
-    warmup, epochs = recipe.get("warmup_epochs"), given.get("epochs")
+    options = {**preset, **given}
+    warmup, epochs = preset.get("warmup_epochs"), given.get("epochs")
     if warmup and epochs and "warmup_epochs" not in given and warmup >= epochs:
-        options["warmup_epochs"] = warmup * epochs // recipe["epochs"]
+        options["warmup_epochs"] = warmup * epochs // preset["epochs"]
     return options
 
 
@@ -134,7 +134,7 @@ class Settings:
 
         Args:
             name: name of the option in this class.
-            changes: arguments of `option` that differ.
+            changes: `default`, `help` and `by_method` where they differ.
         """
         field = cls.options()[name]
         default = changes.pop("default", field.default)
@@ -147,7 +147,7 @@ class Settings:
         Args:
             values: values by option name; options that are left out are at their defaults.
             optional: names in `values` that are left out where they have no effect, such as those
-                of a recipe, which is for several methods and losses.
+                of a preset, which is for several methods and losses.
 
         Raises:
             ValueError: a name is unknown (the message lists the names) or a value does not fit.
@@ -161,13 +161,13 @@ class Settings:
         return cls(**{name: value for name, value in values.items() if name not in idle})
 
     @classmethod
-    def from_recipe(cls, recipe: Mapping[str, Any], given: Mapping[str, Any]) -> Self:
-        """Settings from options that are given, then those of a recipe, then the defaults.
+    def from_preset(cls, preset: Mapping[str, Any], given: Mapping[str, Any]) -> Self:
+        """Settings from options that are given, then those of a preset, then the defaults.
 
         Raises:
             ValueError: a name is unknown (the message lists the names) or a value does not fit.
         """
-        options = combined(recipe, given)
+        options = combined(preset, given)
         return cls.from_dict(options, optional=options.keys() - given.keys())
 
 

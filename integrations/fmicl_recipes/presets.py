@@ -1,4 +1,4 @@
-"""Recipes: options that go together, for a data set or as a row of the paper's setup table.
+"""Presets for runs on images: options that go together, by name.
 
 Explicit options win over the preset, the preset over the defaults of `TrainSettings`.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fmicl_recipes.options import recipe
+from fmicl_recipes.options import preset_options
 from fmicl_recipes.settings import TrainSettings
 
 #: Lu et al. (2023), setup table: encoder, N, d, lr, mu, 1/(2 sigma^2), alpha, epochs and k are the
@@ -58,4 +58,4 @@ def resolve(preset: str | None, overrides: dict[str, Any]) -> TrainSettings:
     if preset is None:
         data = overrides.get("data", TrainSettings.data)
         preset = data if data in PRESETS else None
-    return TrainSettings.from_recipe(recipe(preset, PRESETS), overrides)
+    return TrainSettings.from_preset(preset_options(preset, PRESETS), overrides)

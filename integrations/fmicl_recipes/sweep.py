@@ -27,11 +27,11 @@ def doubling_search(
     start itself, down from there in the same way.
 
     Args:
-        score: from alpha to the score, higher is better; called once for each alpha.
-        start: the first alpha, > 0.
-        factor: between neighbours, > 1; 2 is the paper's.
-        patience: values without an improvement that end a direction, >= 1.
-        most: values in all.
+        score: function from alpha to the score, where higher is better; called once for each alpha.
+        start: first alpha, > 0.
+        factor: ratio of neighbouring values, > 1; 2 is the paper's.
+        patience: number of values without an improvement that ends a direction, >= 1.
+        most: number of values at which the search ends.
 
     Raises:
         ValueError: an argument is out of range.
@@ -90,17 +90,18 @@ def sweep_alpha(
     factor: float = 2.0,
     patience: int = 2,
 ) -> tuple[dict[float, float], list[Path]]:
-    """Train a run for each alpha of the search; runs that are finished in `out` are not repeated.
+    """Train a run for each alpha of the search, except for runs that are finished in `out`.
 
     Args:
-        settings: of every run, but for alpha.
-        train: (settings, folder, resume) to metrics; must not look at test data.
+        settings: settings of every run; each has another alpha.
+        train: function from settings, folder and whether to resume to metrics; it must not look at
+            test data.
         measure: key of the score in the metrics.
         out: folder of the runs, of sweep.json and of alpha.png.
         label: name of the score in the picture.
         start: first alpha.
-        factor: between neighbours.
-        patience: as for `doubling_search`.
+        factor: ratio of neighbouring values.
+        patience: number of values without an improvement that ends a direction.
 
     Returns:
         Scores by alpha, and the files written.

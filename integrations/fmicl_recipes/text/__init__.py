@@ -1,4 +1,4 @@
-"""What is only for sentences: `settings`, with the presets, and `data`."""
+"""Runs on sentences: their settings with the presets in `settings`, and their data in `data`."""
 
 from fmicl_recipes.text.settings import (
     METHODS,

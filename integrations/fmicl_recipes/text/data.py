@@ -1,4 +1,4 @@
-"""Sentences from files or the hub: training columns, and STS rows to evaluate on."""
+"""Sentences from files or the hub: columns to train on, and STS rows to evaluate on."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NEGATIVE_PREFIXES = ("negative", "hard_neg")
 
 
 def training_columns(settings: TextSettings) -> dict[str, list[str]]:
-    """Texts by column, as the losses take them: anchor, positive[, negative_1, ...].
+    """The training texts by column: anchor, positive and, where there are some, negative_1, ...
 
     Of a file with a column `split` only the rows "train" are used. With pairs="dropout" both
     columns hold the distinct sentences; with "given", rows that score below min_score are dropped.
@@ -89,7 +89,7 @@ def _given(table: Table, settings: TextSettings) -> dict[str, list[str]]:
 def _check_values(
     table: Table, argument: str, texts: Sequence[str], numbers: Sequence[str] = ()
 ) -> None:
-    """Check that columns hold texts, others numbers, in every row."""
+    """Check that every row has a text in the columns `texts`, and a number in those `numbers`."""
     for names, kind, called in ((texts, str, "text"), (numbers, (int, float), "number")):
         for name in names:
             wrong = [value for value in table[name] if not isinstance(value, kind)]
@@ -186,5 +186,5 @@ def _load(name: str, argument: str, what: str, **options: Any) -> Any:
 
 
 def normalised(texts: Iterable[str]) -> list[str]:
-    """Letters and digits alone, in lower case, so that differently tokenised copies are equal."""
+    """The letters and digits of texts in lower case: equal for copies in any tokenisation."""
     return ["".join(re.findall(r"[^\W_]", text.lower())) for text in texts]

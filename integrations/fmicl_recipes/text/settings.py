@@ -1,4 +1,4 @@
-"""TextSettings: everything that determines a run on sentences, and recipes for them.
+"""TextSettings: everything that determines a run on sentences, and presets for it.
 
 The defaults are the paper's text row.
 """
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from fmicl_core.checks import check_number, check_positive
 from fmicl_core.objective import DEFAULTS
 from fmicl_recipes.checks import at_least, check_text
-from fmicl_recipes.options import option, recipe
+from fmicl_recipes.options import option, preset_options
 from fmicl_recipes.shared_settings import SharedSettings
 
 #: Training methods, with a line each.
@@ -22,7 +22,7 @@ POOLINGS = ("model", "cls", "mean")
 
 
 class TextDefaults(NamedTuple):
-    """Defaults of the loss on sentences: the paper's text row, and the pairs of the usual loss."""
+    """Defaults of the loss on sentences: the paper's text row, but for the negative pairs."""
 
     divergence: str = DEFAULTS.divergence
     sigma2: float = 0.025  # 1/(2 sigma^2) = 20
@@ -144,4 +144,4 @@ def resolve_text(preset: str | None, overrides: dict[str, Any]) -> TextSettings:
     Raises:
         ValueError: a name is unknown (the message lists the names) or a value does not fit.
     """
-    return TextSettings.from_recipe(recipe(preset, TEXT_PRESETS), overrides)
+    return TextSettings.from_preset(preset_options(preset, TEXT_PRESETS), overrides)
