@@ -1,7 +1,4 @@
-"""How well features tell classes apart: kNN and linear probe, by scikit-learn.
-
-What needs no labels (alignment, uniformity, rank) is in `sphere.py`, and goes by this name, too.
-"""
+"""How well features tell classes apart: kNN and linear probe, by scikit-learn."""
 
 from __future__ import annotations
 
@@ -16,33 +13,9 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
 from fmicl_core.checks import check_at_least, check_positive
+from fmicl_recipes import sphere
 from fmicl_recipes.data.splits import Labels
-from fmicl_recipes.sphere import (
-    Features,
-    alignment,
-    check_finite,
-    collapsed,
-    contrastive_accuracy,
-    embedding_rank,
-    spread,
-    uniformity,
-    unit,
-)
-
-__all__ = [
-    "ACCURACIES",
-    "alignment",
-    "collapsed",
-    "contrastive_accuracy",
-    "embedding_rank",
-    "evaluate_features",
-    "fitting_k",
-    "knn_accuracy",
-    "linear_accuracy",
-    "spread",
-    "uniformity",
-    "wilson_interval",
-]
+from fmicl_recipes.sphere import Features, check_finite, unit
 
 #: What the accuracies measure, by their names in metrics.json.
 ACCURACIES = {
@@ -196,3 +169,12 @@ def wilson_interval(accuracy: float, count: int) -> tuple[float, float]:
     centre = (accuracy + z2 / 2.0) / (1.0 + z2)
     half = math.sqrt(z2 * (accuracy * (1.0 - accuracy) + z2 / 4.0)) / (1.0 + z2)
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def __getattr__(name: str) -> Any:
+    """Names that are in `fmicl_recipes.sphere` now; they go with the next release."""
+    if name.startswith("_") or not hasattr(sphere, name):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    message = f"fmicl_recipes.evaluation.{name} is now fmicl_recipes.sphere.{name}"
+    warnings.warn(message, DeprecationWarning, stacklevel=2)
+    return getattr(sphere, name)

@@ -37,17 +37,17 @@ def test_knn_weighs_votes_by_similarity():
 @pytest.mark.parametrize("n", [3, 5, 8])
 def test_uniformity_of_a_simplex(n):
     simplex = np.eye(n) - 1.0 / n
-    assert evaluation.uniformity(simplex) == pytest.approx(-4.0 * n / (n - 1))
+    assert sphere.uniformity(simplex) == pytest.approx(-4.0 * n / (n - 1))
 
 
 @given(seed=st.integers(0, 1000))
 def test_alignment_and_rank_have_their_bounds(seed):
     x = np.random.default_rng(seed).normal(size=(20, 6))
-    assert evaluation.alignment(x, 3.0 * x) == pytest.approx(0.0, abs=1e-12)
-    assert evaluation.alignment(x, -x) == pytest.approx(4.0)
-    assert 1.0 <= evaluation.embedding_rank(x) <= 6.0 + 1e-9
-    assert evaluation.embedding_rank(np.eye(6)) == pytest.approx(6.0)
-    assert evaluation.embedding_rank(np.outer(x[:, 0], x[0])) == pytest.approx(1.0, abs=1e-6)
+    assert sphere.alignment(x, 3.0 * x) == pytest.approx(0.0, abs=1e-12)
+    assert sphere.alignment(x, -x) == pytest.approx(4.0)
+    assert 1.0 <= sphere.embedding_rank(x) <= 6.0 + 1e-9
+    assert sphere.embedding_rank(np.eye(6)) == pytest.approx(6.0)
+    assert sphere.embedding_rank(np.outer(x[:, 0], x[0])) == pytest.approx(1.0, abs=1e-6)
 
 
 @pytest.mark.parametrize("which", ["train", "test"])
@@ -77,11 +77,11 @@ def test_lasting_collapse_warns_when_it_is_certain(ranks):
 
 def test_features_on_a_line_or_a_point_have_collapsed():
     rng = np.random.default_rng(0)
-    sphere, direction = rng.normal(size=(50, 6)), rng.normal(size=6)
+    spread, direction = rng.normal(size=(50, 6)), rng.normal(size=6)
     line = np.outer(rng.choice([-1.0, 1.0], 50), direction)
-    point = direction + 0.05 * sphere
-    scores = [evaluation.spread(x, x) for x in (sphere, line, point)]
-    assert [evaluation.collapsed(score) for score in scores] == [False, True, True]
+    point = direction + 0.05 * spread
+    scores = [sphere.spread(x, x) for x in (spread, line, point)]
+    assert [sphere.collapsed(score) for score in scores] == [False, True, True]
 
 
 @pytest.fixture
@@ -94,16 +94,12 @@ def no_warnings():
 def test_zero_rows_lie_on_one_point(no_warnings):
     """Their cosines are 0, from which they would look as uniform as features can be."""
     zeros = np.zeros((20, 5), np.float32)
-    scores = evaluation.spread(zeros, zeros)
+    scores = sphere.spread(zeros, zeros)
     assert scores["uniformity"] == 0.0
-    assert evaluation.collapsed(scores)
+    assert sphere.collapsed(scores)
     assert sphere.pair_distances(zeros, zeros)[1].max() == 0.0
     half = np.vstack([zeros, np.eye(5, dtype=np.float32)])
-    assert (
-        evaluation.uniformity(zeros)
-        > evaluation.uniformity(half)
-        > evaluation.uniformity(half[20:])
-    )
+    assert sphere.uniformity(zeros) > sphere.uniformity(half) > sphere.uniformity(half[20:])
 
 
 @pytest.mark.parametrize("scale", [2.0**-140, 2.0**-70, 2.0**70, 2.0**120])
@@ -115,9 +111,9 @@ def test_scores_do_not_depend_on_the_scale_of_features(no_warnings, scale):
     scaled, of_y = (scale * rows for rows in (x, y))
     assert scaled.dtype == np.float32
     exact = scale > 2.0**-120  # smaller ones have lost digits
-    for measure in (evaluation.alignment, evaluation.contrastive_accuracy):
+    for measure in (sphere.alignment, sphere.contrastive_accuracy):
         assert measure(scaled, of_y) == pytest.approx(measure(x, y), rel=1e-6 if exact else 1e-2)
-    assert evaluation.uniformity(scaled) == pytest.approx(evaluation.uniformity(x), rel=1e-2)
+    assert sphere.uniformity(scaled) == pytest.approx(sphere.uniformity(x), rel=1e-2)
     if exact:
         whole = evaluation.evaluate_features(x, labels, y, labels)
         assert evaluation.evaluate_features(scaled, labels, of_y, labels) == whole
@@ -143,8 +139,8 @@ def test_odd_labels_are_evaluated_without_a_word(no_warnings, labels, test_label
 
 def test_a_single_row_has_finite_scores(no_warnings):
     row = np.ones((1, 4), np.float32)
-    assert evaluation.uniformity(row) == 0.0
-    assert np.isfinite(list(evaluation.spread(row, row).values())).all()
+    assert sphere.uniformity(row) == 0.0
+    assert np.isfinite(list(sphere.spread(row, row).values())).all()
 
 
 def test_neighbours_fit_the_number_of_images_and_are_kept():

@@ -1,4 +1,4 @@
-"""What a person does not wait for who builds a method of their own, and a name that moved."""
+"""What a person does not wait for who builds a method of their own, and names that moved."""
 
 import ast
 import subprocess
@@ -49,3 +49,12 @@ def test_the_former_name_of_the_course_of_a_run_says_the_new_one():
     with pytest.warns(DeprecationWarning, match=r"fmicl_recipes.runs is now fmicl_recipes.run"):
         from fmicl_recipes.run import train_run as former
     assert former is train_run
+
+
+def test_the_former_home_of_what_needs_no_labels_says_the_new_one():
+    from fmicl_recipes import evaluation, sphere
+
+    with pytest.warns(DeprecationWarning, match=r"is now fmicl_recipes.sphere.alignment"):
+        assert evaluation.alignment is sphere.alignment
+    with pytest.raises(AttributeError, match="has no attribute 'aligment'"):
+        evaluation.aligment  # noqa: B018

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("sklearn", reason="the recipes need scikit-learn")
 
-from fmicl_recipes import evaluation
+from fmicl_recipes import sphere
 from fmicl_recipes.history import epoch_row
 from fmicl_recipes.progress import Progress
 from fmicl_recipes.trainer import NonFiniteLossError
@@ -42,7 +42,7 @@ def test_large_features_that_the_losses_can_take_do_not():
 def test_features_on_one_point_are_collapsed_where_that_point_is_the_origin_too(point):
     x = np.full((20, 4), point, np.float32)
     row = epoch_row(1, 4, 0.5, x, x)
-    assert evaluation.collapsed(row)
+    assert sphere.collapsed(row)
     assert row["uniformity"] == pytest.approx(0.0, abs=1e-5)
     assert row["contrastive_accuracy"] == 0.0
 

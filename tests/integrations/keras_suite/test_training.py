@@ -170,7 +170,7 @@ def told_apart(x, y):
 
 
 def test_metrics_are_those_of_the_evaluation_and_of_the_loss(views, require):
-    evaluation = require("fmicl_recipes.evaluation")
+    sphere = require("fmicl_recipes.sphere")
     loss = FMICLLoss(divergence="vlc", negatives="within")
     metrics = [Alignment(), Uniformity(), FMICLScore(loss), FMICLPenalty(loss)]
     metrics += [ContrastiveAccuracy()]
@@ -181,8 +181,8 @@ def test_metrics_are_those_of_the_evaluation_and_of_the_loss(views, require):
     x, y = np.moveaxis(model.predict(y_pred, verbose=0), 1, 0)
     truth = fmicl_reference(x, y, loss.objective)
     assert got == pytest.approx({
-        "loss": truth.loss, "alignment": evaluation.alignment(x, y),
-        "uniformity": evaluation.uniformity(x), "fmicl_score": truth.score,
+        "loss": truth.loss, "alignment": sphere.alignment(x, y),
+        "uniformity": sphere.uniformity(x), "fmicl_score": truth.score,
         "fmicl_penalty": truth.penalty, "contrastive_accuracy": told_apart(x, y),
     }, rel=1e-4)  # fmt: skip
 
