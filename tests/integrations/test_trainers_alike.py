@@ -1,4 +1,4 @@
-"""The trainers of three frameworks have the same files, names and keywords, seen in their source."""
+"""The trainers of three frameworks have the same files, names and keywords, by their source."""
 
 import ast
 from pathlib import Path
