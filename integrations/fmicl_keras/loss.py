@@ -167,7 +167,7 @@ class FMICLLoss(TwoViewLoss):
         """Named tuple (loss, alignment, uniformity) of a batch, as the backend's `fmicl_terms`.
 
         Raises:
-            ValueError: y_pred is not (batch, 2, dim), or masked, or a single sample without negatives.
+            ValueError: y_pred is not (batch, 2, dim), or masked, or has a single sample.
         """
         y_pred = keras.ops.convert_to_tensor(unmasked(y_pred), dtype=self.dtype)
         check_views(y_pred.shape)
