@@ -137,7 +137,7 @@ class FMICLAlignment(_Term):
         super().__init__(loss, name, dtype)
 
     def of_batch(self, x: Tensor, y: Tensor) -> Tensor:
-        """The mean over the positive pairs of the batch; scalar."""
+        """Of the batch; scalar."""
         return self.loss.native.terms(x, y).alignment
 
 
@@ -152,5 +152,5 @@ class FMICLUniformity(_Term):
         super().__init__(loss, name, dtype)
 
     def of_batch(self, x: Tensor, y: Tensor) -> Tensor:
-        """The mean over the negative pairs of the batch; scalar."""
+        """Of the batch; scalar."""
         return self.loss.native.terms(x, y).uniformity
