@@ -35,7 +35,7 @@ class Encoder(nnx.Module):
         """Features (N, F) in float32 of images (N, H, W, C), uint8 or float in [0, 1].
 
         Raises:
-            ValueError: another shape or dtype.
+            ValueError: the images are of another shape or dtype.
         """
         images = jnp.asarray(images)
         check_batch(images.shape, images.dtype.name, self.image_shape[2], axis=3)

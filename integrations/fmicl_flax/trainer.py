@@ -13,12 +13,7 @@ from flax import nnx
 
 from fmicl_flax.build import build_method
 from fmicl_flax.checkpoints import load_checkpoint, save_checkpoint
-from fmicl_flax.compiled import (
-    all_finite,
-    encode_all,
-    project,
-    train_step,
-)
+from fmicl_flax.compiled import all_finite, encode_all, project, train_step
 from fmicl_flax.devices import everywhere, find_devices, place
 from fmicl_flax.method import Contrast, Method
 from fmicl_flax.optimizers import build_optimizer

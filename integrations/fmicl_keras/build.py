@@ -77,7 +77,7 @@ def untrained_method(
 
 @contextmanager
 def precision(name: str) -> Iterator[None]:
-    """Let layers that are made meanwhile compute in "32" or "bf16"; weights stay in float32."""
+    """Let layers made within the block compute in "32" or "bf16"; weights stay in float32."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy({"bf16": "mixed_bfloat16", "32": "float32"}[name])
     try:

@@ -52,7 +52,7 @@ class Devices:
 
     @contextmanager
     def scope(self) -> Iterator[None]:
-        """Build and train on these devices meanwhile."""
+        """Build and train on these devices within the block."""
         with ExitStack() as stack:
             stack.enter_context(self.engine.scope() if self.engine else keras.device(self.names[0]))
             yield

@@ -46,7 +46,7 @@ class Encoder(keras.Model):
         """Features (N, F) in float32 of images (N, H, W, C), uint8 or float in [0, 1].
 
         Raises:
-            ValueError: another shape or dtype.
+            ValueError: the images are of another shape or dtype.
         """
         dtype = keras.backend.standardize_dtype(images.dtype)
         check_batch(tuple(images.shape), dtype, self.image_shape[2], axis=3)

@@ -18,7 +18,7 @@ from fmicl_keras.serialization import SPECS, spec_from_config, spec_to_config
 
 
 class TwoViewLoss(keras.losses.Loss):
-    """Base of the losses of two views: y_pred is (batch, 2, dim), y_true is not used.
+    """The base of losses of two views: y_pred is (batch, 2, dim), y_true is not used.
 
     A subclass gives the loss of a batch and the losses of its samples, whose mean it is.
     """
@@ -118,13 +118,13 @@ class FMICLLoss(TwoViewLoss):
     of the batch, in a strategy with replicas that of the union of their batches.
 
     Args:
-        divergence, similarity, alpha, negatives, normalize, implementation, check_finite: as for
-            the backend's `fmicl_loss`. With weights, or reduction "none", all pairs are held at
+        divergence, similarity, alpha, negatives, normalize, implementation, check_finite: options
+            of the backend's `fmicl_loss`. With weights, or reduction "none", all pairs are held at
             once whatever the implementation, and finiteness is not checked.
         reduction: "sum_over_batch_size", "mean", "sum", "mean_with_sample_weight", "none" or None.
-        name: of the loss.
-        dtype: "float32" or "float64", or None for `keras.config.floatx()`; half precision is
-            computed in float32.
+        name: name of the loss.
+        dtype: dtype of the arithmetic, "float32" or "float64", or None for `keras.config.floatx()`;
+            half precision is computed in float32.
 
     Raises:
         ValueError: an option is unknown or out of range; y_pred is not (batch, 2, dim), or masked.
@@ -167,7 +167,7 @@ class FMICLLoss(TwoViewLoss):
         """Named tuple (loss, score, penalty) of a batch, as the backend's `fmicl_terms`.
 
         Raises:
-            ValueError: as for the loss, and of a single sample, which has no such terms.
+            ValueError: y_pred is not (batch, 2, dim), or masked, or has a single sample.
         """
         y_pred = keras.ops.convert_to_tensor(unmasked(y_pred), dtype=self.dtype)
         check_views(y_pred.shape)
@@ -201,16 +201,16 @@ class InfoNCELoss(TwoViewLoss):
     mean over its views that are anchors.
 
     Args:
-        temperature, negatives, normalize, implementation: as for the backend's `info_nce_loss`.
+        temperature, negatives, normalize, implementation: options of the backend's `info_nce_loss`.
             With weights, or reduction "none", all pairs are held at once whatever the
             implementation.
-        reduction, name, dtype: as for `FMICLLoss`.
+        reduction, name, dtype: options of `FMICLLoss`.
 
     Raises:
-        ValueError: as for `FMICLLoss`.
+        ValueError: an option is unknown or out of range; y_pred is not (batch, 2, dim), or masked.
 
     Warns:
-        UserWarning: as for `FMICLLoss`.
+        UserWarning: a batch is a single sample, which has no negative; its loss is 0.
 
     Source: Oord et al. (2018), eq. 4; Chen et al. (2020), eq. 1.
     """

@@ -42,7 +42,7 @@ class _OfBatches(keras.metrics.Mean):
 
 
 class _OfFeatures(_OfBatches):
-    """The same of the views x and y, (N, D), of unit length."""
+    """Mean over samples of a number that the views x and y, (N, D) and of unit length, have."""
 
     def of_views(self, x: Tensor, y: Tensor) -> Tensor:
         raise NotImplementedError
@@ -63,7 +63,7 @@ class Alignment(_OfFeatures):
         super().__init__(name=name, dtype=dtype)
 
     def of_views(self, x: Tensor, y: Tensor) -> Tensor:
-        """Mean over the batch; scalar."""
+        """The mean over the batch; scalar."""
         return ops.mean(ops.sum(ops.square(x - y), axis=1))
 
 
@@ -78,7 +78,7 @@ class Uniformity(_OfFeatures):
         super().__init__(name=name, dtype=dtype)
 
     def of_views(self, x: Tensor, y: Tensor) -> Tensor:
-        """Of the first view; scalar."""
+        """The uniformity of the first view; scalar."""
         potential = -RELATED_DEFAULTS.t * (2.0 - 2.0 * product(x, x))
         return ops.log(ops.mean(ops.exp(without_diagonal(potential))))
 
@@ -97,7 +97,7 @@ class ContrastiveAccuracy(_OfFeatures):
         super().__init__(name=name, dtype=dtype)
 
     def of_views(self, x: Tensor, y: Tensor) -> Tensor:
-        """Of the batch; scalar."""
+        """The accuracy in the batch; scalar."""
         cosines = product(x, y)
         others = ops.max(without_diagonal(cosines), axis=1)
         # From the one matrix: a product of its own would differ in the last digit, and break ties.

@@ -23,7 +23,7 @@ def check_views(shape: Sequence[int | None]) -> None:
     """Check the shape of predictions that hold the two views of every sample, (batch, 2, dim).
 
     Raises:
-        ValueError: another shape.
+        ValueError: they have another shape.
     """
     shape = tuple(shape)
     if len(shape) != 3 or shape[1] not in (2, None):

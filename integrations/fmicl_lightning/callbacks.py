@@ -108,7 +108,7 @@ class RunClock(Callback):
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence Lightning's advice on workers, devices and the like meanwhile."""
+    """Silence Lightning's advice on workers, devices and the like within the block."""
     levels = [(logger, logger.level) for logger in LOGGERS]
     with warnings.catch_warnings():
         _hush()

@@ -36,7 +36,7 @@ class Encoder(nn.Module):
         """Features (N, F) of images (N, C, H, W), uint8 or float in [0, 1].
 
         Raises:
-            ValueError: another shape or dtype.
+            ValueError: the images are of another shape or dtype.
         """
         dtype = str(images.dtype).removeprefix("torch.")
         check_batch(tuple(images.shape), dtype, self.image_shape[2], axis=1)

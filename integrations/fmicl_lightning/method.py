@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
 
-from fmicl_core.checks import check_choice
+from fmicl_core.checks import check_choice, invalid
 from fmicl_lightning.augment import as_float, standardise
 from fmicl_lightning.optimizers import build_optimizer, warmup_cosine
 from fmicl_recipes.draws import step_seed
@@ -155,9 +155,18 @@ class Method(lightning.LightningModule):
         self.history = list(checkpoint["history"])
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimiser, and its learning rate with warm-up and cosine per step."""
-        self.steps = int(self.trainer.estimated_stepping_batches)
-        warmup = self.steps * self.warmup_epochs // (self.trainer.max_epochs or 1)
+        """The optimiser, and its learning rate with warm-up and cosine per step.
+
+        Raises:
+            ValueError: the warm-up does not end before the last epoch.
+        """
+        self.steps, epochs = (
+            int(self.trainer.estimated_stepping_batches),
+            self.trainer.max_epochs or 1,
+        )
+        if self.warmup_epochs and self.warmup_epochs >= epochs:
+            raise invalid("warmup_epochs", f"fewer than max_epochs = {epochs}", self.warmup_epochs)
+        warmup = self.steps * self.warmup_epochs // epochs
         optimizer = build_optimizer(self, self.optimizer, self.lr, self.momentum, self.weight_decay)
         schedule = warmup_cosine(optimizer, self.steps, warmup)
         return {

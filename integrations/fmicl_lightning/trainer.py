@@ -135,7 +135,7 @@ def _as_they_were_raised() -> Iterator[None]:
 
 @contextmanager
 def _evaluating(module: torch.nn.Module) -> Iterator[None]:
-    """Let norms use their running statistics meanwhile."""
+    """Let norms use their running statistics within the block."""
     mode = module.training
     module.eval()
     try:

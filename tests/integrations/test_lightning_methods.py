@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+from functools import partial
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
@@ -361,24 +362,30 @@ def test_every_optimizer_lowers_a_loss(optimizer):
 def test_a_method_is_made_by_keywords_and_trains_by_lightning_alone():
     """Any encoder, loss, views and batches, without settings and without a run folder."""
     torch.manual_seed(0)
-    module = SimCLR(
-        torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 16)), 16, FMICLLoss(),
-        torch.nn.Dropout(0.1), projection_hidden=32, projection_dim=128,
-        optimizer="adamw", lr=1e-2, warmup_epochs=1,
+    make = partial(
+        SimCLR, torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 16)), 16, FMICLLoss(),
+        torch.nn.Dropout(0.1), projection_hidden=32, projection_dim=128, lr=1e-2,
     )  # fmt: skip
-    before = module.encoder[1].weight.detach().clone()
     images = torch.randint(0, 256, (64, 4, 4, 3), dtype=torch.uint8)
-    with quiet():
-        trainer = lightning.Trainer(
-            max_epochs=4, accelerator="cpu", logger=False, enable_checkpointing=False,
-            enable_progress_bar=False, enable_model_summary=False,
-        )  # fmt: skip
-        trainer.fit(module, torch.utils.data.DataLoader(images, batch_size=16))
+
+    def trained(module):
+        with quiet():
+            lightning.Trainer(
+                max_epochs=4, accelerator="cpu", logger=False, enable_checkpointing=False,
+                enable_progress_bar=False, enable_model_summary=False,
+            ).fit(module, torch.utils.data.DataLoader(images, batch_size=16))  # fmt: skip
+        return module
+
+    module = make(optimizer="adamw", warmup_epochs=1)
+    before = module.encoder[1].weight.detach().clone()
+    losses = [row["loss"] for row in trained(module).history]
+    assert losses[-1] < losses[0]
     assert module.last[0].shape == (16, 128)
-    assert module.history[-1]["loss"] < module.history[0]["loss"]
     assert not torch.equal(module.encoder[1].weight, before)
     with pytest.raises(InvalidArgument, match=r"`optimizer`. Expected one of .*optimizer='adam'"):
-        SimCLR(module.encoder, 16, FMICLLoss(), module.augment, optimizer="adam")
+        make(optimizer="adam")
+    with pytest.raises(InvalidArgument, match=r"`warmup_epochs`. Expected fewer than max_ep.* = 4"):
+        trained(make(warmup_epochs=4))
 
 
 # Vision transformers

@@ -3,11 +3,12 @@
 import os
 from functools import partial
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
 
-from fmicl_keras import build_encoder, build_method
+from fmicl_keras import MoCo, MoCoV3, SimCLR, build_encoder, build_method
 from fmicl_keras.backend import library
 from fmicl_keras.build import state
 from fmicl_keras.layers import has_batch_norm
@@ -49,6 +50,25 @@ def public_loss(loss, method):
     if loss == "fmicl":
         return partial(library().fmicl_loss, alpha=ALPHAS[method])
     return library().info_nce_loss
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="compiles nothing there; the same on every backend")
+@pytest.mark.parametrize("kind", [SimCLR, MoCo, partial(MoCoV3, steps=12)])
+def test_a_method_is_made_by_keywords_and_trains_by_fit_alone(kind):
+    """Any encoder, loss and views, without settings and without a run folder."""
+    encoder = keras.Sequential(
+        [keras.Input((4, 4, 3)), keras.layers.Flatten(), keras.layers.Dense(16)]
+    )
+    before = encoder.get_weights()[0]
+    loss = library().FMICLLoss(negatives="cross")
+    model = kind(encoder, 16, loss, keras.layers.Dropout(0.1), projection_hidden=32,
+                 projection_dim=24)  # fmt: skip
+    images = np.random.default_rng(0).integers(0, 256, (64, 4, 4, 3), dtype=np.uint8)
+    model.compile(keras.optimizers.Adam(1e-3))
+    history = model.fit(images, batch_size=16, epochs=2, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+    assert model(images[:8]).shape[::2] == (8, 24)
+    assert not np.array_equal(encoder.get_weights()[0], before)
 
 
 # The momentum encoder
