@@ -25,12 +25,12 @@ def load_model(settings: TextSettings, path: str | Path | None = None) -> Senten
     device = {"cpu": "cpu", "gpu": "cuda", "auto": None}[settings.device]
     logging.disable_progress_bar()
     source = str(path or settings.model)
-    local = Path(source).expanduser().is_dir()
+    folder = Path(source).expanduser()
+    local = folder.is_dir()
     if not local and (source.startswith((".", "/", "~")) or source.count("/") > 1):
         raise invalid("model", "a folder that exists, or a hub name", source)
     try:
-        model = SentenceTransformer(str(Path(source).expanduser()) if local else source,
-                                    device=device)  # fmt: skip
+        model = SentenceTransformer(str(folder) if local else source, device=device)
     except Exception as error:  # the libraries raise many kinds, and all mean the same to the user
         if local:
             what = "a folder saved by sentence-transformers or transformers"

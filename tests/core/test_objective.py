@@ -33,6 +33,7 @@ def test_objective_is_a_value(similarity):
         assert eval(repr(objective), dict(NAMESPACE)) == objective
     assert pickle.loads(pickle.dumps(objective)) == objective
     assert hash(dataclasses.replace(objective)) == hash(objective)
+    assert hash(dataclasses.replace(objective).pairwise) == hash(objective.pairwise)
     with pytest.raises(dataclasses.FrozenInstanceError):
         objective.alpha = 1.0
 
