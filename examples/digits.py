@@ -1,4 +1,4 @@
-"""What the examples share and is no framework's business: the data, random views, the test.
+"""What the examples share, in NumPy: the data, random views of it, and the test of an encoder.
 
 Each handwritten digit (8 x 8) lies somewhere in a frame of 10 x 10, which pixels take for a
 difference and a person does not. That is what the encoder has to learn without labels.
@@ -14,7 +14,7 @@ FRAME = 10
 PIXELS = FRAME * FRAME
 DIGITS = load_digits()
 TRAIN, TEST = np.split(np.random.default_rng(0).permutation(len(DIGITS.target)), [1437])
-#: So many training images have a label, for the test alone.
+#: Number of training images whose labels the test uses; training uses none.
 LABELLED = 200
 
 

@@ -175,7 +175,7 @@ def main() -> None:
         survivors = 0
         for number, mutation in enumerate(sample, 1):
             file = mutation.path.relative_to(ROOT)
-            source = mutation.path.read_bytes()
+            source = (scratch / file).read_bytes()
             (scratch / file).write_bytes(mutation.applied(source))
             alive = passes(package, scratch, limit)
             (scratch / file).write_bytes(source)

@@ -1,4 +1,4 @@
-"""The backends seen from NumPy: one adapter per framework, imported only when it is made.
+"""One adapter per framework, which is imported only when its adapter is made.
 
 The tests of the backends and `fmicl check` both speak through these.
 """

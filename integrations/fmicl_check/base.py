@@ -1,4 +1,4 @@
-"""A backend seen from NumPy: what tests and `fmicl check` ask of a framework."""
+"""What tests and `fmicl check` ask of a framework: arrays in, numbers out, both in NumPy."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DEVICES = ("cpu", "gpu")
 
 @dataclass
 class Result:
-    """A loss, its terms and its gradients in NumPy, with the dtypes the framework gave them."""
+    """A loss, its terms and its gradients in NumPy, with the dtypes they had in the framework."""
 
     loss: float
     score: float
@@ -33,20 +33,20 @@ class Result:
 
 
 class Adapter:
-    """One framework; subclasses say how it makes arrays, differentiates and compiles.
+    """One framework seen from NumPy; subclasses make its arrays, differentiate and compile.
 
     Args:
-        device: "cpu" or "gpu".
+        device: device to compute on, "cpu" or "gpu".
 
     Raises:
         ImportError: the framework is not installed.
         ValueError: the framework sees no such device.
     """
 
-    #: Name of the framework, of its module and of the type of its arrays in messages.
+    #: Name of the framework and of its module, and the name that messages give its arrays.
     name: ClassVar[str]
     array_name: ClassVar[str]
-    #: Whether its users compile a step of training; the others would wait longer for it.
+    #: Whether `fmicl check --train` compiles the steps; PyTorch would take longer to compile them.
     trains_compiled: ClassVar[bool] = True
 
     def __init__(self, device: str = "cpu") -> None:
@@ -78,23 +78,23 @@ class Adapter:
         raise NotImplementedError
 
     def differentiate(self, function: Callable[..., Any], compiled: bool) -> Derived:
-        """From `function(leaves, *fixed)`, a tuple, the function that also differentiates it.
+        """A function that gives the values of another one and their derivative.
 
         Args:
-            function: of a dictionary of arrays and, if it likes, more arrays; its values are a
-                tuple whose first entry is a scalar.
-            compiled: let the framework compile it.
+            function: function of a dictionary of arrays, the leaves, and perhaps of more arrays;
+                its values are a tuple that starts with a scalar.
+            compiled: whether the framework compiles the result.
 
         Returns:
-            A function of the same arguments: the values, and the gradients of the first in the
-            leaves.
+            A function of the same arguments. It gives the values and, by name, the gradients of the
+            first value in the leaves.
         """
         raise NotImplementedError
 
     def gradients(
         self, function: Callable[[dict[str, Any]], Any], leaves: dict[str, Any], compiled: bool
     ) -> tuple[Any, dict[str, Any]]:
-        """Values of `function(leaves)`, a tuple of scalars, and the gradients of the first."""
+        """The values of `function(leaves)`, a tuple of scalars, and the gradients of the first."""
         return self.differentiate(function, compiled)(leaves)
 
     def stop_gradient(self, array: Any) -> Any:
@@ -138,11 +138,11 @@ class Adapter:
         """Values and gradients of a public function of the backend.
 
         Args:
-            function: its name, such as "fmicl_terms" or "info_nce_loss".
-            arrays: "x", "y" and "bank"; the gradient is taken in all that are given.
-            dtype: of the framework's arrays.
-            compiled: let the framework compile it.
-            options: its other options.
+            function: name of the function, such as "fmicl_terms" or "info_nce_loss".
+            arrays: features by argument, "x", "y" and "bank"; all but None get a gradient.
+            dtype: dtype of the framework's arrays.
+            compiled: whether the framework compiles the function.
+            options: other options of the function.
         """
         loss_of = getattr(self.library, function)
         with self.precision(dtype):
@@ -158,7 +158,7 @@ class Adapter:
             dtypes = {k: _dtype_name(g) for k, g in gradients.items()}
             dtypes["loss"] = _dtype_name(scalars[0])
             grads = {k: self.numpy(g).astype(np.float64) for k, g in gradients.items()}
-        return Result(*numbers, grads, dtypes)
+        return Result(numbers[0], numbers[1], numbers[2], grads, dtypes)
 
     def evaluate(
         self,
@@ -184,7 +184,7 @@ def _dtype_name(array: Any) -> str:
 
 
 def describe(error: Exception) -> str:
-    """An exception in one line; of a long one both ends: TensorFlow gives the reason last."""
+    """An exception in one line. A long one keeps both ends, since TensorFlow gives reasons last."""
     text = " ".join(str(error).split())
     short = text if len(text) <= 240 else f"{text[:80]} ... {text[-150:]}"
     return f"{type(error).__name__}: {short}"

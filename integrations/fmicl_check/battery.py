@@ -1,4 +1,4 @@
-"""A fixed, seeded battery of cases: the losses of a backend against the float64 reference."""
+"""A fixed battery of cases, in each of which a backend's loss is compared with the reference."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ SMALL_TILE = 3
 
 DTYPES = ("float64", "float32", "bfloat16")
 SUITABLE = tuple(name for name, make in DIVERGENCES.items() if make().suitable)
-#: Negatives' schemes; the bank is one more.
+#: What supplies the negatives: a scheme, or a bank.
 SCHEMES = (*NEGATIVES, "bank")
-#: Similarities and whether rows are normalised; there are as many as schemes, see `cases`.
-KERNELS: dict[str, tuple[Similarity, bool]] = {
+#: Similarities, and whether rows are normalised; as many as `SCHEMES`, see `_pairs`.
+SIMILARITIES: dict[str, tuple[Similarity, bool]] = {
     "gaussian": (Gaussian(), True),
     "gaussian, any norm": (Gaussian(4.0), False),
     "cosine": (Cosine(1.6), True),
@@ -55,7 +55,7 @@ KERNELS: dict[str, tuple[Similarity, bool]] = {
 #: and judged at the features as the dtype holds them; gradients leave in the dtype, so that
 #: bfloat16 rounds each entry by up to 2^-8.
 TOLERANCE = {"float64": (1e-12, 1e-11), "float32": (4e-6, 2e-5), "bfloat16": (4e-6, 4e-3)}
-#: Of the fused routines of GPUs, which round unit rows and weights to bfloat16 for their products.
+#: The same for fused routines of GPUs, which round rows and weights to bfloat16 for products.
 FUSED_TOLERANCE = {"float32": TOLERANCE["float32"], "bfloat16": (8e-3, 1.6e-2)}
 
 
@@ -65,12 +65,12 @@ class Case:
 
     Args:
         loss: name of a divergence, or of a related loss, such as "info_nce_loss".
-        similarity: name in `KERNELS`; of no meaning to a related loss.
-        negatives: a scheme, or "bank".
-        implementation: "dense", "tiled" (small tiles, so that a small batch has several), "fused",
-            or "auto", for which the batch is large; of the related losses only InfoNCE has forms.
-        dtype: of the features.
-        compiled: by torch.compile, jax.jit, tf.function with XLA.
+        similarity: name in `SIMILARITIES`; it means nothing to a related loss.
+        negatives: name of a scheme, or "bank".
+        implementation: form of the loss: "dense", "tiled" (in tiles so small that it takes many),
+            "fused", or "auto" (on a large batch). InfoNCE is the only related loss that has forms.
+        dtype: dtype of the features.
+        compiled: whether the loss is compiled, by torch.compile, jax.jit or tf.function with XLA.
     """
 
     loss: str
@@ -87,7 +87,7 @@ class Case:
 
     @property
     def label(self) -> str:
-        """The dtype, and whether it is of a fused routine; cases of a label are one row."""
+        """The dtype, with "fused" behind it for a fused routine; cases of a label are one row."""
         return f"{self.dtype} {FUSED}" if self.implementation == FUSED else self.dtype
 
     @property
@@ -106,12 +106,12 @@ class Case:
     @property
     def objective(self) -> FMICL:
         """The settings of an f-MICL loss."""
-        similarity, normalize = KERNELS[self.similarity]
+        similarity, normalize = SIMILARITIES[self.similarity]
         scheme = "anchor" if self.negatives == "bank" else self.negatives
         return FMICL(self.loss, similarity, negatives=scheme, normalize=normalize)
 
     def features(self) -> dict[str, Array]:
-        """x, y and, if asked for, the bank; float64, the same for every framework."""
+        """x, y and, for negatives from a bank, the bank; float64, the same for every framework."""
         n, k, d = SMALL if self.is_related else LARGE if self.implementation == "auto" else SHAPE
         rng = np.random.default_rng(SEED)
         x = rng.normal(size=(n, d))
@@ -124,16 +124,16 @@ class Outcome:
     """How far a framework is from the truth in one case.
 
     Args:
-        framework: its name.
-        device: "cpu" or "gpu".
-        case: what was computed.
+        framework: name of the framework.
+        device: device, "cpu" or "gpu".
+        case: case that was computed.
         loss_error: largest error of loss, score and penalty, relative to |score| +
             alpha |penalty| (to |loss| for a related loss); infinite where something is not
             finite.
         gradient_error: largest error of an entry of any gradient, relative to the largest entry.
-        problem: what else is wrong, such as an exception or a wrong dtype; empty if nothing.
-        loss: what the framework gave.
-        wanted: what the reference gave.
+        problem: description of what else is wrong, an exception or a wrong dtype; empty if nothing.
+        loss: loss that the framework gave.
+        wanted: loss that the reference gave.
     """
 
     framework: str
@@ -147,7 +147,7 @@ class Outcome:
 
     @property
     def severity(self) -> float:
-        """Error over tolerance, the larger of loss and gradient; above 1 the case fails."""
+        """The larger ratio of error to tolerance, of loss and gradient; above 1 the case fails."""
         if self.problem:
             return math.inf
         loss, gradient = self.case.tolerance
@@ -166,16 +166,16 @@ class Outcome:
 
 
 def cases(dtypes: Iterable[str] = DTYPES, full: bool = False, fused: bool = False) -> list[Case]:
-    """The battery.
+    """The cases of the battery.
 
     In float64 any two of divergence, similarity, negatives and form (dense, tiled) meet. Lower
     precision is about rounding and compilers about operations, so there each divergence comes in
     both forms: in each dtype eagerly, in one dtype compiled, which takes a framework longest.
 
     Args:
-        dtypes: to run in.
-        full: all combinations instead.
-        fused: every divergence by the fused routine as well, see `has_fused`.
+        dtypes: dtypes to compute in.
+        full: whether all combinations are computed instead.
+        fused: whether the fused routine computes every divergence as well, see `has_fused`.
 
     Raises:
         ValueError: a dtype is unknown.
@@ -187,21 +187,22 @@ def cases(dtypes: Iterable[str] = DTYPES, full: bool = False, fused: bool = Fals
 
 
 def _all_combinations() -> Iterator[Case]:
-    for case in product(SUITABLE, KERNELS, SCHEMES, ("dense", "tiled"), DTYPES, (False, True)):
+    for case in product(SUITABLE, SIMILARITIES, SCHEMES, ("dense", "tiled"), DTYPES, (False, True)):
         yield Case(*case)
 
 
 def _pairs() -> Iterator[Case]:
-    kernels, forms = list(KERNELS), ("dense", "tiled")
+    similarities, forms = list(SIMILARITIES), ("dense", "tiled")
     for i, loss in enumerate(SUITABLE):
         for j, scheme in enumerate(SCHEMES):
-            # A Latin square: every kernel once in a row, and once in any five of a column.
-            yield Case(loss, kernels[(i + j) % len(kernels)], scheme, forms[(i + j) % 2])
+            # A Latin square: every similarity once in a row, and once in any five of a column.
+            similarity = similarities[(i + j) % len(similarities)]
+            yield Case(loss, similarity, scheme, forms[(i + j) % 2])
         scheme = SCHEMES[2 * i % len(SCHEMES)]
-        kernel = kernels[3 * i % len(kernels)]
+        similarity = similarities[3 * i % len(similarities)]
         for j, form in enumerate(forms):
-            yield from (Case(loss, kernel, scheme, form, dtype) for dtype in DTYPES[1:])
-            yield Case(loss, kernel, scheme, form, DTYPES[(i + j) % len(DTYPES)], compiled=True)
+            yield from (Case(loss, similarity, scheme, form, dtype) for dtype in DTYPES[1:])
+            yield Case(loss, similarity, scheme, form, DTYPES[(i + j) % len(DTYPES)], compiled=True)
 
 
 def _large() -> Iterator[Case]:
@@ -210,11 +211,10 @@ def _large() -> Iterator[Case]:
 
 
 def _fused() -> Iterator[Case]:
-    kernels = list(KERNELS)
+    similarities = list(SIMILARITIES)
     for i, loss in enumerate(SUITABLE):
-        for dtype in FUSED_TOLERANCE:
-            kernel, scheme = kernels[2 * i % len(kernels)], SCHEMES[i % len(SCHEMES)]
-            yield Case(loss, kernel, scheme, FUSED, dtype)
+        similarity, scheme = similarities[2 * i % len(similarities)], SCHEMES[i % len(SCHEMES)]
+        yield from (Case(loss, similarity, scheme, FUSED, dtype) for dtype in FUSED_TOLERANCE)
 
 
 def has_fused(adapter: Adapter) -> bool:
@@ -238,9 +238,9 @@ def run_case(framework: str | Adapter, case: Case, device: str = "cpu") -> Outco
     """Compute one case and compare it with the truth; whatever goes wrong is in the outcome.
 
     Args:
-        framework: its name, or its adapter, which has its device.
-        case: what to compute.
-        device: "cpu" or "gpu".
+        framework: name of the framework, or its adapter, whose device is taken instead of `device`.
+        case: case to compute.
+        device: device, "cpu" or "gpu".
 
     Raises:
         ImportError: the framework is not installed.

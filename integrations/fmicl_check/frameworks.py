@@ -16,10 +16,10 @@ class Absent:
     """A framework that cannot be checked.
 
     Args:
-        framework: its name.
-        state: "missing", it is not installed; "broken", it is but fails; "no device", it works but
-            not on the device asked for.
-        detail: the framework's own words.
+        framework: name of the framework.
+        state: "missing" if it is not installed, "broken" if it is but fails, "no device" if it does
+            not see the device that was asked for.
+        detail: its own words, or how to install it.
     """
 
     framework: str
@@ -33,8 +33,8 @@ def open_frameworks(
     """Adapters of the frameworks that work, and what is wrong with the others.
 
     Args:
-        names: of the frameworks, or none for all.
-        device: "cpu" or "gpu".
+        names: names of the frameworks, or none for all.
+        device: device, "cpu" or "gpu".
 
     Raises:
         ValueError: a name or the device is unknown.

@@ -1,4 +1,4 @@
-"""SimCLR, MoCo and MoCo v3, each a function of weights and views that every framework runs."""
+"""SimCLR, MoCo and MoCo v3, each written once, as a function that every framework can run."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from fmicl_check.base import Adapter
 from fmicl_check.setup import PARTS
 
 Weights = dict[str, Any]
-#: Losses by name: the backends' function and its options. Sixteen dimensions want a small alpha:
-#: with the default of 40 a momentum encoder's keys and the queries drift to opposite poles.
+#: Losses by name: the function of the backends, and its options. Sixteen dimensions want a small
+#: alpha: with the default of 40 a momentum encoder's keys and the queries drift to opposite poles.
 LOSSES: dict[str, tuple[str, dict[str, Any]]] = {
     "kl-micl": ("fmicl_loss", {"divergence": "kl", "alpha": 8.0}),
     "info-nce": ("info_nce_loss", {}),
@@ -23,7 +23,7 @@ class Model:
     """A perceptron and a loss in one framework.
 
     Args:
-        adapter: the framework.
+        adapter: adapter of the framework.
         loss_name: name in `LOSSES`.
     """
 
@@ -41,7 +41,7 @@ class Model:
         return self._layers(weights, "head", features)
 
     def predict(self, weights: Weights, projections: Any) -> Any:
-        """What the predictor makes of projections, (N, DIM)."""
+        """Predictions (N, DIM) that the predictor makes from projections (N, DIM)."""
         return self._layers(weights, "predictor", projections)
 
     def activation(self, x: Any) -> Any:
@@ -79,12 +79,13 @@ def moco_v3(model: Model, weights: Weights, state: Weights, x1: Any, x2: Any) ->
 
 @dataclass(frozen=True)
 class Method:
-    """A method and what it keeps between steps.
+    """A method, and what it keeps between steps.
 
     Args:
-        step: from model, weights, state and two views to the loss and, for a queue, the keys.
-        momentum: of the momentum encoder's weights, or None where there is none.
-        queue: rows of the queue, or 0.
+        step: function of model, weights, state and two views that gives the loss and, for a method
+            with a queue, the keys.
+        momentum: momentum of the momentum encoder, or None if the method has none.
+        queue: number of rows of the queue, or 0.
     """
 
     step: Callable[..., tuple[Any, ...]]

@@ -14,10 +14,10 @@ class SGD:
     """v = momentum v + gradient, w = w - rate v, in plain arithmetic of any framework.
 
     Args:
-        adapter: the framework.
-        weights: what will be optimised.
+        adapter: adapter of the framework.
+        weights: weights to optimise.
         rate: learning rate.
-        momentum: in [0, 1).
+        momentum: momentum in [0, 1).
     """
 
     def __init__(self, adapter: Adapter, weights: Arrays, rate: float, momentum: float) -> None:

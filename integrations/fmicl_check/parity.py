@@ -1,4 +1,4 @@
-"""The same training in several frameworks: loss curves, and how far they are apart."""
+"""The same training in several frameworks: their loss curves, and how far these are apart."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fmicl_core.checks import check_choice, invalid
 #: Powers of two, exact in every dtype: Keras holds the rate in float32, where 0.1 is 0.1 + 1.5e-9.
 RATE, MOMENTUM = 0.125, 0.875
 DTYPES = ("float64", "float32")
-#: float64 curves are equal when they agree to this; a difference in what is computed is larger.
+#: Largest relative difference of equal float64 curves; computing something else makes more.
 EQUAL = 1e-9
 #: float32 curves drift apart by rounding. They may be this many times as far apart as one
 #: framework's curve moves when its initial weights move by one unit in the last place.
@@ -33,10 +33,10 @@ def loss_curve(adapter: Adapter, method: str, loss: str, dtype: str, setup: Setu
     """The loss of every step of one training run, (steps,).
 
     Args:
-        adapter: of the framework that differentiates, computes the loss and takes the steps.
+        adapter: adapter of the framework, which differentiates, computes the loss and takes steps.
         method: name in `METHODS`.
         loss: name in `LOSSES`.
-        dtype: of weights and views.
+        dtype: dtype of weights and views.
         setup: initial weights, views and queue.
     """
     plan = METHODS[method]
@@ -71,16 +71,17 @@ class Comparison:
     """The loss curve of one framework beside that of the reference framework.
 
     Args:
-        method: of training.
-        loss: its name.
-        dtype: of everything.
-        framework: compared.
-        reference: framework compared with.
-        difference: largest over the steps of |a - b| / |b|; infinite where a loss is not finite.
-        step: where it is largest, from 1.
+        method: name of the method.
+        loss: name of the loss.
+        dtype: dtype of weights and views.
+        framework: name of the framework that is compared.
+        reference: name of the framework that it is compared with.
+        difference: largest |a - b| / |b| of all steps, with the losses a of the framework and b of
+            the reference; infinite where a loss is not finite.
+        step: step with the largest difference, from 1.
         rounding: the same number for the reference beside itself, each of its initial weights one
             unit in the last place away: what rounding does to this training in one framework.
-        problem: what kept the framework from training; empty if nothing.
+        problem: description of what kept a framework from training; empty if nothing.
     """
 
     method: str
@@ -95,7 +96,7 @@ class Comparison:
 
     @property
     def tolerance(self) -> float:
-        """Of the difference; where curves are short, a few roundings of the loss itself."""
+        """Largest difference that passes; at least a few roundings of the loss itself."""
         if self.dtype == "float64":
             return EQUAL
         return ROUNDINGS * max(self.rounding, float(np.finfo(self.dtype).eps))
@@ -112,11 +113,11 @@ class Group:
     """One training in every framework.
 
     Args:
-        method: of training.
-        loss: its name.
-        dtype: of everything.
-        curves: losses (steps,) by framework, and by `NUDGED`.
-        comparisons: one for every framework but the reference.
+        method: name of the method.
+        loss: name of the loss.
+        dtype: dtype of weights and views.
+        curves: losses (steps,) by framework; under `NUDGED` those from nudged initial weights.
+        comparisons: comparisons of every other framework with the reference.
     """
 
     method: str
@@ -136,11 +137,11 @@ def train_everywhere(
     """Train each method with each loss in each dtype, one group after the other.
 
     Args:
-        adapters: of the frameworks; the first is the reference.
+        adapters: adapters of the frameworks; the first is the reference.
         methods: names in `METHODS`.
-        steps: of training.
-        dtypes: of weights and views.
-        announce: is told what is trained next, in which framework.
+        steps: number of steps.
+        dtypes: dtypes of weights and views.
+        announce: function that is told what is trained next, and in which framework.
 
     Raises:
         ValueError: a method or dtype is unknown, there are fewer than two frameworks, or steps < 1.
@@ -156,7 +157,7 @@ def train_everywhere(
 
 
 def count_groups(methods: Sequence[str], dtypes: Sequence[str]) -> int:
-    """How many groups `train_everywhere` makes."""
+    """The number of groups that `train_everywhere` makes."""
     return len(methods) * len(LOSSES) * len(dtypes)
 
 

@@ -1,4 +1,4 @@
-"""Picture of the same training in several frameworks. By matplotlib."""
+"""The picture of the same training in several frameworks."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from matplotlib.lines import Line2D
 from fmicl_check.parity import EQUAL, NUDGED, Group, relative_difference
 from fmicl_recipes.plots import COLOURS
 
-#: Of differences.
+#: Line styles of differences.
 STYLES = {"float64": "-", "float32": "--"}
-#: Of curves that coincide: the first is wide and pale, the next ones are dashes upon it.
+#: Line styles of curves that coincide: a wide and pale one, and dashes upon it.
 LAYERS: tuple[dict[str, Any], ...] = (
     {"lw": 5.0, "alpha": 0.4},
     {"ls": (0, (5, 5))},
@@ -27,13 +27,13 @@ FLOOR = 1e-17
 
 
 def plot_training(groups: Sequence[Group], path: Path) -> Path:
-    """Loss curves, and below each their largest relative differences from the reference so far.
+    """Draw the loss curves and, below them, their largest differences from the reference so far.
 
-    A column a method, two rows a loss.
+    Each method has a column, each loss two rows.
 
     Args:
-        groups: what was trained.
-        path: of the PNG.
+        groups: trainings, one for every method, loss and dtype.
+        path: path of the PNG.
     """
     methods = list(dict.fromkeys(g.method for g in groups))
     losses = list(dict.fromkeys(g.loss for g in groups))

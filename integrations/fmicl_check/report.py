@@ -1,4 +1,4 @@
-"""What a check found: rows of a table, and the same for JSON."""
+"""The findings of a check, as rows of a table and as JSON."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class Row:
     """All cases of one framework in one dtype, those of a fused routine apart.
 
     Args:
-        framework: its name.
-        version: of the framework.
-        device: "cpu" or "gpu".
-        dtype: of the features, with "fused" behind it for a fused routine's.
-        cases: how many were computed.
-        failed: how many of them failed.
-        loss_error: the worst of them.
-        gradient_error: the worst of them.
-        worst: the outcome furthest from passing.
+        framework: name of the framework.
+        version: version of the framework.
+        device: device, "cpu" or "gpu".
+        dtype: dtype of the features, with "fused" behind it for a fused routine.
+        cases: number of cases that were computed.
+        failed: number of cases that failed.
+        loss_error: largest error of the loss.
+        gradient_error: largest error of the gradient.
+        worst: outcome furthest from passing.
     """
 
     framework: str
@@ -67,7 +67,7 @@ def rows_of(adapter: Adapter, outcomes: Sequence[Outcome]) -> list[Row]:
 
 
 def losses_report(rows: Iterable[Row], absent: Iterable[Absent], passed: bool) -> dict[str, Any]:
-    """The battery for JSON; a number that is not finite is null."""
+    """The findings of the battery, for JSON; a number that is not finite is null."""
     found = []
     for row in rows:
         entry = asdict(row) | {"passed": row.passed}

@@ -1,4 +1,4 @@
-"""Where every framework starts: initial weights, batches and random views, all drawn in NumPy."""
+"""The arrays from which every framework trains: weights, batches and views, drawn in NumPy."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ SHIFT, CONTRAST, NOISE = 1, 0.4, 0.1
 
 @dataclass(frozen=True)
 class Setup:
-    """What a run is made of, the same arrays for every framework.
+    """The arrays of a run, the same for every framework.
 
     Args:
-        weights: of a small multilayer perceptron, by "part.layer.weight" and "part.layer.bias".
+        weights: weights of a small multilayer perceptron, named "part.layer.weight" and
+            "part.layer.bias".
         views: two views of the images of every step, (steps, 2, BATCH, 64), less the mean image.
-        queue: (K, DIM) unit rows, the first content of MoCo's queue.
+        queue: first content of MoCo's queue, (K, DIM) unit rows.
     """
 
     weights: dict[str, Array]
@@ -50,8 +51,8 @@ def make_setup(steps: int, queue: int) -> Setup:
     """Weights, views and queue for that many steps on scikit-learn's handwritten digits.
 
     Args:
-        steps: of training.
-        queue: rows K of the queue.
+        steps: number of steps.
+        queue: number of rows K of the queue.
 
     Raises:
         ValueError: steps is not a whole number >= 1.
@@ -77,7 +78,7 @@ def _weights(rng: np.random.Generator) -> dict[str, Array]:
 
 
 def _batches(images: Array, steps: int, rng: np.random.Generator) -> Iterator[Array]:
-    """Shuffled batches, epoch after epoch; what does not fill a batch is left out."""
+    """Shuffled batches, epoch after epoch; images that do not fill a batch are left out."""
     order = np.empty(0, dtype=np.int64)
     for _ in range(steps):
         if len(order) < BATCH:
@@ -87,7 +88,7 @@ def _batches(images: Array, steps: int, rng: np.random.Generator) -> Iterator[Ar
 
 
 def _two_views(images: Array, rng: np.random.Generator) -> Array:
-    """(N, 8, 8) to (2, N, 64): shifted, of other contrast, noisy."""
+    """Two views (2, N, 64) of images (N, 8, 8): shifted, with another contrast, noisy."""
     n, height, width = images.shape
     padded = np.pad(images, ((0, 0), (SHIFT, SHIFT), (SHIFT, SHIFT)))
     views = []

@@ -1,4 +1,4 @@
-"""What a case should give: the float64 reference, and derivatives that no framework computed."""
+"""The right values of a case: the float64 reference, and gradients that no framework computed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fmicl_core.related import (
     spectral_contrastive_reference,
 )  # fmt: skip
 
-#: The related losses, and the schemes of negatives each has ("" for the only one).
+#: The related losses, and what may supply their negatives ("" where there is no choice).
 RELATED: dict[str, tuple[str, ...]] = {
     "info_nce_loss": (*NEGATIVES, "bank"),
     "alignment_uniformity_loss": ("",),
@@ -28,7 +28,7 @@ REFERENCES: dict[str, Callable[..., float]] = {
     "alignment_uniformity_loss": alignment_uniformity_reference,
     "spectral_contrastive_loss": spectral_contrastive_reference,
 }
-#: Central differences of eighth order: the error is of the order of STEP^8 and 1e-16 / STEP.
+#: Central differences of eighth order, whose error is of the order of STEP^8 and 1e-16 / STEP.
 STENCIL = {1: 4 / 5, 2: -1 / 5, 3: 4 / 105, 4: -1 / 280}
 STEP = 0.002
 
@@ -39,8 +39,8 @@ class Truth:
 
     Args:
         terms: loss, and for an f-MICL loss score and penalty.
-        size: what errors of the terms are relative to.
-        gradients: of the loss by argument.
+        size: magnitude that errors of the terms are relative to.
+        gradients: gradients of the loss by argument.
     """
 
     terms: tuple[float, ...]
@@ -59,7 +59,7 @@ def fmicl_truth(objective: FMICL, features: dict[str, Array]) -> Truth:
 
 
 def related_truth(loss: str, negatives: str, features: dict[str, Array]) -> Truth:
-    """Loss of the reference, and its gradient by central differences, good to about 1e-13."""
+    """Loss of the reference, and its gradient by central differences, right to about 1e-13."""
     options: dict[str, Any] = {}
     if negatives not in ("", "bank"):
         options["negatives"] = negatives

@@ -1,8 +1,8 @@
-"""Which rows of a batch hold the same text, found on the device from the tokens."""
+"""Which samples of a batch share a text: texts are told apart by their tokens, on the device."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,28 +14,32 @@ from fmicl_core.checks import invalid
 
 
 def text_keys(features: Mapping[str, Any]) -> torch.Tensor:
-    """One int64 key a row, (N,): equal texts have equal keys, whatever their padding.
+    """The keys of a column of N texts, int64 (N,): equal for equal texts, whatever their padding.
 
     key = sum over the tokens of (token + 1) * weight of its place, modulo 2^64, with fixed random
     odd weights; two different texts share a key with a probability of about 2^-45.
 
     Args:
-        features: what the model's tokenizer made: "input_ids" and "attention_mask" (N, T), or all
-            tokens in one row, "input_ids" (T,) or (1, T), and where texts begin: "offsets" (N,) of
-            static embeddings, "cu_seq_lens_q" (N + 1,) of flash attention.
+        features: output of the model's tokenizer: "input_ids" and "attention_mask" (N, T), or all
+            tokens in one row, "input_ids" (T,) or (1, T), with the places where texts begin,
+            "offsets" (N,) of static embeddings or "cu_seq_lens_q" (N + 1,) of flash attention.
 
     Raises:
         ValueError: the inputs are no tokens (images, bags of words).
     """
-    tokens, mask, starts = (features.get(k) for k in ("input_ids", "attention_mask", "offsets"))
-    if "cu_seq_lens_q" in features:
-        starts = features["cu_seq_lens_q"][:-1]
-    if _are_tensors(tokens, starts) and starts.ndim == 1 and tokens.shape[-1:] == (tokens.numel(),):
+    tokens, mask = _tensor(features, "input_ids"), _tensor(features, "attention_mask")
+    starts, ends = _tensor(features, "offsets"), _tensor(features, "cu_seq_lens_q")
+    if ends is not None:
+        starts = ends[:-1]
+    if (
+        tokens is not None and tokens.shape[-1:] == (tokens.numel(),)
+        and starts is not None and starts.ndim == 1
+    ):  # fmt: skip
         starts, every = starts.long(), torch.arange(tokens.numel(), device=tokens.device)
         rows = torch.searchsorted(starts, every, right=True) - 1
         weighted = _weighted(tokens.flatten(), every - starts[rows])
         return torch.zeros_like(starts).index_add_(0, rows, weighted)
-    if _are_tensors(tokens, mask) and tokens.ndim == 2 and tokens.shape == mask.shape:
+    if tokens is not None and mask is not None and tokens.ndim == 2 and tokens.shape == mask.shape:
         mask = mask.bool()
         places = (mask.cumsum(dim=1) - 1).clamp(min=0)  # from the first token, wherever padding is
         return torch.where(mask, _weighted(tokens, places), 0).sum(dim=1)
@@ -46,8 +50,9 @@ def text_keys(features: Mapping[str, Any]) -> torch.Tensor:
     )  # fmt: skip
 
 
-def _are_tensors(*values: Any) -> bool:
-    return all(isinstance(value, torch.Tensor) for value in values)
+def _tensor(features: Mapping[str, Any], name: str) -> torch.Tensor | None:
+    value = features.get(name)
+    return value if isinstance(value, torch.Tensor) else None
 
 
 def _weighted(tokens: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
@@ -60,21 +65,19 @@ def _weights(count: int) -> torch.Tensor:
     return torch.from_numpy(draws | 1)
 
 
-def sample_numbers(
-    keys: Sequence[torch.Tensor],
-) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Numbers of the samples, so that those that share a text, directly or over others, are one.
+def sample_numbers(keys: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """A number for every sample, the same for samples that share a text, directly or over others.
 
     Args:
-        keys: of anchors (N,), of positives (N,), and of each column of hard negatives (N,).
+        keys: keys of the texts, (columns, N): anchors, positives, and columns of hard negatives.
 
     Returns:
         The numbers of the N samples and those of the hard negatives, column after column; the
         second is None without hard negatives. (None, None) when no text stands in two samples,
         and no hard negative is the text of a sample.
     """
-    n, device = len(keys[0]), keys[0].device
-    every = torch.cat(list(keys)).cpu().numpy()
+    n, device = keys.shape[1], keys.device
+    every = keys.flatten().cpu().numpy()
     values, texts = np.unique(every, return_inverse=True)
     own = texts[: 2 * n]
     # A graph of samples and texts: each sample is tied to its anchor and to its positive.

@@ -1,4 +1,4 @@
-"""Spearman correlations on the STS tasks, by the evaluators of sentence-transformers."""
+"""Scores of an encoder on tasks of semantic textual similarity (STS), by sentence-transformers."""
 
 from __future__ import annotations
 
@@ -13,17 +13,21 @@ from fmicl_recipes import sphere
 from fmicl_recipes.text.data import Table, normalised
 
 Vectors = dict[str, NDArray[np.float32]]
-#: Fewer pairs than this give no correlation worth a number.
+#: Smallest number of pairs whose correlation is worth a number.
 LEAST_PAIRS = 10
-#: From this score on (of 5) two sentences mean about the same.
+#: Smallest human score (of 5) at which two sentences mean about the same.
 ALIKE = 4.0
 
 
 class KnownEmbeddings(EmbeddingSimilarityEvaluator):
     """The library's evaluator on sentences that were embedded before, once for all tasks."""
 
-    def __init__(self, vectors: Vectors, *lists: list[Any], name: str) -> None:
-        super().__init__(*lists, main_similarity="cosine", name=name, write_csv=False)
+    def __init__(
+        self, vectors: Vectors, first: list[str], second: list[str], scores: list[float], name: str
+    ) -> None:
+        super().__init__(
+            first, second, scores, main_similarity="cosine", name=name, write_csv=False
+        )
         self.vectors = vectors
 
     def embed_inputs(
@@ -42,21 +46,22 @@ def sts_scores(
     splits: tuple[str, ...] = ("test", "dev"),
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Spearman correlation of cosine and human score, a task at a time, all its sources together.
+    """Spearman correlations of cosine and human score, one for each task with all its sources.
 
     Args:
-        model: the encoder.
-        rows: columns task, split, sentence1, sentence2, score.
+        model: encoder.
+        rows: table with the columns task, split, sentence1, sentence2, score.
         seen: normalised sentences of the training data.
-        limit: use at most this many test pairs of a task, drawn the same every time.
-        splits: evaluate these; "dev" is that of STS-B.
-        progress: show a progress bar while embedding.
+        limit: largest number of test pairs of a task, drawn the same every time; None for all.
+        splits: splits to evaluate on; "dev" is the one of STS-B.
+        progress: whether a progress bar is shown while embedding.
 
     Returns:
-        "sts" by task and "sts_mean" over the test pairs, the same of the pairs none of whose
-        sentences was in the training data as "sts_unseen" and "sts_unseen_mean", the number of
-        pairs as "sts_pairs" and "sts_unseen_pairs", "stsb_dev", and over its pairs with a score of
-        4 or more alignment, over its sentences uniformity and rank.
+        "sts", by task, and "sts_mean", over the test pairs. The same over the pairs none of whose
+        sentences was in the training data, "sts_unseen" and "sts_unseen_mean". Numbers of pairs,
+        "sts_pairs" and "sts_unseen_pairs". Over the development pairs of STS-B the correlation
+        "stsb_dev", "alignment" of the pairs with a score of 4 or more, and "uniformity" and
+        "embedding_rank" of the first sentences.
     """
     index = {split: _indices(rows, split, limit) for split in splits}
     used = sorted({i for tasks in index.values() for task in tasks.values() for i in task})
@@ -80,7 +85,7 @@ def sts_scores(
 
 
 def _indices(rows: Table, split: str, limit: int | None) -> dict[str, list[int]]:
-    """Rows of a split by task."""
+    """The numbers of a split's rows, by task."""
     found: dict[str, list[int]] = {}
     for i, (task, part) in enumerate(zip(rows["task"], rows["split"], strict=True)):
         if part == split:
@@ -106,9 +111,10 @@ def _spearman(
 ) -> float | None:
     if len(pairs) < LEAST_PAIRS:
         return None
-    lists = [[rows[c][i] for i in pairs] for c in ("sentence1", "sentence2", "score")]
-    evaluator = KnownEmbeddings(vectors, *lists, name=name)
-    value = evaluator(model)[evaluator.primary_metric]
+    first, second, scores = (
+        [rows[c][i] for i in pairs] for c in ("sentence1", "sentence2", "score")
+    )
+    value = KnownEmbeddings(vectors, first, second, scores, name)(model)[f"{name}_spearman_cosine"]
     return float(value) if np.isfinite(value) else None
 
 

@@ -42,39 +42,41 @@ class FMICLLoss(nn.Module):
     those of MultipleNegativesRankingLoss, and labels are not read:
 
     - (anchor, positive): the other samples of the batch are negatives, by `negatives`;
-    - (anchor, positive, negative_1, ..., negative_n): all M hard negatives of the batch are
-      negatives of every anchor, too, {(a_i, h_k)}. With N samples the mean over these counts M
-      parts and that over the batch N - 1: for "cross" and "anchor" each pair then counts the same;
+    - (anchor, positive, negative_1, ..., negative_n): all M hard negatives h_k of the batch are
+      negatives of every anchor, too, {(a_i, h_k)}. The mean over these pairs has the weight
+      M / (M + N - 1) and the mean over the pairs of the batch the rest: with "cross" and "anchor"
+      each pair then counts the same;
     - the same sentence in both columns: unsupervised SimCSE, two views by dropout.
 
     A batch without negatives, such as a last one of one pair, has a loss and a gradient of 0.
 
     Args:
-        model: the SentenceTransformer in training.
+        model: SentenceTransformer in training.
         divergence: name or `fmicl_core.Divergence`.
-        similarity: name or `fmicl_core.Similarity`; the paper's text setting, 1/(2 sigma^2) = 20,
-            by default.
-        alpha: weight of the negative term, > 0; the paper's text setting by default. It grows
-            with the kernel's sharpness; `fmicl sweep alpha` finds one.
-        negatives: "cross" {(a_i, p_j), i != j}, as MultipleNegativesRankingLoss; "anchor"
-            {(a_i, a_j)}, as the paper prints; "within", "anchor" averaged with its twin on the
-            positives; "all" pairs of different samples.
-        normalize: scale embeddings to unit length first.
-        gather_across_devices: take the batch of all processes together. Every process then computes
-            the same loss over the union, and after the averaging of gradients by
-            DistributedDataParallel the parameters' gradient is that of one process with the
-            whole batch. Processes need batches of equal size.
-        mask_duplicates: samples that share a text are not negatives of each other, nor is a hard
-            negative that is the text of a sample. A batch that has such takes O(N^2) memory for the
-            loss, every other O(N D).
-        check_finite: raise when the loss is not finite, which costs one read of a scalar.
+        similarity: name or `fmicl_core.Similarity`; by default the paper's for texts, a Gaussian
+            with 1/(2 sigma^2) = 20.
+        alpha: weight of the negative term, > 0; by default the paper's for texts. A sharper kernel
+            needs a larger one; `fmicl sweep alpha` finds it.
+        negatives: pairs that count as negative: "cross" {(a_i, p_j), i != j}, as in
+            MultipleNegativesRankingLoss; "anchor" {(a_i, a_j), i != j}, as the paper prints;
+            "within", the mean of "anchor" and the same on the positives; "all", every pair of
+            different samples.
+        normalize: whether embeddings are scaled to unit length first.
+        gather_across_devices: whether the batches of all processes are taken together. Every
+            process then computes the same loss over the union, and DistributedDataParallel, which
+            averages gradients, gives parameters the gradient of one process with the whole batch.
+            Processes need batches of equal size.
+        mask_duplicates: whether samples that share a text are kept from being negatives of each
+            other, and hard negatives that are the text of a sample from being negatives at all. A
+            batch with such texts takes O(N^2) memory for the loss, every other one O(N D).
+        check_finite: whether a loss that is not finite raises, which costs one read of a scalar.
 
     Raises:
-        ValueError: an option is unknown or out of range; in use, fewer than two columns, or
+        ValueError: an option is unknown or out of range; a batch has fewer than two columns, or
             embeddings that are not finite.
 
     Warns:
-        UserWarning: a batch has no negatives; once.
+        UserWarning: a batch has no negatives. This is said once.
 
     Source: the objective of Lu et al. (2023).
     """
@@ -117,22 +119,24 @@ class FMICLLoss(nn.Module):
         """The loss of embeddings (N, D) by column; duplicates are not known and so not masked."""
         return self.terms(embeddings).loss
 
-    def keys(self, columns: Sequence[Features]) -> list[torch.Tensor] | None:
-        """Keys (N,) that tell equal texts, by column; None when duplicates are not masked."""
-        return [text_keys(column) for column in columns] if self.mask_duplicates else None
+    def keys(self, columns: Sequence[Features]) -> torch.Tensor | None:
+        """Keys of the texts, (columns, N), equal for equal texts; None if duplicates stay."""
+        return (
+            torch.stack([text_keys(column) for column in columns]) if self.mask_duplicates else None
+        )
 
     def terms(
-        self, embeddings: Sequence[torch.Tensor], keys: Sequence[torch.Tensor] | None = None
+        self, embeddings: Sequence[torch.Tensor], keys: torch.Tensor | None = None
     ) -> FMICLTerms:
         """Loss, score and penalty of embeddings (N, D) by column.
 
         Args:
-            embeddings: of anchors, of positives, and of each column of hard negatives.
-            keys: (N,) of the texts by column, equal for equal texts; None masks nothing.
+            embeddings: columns: anchors, positives, and any columns of hard negatives.
+            keys: keys of the texts, (columns, N), as `keys` makes them; None masks nothing.
         """
         if self.gather_across_devices:
             embeddings = [all_gather_with_grad(column) for column in embeddings]
-            keys = None if keys is None else [all_gather(key) for key in keys]
+            keys = None if keys is None else torch.stack([all_gather(column) for column in keys])
         x, y = embeddings[:2]
         hard = torch.cat(list(embeddings[2:])) if len(embeddings) > 2 else None
         samples, hard_samples = (None, None) if keys is None else sample_numbers(keys)
@@ -165,8 +169,8 @@ class FMICLLoss(nn.Module):
             self.warned = True
         rows = prepare(x, y, hard, normalize=False, least=1)
         zero = torch.stack([(0.0 * side).sum() for side in rows.values()]).sum()
-        if self.fmicl.check_finite and not zero.isfinite():
-            raise explain_non_finite(x, y, hard)
+        if self.fmicl.check_finite and (error := explain_non_finite(x, y, hard)):
+            raise error
         return FMICLTerms(zero, zero, zero)
 
     def get_config_dict(self) -> dict[str, Any]:
@@ -192,19 +196,19 @@ class CachedFMICLLoss(CachedLossMixin, FMICLLoss):
     """`FMICLLoss` with gradient caching, for batches whose activations do not fit in memory.
 
     The loss itself needs no cache: it takes O(N D) memory for embeddings (N, D). What grows with
-    the batch are the encoder's activations; here the batch is embedded in parts without them, the
-    loss gives its gradient in the embeddings, and each part is embedded again to carry it on. Same
-    loss and gradient as `FMICLLoss`, at the cost of a second forward pass.
+    the batch are the encoder's activations. Here the batch is embedded in parts that keep none, the
+    loss gives its gradient in the embeddings, and each part is embedded again to carry the gradient
+    on. Loss and gradient are those of `FMICLLoss`, at the cost of a second forward pass.
 
     Args:
-        model: the SentenceTransformer in training.
-        mini_batch_size: texts embedded at a time; bounds the memory.
-        mini_batch_num_tokens: pack parts by their number of tokens instead, or None.
-        show_progress_bar: show a bar over the parts.
-        options: those of `FMICLLoss`.
+        model: SentenceTransformer in training.
+        mini_batch_size: number of texts embedded at a time, which bounds the memory.
+        mini_batch_num_tokens: number of tokens embedded at a time instead, or None.
+        show_progress_bar: whether a bar over the parts is shown.
+        options: options of `FMICLLoss`.
 
     Raises:
-        ValueError: as `FMICLLoss`, and for a model whose inputs cannot be cut into parts.
+        ValueError: as `FMICLLoss` does, and for a model whose inputs cannot be cut into parts.
 
     Source: Gao et al. (2021), GradCache, by sentence-transformers.
     """
@@ -238,11 +242,11 @@ class CachedFMICLLoss(CachedLossMixin, FMICLLoss):
     def calculate_loss(
         self,
         reps: list[list[torch.Tensor]],
-        labels: Sequence[torch.Tensor] | None = None,
+        labels: torch.Tensor | None = None,
         *,
         with_backward: bool = False,
     ) -> torch.Tensor:
-        """The loss of embeddings by column and part; `labels` are the keys of the texts."""
+        """The loss of embeddings by column and part; `labels` are what `keys` gives."""
         loss = self.terms([torch.cat(parts) for parts in reps], labels).loss
         if with_backward:
             loss.backward()

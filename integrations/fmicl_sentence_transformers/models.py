@@ -1,4 +1,4 @@
-"""Encoders for the trainer: from a folder or the hub, with the pooling and length asked for."""
+"""The encoder of a run, read from a folder or the hub, with the pooling that the settings ask."""
 
 from __future__ import annotations
 
@@ -13,20 +13,24 @@ from fmicl_recipes.text import TextSettings
 
 
 def load_model(settings: TextSettings, path: str | Path | None = None) -> SentenceTransformer:
-    """The encoder the settings name, or the one saved at `path`.
+    """The encoder that the settings name, or the one saved at `path`.
+
+    Args:
+        settings: settings of the run.
+        path: folder of the encoder, or None for the model of the settings.
 
     Raises:
-        ValueError: it cannot be loaded; the message says what to download or to give.
+        ValueError: the encoder cannot be loaded; the message says what to download or to give.
     """
     device = {"cpu": "cpu", "gpu": "cuda", "auto": None}[settings.device]
     logging.disable_progress_bar()
     source = str(path or settings.model)
-    local = Path(source).expanduser().is_dir()
+    folder = Path(source).expanduser()
+    local = folder.is_dir()
     if not local and (source.startswith((".", "/", "~")) or source.count("/") > 1):
         raise invalid("model", "a folder that exists, or a hub name", source)
     try:
-        model = SentenceTransformer(str(Path(source).expanduser()) if local else source,
-                                    device=device)  # fmt: skip
+        model = SentenceTransformer(str(folder) if local else source, device=device)
     except Exception as error:  # the libraries raise many kinds, and all mean the same to the user
         if local:
             what = "a folder saved by sentence-transformers or transformers"

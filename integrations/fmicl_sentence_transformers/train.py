@@ -43,9 +43,9 @@ CURVE_POINTS = 100
 
 
 def build_loss(settings: TextSettings, model: SentenceTransformer) -> nn.Module:
-    """The loss the settings name; the trainer itself watches for NaN."""
+    """The loss that the settings name; the trainer itself watches for NaN."""
     cached = settings.mini_batch_size is not None
-    parts = {"mini_batch_size": settings.mini_batch_size} if cached else {}
+    parts: dict[str, Any] = {"mini_batch_size": settings.mini_batch_size} if cached else {}
     if settings.loss == "info-nce":
         kind = CachedMultipleNegativesRankingLoss if cached else MultipleNegativesRankingLoss
         return kind(model, scale=1.0 / settings.temperature, **parts)
@@ -65,19 +65,19 @@ def train_simcse(
     progress: bool = True,
     splits: tuple[str, ...] = ("test", "dev"),
 ) -> dict[str, Any]:
-    """Train and evaluate; everything lands in the folder `out`.
+    """Train an encoder and evaluate it; everything lands in the folder `out`.
 
     Args:
-        settings: of the run.
+        settings: settings of the run.
         out: folder of the run, which must not exist unless `resume`.
-        resume: continue the run in `out` after its last checkpoint; on a CPU the final weights are
-            bit for bit those of a run that was never interrupted.
-        baselines: score the encoder before training, too.
-        progress: show progress bars.
-        splits: of the STS rows to evaluate on.
+        resume: whether the run in `out` is continued after its last checkpoint; on a CPU the final
+            weights are bit for bit those of a run that was never interrupted.
+        baselines: whether the encoder is scored before training, too.
+        progress: whether progress bars are shown.
+        splits: splits of the STS rows to evaluate on.
 
     Returns:
-        What metrics.json holds.
+        The content of metrics.json.
 
     Raises:
         ValueError: settings, data, model or folder do not fit; the message says what.
@@ -117,7 +117,7 @@ def finish(
     scores: dict[str, Any],
     before: dict[str, dict[str, float]],
 ) -> dict[str, Any]:
-    """Write metrics and the loss curve of a run whose history is written."""
+    """Write metrics.json and the plots of a run whose history is written; its metrics."""
     history = folder.read_history()
     seconds = history[-1]["seconds"]
     metrics = assemble_metrics(settings, _curve(history), scores, seconds, before)
@@ -147,7 +147,7 @@ def seen_texts(columns: dict[str, list[str]]) -> set[str]:
 
 
 def arguments(settings: TextSettings, folder: RunFolder) -> SentenceTransformerTrainingArguments:
-    """The library's own settings of a run; AdamW with a linear decay."""
+    """The settings of a run as the library wants them: AdamW with a linear decay, no reports."""
     return SentenceTransformerTrainingArguments(
         output_dir=str(folder.path / "checkpoints"),
         per_device_train_batch_size=settings.batch_size,
@@ -171,7 +171,7 @@ def arguments(settings: TextSettings, folder: RunFolder) -> SentenceTransformerT
 
 
 class Run(TrainerCallback):
-    """What accompanies a run: seeds, clock, history and one progress bar."""
+    """Keeps the history of a run, its clock, its random draws and its one progress bar."""
 
     def __init__(self, folder: RunFolder, title: str, seed: int, progress: bool) -> None:
         self.folder, self.title, self.seed, self.progress = folder, title, seed, progress
@@ -180,7 +180,7 @@ class Run(TrainerCallback):
         self.loss = float("nan")
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Take history and clock up where the weights are."""
+        """Cut history and clock back to the step of the weights."""
         rows = self.folder.read_history() if state.global_step else []
         self.history = rows[: state.global_step]
         self.before = self.history[-1]["seconds"] if self.history else 0.0
@@ -216,16 +216,17 @@ class Trainer(SentenceTransformerTrainer):
 
     def compute_loss(self, *arguments: Any, **options: Any) -> Any:
         """The loss; refuses one that is not finite."""
-        loss = super().compute_loss(*arguments, **options)
+        result = super().compute_loss(*arguments, **options)
+        loss = result[0] if isinstance(result, tuple) else result
         self.run.loss = loss.item()
         if not np.isfinite(self.run.loss):
             epoch = int(self.state.epoch or 0) + 1
             raise NonFiniteLossError.at(self.run.loss, self.state.global_step, epoch)
-        return loss
+        return result
 
 
 def last_checkpoint(folder: RunFolder) -> str | None:
-    """The last complete checkpoint; what a kill left half-written is removed."""
+    """The path of the last complete checkpoint; one that a kill left half-written is removed."""
     found = sorted(
         (folder.path / "checkpoints").glob("checkpoint-*"),
         key=lambda path: int(path.name.partition("-")[2]),
@@ -251,6 +252,6 @@ def save_model(model: SentenceTransformer, folder: RunFolder) -> Path:
 
 
 def _curve(history: list[dict[str, float]]) -> list[dict[str, float]]:
-    """The history in at most `CURVE_POINTS` parts, each by its mean loss."""
+    """The mean losses of at most `CURVE_POINTS` parts of the history, equally long."""
     parts = np.array_split([row["loss"] for row in history], min(CURVE_POINTS, len(history)))
     return [{"loss": float(part.mean())} for part in parts]

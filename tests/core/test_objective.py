@@ -33,6 +33,7 @@ def test_objective_is_a_value(similarity):
         assert eval(repr(objective), dict(NAMESPACE)) == objective
     assert pickle.loads(pickle.dumps(objective)) == objective
     assert hash(dataclasses.replace(objective)) == hash(objective)
+    assert hash(dataclasses.replace(objective).pairwise) == hash(objective.pairwise)
     with pytest.raises(dataclasses.FrozenInstanceError):
         objective.alpha = 1.0
 
@@ -48,9 +49,10 @@ def test_shares_make_a_mean(negatives):
 
 
 @pytest.mark.parametrize("name", ["reverse_kl", "neyman"])
-def test_unsuitable_divergences_warn(name):
-    with pytest.warns(UserWarning, match=r"known to collapse"):
+def test_unsuitable_divergences_warn_of_the_users_line(name):
+    with pytest.warns(UserWarning, match=r"known to collapse") as warnings:
         FMICL(name)
+    assert warnings[0].filename == __file__
 
 
 BAD = [
@@ -85,7 +87,8 @@ ENDS = [("js", 1 / math.log(2)), ("squared_hellinger", 1.0), ("vlc", 1.0)]
 @pytest.mark.parametrize(("name", "end"), ENDS)
 def test_cosine_is_refused_outside_the_domain_of_the_conjugate(name, end):
     FMICL(name, Cosine(1.001 * end))
-    with pytest.raises(ValueError, match=r"Expected a cosine temperature > .* is finite only for"):
+    expected = rf"Expected a cosine temperature > {end:.4f} for this .* is finite only for"
+    with pytest.raises(ValueError, match=expected):
         FMICL(name, Cosine(0.999 * end))
 
 

@@ -84,7 +84,7 @@ def test_any_two_options_meet_in_float64():
     eager = [c for c in cases(["float64"]) if not (c.compiled or c.is_related)]
     small = [c for c in eager if c.implementation != "auto"]
     options = {
-        "loss": battery.SUITABLE, "similarity": battery.KERNELS, "negatives": battery.SCHEMES,
+        "loss": battery.SUITABLE, "similarity": battery.SIMILARITIES, "negatives": battery.SCHEMES,
         "implementation": ("dense", "tiled"),
     }  # fmt: skip
     for (a, first), (b, second) in itertools.combinations(options.items(), 2):

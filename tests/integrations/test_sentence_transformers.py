@@ -254,7 +254,7 @@ def test_samples_are_the_connected_ones(texts):
         merged = [m for m in merged if not m & group] + [group.union(*touching)]
     home = [next(i for i, m in enumerate(merged) if a in m) for a in anchors]
     owner = [next((i for i, m in enumerate(merged) if h in m), None) for h in hard]
-    samples, others = sample_numbers([torch.tensor(c) for c in (anchors, positives, hard)])
+    samples, others = sample_numbers(torch.tensor([anchors, positives, hard]))
     if len(merged) == 3 and owner == [None] * 3:
         assert samples is None
         return
