@@ -29,13 +29,13 @@ JUDGES = {
     "fmicl_torch": "tests/backends -k torch",
     "fmicl_jax": "tests/backends -k jax",
     "fmicl_tensorflow": "tests/backends -k tensorflow",
-    "fmicl_recipes": "tests/integrations -k recipes|data|evaluation|run|augmentation",
+    "fmicl_recipes": "tests/integrations -k recipes|test_data|evaluation|test_run|embed|plots",
     "fmicl_lightning": "tests/integrations -k lightning",
     "fmicl_flax": "tests/integrations -k flax",
     "fmicl_keras": "tests/integrations -k keras",
     "fmicl_sentence_transformers": "tests/integrations -k sentence_transformers|simcse",
-    "fmicl_check": "tests/integrations -k check",
-    "fmicl_cli": "tests/integrations -k cli",
+    "fmicl_check": "tests/integrations -k test_check",
+    "fmicl_cli": "tests/integrations -k test_cli",
 }
 
 SWAPS: dict[type[ast.AST], type[ast.AST]] = {

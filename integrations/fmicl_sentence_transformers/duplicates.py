@@ -65,20 +65,19 @@ def _weights(count: int) -> torch.Tensor:
     return torch.from_numpy(draws | 1)
 
 
-def sample_numbers(keys: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+def sample_numbers(keys: torch.Tensor, n: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """A number for every sample, the same for samples that share a text, directly or over others.
 
     Args:
-        keys: keys of the texts, (columns, N): anchors, positives, and columns of hard negatives.
+        keys: keys of the texts, column after column: anchors, positives, any hard negatives.
+        n: number N of samples, and so of anchors and of positives.
 
     Returns:
         The numbers of the N samples and those of the hard negatives, column after column; the
         second is None without hard negatives. (None, None) when no text stands in two samples,
         and no hard negative is the text of a sample.
     """
-    n, device = keys.shape[1], keys.device
-    every = keys.flatten().cpu().numpy()
-    values, texts = np.unique(every, return_inverse=True)
+    values, texts = np.unique(keys.cpu().numpy(), return_inverse=True)
     own = texts[: 2 * n]
     # A graph of samples and texts: each sample is tied to its anchor and to its positive.
     size = n + len(values)
@@ -87,5 +86,5 @@ def sample_numbers(keys: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tenso
     samples, hard = number[:n], number[n + texts[2 * n :]]
     if len(np.unique(samples)) == n and not np.isin(hard, samples).any():
         return None, None
-    given = torch.from_numpy(samples.astype(np.int64)).to(device)
-    return given, torch.from_numpy(hard.astype(np.int64)).to(device) if len(hard) else None
+    given, others = (torch.from_numpy(i.astype(np.int64)).to(keys.device) for i in (samples, hard))
+    return given, others if len(hard) else None

@@ -120,9 +120,9 @@ class FMICLLoss(nn.Module):
         return self.terms(embeddings).loss
 
     def keys(self, columns: Sequence[Features]) -> torch.Tensor | None:
-        """Keys of the texts, (columns, N), equal for equal texts; None if duplicates stay."""
+        """Keys of the texts, column after column, equal for equal texts; None masks nothing."""
         return (
-            torch.stack([text_keys(column) for column in columns]) if self.mask_duplicates else None
+            torch.cat([text_keys(column) for column in columns]) if self.mask_duplicates else None
         )
 
     def terms(
@@ -132,14 +132,16 @@ class FMICLLoss(nn.Module):
 
         Args:
             embeddings: columns: anchors, positives, and any columns of hard negatives.
-            keys: keys of the texts, (columns, N), as `keys` makes them; None masks nothing.
+            keys: keys of the texts, as `keys` makes them; None masks nothing.
         """
         if self.gather_across_devices:
+            if keys is not None:
+                parts = keys.split([len(column) for column in embeddings])
+                keys = torch.cat([all_gather(part) for part in parts])
             embeddings = [all_gather_with_grad(column) for column in embeddings]
-            keys = None if keys is None else torch.stack([all_gather(column) for column in keys])
         x, y = embeddings[:2]
         hard = torch.cat(list(embeddings[2:])) if len(embeddings) > 2 else None
-        samples, hard_samples = (None, None) if keys is None else sample_numbers(keys)
+        samples, hard_samples = (None, None) if keys is None else sample_numbers(keys, len(x))
         alone = len(x) == 1 if samples is None else bool((samples == samples[0]).all())
         if alone and (hard is None or _all_of(hard_samples, samples)):
             return self._nothing(x, y, hard)
