@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import NamedTuple
@@ -49,6 +50,10 @@ class Block:
         """Whether (i, j) and (j, i) are the same pair, so that half of the work is enough."""
         return self.left == self.right
 
+    def sides(self, rows: Mapping[str, Array]) -> tuple[Array, Array | None]:
+        """Its left rows, and its right rows or, where those are the same, None."""
+        return rows[self.left], None if self.symmetric else rows[self.right]
+
     @property
     def skips_diagonal(self) -> bool:
         """Whether pairs with i = j are left out."""
@@ -87,6 +92,12 @@ def negative_blocks(negatives: str, has_bank: bool) -> tuple[Block, ...]:
     """
     check_choice("negatives", negatives, NEGATIVES)
     return BANK if has_bank else NEGATIVES[negatives]
+
+
+def mean_over_blocks(blocks: Sequence[Block], block_mean: Callable[[Block], Array]) -> Array:
+    """The mean over all negative pairs, made of the means over the pairs of each block."""
+    means = [block.share * block_mean(block) for block in blocks]
+    return sum(means[1:], means[0])
 
 
 @dataclass(frozen=True)

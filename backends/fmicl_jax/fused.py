@@ -7,7 +7,6 @@ compiled for GPUs and run in Pallas' interpreter, but not yet run on a GPU.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 
@@ -22,9 +21,7 @@ from fmicl_core.fused import (
     refused,
     too_wide,
 )
-
-if TYPE_CHECKING:
-    from fmicl_jax.tiled import Plan
+from fmicl_jax.plan import Fused
 
 #: Whether Pallas runs the fused routine in Python, on any device; for tests.
 INTERPRET = False
@@ -32,24 +29,6 @@ INTERPRET = False
 MAX_ENTRIES = 1 << 31
 #: Values of `jax_default_matmul_precision` that let float32 products round to tf32, and no more.
 TF32 = ("tensorfloat32", "TF32_TF32_F32")
-
-
-class Fused(NamedTuple):
-    """How the fused routine is made.
-
-    Args:
-        dtype: of the products.
-        tf32: whether float32 products may round to tf32.
-        processors: of the GPU.
-        memory: bytes of shared memory that a program may use.
-        interpret: run it in Python.
-    """
-
-    dtype: str
-    tf32: bool
-    processors: int
-    memory: int
-    interpret: bool
 
 
 def fused_for(
@@ -125,19 +104,13 @@ def _tf32() -> bool:
     return jax.config.jax_default_matmul_precision in TF32
 
 
-def _formulas_refused(pairwise: Pairwise) -> str:
-    """Why the formulas of the settings cannot be written in Triton, or ""."""
-    from fmicl_jax.tiled import plan_of
-
-    return _plan_refused(plan_of(pairwise, skips_diagonal=False))
-
-
 @lru_cache(maxsize=256)
-def _plan_refused(plan: Plan) -> str:
-    from fmicl_jax.fused_pallas import lower_formulas
+def _formulas_refused(pairwise: Pairwise) -> str:
+    """Why the formulas of a pair cannot be written in Triton, or ""."""
+    from fmicl_jax.fused_pallas import lower_formulas  # imports Pallas
 
     try:
-        lower_formulas(plan)
+        lower_formulas(pairwise)
     except Exception as error:  # whatever a formula of a user's own raises, or Pallas of it
         first = str(error).strip().splitlines()[:1]
         return f"Pallas cannot write the formulas ({': '.join([type(error).__name__, *first])})."

@@ -6,7 +6,7 @@ It is written for Pallas' Triton backend. Imported only where it is used, as Pal
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +14,11 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 from jax.lax import Precision
 
+from fmicl_core import Pairwise
 from fmicl_core.fused import Tiles, parts_for, tiles_for
 from fmicl_core.ops import Ops
 from fmicl_jax.ops import JAX, square_lengths
-
-if TYPE_CHECKING:
-    from fmicl_jax.tiled import Gradients, Plan
+from fmicl_jax.plan import Gradients, Plan
 
 #: The functions of the specification for a single pair, whose sum is itself.
 ONE_PAIR = Ops(
@@ -182,7 +181,7 @@ def _program(program: Program, *refs: Any) -> None:
         start = first + turn * tiles.columns
         columns = pl.ds(start, tiles.columns)
         theirs = right[columns, own]
-        excess, weight = evaluate(program.plan, scores(columns, theirs))
+        excess, weight = evaluate(program.plan.pairwise, scores(columns, theirs))
         bottom, end = (block + 1) * tiles.rows, start + tiles.columns
         edge = end > program.k
         if program.plan.skips_diagonal:
@@ -226,21 +225,21 @@ def _precision(dtype: str, tf32: bool) -> Precision:
     return Precision.DEFAULT if dtype == "bfloat16" else Precision.HIGH
 
 
-def evaluate(plan: Plan, z: jax.Array) -> tuple[jax.Array, jax.Array]:
+def evaluate(pairwise: Pairwise, z: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Excess and slope of every pair, from the formulas of one."""
 
     def one_pair(z: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return plan.pairwise.excess_total_and_slope(z, ONE_PAIR)
+        return pairwise.excess_total_and_slope(z, ONE_PAIR)
 
     excess, slope = jax.vmap(jax.vmap(one_pair))(z)
     return excess, slope
 
 
-def lower_formulas(plan: Plan) -> None:
+def lower_formulas(pairwise: Pairwise) -> None:
     """Have Pallas write the formulas of a tile in Triton; raises whatever it or they raise."""
 
     def program(given: Any, excess: Any, slope: Any) -> None:
-        excess[...], slope[...] = evaluate(plan, given[...])
+        excess[...], slope[...] = evaluate(pairwise, given[...])
 
     def call(given: jax.Array) -> Any:
         shapes = jax.eval_shape(lambda x: (x, x), given)  # right inside jax.shard_map as well

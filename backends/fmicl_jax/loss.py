@@ -9,7 +9,7 @@ import jax
 
 from fmicl_core import FMICL, Divergence, Similarity
 from fmicl_core.checks import check_bool
-from fmicl_core.forms import WITH_FUSED, check_implementation, name_of_today
+from fmicl_core.forms import WITH_FUSED, check_implementation
 from fmicl_core.objective import DEFAULTS
 from fmicl_jax.inputs import is_array, weight_of
 from fmicl_jax.terms import FMICLTerms, terms_of
@@ -139,7 +139,7 @@ class FMICLLoss:
         for name in ("divergence", "similarity"):
             object.__setattr__(self, name, getattr(o, name))
         object.__setattr__(self, "_made_with", o)
-        form = check_implementation(name_of_today(self.implementation), WITH_FUSED)
+        form = check_implementation(self.implementation, WITH_FUSED)
         object.__setattr__(self, "implementation", form)
         check_bool("check_finite", self.check_finite)
 

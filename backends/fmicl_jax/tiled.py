@@ -17,46 +17,9 @@ from jax.custom_derivatives import SymbolicZero
 
 from fmicl_core import Pairwise
 from fmicl_core.checks import once_differentiable
-from fmicl_core.objective import Block
-from fmicl_jax.dense import Rows
-from fmicl_jax.fused import Fused
+from fmicl_core.forms import tile_size
 from fmicl_jax.ops import JAX, product, square_lengths
-
-#: Rows and columns of a tile, at most. On a CPU a float32 tile stays in the L2 cache.
-TILE = {"cpu": 512}
-TILE_ACCELERATOR = 4096
-
-
-class Plan(NamedTuple):
-    """All that a sweep of one block depends on: the static argument of what is compiled."""
-
-    pairwise: Pairwise
-    skips_diagonal: bool
-    tile: int
-    fused: Fused | None
-
-
-#: Gradients in left and in right, where wanted; of a symmetric block the first is the whole one.
-Gradients = tuple[jax.Array | None, jax.Array | None]
-
-
-def tiled_excess(
-    rows: Rows, pairwise: Pairwise, blocks: tuple[Block, ...], fused: Fused | None = None
-) -> jax.Array:
-    """Mean excess in one pass; equals `dense_excess`, once differentiable.
-
-    Args:
-        rows: features by the names "x" (N, D), "y" (N, D) and, if given, "bank" (K, D).
-        pairwise: the specification; its normalization has been applied.
-        blocks: of negative pairs.
-        fused: the Pallas routine, or None for plain tiles.
-    """
-    total = jnp.zeros((), rows["x"].dtype)
-    for block in blocks:
-        right = None if block.symmetric else rows[block.right]
-        mean = tiled_block_mean(rows[block.left], right, pairwise, block.skips_diagonal, fused)
-        total = total + block.share * mean
-    return total
+from fmicl_jax.plan import Fused, Gradients, Plan
 
 
 def tiled_block_mean(
@@ -67,17 +30,8 @@ def tiled_block_mean(
     fused: Fused | None = None,
 ) -> jax.Array:
     """Mean excess over the pairs (left_i, right_j), i != j if so asked; right None means left."""
-    return _block_mean(left, right, plan_of(pairwise, skips_diagonal, fused))
-
-
-def plan_of(pairwise: Pairwise, skips_diagonal: bool, fused: Fused | None = None) -> Plan:
-    """What matters to a sweep of one block, here."""
-    return Plan(pairwise, skips_diagonal, tile_size(), fused)
-
-
-def tile_size() -> int:
-    """Rows and columns of a tile, at most."""
-    return TILE.get(jax.default_backend(), TILE_ACCELERATOR)
+    tile = tile_size(jax.default_backend())
+    return _block_mean(left, right, Plan(pairwise, skips_diagonal, tile, fused))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))

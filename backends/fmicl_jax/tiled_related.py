@@ -16,11 +16,12 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
 from fmicl_core.checks import once_differentiable
+from fmicl_core.forms import tile_size
 from fmicl_core.objective import Block
 from fmicl_core.related import info_nce_anchors, info_nce_blocks
 from fmicl_jax.dense import Rows
 from fmicl_jax.ops import JAX, product
-from fmicl_jax.tiled import GradientSums, counted_pairs, split_tiles, tile_places, tile_size
+from fmicl_jax.tiled import GradientSums, counted_pairs, split_tiles, tile_places
 
 Places = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -39,7 +40,7 @@ def tiled_info_nce(rows: Rows, temperature: float, negatives: str) -> jax.Array:
         temperature: > 0.
         negatives: which negatives; its normalization has been applied.
     """
-    return _info_nce(rows, temperature, negatives, tile_size())
+    return _info_nce(rows, temperature, negatives, tile_size(jax.default_backend()))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3))

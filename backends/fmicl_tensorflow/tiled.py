@@ -15,13 +15,8 @@ import tensorflow as tf
 
 from fmicl_core import Pairwise
 from fmicl_core.checks import once_differentiable
-from fmicl_core.objective import Block
-from fmicl_tensorflow.dense import Rows
+from fmicl_core.forms import tile_size
 from fmicl_tensorflow.ops import TENSORFLOW, square_lengths
-
-#: Rows and columns of a tile, at most. On a CPU a float32 tile stays in the L2 cache.
-TILE = {"cpu": 512}
-TILE_ACCELERATOR = 4096
 
 
 class Plan(NamedTuple):
@@ -32,27 +27,11 @@ class Plan(NamedTuple):
     tile: int
 
 
-def tiled_excess(rows: Rows, pairwise: Pairwise, blocks: tuple[Block, ...]) -> tf.Tensor:
-    """Mean excess in one pass; equals `dense_excess`, once differentiable.
-
-    Args:
-        rows: features by the names "x" (N, D), "y" (N, D) and, if given, "bank" (K, D).
-        pairwise: the specification; its normalization has been applied.
-        blocks: of negative pairs.
-    """
-    total = tf.zeros((), rows["x"].dtype)
-    for block in blocks:
-        right = None if block.symmetric else rows[block.right]
-        mean = tiled_block_mean(rows[block.left], right, pairwise, block.skips_diagonal)
-        total = total + block.share * mean
-    return total
-
-
 def tiled_block_mean(
     left: tf.Tensor, right: tf.Tensor | None, pairwise: Pairwise, skips_diagonal: bool
 ) -> tf.Tensor:
     """Mean excess over the pairs (left_i, right_j), i != j if so asked; right None means left."""
-    sweep = _compiled_sweep(Plan(pairwise, skips_diagonal, tile_size()))
+    sweep = _compiled_sweep(Plan(pairwise, skips_diagonal, tile_size(device())))
     sides = [left] if right is None else [left, right]
 
     @tf.custom_gradient
@@ -69,9 +48,9 @@ def tiled_block_mean(
     return mean_of(*sides)
 
 
-def tile_size() -> int:
-    """Rows and columns of a tile, at most."""
-    return TILE_ACCELERATOR if tf.config.list_logical_devices("GPU") else TILE["cpu"]
+def device() -> str:
+    """The kind of device that TensorFlow computes on."""
+    return "gpu" if tf.config.list_logical_devices("GPU") else "cpu"
 
 
 @tf.custom_gradient

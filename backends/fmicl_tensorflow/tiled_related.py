@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from fmicl_core.forms import tile_size
 from fmicl_core.objective import Block
 from fmicl_core.related import info_nce_anchors, info_nce_blocks
 from fmicl_tensorflow.dense import Rows
 from fmicl_tensorflow.ops import TENSORFLOW
-from fmicl_tensorflow.tiled import GradientSums, TileGrid, split_tiles, tile_size, times_once
+from fmicl_tensorflow.tiled import GradientSums, TileGrid, device, split_tiles, times_once
 
 
 class Plan(NamedTuple):
@@ -41,7 +42,7 @@ def tiled_info_nce(rows: Rows, temperature: float, negatives: str) -> tf.Tensor:
         temperature: > 0.
         negatives: which negatives; its normalization has been applied.
     """
-    first, second = _compiled_passes(Plan(tuple(rows), negatives, tile_size()))
+    first, second = _compiled_passes(Plan(tuple(rows), negatives, tile_size(device())))
     divisor = tf.constant(temperature, rows["x"].dtype)
 
     @tf.custom_gradient

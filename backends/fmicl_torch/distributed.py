@@ -35,9 +35,17 @@ ACCELERATORS = {"nccl": "cuda", "xccl": "xpu"}
 
 
 class Prepared(NamedTuple):
-    """A rank's features by name, the dtype of the fused products or "", and alpha; checked."""
+    """What a rank was given, checked.
+
+    Args:
+        rows: features by name.
+        implementation: name of a form, or "auto".
+        fused: dtype of the fused products, or "" where no fused routine takes these features.
+        weight: alpha.
+    """
 
     rows: Rows
+    implementation: str
     fused: str
     weight: float | torch.Tensor
 
@@ -46,7 +54,8 @@ class Prepared(NamedTuple):
         """By name, what must be the same on every rank: all but the rows and alpha's value."""
         sizes = {f"{name}.shape[{axis}]": side.shape[axis] for name, side in self.rows.items()
                  for axis in ((0, 1) if name == "bank" else (1,))}  # fmt: skip
-        return sizes | {"dtype": self.rows["x"].dtype, "fused": self.fused}
+        options = {"implementation": self.implementation, "fused": self.fused}
+        return sizes | {"dtype": self.rows["x"].dtype} | options
 
 
 class Ranks:

@@ -9,7 +9,7 @@ import torch
 
 from fmicl_core import FMICL, Divergence, Similarity
 from fmicl_core.checks import check_bool, fixed_option, invalid
-from fmicl_core.forms import WITH_FUSED, check_implementation, name_of_today
+from fmicl_core.forms import WITH_FUSED, check_implementation
 from fmicl_core.objective import DEFAULTS, FIXED, NO_SAMPLE
 from fmicl_torch.distributed import Distributed
 from fmicl_torch.inputs import weight_of
@@ -141,7 +141,7 @@ class FMICLLoss(torch.nn.Module):
         self._made_with = FMICL(divergence, similarity, number, negatives, normalize)
         self._text = register(self._made_with.pairwise)
         self.alpha = alpha
-        self.implementation = check_implementation(name_of_today(implementation), WITH_FUSED)
+        self.implementation = check_implementation(implementation, WITH_FUSED)
         self.check_finite = check_bool("check_finite", check_finite)
         self.distributed = distributed
 

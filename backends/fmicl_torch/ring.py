@@ -18,7 +18,7 @@ def ring_excess(
 ) -> torch.Tensor:
     """Mean excess in the union, which no rank ever holds; O(N D / W) memory, once differentiable.
 
-    Equals `dense_excess` of the gathered rows. The shards go round the ring of ranks, and with
+    Equals the mean excess of the gathered rows. The shards go round the ring of ranks, and with
     each goes its gradient, which is complete when it is home again. Every rank works on its share
     of the tiles only, and symmetric blocks visit each pair of ranks once.
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
+from fmicl_core.forms import tile_size
 from fmicl_core.objective import Block
 from fmicl_core.related import info_nce_anchors, info_nce_blocks
 from fmicl_torch.dense import Rows
 from fmicl_torch.ops import TORCH
-from fmicl_torch.tiled import tile_size
 from fmicl_torch.transforms import OnceDifferentiable, along, loops_under_vmap
 
 NAMES = ("x", "y", "bank")
@@ -38,7 +38,8 @@ def tiled_info_nce(rows: Rows, temperature: float, negatives: str) -> torch.Tens
     """
     sides = [rows.get(name) for name in NAMES]
     function = _InfoNCE if torch.compiler.is_compiling() else _InfoNCEInBothModes
-    loss, *_ = function.apply(*sides, negatives, temperature, tile_size(rows["x"]))  # type: ignore[no-untyped-call]
+    tile = tile_size(rows["x"].device.type)
+    loss, *_ = function.apply(*sides, negatives, temperature, tile)  # type: ignore[no-untyped-call]
     return loss
 
 
