@@ -1,5 +1,7 @@
 """f-MICL and the losses it generalises, for PyTorch."""
 
+from fmicl_core import specification
+from fmicl_core.specification import *  # noqa: F403
 from fmicl_torch.loss import FMICLLoss, FMICLTerms, fmicl_loss, fmicl_terms
 from fmicl_torch.related import (
     InfoNCELoss,
@@ -18,6 +20,7 @@ __all__ = [
     "info_nce_loss",
     "spectral_contrastive_loss",
 ]
+__all__ += specification.__all__
 
 
 def __dir__() -> list[str]:
