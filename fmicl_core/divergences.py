@@ -13,7 +13,6 @@ rewritten in log space; where the printed table is wrong the docstring says so.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -501,7 +500,7 @@ class Neyman(Divergence):
 
 
 #: Every divergence by name.
-DIVERGENCES: dict[str, Callable[..., Divergence]] = {
+DIVERGENCES: dict[str, type[Divergence]] = {
     cls.name: cls
     for cls in (
         KL, JensenShannon, Pearson, SquaredHellinger, Tsallis, VinczeLeCam, Jeffreys,

@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from fmicl_core.checks import check_features, no_negatives
 from fmicl_core.objective import FMICL, NO_SAMPLE, negative_pairs
-from fmicl_core.renamed import renamed_attribute
+from fmicl_core.renamed import with_old_names
 
 Matrix = NDArray[np.float64]
 DEFAULT_OBJECTIVE = FMICL()
 
 
+@with_old_names(alignment="score", uniformity="penalty")
 @dataclass(frozen=True)
 class Reference:
     """The loss, its two terms and its gradient, all float64.
@@ -35,8 +36,6 @@ class Reference:
     grad_x: Matrix
     grad_y: Matrix
     grad_bank: Matrix | None
-    alignment = renamed_attribute("Reference.alignment", "score")
-    uniformity = renamed_attribute("Reference.uniformity", "penalty")
 
 
 def fmicl_reference(

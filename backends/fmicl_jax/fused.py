@@ -65,7 +65,7 @@ def _device(x: jax.Array) -> jax.Device:
     """The device of x or, while tracing, where it is not known, the one that JAX would take."""
     if not isinstance(x, jax.core.Tracer) and isinstance(x, jax.Array):
         return next(iter(x.devices()))
-    default = jax.config.jax_default_device
+    default = jax.config.jax_default_device  # type: ignore[attr-defined]
     if isinstance(default, str):
         return jax.local_devices(backend=default)[0]
     return default or jax.local_devices()[0]
@@ -101,7 +101,7 @@ def _too_many(rows: int, d: int) -> str:
 
 
 def _tf32() -> bool:
-    return jax.config.jax_default_matmul_precision in TF32
+    return jax.config.jax_default_matmul_precision in TF32  # type: ignore[attr-defined]
 
 
 @lru_cache(maxsize=256)

@@ -18,7 +18,7 @@ from fmicl_core import Pairwise
 from fmicl_core.fused import Tiles, parts_for, tiles_for
 from fmicl_core.ops import Ops
 from fmicl_jax.ops import JAX, square_lengths
-from fmicl_jax.plan import Gradients, Plan
+from fmicl_jax.plan import Fused, Gradients, Plan
 
 #: The functions of the specification for a single pair, whose sum is itself.
 ONE_PAIR = Ops(
@@ -31,6 +31,7 @@ class Program(NamedTuple):
     """What a program of the fused routine is made for."""
 
     plan: Plan
+    fused: Fused
     n: int
     k: int
     tiles: Tiles
@@ -104,19 +105,20 @@ def block_sums(
         triangle: right is left and only the tiles with i < j are visited, but count twice.
     """
     (n, d), k, fused = left.shape, len(right), plan.fused
+    assert fused is not None
     tiles = tiles_for(d, fused.dtype, fused.tf32, fused.memory, atomic=False)
     chunks = -(-d // tiles.width)
     parts = parts_for(fused.processors, n, k, chunks, tiles)
-    program = Program(plan, n, k, tiles, chunks, parts, grad, triangle)
+    program = Program(plan, fused, n, k, tiles, chunks, parts, grad, triangle)
     b = plan.pairwise.coefficients()[1]
     inputs = []
-    for rows, size in ((left, tiles.rows), (right, tiles.columns)):
-        missing = (0, -len(rows) % size), (0, -d % tiles.width)
-        inputs.append(jnp.pad(rows.astype(fused.dtype), missing))
+    for side, size in ((left, tiles.rows), (right, tiles.columns)):
+        missing = (0, -len(side) % size), (0, -d % tiles.width)
+        inputs.append(jnp.pad(side.astype(fused.dtype), missing))
         if b:
-            inputs.append(jnp.pad(b * square_lengths(rows), missing[0]))
+            inputs.append(jnp.pad(b * square_lengths(side), missing[0]))
     rows, width = program.row_blocks * tiles.rows, chunks * tiles.width
-    shapes = [(parts, rows)]
+    shapes: list[tuple[int, ...]] = [(parts, rows)]
     if grad:
         shapes += [(parts, rows, width), (parts, rows)] if b else [(parts, rows, width)]
 
@@ -139,7 +141,7 @@ def block_sums(
 
 def _program(program: Program, *refs: Any) -> None:
     """Sums of ROWS rows over one part of the columns; its chunk of the width of the gradient."""
-    tiles, fused = program.tiles, program.plan.fused
+    tiles, fused = program.tiles, program.fused
     a, b, c = program.plan.pairwise.coefficients()
     refs_in, refs_out = refs[: 4 if b else 2], refs[4 if b else 2 :]
     left, right, *biases = (*refs_in[::2], *refs_in[1::2]) if b else refs_in

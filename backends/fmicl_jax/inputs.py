@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -64,7 +64,7 @@ def prepare(
     return {k: normalize_rows(v) for k, v in wide.items()} if normalize else wide
 
 
-def is_array(value: Any) -> bool:
+def is_array(value: Any) -> TypeGuard[jax.Array]:
     """Whether it is an array of JAX or of NumPy, which JAX takes, too."""
     return isinstance(value, jax.Array | np.ndarray)
 

@@ -134,7 +134,7 @@ class FMICLLoss:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "alpha", weight_of(self.alpha))
-        number = DEFAULTS.alpha if is_array(self.alpha) else self.alpha
+        number = self.alpha if isinstance(self.alpha, float) else DEFAULTS.alpha
         o = FMICL(self.divergence, self.similarity, number, self.negatives, self.normalize)
         for name in ("divergence", "similarity"):
             object.__setattr__(self, name, getattr(o, name))
@@ -162,7 +162,7 @@ class FMICLLoss:
         options = self.implementation, self.check_finite, self.axis_name
         return terms_of(self._made_with, self.alpha, x, y, bank, *options)  # type: ignore[attr-defined]
 
-    def tree_flatten(self) -> tuple[tuple[jax.Array, ...], tuple[tuple[str, Any], ...]]:
+    def tree_flatten(self) -> tuple[tuple[Any, ...], tuple[tuple[str, Any], ...]]:
         """The leaves, and all the rest."""
         leaves = (self.alpha,) if is_array(self.alpha) else ()
         rest = vars(self) | ({"alpha": None} if leaves else {})

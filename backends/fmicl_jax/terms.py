@@ -14,7 +14,7 @@ from fmicl_core import FMICL
 from fmicl_core.checks import check_alpha_value, check_bool, overflowed
 from fmicl_core.forms import WITH_FUSED, check_implementation, choose_form
 from fmicl_core.objective import mean_over_blocks
-from fmicl_core.renamed import renamed_attribute
+from fmicl_core.renamed import with_old_names
 from fmicl_jax.dense import dense_block_mean, positive_scores
 from fmicl_jax.distributed import BlockMean, against_all, axis_size, shared_mean
 from fmicl_jax.fused import fused_for
@@ -22,14 +22,13 @@ from fmicl_jax.inputs import explain_non_finite, prepare, weight_of
 from fmicl_jax.tiled import tiled_block_mean
 
 
+@with_old_names(alignment="score", uniformity="penalty")
 class FMICLTerms(NamedTuple):
     """loss = -score + alpha * penalty, scalars: means over the positive and the negative pairs."""
 
     loss: jax.Array
     score: jax.Array
     penalty: jax.Array
-    alignment = renamed_attribute("FMICLTerms.alignment", "score")
-    uniformity = renamed_attribute("FMICLTerms.uniformity", "penalty")
 
 
 def terms_of(

@@ -95,7 +95,7 @@ def sweep(
     pairwise, skips_diagonal, tile, _ = plan
     a, b, c = pairwise.coefficients()
     symmetric = right is None
-    others = left if symmetric else right
+    others = left if right is None else right
     n, k = len(left), len(others)
     rows, columns = split_tiles(left, tile), split_tiles(others, tile)
     want_left, want_right = (wanted[0], wanted[0]) if symmetric else wanted
@@ -134,7 +134,7 @@ def sweep(
     pairs = n * (k - 1 if skips_diagonal else k)
     scale = (2.0 if symmetric else 1.0) / pairs
     grad_left = grad_rows.finish(a, b, scale, left)
-    grad_right = None if symmetric else grad_columns.finish(a, b, scale, others)
+    grad_right = None if grad_columns is None else grad_columns.finish(a, b, scale, others)
     return totals.sum() * scale, (grad_left, grad_right)
 
 

@@ -173,7 +173,7 @@ def _gradients(
     own = {"x": pull * rows["y"], "y": pull * rows["x"]}
     scale = 1.0 / (temperature * len(softmaxes) * n)
     sides = {name: sums[name].finish(1.0, 0.0, 1.0, rows[name]) for name in wanted}
-    return {name: scale * (side + own.get(name, 0.0)) for name, side in sides.items()}
+    return {k: scale * (v + own.get(k, 0.0)) for k, v in sides.items() if v is not None}
 
 
 def _add_gradients(
@@ -218,4 +218,5 @@ def _scores(
 
 def _zero(rows: Rows) -> jax.Array:
     # Inside jax.shard_map what a scan carries must vary over the mesh axes that the features do.
-    return 0.0 * sum(side[0, 0] for side in rows.values())
+    first, *others = (side[0, 0] for side in rows.values())
+    return 0.0 * sum(others, first)

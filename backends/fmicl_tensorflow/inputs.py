@@ -98,8 +98,9 @@ def weight_of(alpha: float | tf.Tensor) -> float | tf.Tensor:
     Raises:
         ValueError: alpha is no finite number > 0 and no tensor of no dimension.
     """
-    array = isinstance(alpha, tf.Tensor | tf.Variable | np.ndarray)
-    return check_alpha(alpha, alpha.shape if array else None)
+    if isinstance(alpha, tf.Tensor | tf.Variable | np.ndarray):
+        return check_alpha(alpha, alpha.shape)
+    return check_alpha(alpha, None)
 
 
 def explain_non_finite(

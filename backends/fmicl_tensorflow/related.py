@@ -120,7 +120,7 @@ class InfoNCELoss(tf.Module):
         implementation: str = "auto",
     ) -> None:
         super().__init__()
-        vars(self).update(check_info_nce(temperature, negatives, normalize, implementation))
+        self.__dict__.update(check_info_nce(temperature, negatives, normalize, implementation))
 
     def __call__(
         self, x: tf.Tensor, y: tf.Tensor | None = None, bank: tf.Tensor | None = None

@@ -11,21 +11,20 @@ from fmicl_core import FMICL
 from fmicl_core.checks import check_alpha_value, check_bool, overflowed
 from fmicl_core.forms import check_implementation, choose_form
 from fmicl_core.objective import mean_over_blocks
-from fmicl_core.renamed import renamed_attribute
+from fmicl_core.renamed import with_old_names
 from fmicl_tensorflow.dense import dense_block_mean, positive_scores
 from fmicl_tensorflow.distributed import BlockMean, Replicas, replica_context
 from fmicl_tensorflow.inputs import explain_non_finite, prepare, weight_of
 from fmicl_tensorflow.tiled import tiled_block_mean
 
 
+@with_old_names(alignment="score", uniformity="penalty")
 class FMICLTerms(NamedTuple):
     """loss = -score + alpha * penalty, scalars: means over the positive and the negative pairs."""
 
     loss: tf.Tensor
     score: tf.Tensor
     penalty: tf.Tensor
-    alignment = renamed_attribute("FMICLTerms.alignment", "score")
-    uniformity = renamed_attribute("FMICLTerms.uniformity", "penalty")
 
 
 def terms_of(

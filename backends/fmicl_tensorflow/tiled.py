@@ -98,7 +98,7 @@ def _sweep(plan: Plan, *sides: tf.Tensor) -> list[tf.Tensor]:
         zero = tf.zeros_like(z)
         return TENSORFLOW.sum(tf.where(keep, excess, zero)), tf.where(keep, slope, zero)
 
-    def add(i: tf.Tensor, j: tf.Tensor, state: list) -> list:
+    def add(i: tf.Tensor, j: tf.Tensor, state: list[Any]) -> list[Any]:
         total, sums = state
         x, y = rows[i], columns[j]
         z = tf.matmul(a * x, y, transpose_b=True) + c
@@ -152,7 +152,7 @@ class TileGrid(NamedTuple):
     def sweep(self, add: Callable[[tf.Tensor, tf.Tensor, Any], Any], state: Any) -> Any:
         """The state after add(i, j, state) of every tile; if symmetric, those with i <= j."""
 
-        def line(i: tf.Tensor, state: Any) -> list:
+        def line(i: tf.Tensor, state: Any) -> list[Any]:
             start = i if self.symmetric else tf.zeros_like(i)
             inside = lambda j, _: j < tf.shape(self.right)[0]  # noqa: E731
             step = lambda j, state: [j + 1, add(i, j, state)]  # noqa: E731

@@ -138,8 +138,8 @@ def fused_sums(
     )
     if both and not launch.atomic:
         _, grad_y, mass_y, _, _ = _launch(y, x, bias_y, bias_x, launch, tiles, False, True, False)
-    grads = [g[..., : left.shape[1]].contiguous() for g in (grad_x, grad_y)]
-    return Sums(total, *grads, mass_x if b else None, mass_y if b else None)
+    grad_x, grad_y = (g[..., : left.shape[1]].contiguous() for g in (grad_x, grad_y))
+    return Sums(total, grad_x, grad_y, mass_x if b else None, mass_y if b else None)
 
 
 def _padded(rows: torch.Tensor, dtype: torch.dtype, width: int) -> torch.Tensor:

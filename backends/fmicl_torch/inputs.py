@@ -92,7 +92,7 @@ def weight_of(alpha: float | torch.Tensor, read: bool = False) -> float | torch.
         # Dynamo takes it for a symbol as soon as it changes, and keeps to one graph.
         return alpha if 0 < alpha < math.inf else alpha_must_be_a_finite_number_above_0(alpha)
     if not isinstance(alpha, torch.Tensor):
-        return check_alpha(alpha, None)  # type: ignore[no-any-return]
+        return check_alpha(alpha, None)
     check_alpha(alpha, alpha.shape)
     if read and not torch.compiler.is_compiling() and not is_batched(alpha):
         check_alpha_value(alpha.item())

@@ -11,7 +11,7 @@ from fmicl_core import FMICL
 from fmicl_core.checks import check_bool, invalid, overflowed
 from fmicl_core.forms import FUSED, WITH_FUSED, check_implementation, choose_form
 from fmicl_core.objective import Block, mean_over_blocks, negative_blocks
-from fmicl_core.renamed import renamed_attribute
+from fmicl_core.renamed import with_old_names
 from fmicl_torch.dense import Rows, dense_block_mean, positive_scores
 from fmicl_torch.distributed import Distributed, Prepared, Ranks, ranks_of
 from fmicl_torch.fused import fused_dtype
@@ -22,14 +22,13 @@ from fmicl_torch.tiled import tiled_block_mean
 from fmicl_torch.transforms import is_batched
 
 
+@with_old_names(alignment="score", uniformity="penalty")
 class FMICLTerms(NamedTuple):
     """loss = -score + alpha * penalty, scalars: means over the positive and the negative pairs."""
 
     loss: torch.Tensor
     score: torch.Tensor
     penalty: torch.Tensor
-    alignment = renamed_attribute("FMICLTerms.alignment", "score")
-    uniformity = renamed_attribute("FMICLTerms.uniformity", "penalty")
 
 
 def terms_of(

@@ -65,7 +65,7 @@ def block_mean_and_gradients(
     columns = grad and columns and right is not None
     size = tile_size(left.device.type)
     function = _BlockMean if torch.compiler.is_compiling() else _BlockMeanInBothModes
-    return function.apply(left, right, text, skips_diagonal, size, grad, columns, fused)  # type: ignore[no-any-return, no-untyped-call]
+    return function.apply(left, right, text, skips_diagonal, size, grad, columns, fused)
 
 
 @torch.library.custom_op("fmicl::block_mean", mutates_args=())
@@ -216,7 +216,7 @@ class _BlockMean(torch.autograd.Function):
         left: torch.Tensor, right: torch.Tensor | None, text: str, skips_diagonal: bool, tile: int,
         grad: bool, columns: bool, fused: str,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
-        return _block_mean(left, right, text, skips_diagonal, tile, grad, columns, fused)  # type: ignore[no-any-return]
+        return _block_mean(left, right, text, skips_diagonal, tile, grad, columns, fused)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:

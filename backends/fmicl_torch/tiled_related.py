@@ -39,7 +39,7 @@ def tiled_info_nce(rows: Rows, temperature: float, negatives: str) -> torch.Tens
     sides = [rows.get(name) for name in NAMES]
     function = _InfoNCE if torch.compiler.is_compiling() else _InfoNCEInBothModes
     tile = tile_size(rows["x"].device.type)
-    loss, *_ = function.apply(*sides, negatives, temperature, tile)  # type: ignore[no-untyped-call]
+    loss, *_ = function.apply(*sides, negatives, temperature, tile)
     return loss
 
 
@@ -179,7 +179,7 @@ loops_under_vmap(_gradients)
 class _Gradients(OnceDifferentiable):
     @staticmethod
     def forward(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        return _gradients(*arguments)  # type: ignore[no-any-return]
+        return _gradients(*arguments)
 
 
 class _InfoNCE(torch.autograd.Function):
@@ -190,7 +190,7 @@ class _InfoNCE(torch.autograd.Function):
         x: torch.Tensor, y: torch.Tensor, bank: torch.Tensor | None, negatives: str,
         temperature: float, tile: int,
     ) -> Softmax:  # fmt: skip
-        return _info_nce(x, y, bank, negatives, temperature, tile)  # type: ignore[no-any-return]
+        return _info_nce(x, y, bank, negatives, temperature, tile)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:

@@ -35,7 +35,7 @@ def differentiated_once(value: torch.Tensor, *of: torch.Tensor) -> torch.Tensor:
     """
     if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return value
-    return _Once.apply(value, *of)  # type: ignore[no-any-return, no-untyped-call]
+    return _Once.apply(value, *of)
 
 
 class OnceDifferentiable(torch.autograd.Function):
