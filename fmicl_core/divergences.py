@@ -272,7 +272,7 @@ class Tsallis(Divergence):
     the order of its experiments; ours is a choice. Pearson differs from order 2 by a constant only.
 
     Args:
-        order: q.
+        order: order q of the power.
 
     Raises:
         ValueError: order is not a finite number > 0, or is 1 (the limit at 1 is `KL`).

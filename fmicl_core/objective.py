@@ -36,8 +36,8 @@ class Block:
     The diagonal i = j, two views of one sample, is left out unless `right` is the bank.
 
     Args:
-        left: "x" or "y".
-        right: "x", "y" or "bank".
+        left: name of the features on the left, "x" or "y".
+        right: name of the features on the right, "x", "y" or "bank".
         share: this block's share of the mean over all negative pairs.
     """
 
@@ -51,7 +51,7 @@ class Block:
         return self.left == self.right
 
     def sides(self, rows: Mapping[str, Array]) -> tuple[Array, Array | None]:
-        """Its left rows, and its right rows or, where those are the same, None."""
+        """The rows on its left and on its right; None on the right where both are the same."""
         return rows[self.left], None if self.symmetric else rows[self.right]
 
     @property
@@ -113,7 +113,7 @@ class FMICL:
         negatives: "anchor" {(x_i, x_j), i != j}, the printed equation; "within", "anchor" averaged
             with its twin on y; "cross" {(x_i, y_j), i != j}; "all" pairs of different samples among
             both views.
-        normalize: scale every row to unit length first; a zero row stays zero.
+        normalize: whether rows are scaled to unit length first; a zero row stays zero.
 
     Raises:
         ValueError: an option is unknown or out of range, or a cosine leaves the domain of f*.

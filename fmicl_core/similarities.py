@@ -224,7 +224,7 @@ class Cosine(Similarity):
     need temperature > 1.
 
     Args:
-        temperature: > 0.
+        temperature: temperature > 0 that scores are divided by.
 
     Raises:
         ValueError: temperature is not a finite number > 0.

@@ -20,7 +20,7 @@ BlockMean = Callable[[jax.Array, jax.Array | None, Pairwise, bool], jax.Array]
 
 
 def axis_size(axis_name: str, rows: jax.Array) -> int:
-    """Devices along the axis.
+    """Number of devices along the axis.
 
     Raises:
         ValueError: there is no such axis here, or the union has fewer than two rows.
@@ -49,10 +49,10 @@ def shared_mean(values: jax.Array, axis_name: str) -> jax.Array:
 
 
 def against_all(block_mean: BlockMean, axis_name: str) -> BlockMean:
-    """From the mean over a block of this device's rows, the mean over its rows against all.
+    """From a mean over one block of rows, the mean over this device's rows against all rows.
 
     Args:
-        block_mean: the dense or the tiled form's.
+        block_mean: function of the dense or the tiled form that takes the mean over one block.
         axis_name: axis of the mesh.
     """
 

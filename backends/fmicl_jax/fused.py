@@ -34,16 +34,16 @@ TF32 = ("tensorfloat32", "TF32_TF32_F32")
 def fused_for(
     implementation: str, pairwise: Pairwise, x: jax.Array, dtype: str, n: int, k: int
 ) -> Fused | None:
-    """The fused form for blocks of at most n x k such features, or None where it is not to be used.
+    """How the fused routine is made for blocks of at most n x k pairs, or None if it is not used.
 
     Args:
-        implementation: as given to the loss. "auto" leaves small batches to the dense form, and
+        implementation: name of a form, or "auto", which leaves small batches to the dense form, and
             plain float32 to the tiled one.
         pairwise: the specification.
         x: the features as given to the loss.
-        dtype: that of x, y and the bank together.
-        n: rows.
-        k: columns.
+        dtype: dtype that x, y and the bank are promoted to.
+        n: number of rows.
+        k: number of columns.
 
     Raises:
         ValueError: `implementation` is "fused" and there is none; says why.

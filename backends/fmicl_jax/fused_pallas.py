@@ -28,7 +28,7 @@ ONE_PAIR = Ops(
 
 
 class Program(NamedTuple):
-    """What a program of the fused routine is made for."""
+    """All that one program of the fused routine is made for."""
 
     plan: Plan
     fused: Fused
@@ -42,12 +42,12 @@ class Program(NamedTuple):
 
     @property
     def row_blocks(self) -> int:
-        """Programs that share a part of the columns and a chunk of the width."""
+        """Number of programs that share a part of the columns and a chunk of the width."""
         return -(-self.n // self.tiles.rows)
 
     @property
     def span(self) -> int:
-        """Columns of a part."""
+        """Number of columns in a part."""
         return -(-self.k // (self.tiles.columns * self.parts)) * self.tiles.columns
 
 
@@ -97,12 +97,12 @@ def block_sums(
     return excess.sum(), weight @ right, weight.sum(axis=1)           # None without `grad`
 
     Args:
-        left: (N, D), float32.
-        right: (K, D), float32.
-        plan: settings.
+        left: (N, D) features, float32.
+        right: (K, D) features, float32.
+        plan: settings of the sweep.
         grad: whether the last two are wanted. They are still to be scaled; the last is None too
             where z has no squared lengths.
-        triangle: right is left and only the tiles with i < j are visited, but count twice.
+        triangle: whether right is left and only the tiles with i < j are visited, and count twice.
     """
     (n, d), k, fused = left.shape, len(right), plan.fused
     assert fused is not None

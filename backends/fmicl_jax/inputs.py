@@ -32,10 +32,10 @@ def prepare(
     """Checked features by name, in one dtype of float32 at least, of unit length where asked for.
 
     Args:
-        x: first view.
-        y: second view; None, where the caller left it out, is refused.
-        bank: negatives, or None.
-        normalize: scale rows to unit length.
+        x: features of the first view.
+        y: features of the second view; None, where the caller left it out, is refused.
+        bank: features of the bank of negatives, or None.
+        normalize: whether rows are scaled to unit length.
         least: rows that x needs without a bank; 1 for a shard of a distributed batch.
 
     Raises:

@@ -163,14 +163,14 @@ class FMICLLoss:
         return terms_of(self._made_with, self.alpha, x, y, bank, *options)  # type: ignore[attr-defined]
 
     def tree_flatten(self) -> tuple[tuple[Any, ...], tuple[tuple[str, Any], ...]]:
-        """The leaves, and all the rest."""
+        """The leaves of the pytree, and all that is no leaf."""
         leaves = (self.alpha,) if is_array(self.alpha) else ()
         rest = vars(self) | ({"alpha": None} if leaves else {})
         return leaves, tuple(rest.items())
 
     @classmethod
     def tree_unflatten(cls, rest: tuple[tuple[str, Any], ...], leaves: tuple[Any, ...]) -> Self:
-        """The object; a leaf may be whatever JAX puts in its place."""
+        """The object with these leaves, which may be whatever JAX puts in their place."""
         loss = object.__new__(cls)
         for name, value in dict(rest, **({"alpha": leaves[0]} if leaves else {})).items():
             object.__setattr__(loss, name, value)

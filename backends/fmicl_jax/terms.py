@@ -44,7 +44,7 @@ def terms_of(
     """The loss and its terms; what every public form of it calls.
 
     Args:
-        settings: all but alpha.
+        settings: settings of the loss but alpha, which may be an array.
         alpha, x, y, bank, implementation, check_finite, axis_name: as for `fmicl_loss`.
     """
     check_bool("check_finite", check_finite)

@@ -70,7 +70,7 @@ def _(plan, wanted, primals, tangents):  # type: ignore[no-untyped-def]
 def _mean_and_gradients(
     left: jax.Array, right: jax.Array | None, plan: Plan, wanted: tuple[bool, bool]
 ) -> tuple[jax.Array, Gradients]:
-    """The mean excess and, of those wanted, its gradients in left and right."""
+    """The mean excess, and its gradients in left and in right where they are wanted."""
     how = left, right, plan, wanted
     if plan.fused is None:
         return sweep(*how)
@@ -88,7 +88,7 @@ def _mean_and_gradients(
 def sweep(
     left: jax.Array, right: jax.Array | None, plan: Plan, wanted: tuple[bool, bool]
 ) -> tuple[jax.Array, Gradients]:
-    """The mean excess and, of those wanted, its gradients in left and right.
+    """The mean excess, and its gradients in left and in right where they are wanted.
 
     A symmetric block (right None) visits each pair once, i < j, and has one gradient, in left.
     """
@@ -148,7 +148,7 @@ class GradientSums(NamedTuple):
     def zeros(
         cls, tiles: jax.Array, wanted: bool, has_lengths: bool, zero: jax.Array
     ) -> GradientSums:
-        """Nothing added yet, on the side of these tiles; `zero` is 0 of the kind a scan carries."""
+        """The sums before a tile is added; `zero` is 0 of the kind that a scan carries."""
         products = jnp.zeros_like(tiles) + zero if wanted else None
         masses = jnp.zeros_like(tiles[..., 0]) + zero if wanted and has_lengths else None
         return cls(products, masses)
@@ -194,7 +194,7 @@ def counted_pairs(
 def tile_places(
     rows: tuple[int, ...], columns: tuple[int, ...], n: int, k: int, symmetric: bool, skips: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Tile row, tile column, and whether some pairs of the tile do not count, of every tile."""
+    """For every tile its row, its column, and whether some of its pairs do not count."""
     i, j = np.indices((rows[0], columns[0]), dtype=np.int32).reshape(2, -1)
     if symmetric:
         i, j = i[i <= j], j[i <= j]

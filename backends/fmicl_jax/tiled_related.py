@@ -37,8 +37,8 @@ def tiled_info_nce(rows: Rows, temperature: float, negatives: str) -> jax.Array:
 
     Args:
         rows: features by the names "x" (N, D), "y" (N, D) and, if given, "bank" (K, D).
-        temperature: > 0.
-        negatives: which negatives; its normalization has been applied.
+        temperature: temperature > 0 that scores are divided by.
+        negatives: name of the scheme of negatives.
     """
     return _info_nce(rows, temperature, negatives, tile_size(jax.default_backend()))
 
@@ -97,7 +97,7 @@ def _log_sums(
 
 
 class _Softmax(NamedTuple):
-    """Of every anchor, what its softmax over its positive and all of its negatives is made of."""
+    """What makes up every anchor's softmax over its positive and all of its negatives."""
 
     peak: jax.Array  # the largest score of a negative
     log: jax.Array  # log-sum-exp of all scores, less the peak
@@ -110,7 +110,7 @@ class _Softmax(NamedTuple):
 
 
 class _LogSum(NamedTuple):
-    """The log-sum-exp of the scores of every anchor's negatives as they come.
+    """The running log-sum-exp of the scores of every anchor's negatives.
 
     It is kept as peak + log(total): their sum would round away digits of log(total).
     """
@@ -120,7 +120,7 @@ class _LogSum(NamedTuple):
 
     @classmethod
     def none_yet(cls, like: jax.Array) -> _LogSum:
-        """Nothing added, for anchors like those; the peak is below every score, but not -inf."""
+        """The sum before a score is added, shaped `like` this; its peak is finite."""
         return cls(0.0 * like + 0.5 * jnp.finfo(like.dtype).min, 0.0 * like)
 
     def add(self, place: jax.Array, scores: jax.Array, axis: int) -> _LogSum:

@@ -23,7 +23,7 @@ class Replicas:
 
     Args:
         context: replica context of the strategy.
-        rows: of this replica.
+        rows: features of this replica.
     """
 
     def __init__(self, context: tf.distribute.ReplicaContext, rows: tf.Tensor) -> None:
@@ -42,10 +42,10 @@ class Replicas:
         return self.sum(share * tf.reduce_mean(values))
 
     def against_all(self, block_mean: BlockMean) -> BlockMean:
-        """From the mean over a block of this replica's rows, the mean over its rows against all.
+        """From a mean over one block of rows, the mean over this replica's rows against all rows.
 
         Args:
-            block_mean: the dense or the tiled form's.
+            block_mean: function of the dense or the tiled form that takes the mean over one block.
         """
 
         def mean(

@@ -32,10 +32,10 @@ def prepare(
     Sizes unknown while a graph is traced are checked when it runs, unless XLA compiles it.
 
     Args:
-        x: first view.
-        y: second view; None, where the caller left it out, is refused.
-        bank: negatives, or None.
-        normalize: scale rows to unit length.
+        x: features of the first view.
+        y: features of the second view; None, where the caller left it out, is refused.
+        bank: features of the bank of negatives, or None.
+        normalize: whether rows are scaled to unit length.
         least: rows that x needs without a bank; 1 for a replica's part of a batch.
 
     Raises:

@@ -20,7 +20,7 @@ from fmicl_tensorflow.ops import TENSORFLOW, square_lengths
 
 
 class Plan(NamedTuple):
-    """All that a sweep of one block depends on: what a compiled one is kept by."""
+    """All that a sweep of one block depends on, beside its features: the key of a compiled one."""
 
     pairwise: Pairwise
     skips_diagonal: bool
@@ -170,7 +170,7 @@ class GradientSums(NamedTuple):
 
     @classmethod
     def zeros(cls, tiles: tf.Tensor, has_lengths: bool) -> GradientSums:
-        """Nothing added yet, on the side of these tiles."""
+        """The sums before a tile is added, on the side of `tiles`."""
         return cls(tf.zeros_like(tiles), tf.zeros_like(tiles[..., 0]) if has_lengths else ())
 
     def add(self, place: tf.Tensor, weight: tf.Tensor, others: tf.Tensor) -> GradientSums:

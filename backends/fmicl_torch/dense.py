@@ -35,7 +35,7 @@ def dense_block_mean(
         left: (N, D) features.
         right: (K, D) features, or None.
         pairwise: the specification; its normalization has been applied.
-        skips_diagonal: leave out the pairs with i = j.
+        skips_diagonal: whether the pairs with i = j are left out.
         samples: number of each left and of each right row's sample, where some rows share one:
             those are not negatives of each other. None: `skips_diagonal` says which are.
 

@@ -162,12 +162,13 @@ class FMICLLoss(torch.nn.Module):
         """The loss, mean score and mean penalty, as `fmicl_terms`.
 
         Args:
-            x: (N, D).
-            y: (N, D).
-            bank: (K, D), or None.
+            x: (N, D) features of the first view.
+            y: (N, D) features of the second view.
+            bank: (K, D) features that supply all negatives, or None.
             samples: (N,) whole numbers; rows with equal numbers are one sample (the same text twice
                 in a batch) and not negatives of each other. Takes the dense form.
-            bank_samples: (K,) likewise for the bank; None: of no sample in the batch.
+            bank_samples: (K,) whole numbers that say the same of the bank's rows; None: no row of
+                the bank is of a sample in the batch.
 
         Raises:
             ValueError: as `fmicl_loss`, and when all rows are of one sample.

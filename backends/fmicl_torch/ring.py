@@ -24,9 +24,9 @@ def ring_excess(
 
     Args:
         rows: this rank's features by the names "x" (n, D), "y" (n, D) and, if given, "bank".
-        text: of the specification in the registry; its normalization has been applied.
-        blocks: of negative pairs.
-        ranks: that share the batch.
+        text: text of the specification in the registry; its normalization has been applied.
+        blocks: blocks of negative pairs.
+        ranks: ranks that share the batch.
         fused: dtype of the products of the Triton routine; "" for plain tiles.
     """
     names = sorted({side for block in blocks for side in (block.left, block.right)})

@@ -46,8 +46,8 @@ def terms_of(
     """The loss and its terms; what every public form of it calls.
 
     Args:
-        text: of the specification in the registry.
-        samples: number of each row's sample by the names of the rows, or None.
+        text: text of the specification in the registry.
+        samples: number of each row's sample, by the names of the rows, or None.
         negatives, alpha, x, y, bank, implementation, check_finite, distributed: as for
             `fmicl_loss`.
     """

@@ -36,7 +36,7 @@ def tiled_block_mean(
         left: (N, D) features.
         right: (K, D) features, or None.
         text: text of the specification in the registry; its normalization has been applied.
-        skips_diagonal: leave out the pairs with i = j.
+        skips_diagonal: whether the pairs with i = j are left out.
         fused: dtype of the products of the Triton routine; "" for plain tiles.
     """
     columns = asks_for_gradient(right)

@@ -33,8 +33,8 @@ def tiled_info_nce(rows: Rows, temperature: float, negatives: str) -> torch.Tens
 
     Args:
         rows: features by the names "x" (N, D), "y" (N, D) and, if given, "bank" (K, D).
-        temperature: > 0.
-        negatives: which negatives; its normalization has been applied.
+        temperature: temperature > 0 that scores are divided by.
+        negatives: name of the scheme of negatives.
     """
     sides = [rows.get(name) for name in NAMES]
     function = _InfoNCE if torch.compiler.is_compiling() else _InfoNCEInBothModes
@@ -52,7 +52,7 @@ def _info_nce(
     temperature: float,
     tile: int,
 ) -> Softmax:
-    """The loss, and of every anchor what its softmax is made of, (anchor views, N) each.
+    """The loss, and three numbers that make up every anchor's softmax, (anchor views, N) each.
 
     These are: the largest score of its negatives; the log-sum-exp of all its scores, less that; and
     its margin, the log-sum-exp of the negatives less the score of the positive.
@@ -134,7 +134,7 @@ def _score_tiles(
 
 
 class _LogSum:
-    """The log-sum-exp of every anchor's scores as they come; of none yet, for anchors like those.
+    """The running log-sum-exp of every anchor's scores; at first of none.
 
     It is kept as peak + log(total): their sum would round away digits of log(total).
     """
