@@ -14,13 +14,13 @@ import torch
 from benchmarks.steps import torch_step, views, worst_error
 from benchmarks.timing import Row, interleaved, median_ratio, medians
 from fmicl_core import FMICL
+from fmicl_core.forms import tile_size
 from fmicl_torch.ops import TORCH
-from fmicl_torch.tiled import TILE
 
 
 def floor(x: torch.Tensor, y: torch.Tensor) -> None:
     """The three matrix products over the tiles of `fmicl_torch.tiled`."""
-    tile = TILE["cpu"]
+    tile = tile_size("cpu")
     with torch.no_grad():
         grad_x, grad_y = torch.zeros_like(x), torch.zeros_like(y)
         for i in range(0, len(x), tile):
@@ -32,7 +32,7 @@ def floor(x: torch.Tensor, y: torch.Tensor) -> None:
 
 def formulas(x: torch.Tensor, y: torch.Tensor, divergence: str) -> None:
     """Penalties and slopes of as many tiles, each of the same scores, which stay in the cache."""
-    tile, objective = TILE["cpu"], FMICL(divergence)
+    tile, objective = tile_size("cpu"), FMICL(divergence)
     a, _, c = objective.coefficients()
     scores = torch.addmm(torch.full((tile,), c), x[:tile], y[:tile].T, alpha=a)
     given = torch.empty_like(scores)

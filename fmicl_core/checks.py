@@ -45,10 +45,10 @@ def invalid(
 
     Args:
         argument: name of the offending argument.
-        expected: what would have been accepted.
-        received: what came instead, shown by its `repr`.
+        expected: description of what would have been accepted.
+        received: value that came instead, shown by its `repr`.
         what: label of the received value, when it is not the argument itself (`y.shape`).
-        why: the reason, when the expectation alone does not explain itself.
+        why: reason, when the expectation alone does not explain itself.
     """
     reason = f" {why}" if why else ""
     return InvalidArgument(
@@ -70,7 +70,7 @@ def check_choice(argument: str, value: Any, choices: Iterable[str]) -> str:
 
 
 def spelled(value: Any, names: Iterable[str]) -> Any:
-    """The one of `names` that `value` is, "-" and "_" being alike, or else `value` itself."""
+    """The entry of `names` that `value` spells, "-" and "_" being alike, or else `value` itself."""
     if not isinstance(value, str):
         return value
     alike = (name for name in names if name.replace("-", "_") == value.replace("-", "_"))
@@ -97,8 +97,8 @@ def check_alpha(value: Any, shape: Shape | None) -> Any:
     """Return the weight of the negative term: a float > 0, or an array of no dimension as it is.
 
     Args:
-        value: of the argument `alpha`.
-        shape: of `value` where it is an array of the framework, whose value is not read here.
+        value: value of the argument `alpha`.
+        shape: shape of `value` where it is an array of the framework, whose value is not read here.
     """
     if shape is None:
         return check_positive("alpha", value)
@@ -154,7 +154,7 @@ def check_features(
         dtypes: dtype names of those that were given, in this order.
         devices: device names in the same order; empty when the framework moves data by itself.
         least: rows that x needs without a bank; 1 for a shard of a distributed batch.
-        framework: that holds the arrays, of `SPLITS`.
+        framework: name in `SPLITS` of what holds the arrays.
 
     Raises:
         ValueError: naming the argument at fault, the expectation and what was received.
@@ -203,7 +203,7 @@ def refused_by_rank(rank: int, message: str) -> InvalidArgument:
 
 
 def ranks_differ(argument: str, values: Sequence[Any]) -> InvalidArgument:
-    """Build the error for an argument that must be the same on every rank; its value by rank."""
+    """Build the error for an argument that differs between ranks; `values` are in order of rank."""
     return invalid(argument, "the same on every rank", list(values), what=f"{argument} by rank")
 
 

@@ -31,7 +31,7 @@ class Tiles(NamedTuple):
 
 
 def padded_width(d: int) -> int:
-    """Most columns that features of D = `d` have once zeros fill a tile's width."""
+    """Columns that features of D = `d` have, at most, once zeros fill the width of a tile."""
     return max(16, 1 << (d - 1).bit_length())  # powers of two, and tensor cores need 16
 
 
@@ -40,7 +40,7 @@ def tiles_for(d: int, dtype: str, tf32: bool, memory: int, atomic: bool) -> Tile
 
     Args:
         d: width of the features.
-        dtype: of the products: "float16", "bfloat16" or "float32".
+        dtype: dtype of the products, "float16", "bfloat16" or "float32".
         tf32: whether products of float32 numbers may round them to tf32.
         memory: bytes of shared memory a program may use.
         atomic: whether a program also holds the update of the columns' gradient.
@@ -62,14 +62,14 @@ def tiles_for(d: int, dtype: str, tf32: bool, memory: int, atomic: bool) -> Tile
 
 
 def parts_for(processors: int, n: int, k: int, chunks: int, tiles: Tiles) -> int:
-    """Into how many parts the columns are cut, so that a small batch occupies every processor.
+    """Number of parts that the columns are cut into, so that a small batch fills every processor.
 
     Args:
-        processors: of the GPU.
-        n: rows.
-        k: columns.
-        chunks: programs that share the width of the same rows.
-        tiles: of a program.
+        processors: number of processors of the GPU.
+        n: number of rows.
+        k: number of columns.
+        chunks: number of programs that share the width of the same rows.
+        tiles: tiles of a program.
     """
     wanted = 2 * processors // (-(-n // tiles.rows) * chunks)
     return min(max(1, wanted), -(-k // tiles.columns))
@@ -79,7 +79,7 @@ def refusal(device: str, capability: tuple[int, int] | None, dtype: str) -> str:
     """Why no fused routine takes features of this kind, whatever their width, or "".
 
     Args:
-        device: what the framework calls the kind of device that the features are on.
+        device: name of the kind of device that holds the features, as the framework calls it.
         capability: compute capability of that device, or None where it is no GPU of NVIDIA.
         dtype: name of the features' dtype.
     """

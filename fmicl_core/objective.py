@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import NamedTuple
@@ -35,8 +36,8 @@ class Block:
     The diagonal i = j, two views of one sample, is left out unless `right` is the bank.
 
     Args:
-        left: "x" or "y".
-        right: "x", "y" or "bank".
+        left: name of the features on the left, "x" or "y".
+        right: name of the features on the right, "x", "y" or "bank".
         share: this block's share of the mean over all negative pairs.
     """
 
@@ -48,6 +49,10 @@ class Block:
     def symmetric(self) -> bool:
         """Whether (i, j) and (j, i) are the same pair, so that half of the work is enough."""
         return self.left == self.right
+
+    def sides(self, rows: Mapping[str, Array]) -> tuple[Array, Array | None]:
+        """The rows on its left and on its right; None on the right where both are the same."""
+        return rows[self.left], None if self.symmetric else rows[self.right]
 
     @property
     def skips_diagonal(self) -> bool:
@@ -89,6 +94,12 @@ def negative_blocks(negatives: str, has_bank: bool) -> tuple[Block, ...]:
     return BANK if has_bank else NEGATIVES[negatives]
 
 
+def mean_over_blocks(blocks: Sequence[Block], block_mean: Callable[[Block], Array]) -> Array:
+    """The mean over all negative pairs, made of the means over the pairs of each block."""
+    means = [block.share * block_mean(block) for block in blocks]
+    return sum(means[1:], means[0])
+
+
 @dataclass(frozen=True)
 class FMICL:
     """Settings of the f-MICL loss (the objective of Lu et al. 2023, to minimise).
@@ -102,7 +113,7 @@ class FMICL:
         negatives: "anchor" {(x_i, x_j), i != j}, the printed equation; "within", "anchor" averaged
             with its twin on y; "cross" {(x_i, y_j), i != j}; "all" pairs of different samples among
             both views.
-        normalize: scale every row to unit length first; a zero row stays zero.
+        normalize: whether rows are scaled to unit length first; a zero row stays zero.
 
     Raises:
         ValueError: an option is unknown or out of range, or a cosine leaves the domain of f*.

@@ -25,7 +25,7 @@ class Ops:
     """Elementwise functions of one framework.
 
     Args:
-        name: the framework.
+        name: name of the framework.
         exp: e^x.
         expm1: e^x - 1, accurate near 0.
         log: natural logarithm.

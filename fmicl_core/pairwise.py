@@ -19,9 +19,9 @@ class Pairwise:
     scheme of negatives are not part of it, so that a change of these compiles nothing anew.
 
     Args:
-        divergence: f.
-        similarity: makes z of a pair of rows.
-        normalize: the rows have unit length; a zero row stays zero.
+        divergence: f-divergence that scores and penalties come from.
+        similarity: what makes z of a pair of rows.
+        normalize: whether the rows have unit length; a zero row stays zero.
 
     Raises:
         ValueError: a cosine leaves the domain of f*.

@@ -1,4 +1,4 @@
-"""What the losses that know no ranks say where there are several."""
+"""The warning of a loss that sees its own rows only where several ranks share a batch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _told_of_ranks: set[str] = set()
 
 
 def warn_of_ranks(loss: str) -> None:
-    """Warn, once in a process, that a loss called among several ranks knows none but its own."""
+    """Warn, once in a process, that a loss on several ranks sees its own rank's rows only."""
     if loss in _told_of_ranks:
         return
     _told_of_ranks.add(loss)
@@ -27,5 +27,5 @@ def warn_of_ranks(loss: str) -> None:
 
 
 def features_are_gathered() -> None:
-    """Give no such warning in this process: whoever calls gathers the ranks' features first."""
+    """Give no such warning in this process: the caller gathers the features of all ranks first."""
     _told_of_ranks.update(KNOW_NO_RANKS)

@@ -10,23 +10,24 @@ from numpy.typing import NDArray
 
 from fmicl_core.checks import check_features, no_negatives
 from fmicl_core.objective import FMICL, NO_SAMPLE, negative_pairs
-from fmicl_core.renamed import renamed_attribute
+from fmicl_core.renamed import with_old_names
 
 Matrix = NDArray[np.float64]
 DEFAULT_OBJECTIVE = FMICL()
 
 
+@with_old_names(alignment="score", uniformity="penalty")
 @dataclass(frozen=True)
 class Reference:
     """The loss, its two terms and its gradient, all float64.
 
     Args:
-        loss: -score + alpha * penalty.
+        loss: value of the loss, -score + alpha * penalty.
         score: mean score of the positive pairs.
         penalty: mean penalty of the negative pairs.
         grad_x: (N, D) gradient of the loss.
-        grad_y: (N, D).
-        grad_bank: (K, D), or None without a bank.
+        grad_y: (N, D) gradient of the loss.
+        grad_bank: (K, D) gradient of the loss, or None without a bank.
     """
 
     loss: float
@@ -35,8 +36,6 @@ class Reference:
     grad_x: Matrix
     grad_y: Matrix
     grad_bank: Matrix | None
-    alignment = renamed_attribute("Reference.alignment", "score")
-    uniformity = renamed_attribute("Reference.uniformity", "penalty")
 
 
 def fmicl_reference(
@@ -56,11 +55,12 @@ def fmicl_reference(
         x: (N, D) features of the first view.
         y: (N, D) features of the second view; row i belongs to the same sample as row i of x.
             Two views in one array are split first, `z1, z2 = np.split(features, 2)`.
-        objective: the settings; those of every loss here by default.
+        objective: settings of the loss; by default those of every loss here.
         bank: (K, D) features that supply all negatives, or None.
         samples: (N,) whole numbers; rows with equal numbers are one sample and not negatives of
             each other. None: every row is a sample of its own.
-        bank_samples: (K,) likewise for the bank, on the same count. None: of no sample here.
+        bank_samples: (K,) whole numbers that say the same of the bank's rows. None: no row of the
+            bank is of a sample in the batch.
 
     Raises:
         ValueError: shapes do not fit, or there is no negative pair.

@@ -71,7 +71,8 @@ def check_info_nce(
 
 
 def info_nce_blocks(negatives: str, has_bank: bool) -> tuple[tuple[Block, bool], ...]:
-    """The same softmaxes, every pair once: blocks, and whether their right rows are anchors too.
+    """The softmaxes of `info_nce_anchors` with every pair once: blocks, and whether the right rows
+    of each are anchors too.
 
     The left rows of a block always are.
 

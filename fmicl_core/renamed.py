@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
 
 from fmicl_core.checks import callers_level
+
+T = TypeVar("T")
 
 
 def warn_renamed(old: str, new: str) -> None:
@@ -17,11 +21,17 @@ def warn_renamed(old: str, new: str) -> None:
     )
 
 
-def renamed_attribute(old: str, new: str) -> property:
-    """An attribute called `old` that warns and gives the one called `new`."""
+def with_old_names(**names: str) -> Callable[[type[T]], type[T]]:
+    """Let a class have attributes by the names of the last version, which warn; old=new."""
 
-    def get(self: Any) -> Any:
-        warn_renamed(old, new)
-        return getattr(self, new)
+    def give(cls: type[T]) -> type[T]:
+        for old, new in names.items():
+            setattr(cls, old, property(partial(_renamed, f"{cls.__name__}.{old}", new)))
+        return cls
 
-    return property(get, doc=f"`{new}` by its name of the last version.")
+    return give
+
+
+def _renamed(old: str, new: str, instance: object) -> Any:
+    warn_renamed(old, new)
+    return getattr(instance, new)

@@ -12,7 +12,6 @@ itself and needs the conjugate f*.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -225,7 +224,7 @@ class Cosine(Similarity):
     need temperature > 1.
 
     Args:
-        temperature: > 0.
+        temperature: temperature > 0 that scores are divided by.
 
     Raises:
         ValueError: temperature is not a finite number > 0.
@@ -270,7 +269,7 @@ class Cosine(Similarity):
 
 
 #: Every similarity by name.
-SIMILARITIES: dict[str, Callable[..., Similarity]] = {
+SIMILARITIES: dict[str, type[Similarity]] = {
     cls.name: cls for cls in (Gaussian, Cosine, Laplace, Cauchy)
 }
 

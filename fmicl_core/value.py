@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class Value:
-    """Base of what is told apart by its class and its fields, as a dataclass is.
+    """Base class of what is compared by its class and its fields, as a dataclass is.
 
     The library's own subclasses are frozen dataclasses, which bring methods of their own. A user's
     plain class gets these, so that two objects that hold different things are never taken for equal

@@ -26,9 +26,8 @@ from triton.compiler import ASTSource
 
 from fmicl_core import DIVERGENCES, FMICL, Laplace, get_divergence
 from fmicl_core.fused import tiles_for
-from fmicl_jax.fused import Fused
 from fmicl_jax.fused_pallas import block_sums
-from fmicl_jax.tiled import plan_of
+from fmicl_jax.plan import Fused, Plan
 from fmicl_torch import fused, fused_triton
 
 POINTERS = {"bfloat16": "*bf16", "float16": "*fp16", "float32": "*fp32", "tf32": "*fp32"}
@@ -71,7 +70,7 @@ def compiled_pallas(objective, precision, d, kind, gpu):
     """The Pallas routine of fmicl_jax, compiled, and its tiles."""
     tf32, memory = precision == "tf32", 1024 * GPUS[gpu]
     name = "float32" if tf32 else precision
-    plan = plan_of(objective.pairwise, True, Fused(name, tf32, 132, memory, False))
+    plan = Plan(objective.pairwise, True, 0, Fused(name, tf32, 132, memory, False))
     rows = jax.ShapeDtypeStruct((4096, d), "float32")
     sums = jax.jit(lambda x, y: block_sums(x, y, plan, kind == "rows", kind == "loss"))
     module = sums.trace(rows, rows).lower(lowering_platforms=("cuda",)).compiler_ir()

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 
 from fmicl_core import Pairwise
-from fmicl_core.objective import Block
 from fmicl_jax.ops import JAX, off_diagonal, product, square_lengths
 
 Rows = dict[str, jax.Array]
@@ -20,22 +18,6 @@ def positive_scores(rows: Rows, pairwise: Pairwise) -> jax.Array:
     if b:
         z = z + b * (square_lengths(x) + square_lengths(y))
     return pairwise.positive(z, JAX)
-
-
-def dense_excess(rows: Rows, pairwise: Pairwise, blocks: tuple[Block, ...]) -> jax.Array:
-    """Mean excess of the negative pairs; with the limit added it is the mean penalty; scalar.
-
-    Args:
-        rows: features by the names "x" (N, D), "y" (N, D) and, if given, "bank" (K, D).
-        pairwise: the specification; its normalization has been applied.
-        blocks: of negative pairs.
-    """
-    total = jnp.zeros((), rows["x"].dtype)
-    for block in blocks:
-        right = None if block.symmetric else rows[block.right]
-        mean = dense_block_mean(rows[block.left], right, pairwise, block.skips_diagonal)
-        total = total + block.share * mean
-    return total
 
 
 def dense_block_mean(

@@ -13,16 +13,14 @@ import jax.numpy as jnp
 
 from fmicl_core import Pairwise
 from fmicl_core.checks import check_union, invalid
-from fmicl_core.objective import Block
 from fmicl_core.ranks import warn_of_ranks
-from fmicl_jax.dense import Rows
 
 #: Mean excess of a block: left, right (None means left), pairwise, skips_diagonal.
 BlockMean = Callable[[jax.Array, jax.Array | None, Pairwise, bool], jax.Array]
 
 
 def axis_size(axis_name: str, rows: jax.Array) -> int:
-    """Devices along the axis.
+    """Number of devices along the axis.
 
     Raises:
         ValueError: there is no such axis here, or the union has fewer than two rows.
@@ -46,44 +44,33 @@ def tell_of_devices(loss: str) -> None:
 
 
 def shared_mean(values: jax.Array, axis_name: str) -> jax.Array:
-    """Mean over the union of one value a row; a scalar."""
+    """Mean over the union of one value a row, or of one value a device; a scalar."""
     return jax.lax.psum(values.mean() / jax.lax.axis_size(axis_name), axis_name)
 
 
-def shared_excess(
-    rows: Rows,
-    pairwise: Pairwise,
-    blocks: tuple[Block, ...],
-    block_mean: BlockMean,
-    axis_name: str,
-) -> jax.Array:
-    """Mean excess in the union; every device works on its rows against all.
-
-    Equals `dense_excess` of the gathered rows.
+def against_all(block_mean: BlockMean, axis_name: str) -> BlockMean:
+    """From a mean over one block of rows, the mean over this device's rows against all rows.
 
     Args:
-        rows: this device's features by the names "x" (n, D), "y" (n, D) and, if given, "bank".
-        pairwise: the specification; its normalization has been applied.
-        blocks: of negative pairs.
-        block_mean: dense or tiled.
-        axis_name: of the mesh.
+        block_mean: function of the dense or the tiled form that takes the mean over one block.
+        axis_name: axis of the mesh.
     """
-    n, devices = len(rows["x"]), jax.lax.axis_size(axis_name)
-    total = jnp.zeros((), rows["x"].dtype)
-    for block in blocks:
-        left, right = rows[block.left], rows[block.right]
-        here = None if block.symmetric else right
-        if not block.skips_diagonal:  # every device has the whole bank
-            total += block.share * block_mean(left, here, pairwise, False)
-            continue
-        pairs = devices * n - 1
+
+    def mean(
+        left: jax.Array, right: jax.Array | None, pairwise: Pairwise, skips_diagonal: bool
+    ) -> jax.Array:
+        if not skips_diagonal:  # every device has the whole bank
+            return block_mean(left, right, pairwise, False)
+        n, devices = len(left), jax.lax.axis_size(axis_name)
+        pairs, total = devices * n - 1, jnp.zeros((), left.dtype)
         if n > 1:
-            share = block.share * (n - 1) / pairs
-            total += share * block_mean(left, here, pairwise, True)
+            total += (n - 1) / pairs * block_mean(left, right, pairwise, True)
         if devices > 1:
-            others = _others(right, axis_name)
-            total += block.share * len(others) / pairs * block_mean(left, others, pairwise, False)
-    return jax.lax.psum(total / devices, axis_name)
+            others = _others(left if right is None else right, axis_name)
+            total += len(others) / pairs * block_mean(left, others, pairwise, False)
+        return total
+
+    return mean
 
 
 def _others(rows: jax.Array, axis_name: str) -> jax.Array:

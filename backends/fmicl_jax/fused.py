@@ -7,7 +7,6 @@ compiled for GPUs and run in Pallas' interpreter, but not yet run on a GPU.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 
@@ -22,9 +21,7 @@ from fmicl_core.fused import (
     refused,
     too_wide,
 )
-
-if TYPE_CHECKING:
-    from fmicl_jax.tiled import Plan
+from fmicl_jax.plan import Fused
 
 #: Whether Pallas runs the fused routine in Python, on any device; for tests.
 INTERPRET = False
@@ -34,37 +31,19 @@ MAX_ENTRIES = 1 << 31
 TF32 = ("tensorfloat32", "TF32_TF32_F32")
 
 
-class Fused(NamedTuple):
-    """How the fused routine is made.
-
-    Args:
-        dtype: of the products.
-        tf32: whether float32 products may round to tf32.
-        processors: of the GPU.
-        memory: bytes of shared memory that a program may use.
-        interpret: run it in Python.
-    """
-
-    dtype: str
-    tf32: bool
-    processors: int
-    memory: int
-    interpret: bool
-
-
 def fused_for(
     implementation: str, pairwise: Pairwise, x: jax.Array, dtype: str, n: int, k: int
 ) -> Fused | None:
-    """The fused form for blocks of at most n x k such features, or None where it is not to be used.
+    """How the fused routine is made for blocks of at most n x k pairs, or None if it is not used.
 
     Args:
-        implementation: as given to the loss. "auto" leaves small batches to the dense form, and
+        implementation: name of a form, or "auto", which leaves small batches to the dense form, and
             plain float32 to the tiled one.
         pairwise: the specification.
         x: the features as given to the loss.
-        dtype: that of x, y and the bank together.
-        n: rows.
-        k: columns.
+        dtype: dtype that x, y and the bank are promoted to.
+        n: number of rows.
+        k: number of columns.
 
     Raises:
         ValueError: `implementation` is "fused" and there is none; says why.
@@ -86,7 +65,7 @@ def _device(x: jax.Array) -> jax.Device:
     """The device of x or, while tracing, where it is not known, the one that JAX would take."""
     if not isinstance(x, jax.core.Tracer) and isinstance(x, jax.Array):
         return next(iter(x.devices()))
-    default = jax.config.jax_default_device
+    default = jax.config.jax_default_device  # type: ignore[attr-defined]
     if isinstance(default, str):
         return jax.local_devices(backend=default)[0]
     return default or jax.local_devices()[0]
@@ -122,22 +101,16 @@ def _too_many(rows: int, d: int) -> str:
 
 
 def _tf32() -> bool:
-    return jax.config.jax_default_matmul_precision in TF32
-
-
-def _formulas_refused(pairwise: Pairwise) -> str:
-    """Why the formulas of the settings cannot be written in Triton, or ""."""
-    from fmicl_jax.tiled import plan_of
-
-    return _plan_refused(plan_of(pairwise, skips_diagonal=False))
+    return jax.config.jax_default_matmul_precision in TF32  # type: ignore[attr-defined]
 
 
 @lru_cache(maxsize=256)
-def _plan_refused(plan: Plan) -> str:
-    from fmicl_jax.fused_pallas import lower_formulas
+def _formulas_refused(pairwise: Pairwise) -> str:
+    """Why the formulas of a pair cannot be written in Triton, or ""."""
+    from fmicl_jax.fused_pallas import lower_formulas  # imports Pallas
 
     try:
-        lower_formulas(plan)
+        lower_formulas(pairwise)
     except Exception as error:  # whatever a formula of a user's own raises, or Pallas of it
         first = str(error).strip().splitlines()[:1]
         return f"Pallas cannot write the formulas ({': '.join([type(error).__name__, *first])})."

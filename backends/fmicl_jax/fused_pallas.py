@@ -6,7 +6,7 @@ It is written for Pallas' Triton backend. Imported only where it is used, as Pal
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +14,11 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 from jax.lax import Precision
 
+from fmicl_core import Pairwise
 from fmicl_core.fused import Tiles, parts_for, tiles_for
 from fmicl_core.ops import Ops
 from fmicl_jax.ops import JAX, square_lengths
-
-if TYPE_CHECKING:
-    from fmicl_jax.tiled import Gradients, Plan
+from fmicl_jax.plan import Fused, Gradients, Plan
 
 #: The functions of the specification for a single pair, whose sum is itself.
 ONE_PAIR = Ops(
@@ -29,9 +28,10 @@ ONE_PAIR = Ops(
 
 
 class Program(NamedTuple):
-    """What a program of the fused routine is made for."""
+    """All that one program of the fused routine is made for."""
 
     plan: Plan
+    fused: Fused
     n: int
     k: int
     tiles: Tiles
@@ -42,12 +42,12 @@ class Program(NamedTuple):
 
     @property
     def row_blocks(self) -> int:
-        """Programs that share a part of the columns and a chunk of the width."""
+        """Number of programs that share a part of the columns and a chunk of the width."""
         return -(-self.n // self.tiles.rows)
 
     @property
     def span(self) -> int:
-        """Columns of a part."""
+        """Number of columns in a part."""
         return -(-self.k // (self.tiles.columns * self.parts)) * self.tiles.columns
 
 
@@ -97,27 +97,28 @@ def block_sums(
     return excess.sum(), weight @ right, weight.sum(axis=1)           # None without `grad`
 
     Args:
-        left: (N, D), float32.
-        right: (K, D), float32.
-        plan: settings.
+        left: (N, D) features, float32.
+        right: (K, D) features, float32.
+        plan: settings of the sweep.
         grad: whether the last two are wanted. They are still to be scaled; the last is None too
             where z has no squared lengths.
-        triangle: right is left and only the tiles with i < j are visited, but count twice.
+        triangle: whether right is left and only the tiles with i < j are visited, and count twice.
     """
     (n, d), k, fused = left.shape, len(right), plan.fused
+    assert fused is not None
     tiles = tiles_for(d, fused.dtype, fused.tf32, fused.memory, atomic=False)
     chunks = -(-d // tiles.width)
     parts = parts_for(fused.processors, n, k, chunks, tiles)
-    program = Program(plan, n, k, tiles, chunks, parts, grad, triangle)
+    program = Program(plan, fused, n, k, tiles, chunks, parts, grad, triangle)
     b = plan.pairwise.coefficients()[1]
     inputs = []
-    for rows, size in ((left, tiles.rows), (right, tiles.columns)):
-        missing = (0, -len(rows) % size), (0, -d % tiles.width)
-        inputs.append(jnp.pad(rows.astype(fused.dtype), missing))
+    for side, size in ((left, tiles.rows), (right, tiles.columns)):
+        missing = (0, -len(side) % size), (0, -d % tiles.width)
+        inputs.append(jnp.pad(side.astype(fused.dtype), missing))
         if b:
-            inputs.append(jnp.pad(b * square_lengths(rows), missing[0]))
+            inputs.append(jnp.pad(b * square_lengths(side), missing[0]))
     rows, width = program.row_blocks * tiles.rows, chunks * tiles.width
-    shapes = [(parts, rows)]
+    shapes: list[tuple[int, ...]] = [(parts, rows)]
     if grad:
         shapes += [(parts, rows, width), (parts, rows)] if b else [(parts, rows, width)]
 
@@ -140,7 +141,7 @@ def block_sums(
 
 def _program(program: Program, *refs: Any) -> None:
     """Sums of ROWS rows over one part of the columns; its chunk of the width of the gradient."""
-    tiles, fused = program.tiles, program.plan.fused
+    tiles, fused = program.tiles, program.fused
     a, b, c = program.plan.pairwise.coefficients()
     refs_in, refs_out = refs[: 4 if b else 2], refs[4 if b else 2 :]
     left, right, *biases = (*refs_in[::2], *refs_in[1::2]) if b else refs_in
@@ -182,7 +183,7 @@ def _program(program: Program, *refs: Any) -> None:
         start = first + turn * tiles.columns
         columns = pl.ds(start, tiles.columns)
         theirs = right[columns, own]
-        excess, weight = evaluate(program.plan, scores(columns, theirs))
+        excess, weight = evaluate(program.plan.pairwise, scores(columns, theirs))
         bottom, end = (block + 1) * tiles.rows, start + tiles.columns
         edge = end > program.k
         if program.plan.skips_diagonal:
@@ -226,21 +227,21 @@ def _precision(dtype: str, tf32: bool) -> Precision:
     return Precision.DEFAULT if dtype == "bfloat16" else Precision.HIGH
 
 
-def evaluate(plan: Plan, z: jax.Array) -> tuple[jax.Array, jax.Array]:
+def evaluate(pairwise: Pairwise, z: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Excess and slope of every pair, from the formulas of one."""
 
     def one_pair(z: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return plan.pairwise.excess_total_and_slope(z, ONE_PAIR)
+        return pairwise.excess_total_and_slope(z, ONE_PAIR)
 
     excess, slope = jax.vmap(jax.vmap(one_pair))(z)
     return excess, slope
 
 
-def lower_formulas(plan: Plan) -> None:
+def lower_formulas(pairwise: Pairwise) -> None:
     """Have Pallas write the formulas of a tile in Triton; raises whatever it or they raise."""
 
     def program(given: Any, excess: Any, slope: Any) -> None:
-        excess[...], slope[...] = evaluate(plan, given[...])
+        excess[...], slope[...] = evaluate(pairwise, given[...])
 
     def call(given: jax.Array) -> Any:
         shapes = jax.eval_shape(lambda x: (x, x), given)  # right inside jax.shard_map as well

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -32,10 +32,10 @@ def prepare(
     """Checked features by name, in one dtype of float32 at least, of unit length where asked for.
 
     Args:
-        x: first view.
-        y: second view; None, where the caller left it out, is refused.
-        bank: negatives, or None.
-        normalize: scale rows to unit length.
+        x: features of the first view.
+        y: features of the second view; None, where the caller left it out, is refused.
+        bank: features of the bank of negatives, or None.
+        normalize: whether rows are scaled to unit length.
         least: rows that x needs without a bank; 1 for a shard of a distributed batch.
 
     Raises:
@@ -64,7 +64,7 @@ def prepare(
     return {k: normalize_rows(v) for k, v in wide.items()} if normalize else wide
 
 
-def is_array(value: Any) -> bool:
+def is_array(value: Any) -> TypeGuard[jax.Array]:
     """Whether it is an array of JAX or of NumPy, which JAX takes, too."""
     return isinstance(value, jax.Array | np.ndarray)
 

@@ -9,7 +9,7 @@ import jax
 
 from fmicl_core import FMICL, Divergence, Similarity
 from fmicl_core.checks import check_bool
-from fmicl_core.forms import WITH_FUSED, check_implementation, name_of_today
+from fmicl_core.forms import WITH_FUSED, check_implementation
 from fmicl_core.objective import DEFAULTS
 from fmicl_jax.inputs import is_array, weight_of
 from fmicl_jax.terms import FMICLTerms, terms_of
@@ -134,12 +134,12 @@ class FMICLLoss:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "alpha", weight_of(self.alpha))
-        number = DEFAULTS.alpha if is_array(self.alpha) else self.alpha
+        number = self.alpha if isinstance(self.alpha, float) else DEFAULTS.alpha
         o = FMICL(self.divergence, self.similarity, number, self.negatives, self.normalize)
         for name in ("divergence", "similarity"):
             object.__setattr__(self, name, getattr(o, name))
         object.__setattr__(self, "_made_with", o)
-        form = check_implementation(name_of_today(self.implementation), WITH_FUSED)
+        form = check_implementation(self.implementation, WITH_FUSED)
         object.__setattr__(self, "implementation", form)
         check_bool("check_finite", self.check_finite)
 
@@ -162,15 +162,15 @@ class FMICLLoss:
         options = self.implementation, self.check_finite, self.axis_name
         return terms_of(self._made_with, self.alpha, x, y, bank, *options)  # type: ignore[attr-defined]
 
-    def tree_flatten(self) -> tuple[tuple[jax.Array, ...], tuple[tuple[str, Any], ...]]:
-        """The leaves, and all the rest."""
+    def tree_flatten(self) -> tuple[tuple[Any, ...], tuple[tuple[str, Any], ...]]:
+        """The leaves of the pytree, and all that is no leaf."""
         leaves = (self.alpha,) if is_array(self.alpha) else ()
         rest = vars(self) | ({"alpha": None} if leaves else {})
         return leaves, tuple(rest.items())
 
     @classmethod
     def tree_unflatten(cls, rest: tuple[tuple[str, Any], ...], leaves: tuple[Any, ...]) -> Self:
-        """The object; a leaf may be whatever JAX puts in its place."""
+        """The object with these leaves, which may be whatever JAX puts in their place."""
         loss = object.__new__(cls)
         for name, value in dict(rest, **({"alpha": leaves[0]} if leaves else {})).items():
             object.__setattr__(loss, name, value)

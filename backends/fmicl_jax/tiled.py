@@ -17,46 +17,9 @@ from jax.custom_derivatives import SymbolicZero
 
 from fmicl_core import Pairwise
 from fmicl_core.checks import once_differentiable
-from fmicl_core.objective import Block
-from fmicl_jax.dense import Rows
-from fmicl_jax.fused import Fused
+from fmicl_core.forms import tile_size
 from fmicl_jax.ops import JAX, product, square_lengths
-
-#: Rows and columns of a tile, at most. On a CPU a float32 tile stays in the L2 cache.
-TILE = {"cpu": 512}
-TILE_ACCELERATOR = 4096
-
-
-class Plan(NamedTuple):
-    """All that a sweep of one block depends on: the static argument of what is compiled."""
-
-    pairwise: Pairwise
-    skips_diagonal: bool
-    tile: int
-    fused: Fused | None
-
-
-#: Gradients in left and in right, where wanted; of a symmetric block the first is the whole one.
-Gradients = tuple[jax.Array | None, jax.Array | None]
-
-
-def tiled_excess(
-    rows: Rows, pairwise: Pairwise, blocks: tuple[Block, ...], fused: Fused | None = None
-) -> jax.Array:
-    """Mean excess in one pass; equals `dense_excess`, once differentiable.
-
-    Args:
-        rows: features by the names "x" (N, D), "y" (N, D) and, if given, "bank" (K, D).
-        pairwise: the specification; its normalization has been applied.
-        blocks: of negative pairs.
-        fused: the Pallas routine, or None for plain tiles.
-    """
-    total = jnp.zeros((), rows["x"].dtype)
-    for block in blocks:
-        right = None if block.symmetric else rows[block.right]
-        mean = tiled_block_mean(rows[block.left], right, pairwise, block.skips_diagonal, fused)
-        total = total + block.share * mean
-    return total
+from fmicl_jax.plan import Fused, Gradients, Plan
 
 
 def tiled_block_mean(
@@ -67,17 +30,8 @@ def tiled_block_mean(
     fused: Fused | None = None,
 ) -> jax.Array:
     """Mean excess over the pairs (left_i, right_j), i != j if so asked; right None means left."""
-    return _block_mean(left, right, plan_of(pairwise, skips_diagonal, fused))
-
-
-def plan_of(pairwise: Pairwise, skips_diagonal: bool, fused: Fused | None = None) -> Plan:
-    """What matters to a sweep of one block, here."""
-    return Plan(pairwise, skips_diagonal, tile_size(), fused)
-
-
-def tile_size() -> int:
-    """Rows and columns of a tile, at most."""
-    return TILE.get(jax.default_backend(), TILE_ACCELERATOR)
+    tile = tile_size(jax.default_backend())
+    return _block_mean(left, right, Plan(pairwise, skips_diagonal, tile, fused))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
@@ -116,7 +70,7 @@ def _(plan, wanted, primals, tangents):  # type: ignore[no-untyped-def]
 def _mean_and_gradients(
     left: jax.Array, right: jax.Array | None, plan: Plan, wanted: tuple[bool, bool]
 ) -> tuple[jax.Array, Gradients]:
-    """The mean excess and, of those wanted, its gradients in left and right."""
+    """The mean excess, and its gradients in left and in right where they are wanted."""
     how = left, right, plan, wanted
     if plan.fused is None:
         return sweep(*how)
@@ -134,14 +88,14 @@ def _mean_and_gradients(
 def sweep(
     left: jax.Array, right: jax.Array | None, plan: Plan, wanted: tuple[bool, bool]
 ) -> tuple[jax.Array, Gradients]:
-    """The mean excess and, of those wanted, its gradients in left and right.
+    """The mean excess, and its gradients in left and in right where they are wanted.
 
     A symmetric block (right None) visits each pair once, i < j, and has one gradient, in left.
     """
     pairwise, skips_diagonal, tile, _ = plan
     a, b, c = pairwise.coefficients()
     symmetric = right is None
-    others = left if symmetric else right
+    others = left if right is None else right
     n, k = len(left), len(others)
     rows, columns = split_tiles(left, tile), split_tiles(others, tile)
     want_left, want_right = (wanted[0], wanted[0]) if symmetric else wanted
@@ -180,7 +134,7 @@ def sweep(
     pairs = n * (k - 1 if skips_diagonal else k)
     scale = (2.0 if symmetric else 1.0) / pairs
     grad_left = grad_rows.finish(a, b, scale, left)
-    grad_right = None if symmetric else grad_columns.finish(a, b, scale, others)
+    grad_right = None if grad_columns is None else grad_columns.finish(a, b, scale, others)
     return totals.sum() * scale, (grad_left, grad_right)
 
 
@@ -194,7 +148,7 @@ class GradientSums(NamedTuple):
     def zeros(
         cls, tiles: jax.Array, wanted: bool, has_lengths: bool, zero: jax.Array
     ) -> GradientSums:
-        """Nothing added yet, on the side of these tiles; `zero` is 0 of the kind a scan carries."""
+        """The sums before a tile is added; `zero` is 0 of the kind that a scan carries."""
         products = jnp.zeros_like(tiles) + zero if wanted else None
         masses = jnp.zeros_like(tiles[..., 0]) + zero if wanted and has_lengths else None
         return cls(products, masses)
@@ -240,7 +194,7 @@ def counted_pairs(
 def tile_places(
     rows: tuple[int, ...], columns: tuple[int, ...], n: int, k: int, symmetric: bool, skips: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Tile row, tile column, and whether some pairs of the tile do not count, of every tile."""
+    """For every tile its row, its column, and whether some of its pairs do not count."""
     i, j = np.indices((rows[0], columns[0]), dtype=np.int32).reshape(2, -1)
     if symmetric:
         i, j = i[i <= j], j[i <= j]

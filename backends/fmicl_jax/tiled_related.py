@@ -16,11 +16,12 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
 from fmicl_core.checks import once_differentiable
+from fmicl_core.forms import tile_size
 from fmicl_core.objective import Block
 from fmicl_core.related import info_nce_anchors, info_nce_blocks
 from fmicl_jax.dense import Rows
 from fmicl_jax.ops import JAX, product
-from fmicl_jax.tiled import GradientSums, counted_pairs, split_tiles, tile_places, tile_size
+from fmicl_jax.tiled import GradientSums, counted_pairs, split_tiles, tile_places
 
 Places = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -36,10 +37,10 @@ def tiled_info_nce(rows: Rows, temperature: float, negatives: str) -> jax.Array:
 
     Args:
         rows: features by the names "x" (N, D), "y" (N, D) and, if given, "bank" (K, D).
-        temperature: > 0.
-        negatives: which negatives; its normalization has been applied.
+        temperature: temperature > 0 that scores are divided by.
+        negatives: name of the scheme of negatives.
     """
-    return _info_nce(rows, temperature, negatives, tile_size())
+    return _info_nce(rows, temperature, negatives, tile_size(jax.default_backend()))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3))
@@ -96,7 +97,7 @@ def _log_sums(
 
 
 class _Softmax(NamedTuple):
-    """Of every anchor, what its softmax over its positive and all of its negatives is made of."""
+    """What makes up every anchor's softmax over its positive and all of its negatives."""
 
     peak: jax.Array  # the largest score of a negative
     log: jax.Array  # log-sum-exp of all scores, less the peak
@@ -109,7 +110,7 @@ class _Softmax(NamedTuple):
 
 
 class _LogSum(NamedTuple):
-    """The log-sum-exp of the scores of every anchor's negatives as they come.
+    """The running log-sum-exp of the scores of every anchor's negatives.
 
     It is kept as peak + log(total): their sum would round away digits of log(total).
     """
@@ -119,7 +120,7 @@ class _LogSum(NamedTuple):
 
     @classmethod
     def none_yet(cls, like: jax.Array) -> _LogSum:
-        """Nothing added, for anchors like those; the peak is below every score, but not -inf."""
+        """The sum before a score is added, shaped `like` this; its peak is finite."""
         return cls(0.0 * like + 0.5 * jnp.finfo(like.dtype).min, 0.0 * like)
 
     def add(self, place: jax.Array, scores: jax.Array, axis: int) -> _LogSum:
@@ -172,7 +173,7 @@ def _gradients(
     own = {"x": pull * rows["y"], "y": pull * rows["x"]}
     scale = 1.0 / (temperature * len(softmaxes) * n)
     sides = {name: sums[name].finish(1.0, 0.0, 1.0, rows[name]) for name in wanted}
-    return {name: scale * (side + own.get(name, 0.0)) for name, side in sides.items()}
+    return {k: scale * (v + own.get(k, 0.0)) for k, v in sides.items() if v is not None}
 
 
 def _add_gradients(
@@ -217,4 +218,5 @@ def _scores(
 
 def _zero(rows: Rows) -> jax.Array:
     # Inside jax.shard_map what a scan carries must vary over the mesh axes that the features do.
-    return 0.0 * sum(side[0, 0] for side in rows.values())
+    first, *others = (side[0, 0] for side in rows.values())
+    return 0.0 * sum(others, first)

@@ -1,12 +1,15 @@
 """f-MICL and the losses it generalises, for TensorFlow."""
 
-from fmicl_tensorflow.loss import FMICLLoss, FMICLTerms, fmicl_loss, fmicl_terms
+from fmicl_core import specification
+from fmicl_core.specification import *  # noqa: F403
+from fmicl_tensorflow.loss import FMICLLoss, fmicl_loss, fmicl_terms
 from fmicl_tensorflow.related import (
     InfoNCELoss,
     alignment_uniformity_loss,
     info_nce_loss,
     spectral_contrastive_loss,
 )
+from fmicl_tensorflow.terms import FMICLTerms
 
 __all__ = [
     "FMICLLoss",
@@ -18,6 +21,7 @@ __all__ = [
     "info_nce_loss",
     "spectral_contrastive_loss",
 ]
+__all__ += specification.__all__
 
 
 def __dir__() -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tensorflow as tf
 
 from fmicl_core import Pairwise
-from fmicl_core.objective import Block
 from fmicl_tensorflow.ops import TENSORFLOW, off_diagonal, square_lengths
 
 Rows = dict[str, tf.Tensor]
@@ -19,22 +18,6 @@ def positive_scores(rows: Rows, pairwise: Pairwise) -> tf.Tensor:
     if b:
         z = z + b * (square_lengths(x) + square_lengths(y))
     return pairwise.positive(z, TENSORFLOW)
-
-
-def dense_excess(rows: Rows, pairwise: Pairwise, blocks: tuple[Block, ...]) -> tf.Tensor:
-    """Mean excess of the negative pairs; with the limit added it is the mean penalty; scalar.
-
-    Args:
-        rows: features by the names "x" (N, D), "y" (N, D) and, if given, "bank" (K, D).
-        pairwise: the specification; its normalization has been applied.
-        blocks: of negative pairs.
-    """
-    total = tf.zeros((), rows["x"].dtype)
-    for block in blocks:
-        right = None if block.symmetric else rows[block.right]
-        mean = dense_block_mean(rows[block.left], right, pairwise, block.skips_diagonal)
-        total = total + block.share * mean
-    return total
 
 
 def dense_block_mean(

@@ -12,9 +12,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from fmicl_core import Pairwise
-from fmicl_core.objective import Block
 from fmicl_core.ranks import warn_of_ranks
-from fmicl_tensorflow.dense import Rows
 
 #: Mean excess of a block: left, right (None means left), pairwise, skips_diagonal.
 BlockMean = Callable[[tf.Tensor, tf.Tensor | None, Pairwise, bool], tf.Tensor]
@@ -25,7 +23,7 @@ class Replicas:
 
     Args:
         context: replica context of the strategy.
-        rows: of this replica.
+        rows: features of this replica.
     """
 
     def __init__(self, context: tf.distribute.ReplicaContext, rows: tf.Tensor) -> None:
@@ -39,8 +37,29 @@ class Replicas:
         return self.context.all_reduce(tf.distribute.ReduceOp.SUM, part)
 
     def mean(self, values: tf.Tensor) -> tf.Tensor:
-        """Mean over the union of one value a row, with gradient; a scalar."""
-        return self.sum(tf.reduce_sum(values) / tf.cast(self.total, values.dtype))
+        """Mean over the union of one value a row, or of one value a replica; with gradient."""
+        share = tf.cast(self.rows, values.dtype) / tf.cast(self.total, values.dtype)
+        return self.sum(share * tf.reduce_mean(values))
+
+    def against_all(self, block_mean: BlockMean) -> BlockMean:
+        """From a mean over one block of rows, the mean over this replica's rows against all rows.
+
+        Args:
+            block_mean: function of the dense or the tiled form that takes the mean over one block.
+        """
+
+        def mean(
+            left: tf.Tensor, right: tf.Tensor | None, pairwise: Pairwise, skips_diagonal: bool
+        ) -> tf.Tensor:
+            if not skips_diagonal:  # every replica has the whole bank
+                return block_mean(left, right, pairwise, False)
+            n, total = (tf.cast(size, left.dtype) for size in (self.rows, self.total))
+            others = self.others(left if right is None else right)
+            near = (n - 1.0) * block_mean(left, right, pairwise, True)
+            far = (total - n) * block_mean(left, others, pairwise, False)
+            return (near + far) / (total - 1.0)
+
+        return mean
 
     def others(self, rows: tf.Tensor) -> tf.Tensor:
         """The rows of all other replicas, with gradient."""
@@ -58,36 +77,3 @@ def tell_of_replicas(loss: str) -> None:
     """Warn, once, that a loss that knows no replicas is called inside of a replica context."""
     if replica_context() is not None:
         warn_of_ranks(loss)
-
-
-def shared_excess(
-    rows: Rows,
-    pairwise: Pairwise,
-    blocks: tuple[Block, ...],
-    block_mean: BlockMean,
-    replicas: Replicas,
-) -> tf.Tensor:
-    """Mean excess in the union; every replica works on its rows against all.
-
-    Equals `dense_excess` of the gathered rows.
-
-    Args:
-        rows: this replica's features by the names "x" (n, D), "y" (n, D) and, if given, "bank".
-        pairwise: the specification; its normalization has been applied.
-        blocks: of negative pairs.
-        block_mean: dense or tiled.
-        replicas: that share the batch.
-    """
-    dtype = rows["x"].dtype
-    n, total = tf.cast(replicas.rows, dtype), tf.cast(replicas.total, dtype)
-    mean = tf.zeros((), dtype)
-    for block in blocks:
-        left, right = rows[block.left], rows[block.right]
-        here = None if block.symmetric else right
-        if not block.skips_diagonal:  # every replica has the whole bank
-            mean += block.share * block_mean(left, here, pairwise, False)
-            continue
-        near = (n - 1.0) * block_mean(left, here, pairwise, True)
-        far = (total - n) * block_mean(left, replicas.others(right), pairwise, False)
-        mean += block.share * (near + far) / (total - 1.0)
-    return replicas.sum(n / total * mean)

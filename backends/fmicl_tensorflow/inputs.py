@@ -32,10 +32,10 @@ def prepare(
     Sizes unknown while a graph is traced are checked when it runs, unless XLA compiles it.
 
     Args:
-        x: first view.
-        y: second view; None, where the caller left it out, is refused.
-        bank: negatives, or None.
-        normalize: scale rows to unit length.
+        x: features of the first view.
+        y: features of the second view; None, where the caller left it out, is refused.
+        bank: features of the bank of negatives, or None.
+        normalize: whether rows are scaled to unit length.
         least: rows that x needs without a bank; 1 for a replica's part of a batch.
 
     Raises:
@@ -98,8 +98,9 @@ def weight_of(alpha: float | tf.Tensor) -> float | tf.Tensor:
     Raises:
         ValueError: alpha is no finite number > 0 and no tensor of no dimension.
     """
-    array = isinstance(alpha, tf.Tensor | tf.Variable | np.ndarray)
-    return check_alpha(alpha, alpha.shape if array else None)
+    if isinstance(alpha, tf.Tensor | tf.Variable | np.ndarray):
+        return check_alpha(alpha, alpha.shape)
+    return check_alpha(alpha, None)
 
 
 def explain_non_finite(

@@ -7,10 +7,7 @@ from dataclasses import replace
 import tensorflow as tf
 
 from fmicl_core import FMICL, Divergence, Similarity
-from fmicl_core.checks import (
-    check_bool,
-    fixed_option,
-)
+from fmicl_core.checks import check_bool, fixed_option
 from fmicl_core.forms import check_implementation
 from fmicl_core.objective import DEFAULTS, FIXED
 from fmicl_tensorflow.inputs import weight_of

@@ -46,12 +46,12 @@ def info_nce_loss(
         x: (N, D) features of the first view, any float dtype.
         y: (N, D) features of the second view; row i belongs to the same sample as row i of x.
             Two views in one array are split first, `z1, z2 = tf.split(features, 2)`.
-        temperature: > 0.
+        temperature: temperature > 0 that scores are divided by.
         negatives: "all", the NT-Xent of SimCLR: the anchors are both views, the negatives all other
             samples of both; "cross": anchors x, negatives y (CLIP in one direction, MoCo v3);
             "anchor": anchors x, negatives x; "within": "anchor" averaged with its twin on y.
         bank: (K, D) features that supply all negatives (MoCo's queue), or None.
-        normalize: scale every row to unit length first.
+        normalize: whether rows are scaled to unit length first.
         implementation: "dense" (any-order derivatives, O(N^2) memory), "tiled" (two passes, O(N D)
             memory, differentiable once), or "auto", by size.
 
@@ -120,7 +120,7 @@ class InfoNCELoss(tf.Module):
         implementation: str = "auto",
     ) -> None:
         super().__init__()
-        vars(self).update(check_info_nce(temperature, negatives, normalize, implementation))
+        self.__dict__.update(check_info_nce(temperature, negatives, normalize, implementation))
 
     def __call__(
         self, x: tf.Tensor, y: tf.Tensor | None = None, bank: tf.Tensor | None = None
@@ -161,10 +161,10 @@ def alignment_uniformity_loss(
         x: (N, D) features of the first view, any float dtype.
         y: (N, D) features of the second view; row i belongs to the same sample as row i of x.
             Two views in one array are split first, `z1, z2 = tf.split(features, 2)`.
-        exponent: of the distance, > 0.
+        exponent: exponent > 0 of the distance.
         t: rate of the Gaussian potential in 1 / (units of the features)^2, > 0.
-        uniformity_weight: > 0.
-        normalize: scale every row to unit length first.
+        uniformity_weight: weight > 0 of the uniformity.
+        normalize: whether rows are scaled to unit length first.
 
     Returns:
         Scalar to minimise, float32 (float64 for float64 features).
@@ -212,7 +212,7 @@ def spectral_contrastive_loss(
         x: (N, D) features of the first view, any float dtype.
         y: (N, D) features of the second view; row i belongs to the same sample as row i of x.
             Two views in one array are split first, `z1, z2 = tf.split(features, 2)`.
-        normalize: scale every row to unit length first.
+        normalize: whether rows are scaled to unit length first.
 
     Returns:
         Scalar to minimise, float32 (float64 for float64 features).

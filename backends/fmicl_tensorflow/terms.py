@@ -8,27 +8,23 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from fmicl_core import FMICL
-from fmicl_core.checks import (
-    check_alpha_value,
-    check_bool,
-    overflowed,
-)
+from fmicl_core.checks import check_alpha_value, check_bool, overflowed
 from fmicl_core.forms import check_implementation, choose_form
-from fmicl_core.renamed import renamed_attribute
-from fmicl_tensorflow.dense import dense_block_mean, dense_excess, positive_scores
-from fmicl_tensorflow.distributed import Replicas, replica_context, shared_excess
+from fmicl_core.objective import mean_over_blocks
+from fmicl_core.renamed import with_old_names
+from fmicl_tensorflow.dense import dense_block_mean, positive_scores
+from fmicl_tensorflow.distributed import BlockMean, Replicas, replica_context
 from fmicl_tensorflow.inputs import explain_non_finite, prepare, weight_of
-from fmicl_tensorflow.tiled import tiled_block_mean, tiled_excess
+from fmicl_tensorflow.tiled import tiled_block_mean
 
 
+@with_old_names(alignment="score", uniformity="penalty")
 class FMICLTerms(NamedTuple):
     """loss = -score + alpha * penalty, scalars: means over the positive and the negative pairs."""
 
     loss: tf.Tensor
     score: tf.Tensor
     penalty: tf.Tensor
-    alignment = renamed_attribute("FMICLTerms.alignment", "score")
-    uniformity = renamed_attribute("FMICLTerms.uniformity", "penalty")
 
 
 def terms_of(
@@ -44,14 +40,13 @@ def terms_of(
     """The loss and its terms; what every public form of it calls.
 
     Args:
-        settings: all but alpha.
+        settings: settings of the loss but alpha, which may be an array.
         alpha, x, y, bank, implementation, check_finite, distributed: as for `fmicl_loss`.
     """
     check_bool("check_finite", check_finite)
     check_bool("distributed", distributed)
     check_implementation(implementation)
     weight, pairwise = weight_of(alpha), settings.pairwise
-    blocks = settings.blocks(bank is not None)
     context = replica_context() if distributed else None
     rows = prepare(x, y, bank, pairwise.normalize, least=2 if context is None else 1)
     replicas = None if context is None else Replicas(context, rows["x"])
@@ -60,14 +55,17 @@ def terms_of(
         n = None if n is None else n * context.num_replicas_in_sync
         k = n if bank is None else k
     dense = choose_form(implementation, n, k) == "dense"
-    scores = positive_scores(rows, pairwise)
-    if replicas is None:
-        score = tf.reduce_mean(scores)
-        excess = (dense_excess if dense else tiled_excess)(rows, pairwise, blocks)
-    else:
-        score = replicas.mean(scores)
-        block_mean = dense_block_mean if dense else tiled_block_mean
-        excess = shared_excess(rows, pairwise, blocks, block_mean, replicas)
+    block_mean: BlockMean = dense_block_mean if dense else tiled_block_mean
+    mean = tf.reduce_mean
+    if replicas is not None:
+        block_mean, mean = replicas.against_all(block_mean), replicas.mean
+    score = mean(positive_scores(rows, pairwise))
+    excess = mean(
+        mean_over_blocks(
+            settings.blocks(bank is not None),
+            lambda block: block_mean(*block.sides(rows), pairwise, block.skips_diagonal),
+        )
+    )
     penalty = pairwise.limit + excess
     if not isinstance(weight, float):  # a number stays one, which tf.cast would take for float32
         weight = tf.cast(weight, excess.dtype)

@@ -15,44 +15,23 @@ import tensorflow as tf
 
 from fmicl_core import Pairwise
 from fmicl_core.checks import once_differentiable
-from fmicl_core.objective import Block
-from fmicl_tensorflow.dense import Rows
+from fmicl_core.forms import tile_size
 from fmicl_tensorflow.ops import TENSORFLOW, square_lengths
-
-#: Rows and columns of a tile, at most. On a CPU a float32 tile stays in the L2 cache.
-TILE = {"cpu": 512}
-TILE_ACCELERATOR = 4096
 
 
 class Plan(NamedTuple):
-    """All that a sweep of one block depends on: what a compiled one is kept by."""
+    """All that a sweep of one block depends on, beside its features: the key of a compiled one."""
 
     pairwise: Pairwise
     skips_diagonal: bool
     tile: int
 
 
-def tiled_excess(rows: Rows, pairwise: Pairwise, blocks: tuple[Block, ...]) -> tf.Tensor:
-    """Mean excess in one pass; equals `dense_excess`, once differentiable.
-
-    Args:
-        rows: features by the names "x" (N, D), "y" (N, D) and, if given, "bank" (K, D).
-        pairwise: the specification; its normalization has been applied.
-        blocks: of negative pairs.
-    """
-    total = tf.zeros((), rows["x"].dtype)
-    for block in blocks:
-        right = None if block.symmetric else rows[block.right]
-        mean = tiled_block_mean(rows[block.left], right, pairwise, block.skips_diagonal)
-        total = total + block.share * mean
-    return total
-
-
 def tiled_block_mean(
     left: tf.Tensor, right: tf.Tensor | None, pairwise: Pairwise, skips_diagonal: bool
 ) -> tf.Tensor:
     """Mean excess over the pairs (left_i, right_j), i != j if so asked; right None means left."""
-    sweep = _compiled_sweep(Plan(pairwise, skips_diagonal, tile_size()))
+    sweep = _compiled_sweep(Plan(pairwise, skips_diagonal, tile_size(device())))
     sides = [left] if right is None else [left, right]
 
     @tf.custom_gradient
@@ -69,9 +48,9 @@ def tiled_block_mean(
     return mean_of(*sides)
 
 
-def tile_size() -> int:
-    """Rows and columns of a tile, at most."""
-    return TILE_ACCELERATOR if tf.config.list_logical_devices("GPU") else TILE["cpu"]
+def device() -> str:
+    """The kind of device that TensorFlow computes on."""
+    return "gpu" if tf.config.list_logical_devices("GPU") else "cpu"
 
 
 @tf.custom_gradient
@@ -119,7 +98,7 @@ def _sweep(plan: Plan, *sides: tf.Tensor) -> list[tf.Tensor]:
         zero = tf.zeros_like(z)
         return TENSORFLOW.sum(tf.where(keep, excess, zero)), tf.where(keep, slope, zero)
 
-    def add(i: tf.Tensor, j: tf.Tensor, state: list) -> list:
+    def add(i: tf.Tensor, j: tf.Tensor, state: list[Any]) -> list[Any]:
         total, sums = state
         x, y = rows[i], columns[j]
         z = tf.matmul(a * x, y, transpose_b=True) + c
@@ -173,7 +152,7 @@ class TileGrid(NamedTuple):
     def sweep(self, add: Callable[[tf.Tensor, tf.Tensor, Any], Any], state: Any) -> Any:
         """The state after add(i, j, state) of every tile; if symmetric, those with i <= j."""
 
-        def line(i: tf.Tensor, state: Any) -> list:
+        def line(i: tf.Tensor, state: Any) -> list[Any]:
             start = i if self.symmetric else tf.zeros_like(i)
             inside = lambda j, _: j < tf.shape(self.right)[0]  # noqa: E731
             step = lambda j, state: [j + 1, add(i, j, state)]  # noqa: E731
@@ -191,7 +170,7 @@ class GradientSums(NamedTuple):
 
     @classmethod
     def zeros(cls, tiles: tf.Tensor, has_lengths: bool) -> GradientSums:
-        """Nothing added yet, on the side of these tiles."""
+        """The sums before a tile is added, on the side of `tiles`."""
         return cls(tf.zeros_like(tiles), tf.zeros_like(tiles[..., 0]) if has_lengths else ())
 
     def add(self, place: tf.Tensor, weight: tf.Tensor, others: tf.Tensor) -> GradientSums:

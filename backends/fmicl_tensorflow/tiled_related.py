@@ -12,15 +12,16 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from fmicl_core.forms import tile_size
 from fmicl_core.objective import Block
 from fmicl_core.related import info_nce_anchors, info_nce_blocks
 from fmicl_tensorflow.dense import Rows
 from fmicl_tensorflow.ops import TENSORFLOW
-from fmicl_tensorflow.tiled import GradientSums, TileGrid, split_tiles, tile_size, times_once
+from fmicl_tensorflow.tiled import GradientSums, TileGrid, device, split_tiles, times_once
 
 
 class Plan(NamedTuple):
-    """All that the two passes depend on beside numbers: what they are kept by when compiled."""
+    """All that the two passes depend on, beside numbers: the key of compiled ones."""
 
     names: tuple[str, ...]
     negatives: str
@@ -38,10 +39,10 @@ def tiled_info_nce(rows: Rows, temperature: float, negatives: str) -> tf.Tensor:
 
     Args:
         rows: features by the names "x" (N, D), "y" (N, D) and, if given, "bank" (K, D).
-        temperature: > 0.
-        negatives: which negatives; its normalization has been applied.
+        temperature: temperature > 0 that scores are divided by.
+        negatives: name of the scheme of negatives.
     """
-    first, second = _compiled_passes(Plan(tuple(rows), negatives, tile_size()))
+    first, second = _compiled_passes(Plan(tuple(rows), negatives, tile_size(device())))
     divisor = tf.constant(temperature, rows["x"].dtype)
 
     @tf.custom_gradient
@@ -114,7 +115,7 @@ def _log_sums(scores: _Scores) -> tuple[tf.Tensor, Softmaxes]:
 
 
 class _Softmax(NamedTuple):
-    """Of every anchor, what its softmax over its positive and all of its negatives is made of."""
+    """What makes up every anchor's softmax over its positive and all of its negatives."""
 
     peak: tf.Tensor  # the largest score of a negative
     log: tf.Tensor  # log-sum-exp of all scores, less the peak
@@ -144,7 +145,7 @@ def _sum_block(scores: _Scores, block: Block, both: bool, sums: LogSums) -> LogS
 
 
 class _LogSum(NamedTuple):
-    """The log-sum-exp of the scores of every anchor's negatives as they come.
+    """The running log-sum-exp of the scores of every anchor's negatives.
 
     It is kept as peak + log(total): their sum would round away digits of log(total).
     """
@@ -154,7 +155,7 @@ class _LogSum(NamedTuple):
 
     @classmethod
     def none_yet(cls, like: tf.Tensor) -> _LogSum:
-        """Nothing added, for anchors like those; the peak is below every score, but not -inf."""
+        """The sum before a score is added, shaped `like` this; its peak is finite."""
         return cls(tf.fill(tf.shape(like), 0.5 * like.dtype.min), tf.zeros_like(like))
 
     def add(self, place: tf.Tensor, scores: tf.Tensor, axis: int) -> _LogSum:

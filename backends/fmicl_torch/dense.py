@@ -6,7 +6,7 @@ import torch
 
 from fmicl_core import Pairwise
 from fmicl_core.checks import no_negatives
-from fmicl_core.objective import Block, negative_pairs
+from fmicl_core.objective import negative_pairs
 from fmicl_torch.ops import TORCH, off_diagonal
 
 Rows = dict[str, torch.Tensor]
@@ -22,33 +22,35 @@ def positive_scores(rows: Rows, pairwise: Pairwise) -> torch.Tensor:
     return pairwise.positive(z, TORCH)
 
 
-def dense_excess(
-    rows: Rows, pairwise: Pairwise, blocks: tuple[Block, ...], samples: Rows | None = None
+def dense_block_mean(
+    left: torch.Tensor,
+    right: torch.Tensor | None,
+    pairwise: Pairwise,
+    skips_diagonal: bool,
+    samples: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> torch.Tensor:
-    """Mean excess of the negative pairs; with the limit added it is the mean penalty; scalar.
+    """Mean excess over the pairs (left_i, right_j), i != j if so asked; right None means left.
 
     Args:
-        rows: features by the names "x" (N, D), "y" (N, D) and, if given, "bank" (K, D).
+        left: (N, D) features.
+        right: (K, D) features, or None.
         pairwise: the specification; its normalization has been applied.
-        blocks: of negative pairs.
-        samples: number of each row's sample by the same names, where some rows share one: those are
-            not negatives of each other. None: only rows i of x and y are of one sample.
+        skips_diagonal: whether the pairs with i = j are left out.
+        samples: number of each left and of each right row's sample, where some rows share one:
+            those are not negatives of each other. None: `skips_diagonal` says which are.
 
     Raises:
         ValueError: all rows are of one sample.
     """
     a, b, c = pairwise.coefficients()
-    total = rows["x"].new_zeros(())
-    for block in blocks:
-        left, right = rows[block.left], rows[block.right]
-        z = a * (left @ right.T) + c
-        if b:
-            z = z + b * (left.square().sum(dim=1)[:, None] + right.square().sum(dim=1)[None, :])
-        if samples is not None:
-            z = z[negative_pairs(samples[block.left], samples[block.right])]
-            if not len(z):
-                raise no_negatives(len(rows["x"]))
-        elif block.skips_diagonal:
-            z = off_diagonal(z)
-        total = total + block.share * pairwise.excess(z, TORCH).mean()
-    return total
+    right = left if right is None else right
+    z = a * (left @ right.T) + c
+    if b:
+        z = z + b * (left.square().sum(dim=1)[:, None] + right.square().sum(dim=1)[None, :])
+    if samples is not None:
+        z = z[negative_pairs(*samples)]
+        if not len(z):
+            raise no_negatives(len(left))
+    elif skips_diagonal:
+        z = off_diagonal(z)
+    return pairwise.excess(z, TORCH).mean()

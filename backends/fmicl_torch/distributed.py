@@ -35,9 +35,17 @@ ACCELERATORS = {"nccl": "cuda", "xccl": "xpu"}
 
 
 class Prepared(NamedTuple):
-    """A rank's features by name, the dtype of the fused products or "", and alpha; checked."""
+    """What a rank was given, checked.
+
+    Args:
+        rows: features by name.
+        implementation: name of a form, or "auto".
+        fused: dtype of the fused products, or "" where no fused routine takes these features.
+        weight: weight alpha of the negative term.
+    """
 
     rows: Rows
+    implementation: str
     fused: str
     weight: float | torch.Tensor
 
@@ -46,14 +54,15 @@ class Prepared(NamedTuple):
         """By name, what must be the same on every rank: all but the rows and alpha's value."""
         sizes = {f"{name}.shape[{axis}]": side.shape[axis] for name, side in self.rows.items()
                  for axis in ((0, 1) if name == "bank" else (1,))}  # fmt: skip
-        return sizes | {"dtype": self.rows["x"].dtype, "fused": self.fused}
+        options = {"implementation": self.implementation, "fused": self.fused}
+        return sizes | {"dtype": self.rows["x"].dtype} | options
 
 
 class Ranks:
     """The ranks that share a batch, and how many rows each holds.
 
     Args:
-        group: of `torch.distributed`.
+        group: process group of `torch.distributed`.
         x: features of this rank, or what was given for them.
     """
 
@@ -65,13 +74,13 @@ class Ranks:
             self.device = x.device  # of several, the one that this rank works on
 
     def agree(self, prepare: Callable[[], Prepared], same: dict[str, Any]) -> Prepared:
-        """What `prepare` makes of this rank's features, once every rank has made it.
+        """What `prepare` makes of this rank's features, after every rank has made its own.
 
         A rank that refuses its features tells the others, so that all of them raise: one that went
         on would wait for it until the group's timeout.
 
         Args:
-            prepare: checks what this rank was given.
+            prepare: function that checks what this rank was given.
             same: options by name, which all ranks must share.
 
         Raises:
@@ -97,7 +106,7 @@ class Ranks:
         return made
 
     def _exchange(self, mine: list[int]) -> list[list[int]]:
-        """These numbers of every rank, in order of rank."""
+        """The numbers of every rank, in order of rank, in exchange for those of this one."""
         numbers = torch.tensor(mine, dtype=torch.int64, device=self.device)
         parts = [torch.empty_like(numbers) for _ in range(self.count)]
         dist.all_gather(parts, numbers, group=self.group)
@@ -144,7 +153,7 @@ class Ranks:
         return _Total.apply(values.sum() / self.total, self)
 
     def pass_on(self, tensor: torch.Tensor, rows: int) -> torch.Tensor:
-        """Give a tensor to the next rank and take one of so many rows from the one before."""
+        """Give a tensor to the next rank, and return one of so many rows from the rank before."""
         after, before = (
             dist.get_global_rank(self.group, (self.rank + step) % self.count) for step in (1, -1)
         )
@@ -224,7 +233,7 @@ class _SumOverRanks(torch.autograd.Function):
 
 
 class _Total(_SumOverRanks):
-    """The same of what is part of the loss: of its gradient every rank has the same, at first."""
+    """The sum over the ranks of a part of the loss, whose gradient arrives on every rank alike."""
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
@@ -235,7 +244,7 @@ class _Total(_SumOverRanks):
 
 @torch.compiler.assume_constant_result
 def tell_of_ranks(loss: str) -> bool:
-    """Warn, once, that a loss that knows no ranks is called where there are several; if it did."""
+    """Whether there are several ranks; warns, once, that the loss sees its own rank's rows only."""
     several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
     if several:
         warn_of_ranks(loss)

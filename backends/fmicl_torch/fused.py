@@ -36,10 +36,10 @@ def fused_dtype(implementation: str, text: str, x: torch.Tensor, dtype: torch.dt
     """The dtype of the fused products, or "" where no fused routine takes such features.
 
     Args:
-        implementation: as given to the loss. "auto" leaves plain float32 to the tiled form.
-        text: of the specification in the registry.
+        implementation: name of a form, or "auto", which leaves plain float32 to the tiled form.
+        text: text of the specification in the registry.
         x: the features as given to the loss.
-        dtype: that of x, y and the bank together.
+        dtype: dtype that x, y and the bank are promoted to.
 
     Raises:
         ValueError: `implementation` is "fused" and there is none; says why.
@@ -117,11 +117,11 @@ def fused_sums(
     (4 N^2 D instead of 3).
 
     Args:
-        left: (N, D), float32.
-        right: (K, D), float32, or None for left.
-        launch: settings.
-        grad: whether gradients are wanted.
-        columns: whether that in right is.
+        left: (N, D) features, float32.
+        right: (K, D) features, float32, or None for left.
+        launch: settings that all launches of a block share.
+        grad: whether gradients are wanted at all.
+        columns: whether the gradient in right is wanted.
     """
     symmetric = right is None
     others = left if right is None else right
@@ -138,8 +138,8 @@ def fused_sums(
     )
     if both and not launch.atomic:
         _, grad_y, mass_y, _, _ = _launch(y, x, bias_y, bias_x, launch, tiles, False, True, False)
-    grads = [g[..., : left.shape[1]].contiguous() for g in (grad_x, grad_y)]
-    return Sums(total, *grads, mass_x if b else None, mass_y if b else None)
+    grad_x, grad_y = (g[..., : left.shape[1]].contiguous() for g in (grad_x, grad_y))
+    return Sums(total, grad_x, grad_y, mass_x if b else None, mass_y if b else None)
 
 
 def _padded(rows: torch.Tensor, dtype: torch.dtype, width: int) -> torch.Tensor:
@@ -153,7 +153,7 @@ def _launch(
     x: torch.Tensor, y: torch.Tensor, bias_x: torch.Tensor, bias_y: torch.Tensor,
     launch: Launch, tiles: Tiles, symmetric: bool, grad: bool, columns: bool,
 ) -> tuple[torch.Tensor, ...]:  # fmt: skip
-    """Total, gradient and mass of x, and those of y where `columns` asks for them or y is x."""
+    """Total, gradient and mass of x, and of y those two where `columns` asks for them or y is x."""
     from fmicl_torch import fused_triton as triton  # imports Triton
 
     (n, d), k = x.shape, len(y)
@@ -190,7 +190,7 @@ def _launch(
 
 
 def constants(pairwise: Pairwise, dtype: torch.dtype, chunks: int, tiles: Tiles) -> dict[str, Any]:
-    """What the fused routine is compiled for, apart from the kind of block."""
+    """The constants that the fused routine is compiled for, apart from the kind of block."""
     import triton.language as tl
 
     from fmicl_torch import fused_triton as triton

@@ -112,6 +112,7 @@ class Symbol:
     def __pow__(self, power: Any) -> Symbol:
         if isinstance(power, bool) or not isinstance(power, Real) or not math.isfinite(power):
             raise TypeError(f"a power of {power!r}")
+        power = float(power)
         if power < 0:
             return 1.0 / self**-power
         if power == 0.5:
@@ -119,10 +120,10 @@ class Symbol:
         if power == int(power) and 1 <= power <= PRODUCTS:
             return self if power == 1 else self ** (power - 1) * self
         # Of x >= 0, as any power that is no whole number is.
-        return _step(self._steps, f"tl.exp({float(power)!r} * tl.log({self.name}))")
+        return _step(self._steps, f"tl.exp({power!r} * tl.log({self.name}))")
 
     def _unknown(self, *_: Any) -> NoReturn:
         raise TypeError("a comparison, where the outcome differs between pairs")
 
     # Python would answer these without asking, and formulas would take one branch for all pairs.
-    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __bool__ = _unknown  # type: ignore[assignment]
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __bool__ = _unknown

@@ -97,8 +97,8 @@ def block_sums(  # type: ignore[no-untyped-def]
     """Sums over the pairs (left_i, right_j), one program per ROWS rows, part of the columns, chunk.
 
     z = a (left @ right.T) + left_bias[:, None] + right_bias + c        # biases only with BIAS
-    penalty, weight = EVALUATE(z)                                       # 0 for pairs left out
-    totals = penalty.sum(dim=1)
+    excess, weight = EVALUATE(z)                                        # 0 for pairs left out
+    totals = excess.sum(dim=1)
     grad_left, mass_left = weight @ right, weight.sum(dim=1)            # with GRAD
     grad_right, mass_right = weight.T @ left, weight.sum(dim=0)         # with COLUMNS
 
@@ -106,16 +106,17 @@ def block_sums(  # type: ignore[no-untyped-def]
     q-th WIDTH columns of the gradients. Without ATOMIC every part writes a sum of its own.
 
     Args:
-        left, right: (n, D), (k, D), D = WIDTH CHUNKS, contiguous; of the first product's dtype.
-        left_bias, right_bias: (n,), (k,), float32, as are all sums.
-        totals: (parts, n).
-        grad_left, mass_left: (n, D), (n,), zeros at first, with ATOMIC; else (parts, n, D) and
-            (parts, n).
-        grad_right, mass_right: (k, D), (k,), zeros at first. With TRIANGLE, those of left.
-        TRIANGLE: right is left, and only the pairs i < j count.
-        SKIPS: pairs with i = j do not count.
+        left, right: features (n, D) and (k, D), D = WIDTH CHUNKS, contiguous, in the dtype of
+            the first product.
+        left_bias, right_bias: numbers (n,) and (k,) to add to z; float32, as are all sums.
+        totals: sums of a row's excesses, (parts, n).
+        grad_left, mass_left: sums (n, D) and (n,), zeros at first, with ATOMIC; else (parts, n, D)
+            and (parts, n).
+        grad_right, mass_right: sums (k, D) and (k,), zeros at first. With TRIANGLE, those of left.
+        TRIANGLE: whether right is left, and only the pairs i < j count.
+        SKIPS: whether pairs with i = j are left out.
         OPERAND: dtype in which the weights enter the second product.
-        PRECISION: of products of float32 numbers, "ieee" or "tf32".
+        PRECISION: precision of products of float32 numbers, "ieee" or "tf32".
         WIDEN: whether factors become float32 before a product.
     """
     D: tl.constexpr = WIDTH * CHUNKS
@@ -151,7 +152,7 @@ def block_sums(  # type: ignore[no-untyped-def]
         if BIAS:
             z += tl.load(left_bias + rows, mask=rows < n, other=0.0)[:, None]
             z += tl.load(right_bias + cols, mask=cols < k, other=0.0)[None, :]
-        penalty, weight = EVALUATE(z)
+        excess, weight = EVALUATE(z)
         edge = (start + COLS > k) | (block * ROWS + ROWS > n)
         if SKIPS:
             edge = edge | ((start < block * ROWS + ROWS) & (start + COLS > block * ROWS))
@@ -161,9 +162,9 @@ def block_sums(  # type: ignore[no-untyped-def]
                 counts = counts & (rows[:, None] < cols[None, :])
             elif SKIPS:
                 counts = counts & (rows[:, None] != cols[None, :])
-            penalty = tl.where(counts, penalty, 0.0)
+            excess = tl.where(counts, excess, 0.0)
             weight = tl.where(counts, weight, 0.0)
-        total += tl.sum(penalty, 1)
+        total += tl.sum(excess, 1)
         if GRAD:
             operand = weight.to(OPERAND)
             grad = product(operand, theirs.to(OPERAND), grad, PRECISION, WIDEN)

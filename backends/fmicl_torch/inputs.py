@@ -35,13 +35,13 @@ def prepare(
     """Checked features by name, in one dtype of float32 at least, of unit length where asked for.
 
     Args:
-        x: first view.
-        y: second view; None, where the caller left it out, is refused.
-        bank: negatives, or None.
-        normalize: scale rows to unit length.
+        x: features of the first view.
+        y: features of the second view; None, where the caller left it out, is refused.
+        bank: features of the bank of negatives, or None.
+        normalize: whether rows are scaled to unit length.
         least: rows that x needs without a bank; 1 for a shard of a distributed batch.
-        implementation: what the loss will use. All but the dense form can be differentiated once,
-            and so can their unit rows, which keep less in memory.
+        implementation: name of the form, or "auto". All but the dense form can be differentiated
+            once, and so can their unit rows, which keep less in memory.
 
     Raises:
         ValueError: a feature array is no tensor, or shapes, dtypes or devices do not fit.
@@ -82,8 +82,8 @@ def weight_of(alpha: float | torch.Tensor, read: bool = False) -> float | torch.
     """alpha, checked.
 
     Args:
-        alpha: as given to the loss.
-        read: check the value of a tensor, too, unless it is being compiled or vmapped.
+        alpha: weight of the negative term, as given to the loss.
+        read: whether the value of a tensor is checked, too, unless it is compiled or vmapped.
 
     Raises:
         ValueError: alpha is no finite number > 0 and no tensor of no dimension that holds one.
@@ -92,7 +92,7 @@ def weight_of(alpha: float | torch.Tensor, read: bool = False) -> float | torch.
         # Dynamo takes it for a symbol as soon as it changes, and keeps to one graph.
         return alpha if 0 < alpha < math.inf else alpha_must_be_a_finite_number_above_0(alpha)
     if not isinstance(alpha, torch.Tensor):
-        return check_alpha(alpha, None)  # type: ignore[no-any-return]
+        return check_alpha(alpha, None)
     check_alpha(alpha, alpha.shape)
     if read and not torch.compiler.is_compiling() and not is_batched(alpha):
         check_alpha_value(alpha.item())

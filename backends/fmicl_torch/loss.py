@@ -9,7 +9,7 @@ import torch
 
 from fmicl_core import FMICL, Divergence, Similarity
 from fmicl_core.checks import check_bool, fixed_option, invalid
-from fmicl_core.forms import WITH_FUSED, check_implementation, name_of_today
+from fmicl_core.forms import WITH_FUSED, check_implementation
 from fmicl_core.objective import DEFAULTS, FIXED, NO_SAMPLE
 from fmicl_torch.distributed import Distributed
 from fmicl_torch.inputs import weight_of
@@ -141,7 +141,7 @@ class FMICLLoss(torch.nn.Module):
         self._made_with = FMICL(divergence, similarity, number, negatives, normalize)
         self._text = register(self._made_with.pairwise)
         self.alpha = alpha
-        self.implementation = check_implementation(name_of_today(implementation), WITH_FUSED)
+        self.implementation = check_implementation(implementation, WITH_FUSED)
         self.check_finite = check_bool("check_finite", check_finite)
         self.distributed = distributed
 
@@ -162,12 +162,13 @@ class FMICLLoss(torch.nn.Module):
         """The loss, mean score and mean penalty, as `fmicl_terms`.
 
         Args:
-            x: (N, D).
-            y: (N, D).
-            bank: (K, D), or None.
+            x: (N, D) features of the first view.
+            y: (N, D) features of the second view.
+            bank: (K, D) features that supply all negatives, or None.
             samples: (N,) whole numbers; rows with equal numbers are one sample (the same text twice
                 in a batch) and not negatives of each other. Takes the dense form.
-            bank_samples: (K,) likewise for the bank; None: of no sample in the batch.
+            bank_samples: (K,) whole numbers that say the same of the bank's rows; None: no row of
+                the bank is of a sample in the batch.
 
         Raises:
             ValueError: as `fmicl_loss`, and when all rows are of one sample.

@@ -60,7 +60,7 @@ def normalize_rows(x: torch.Tensor) -> torch.Tensor:
 def unit_rows(x: torch.Tensor) -> torch.Tensor:
     """`normalize_rows`, once differentiable: keeps only its result and two numbers a row."""
     function = _UnitRows if torch.compiler.is_compiling() else _UnitRowsInBothModes
-    unit: torch.Tensor = function.apply(x)[0]  # type: ignore[no-untyped-call]
+    unit: torch.Tensor = function.apply(x)[0]
     return unit
 
 

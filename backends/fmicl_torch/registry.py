@@ -28,7 +28,7 @@ _LIBRARY: dict[str, Callable[..., Any]] = {
 
 
 def register(pairwise: Pairwise) -> str:
-    """The text of a specification, by which `KNOWN` has it from now on; equal ones share it."""
+    """The text of a specification, under which `KNOWN` holds it; equal specifications share one."""
     text = _text(pairwise)
     with _adding:
         name, count = text, 1
@@ -43,7 +43,7 @@ def register(pairwise: Pairwise) -> str:
 def register_options(
     divergence: Divergence | str, similarity: Similarity | str, negatives: str, normalize: bool
 ) -> str:
-    """The text of the specification with these options; while compiling, found once.
+    """The text of the specification with these options, found once while compiling.
 
     Raises:
         ValueError: an option is unknown or out of range.

@@ -18,15 +18,15 @@ def ring_excess(
 ) -> torch.Tensor:
     """Mean excess in the union, which no rank ever holds; O(N D / W) memory, once differentiable.
 
-    Equals `dense_excess` of the gathered rows. The shards go round the ring of ranks, and with
+    Equals the mean excess of the gathered rows. The shards go round the ring of ranks, and with
     each goes its gradient, which is complete when it is home again. Every rank works on its share
     of the tiles only, and symmetric blocks visit each pair of ranks once.
 
     Args:
         rows: this rank's features by the names "x" (n, D), "y" (n, D) and, if given, "bank".
-        text: of the specification in the registry; its normalization has been applied.
-        blocks: of negative pairs.
-        ranks: that share the batch.
+        text: text of the specification in the registry; its normalization has been applied.
+        blocks: blocks of negative pairs.
+        ranks: ranks that share the batch.
         fused: dtype of the products of the Triton routine; "" for plain tiles.
     """
     names = sorted({side for block in blocks for side in (block.left, block.right)})

@@ -9,27 +9,26 @@ import torch
 
 from fmicl_core import FMICL
 from fmicl_core.checks import check_bool, invalid, overflowed
-from fmicl_core.forms import FUSED, WITH_FUSED, check_implementation, choose_form, name_of_today
-from fmicl_core.objective import Block, negative_blocks
-from fmicl_core.renamed import renamed_attribute
-from fmicl_torch.dense import Rows, dense_excess, positive_scores
+from fmicl_core.forms import FUSED, WITH_FUSED, check_implementation, choose_form
+from fmicl_core.objective import Block, mean_over_blocks, negative_blocks
+from fmicl_core.renamed import with_old_names
+from fmicl_torch.dense import Rows, dense_block_mean, positive_scores
 from fmicl_torch.distributed import Distributed, Prepared, Ranks, ranks_of
 from fmicl_torch.fused import fused_dtype
 from fmicl_torch.inputs import explain_non_finite, prepare, weight_of
 from fmicl_torch.registry import KNOWN, described
 from fmicl_torch.ring import ring_excess
-from fmicl_torch.tiled import tiled_excess
+from fmicl_torch.tiled import tiled_block_mean
 from fmicl_torch.transforms import is_batched
 
 
+@with_old_names(alignment="score", uniformity="penalty")
 class FMICLTerms(NamedTuple):
     """loss = -score + alpha * penalty, scalars: means over the positive and the negative pairs."""
 
     loss: torch.Tensor
     score: torch.Tensor
     penalty: torch.Tensor
-    alignment = renamed_attribute("FMICLTerms.alignment", "score")
-    uniformity = renamed_attribute("FMICLTerms.uniformity", "penalty")
 
 
 def terms_of(
@@ -47,38 +46,38 @@ def terms_of(
     """The loss and its terms; what every public form of it calls.
 
     Args:
-        text: of the specification in the registry.
-        samples: number of each row's sample by the names of the rows, or None.
+        text: text of the specification in the registry.
+        samples: number of each row's sample, by the names of the rows, or None.
         negatives, alpha, x, y, bank, implementation, check_finite, distributed: as for
             `fmicl_loss`.
     """
-    implementation = name_of_today(implementation)
     pairwise, blocks = KNOWN[text], negative_blocks(negatives, bank is not None)
-    form = implementation if samples is None else "dense"
 
     def prepare_own(least: int) -> Prepared:
         check_bool("check_finite", check_finite)
-        check_implementation(implementation, WITH_FUSED)
+        named = check_implementation(implementation, WITH_FUSED)
+        if samples is not None and named not in ("auto", "dense"):
+            raise invalid("implementation", "'auto' or 'dense' with `samples`", named)
+        form = named if samples is None else "dense"
         weight = weight_of(alpha, read=check_finite)
         rows = prepare(x, y, bank, pairwise.normalize, least=least, implementation=form)
         given = [side.dtype for side in (x, y, bank) if side is not None]
         dtype = reduce(torch.promote_types, given)
-        return Prepared(rows, fused_dtype(form, text, x, dtype), weight)
+        return Prepared(rows, form, fused_dtype(form, text, x, dtype), weight)
 
     ranks = None if distributed is False else ranks_of(distributed, x)
     if ranks is None:
-        rows, fused, weight = prepare_own(least=2)
+        rows, form, fused, weight = prepare_own(least=2)
     else:
-        same = {"settings": described(text), "negatives": negatives,
-                "implementation": implementation, "check_finite": check_finite}  # fmt: skip
-        rows, fused, weight = ranks.agree(lambda: prepare_own(least=1), same)
+        same = {"settings": described(text), "negatives": negatives, "check_finite": check_finite}
+        rows, form, fused, weight = ranks.agree(lambda: prepare_own(least=1), same)
     with torch.autocast(x.device.type, enabled=False):
         if ranks is None:
             score = positive_scores(rows, pairwise).mean()
-            excess = _excess(rows, text, blocks, implementation, fused, samples)
+            excess = _excess(rows, text, blocks, form, fused, samples)
         else:
             score = ranks.mean(positive_scores(rows, pairwise))
-            excess = _shared_excess(rows, text, blocks, implementation, fused, ranks)
+            excess = _shared_excess(rows, text, blocks, form, fused, ranks)
         penalty = pairwise.limit + excess
         loss = weight * penalty - score
         if loss.dtype != excess.dtype:  # alpha is an array of another dtype
@@ -102,21 +101,25 @@ def _excess(
     fused: str,
     samples: Rows | None = None,
 ) -> torch.Tensor:
-    x = rows["x"]
-    if samples is not None:
-        if implementation in ("tiled", FUSED):
-            raise invalid("implementation", "'auto' or 'dense' with `samples`", implementation)
-        return dense_excess(rows, KNOWN[text], blocks, samples)
-    k = len(rows.get("bank", x))
-    form = choose_form(implementation, len(x), k, bool(fused))
-    if form == "dense":
-        return dense_excess(rows, KNOWN[text], blocks)
-    return tiled_excess(rows, text, blocks, fused if form == FUSED else "")
+    """Mean excess of the negative pairs among these rows; with the limit it is the mean penalty."""
+    n, k = len(rows["x"]), len(rows.get("bank", rows["x"]))
+    form = choose_form(implementation, n, k, bool(fused))
+
+    def block_mean(block: Block) -> torch.Tensor:
+        left, right = block.sides(rows)
+        if form != "dense":
+            dtype = fused if form == FUSED else ""
+            return tiled_block_mean(left, right, text, block.skips_diagonal, dtype)
+        numbers = None if samples is None else (samples[block.left], samples[block.right])
+        return dense_block_mean(left, right, KNOWN[text], block.skips_diagonal, numbers)
+
+    return mean_over_blocks(blocks, block_mean)
 
 
 def _shared_excess(
     rows: Rows, text: str, blocks: tuple[Block, ...], implementation: str, fused: str, ranks: Ranks
 ) -> torch.Tensor:
+    """Mean excess of the negative pairs in the union of the ranks' rows."""
     if "bank" in rows:  # every rank has all negatives of its rows
         own = _excess(rows, text, blocks, implementation, fused)
         return ranks.mean(own.expand(len(rows["x"])))
@@ -124,4 +127,4 @@ def _shared_excess(
     if form != "dense":
         return ring_excess(rows, text, blocks, ranks, fused if form == FUSED else "")
     union = {name: ranks.gather(side) for name, side in rows.items()}
-    return dense_excess(union, KNOWN[text], blocks)
+    return _excess(union, text, blocks, "dense", "")

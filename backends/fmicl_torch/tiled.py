@@ -11,8 +11,7 @@ from typing import Any
 import torch
 
 from fmicl_core import Pairwise
-from fmicl_core.objective import Block
-from fmicl_torch.dense import Rows
+from fmicl_core.forms import tile_size
 from fmicl_torch.fused import Launch, Sums, fused_sums
 from fmicl_torch.ops import TORCH
 from fmicl_torch.registry import pairwise_of
@@ -23,31 +22,29 @@ from fmicl_torch.transforms import (
     loops_under_vmap,
 )
 
-#: Rows and columns of a tile. On a CPU a float32 tile and its temporaries stay in the L2 cache.
-TILE = {"cpu": 512}
-TILE_ACCELERATOR = 4096
 
-
-def tiled_excess(rows: Rows, text: str, blocks: tuple[Block, ...], fused: str = "") -> torch.Tensor:
-    """Mean excess in one pass; equals `dense_excess(rows, pairwise, blocks)`.
+def tiled_block_mean(
+    left: torch.Tensor,
+    right: torch.Tensor | None,
+    text: str,
+    skips_diagonal: bool,
+    fused: str = "",
+) -> torch.Tensor:
+    """Mean excess over the pairs (left_i, right_j), i != j if so asked; right None means left.
 
     Args:
-        rows: features by the names "x" (N, D), "y" (N, D) and, if given, "bank" (K, D).
-        text: of the specification in the registry; its normalization has been applied.
-        blocks: of negative pairs.
+        left: (N, D) features.
+        right: (K, D) features, or None.
+        text: text of the specification in the registry; its normalization has been applied.
+        skips_diagonal: whether the pairs with i = j are left out.
         fused: dtype of the products of the Triton routine; "" for plain tiles.
     """
-    total = rows["x"].new_zeros(())
-    for block in blocks:
-        left = rows[block.left]
-        right = None if block.symmetric else rows[block.right]
-        columns = asks_for_gradient(right)
-        grad = columns or asks_for_gradient(left)
-        mean, _, _ = block_mean_and_gradients(
-            left, right, text, block.skips_diagonal, grad, grad and columns, fused
-        )
-        total = total + block.share * mean
-    return total
+    columns = asks_for_gradient(right)
+    grad = columns or asks_for_gradient(left)
+    mean, _, _ = block_mean_and_gradients(
+        left, right, text, skips_diagonal, grad, grad and columns, fused
+    )
+    return mean
 
 
 def block_mean_and_gradients(
@@ -63,17 +60,12 @@ def block_mean_and_gradients(
 
     The mean is differentiable once, in reverse and in forward mode. Without `grad`, and in place of
     the gradient in right where right is left or `columns` is False, empty tensors. `fused` as for
-    `tiled_excess`.
+    `tiled_block_mean`.
     """
     columns = grad and columns and right is not None
-    size = tile_size(left)
+    size = tile_size(left.device.type)
     function = _BlockMean if torch.compiler.is_compiling() else _BlockMeanInBothModes
-    return function.apply(left, right, text, skips_diagonal, size, grad, columns, fused)  # type: ignore[no-any-return, no-untyped-call]
-
-
-def tile_size(x: torch.Tensor) -> int:
-    """Rows and columns of a tile, at most, on the device of x."""
-    return TILE.get(x.device.type, TILE_ACCELERATOR)
+    return function.apply(left, right, text, skips_diagonal, size, grad, columns, fused)
 
 
 @torch.library.custom_op("fmicl::block_mean", mutates_args=())
@@ -224,7 +216,7 @@ class _BlockMean(torch.autograd.Function):
         left: torch.Tensor, right: torch.Tensor | None, text: str, skips_diagonal: bool, tile: int,
         grad: bool, columns: bool, fused: str,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
-        return _block_mean(left, right, text, skips_diagonal, tile, grad, columns, fused)  # type: ignore[no-any-return]
+        return _block_mean(left, right, text, skips_diagonal, tile, grad, columns, fused)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
+from fmicl_core.forms import tile_size
 from fmicl_core.objective import Block
 from fmicl_core.related import info_nce_anchors, info_nce_blocks
 from fmicl_torch.dense import Rows
 from fmicl_torch.ops import TORCH
-from fmicl_torch.tiled import tile_size
 from fmicl_torch.transforms import OnceDifferentiable, along, loops_under_vmap
 
 NAMES = ("x", "y", "bank")
@@ -33,12 +33,13 @@ def tiled_info_nce(rows: Rows, temperature: float, negatives: str) -> torch.Tens
 
     Args:
         rows: features by the names "x" (N, D), "y" (N, D) and, if given, "bank" (K, D).
-        temperature: > 0.
-        negatives: which negatives; its normalization has been applied.
+        temperature: temperature > 0 that scores are divided by.
+        negatives: name of the scheme of negatives.
     """
     sides = [rows.get(name) for name in NAMES]
     function = _InfoNCE if torch.compiler.is_compiling() else _InfoNCEInBothModes
-    loss, *_ = function.apply(*sides, negatives, temperature, tile_size(rows["x"]))  # type: ignore[no-untyped-call]
+    tile = tile_size(rows["x"].device.type)
+    loss, *_ = function.apply(*sides, negatives, temperature, tile)
     return loss
 
 
@@ -51,7 +52,7 @@ def _info_nce(
     temperature: float,
     tile: int,
 ) -> Softmax:
-    """The loss, and of every anchor what its softmax is made of, (anchor views, N) each.
+    """The loss, and three numbers that make up every anchor's softmax, (anchor views, N) each.
 
     These are: the largest score of its negatives; the log-sum-exp of all its scores, less that; and
     its margin, the log-sum-exp of the negatives less the score of the positive.
@@ -133,7 +134,7 @@ def _score_tiles(
 
 
 class _LogSum:
-    """The log-sum-exp of every anchor's scores as they come; of none yet, for anchors like those.
+    """The running log-sum-exp of every anchor's scores; at first of none.
 
     It is kept as peak + log(total): their sum would round away digits of log(total).
     """
@@ -178,7 +179,7 @@ loops_under_vmap(_gradients)
 class _Gradients(OnceDifferentiable):
     @staticmethod
     def forward(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        return _gradients(*arguments)  # type: ignore[no-any-return]
+        return _gradients(*arguments)
 
 
 class _InfoNCE(torch.autograd.Function):
@@ -189,7 +190,7 @@ class _InfoNCE(torch.autograd.Function):
         x: torch.Tensor, y: torch.Tensor, bank: torch.Tensor | None, negatives: str,
         temperature: float, tile: int,
     ) -> Softmax:  # fmt: skip
-        return _info_nce(x, y, bank, negatives, temperature, tile)  # type: ignore[no-any-return]
+        return _info_nce(x, y, bank, negatives, temperature, tile)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:

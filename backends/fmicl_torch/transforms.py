@@ -35,11 +35,11 @@ def differentiated_once(value: torch.Tensor, *of: torch.Tensor) -> torch.Tensor:
     """
     if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return value
-    return _Once.apply(value, *of)  # type: ignore[no-any-return, no-untyped-call]
+    return _Once.apply(value, *of)
 
 
 class OnceDifferentiable(torch.autograd.Function):
-    """Base of what computes a first derivative: another one is an error."""
+    """Base class of a function that computes a first derivative; a second one is an error."""
 
     generate_vmap_rule = True
 
@@ -49,12 +49,12 @@ class OnceDifferentiable(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *upstream: Any) -> Any:
-        """Refuse."""
+        """Refuse a second derivative in reverse mode."""
         raise once_differentiable()
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
-        """Refuse."""
+        """Refuse a second derivative in forward mode."""
         raise once_differentiable()
 
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fmicl_core import FMICL, Ops
+from fmicl_core import FMICL, Ops, forms
 from fmicl_core.checks import check_choice, invalid
 
 Array = NDArray[Any]
@@ -114,13 +114,12 @@ class Adapter:
     @contextmanager
     def tiles(self, size: int) -> Iterator[None]:
         """Let the tiled form take tiles of at most so many rows and columns."""
-        tiled = import_module(f"fmicl_{self.name}.tiled")
-        kept = tiled.TILE["cpu"], tiled.TILE_ACCELERATOR
-        tiled.TILE["cpu"] = tiled.TILE_ACCELERATOR = size
+        kept = dict(forms.TILE)
+        forms.TILE.update(dict.fromkeys(kept, size))
         try:
             yield
         finally:
-            tiled.TILE["cpu"], tiled.TILE_ACCELERATOR = kept
+            forms.TILE.update(kept)
 
     def rounded(self, value: Array, dtype: str) -> Array:
         """The values as the dtype holds them, in float64."""

@@ -1,14 +1,14 @@
 """The backends, each in turn, and the settings and features their tests share."""
 
-import sys
 import warnings
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 
 from fmicl_check import ADAPTERS
-from fmicl_core import DIVERGENCES, FMICL, Cauchy, Cosine, Gaussian, Laplace
+from fmicl_core import DIVERGENCES, FMICL, Cauchy, Cosine, Gaussian, Laplace, forms
 from fmicl_core.objective import NEGATIVES
 
 SIMILARITIES = (Gaussian(0.4, 1.2), Gaussian(0.5, 150.0), Cosine(1.6), Laplace(0.9), Cauchy(1.1))
@@ -56,15 +56,8 @@ def backend(request, backend_named):
 
 @pytest.fixture
 def set_tile(monkeypatch):
-    """Let the tiles of every imported backend have at most so many rows and columns."""
-
-    def set_to(size):
-        for name in ADAPTERS:
-            tiled = sys.modules.get(f"fmicl_{name}.tiled")
-            if tiled:
-                monkeypatch.setitem(tiled.TILE, "cpu", size)
-
-    return set_to
+    """Let the tiles of every backend have at most so many rows and columns."""
+    return partial(monkeypatch.setitem, forms.TILE, "cpu")
 
 
 class Case(NamedTuple):

@@ -16,7 +16,7 @@ jax = pytest.importorskip("jax", reason="these are tests of the JAX backend")
 fmicl_jax = pytest.importorskip("fmicl_jax", reason="these are tests of the JAX backend")
 fused = pytest.importorskip("fmicl_jax.fused", reason="as above")
 fused_pallas = pytest.importorskip("fmicl_jax.fused_pallas", reason="as above")
-tiled = pytest.importorskip("fmicl_jax.tiled", reason="as above")
+plan = pytest.importorskip("fmicl_jax.plan", reason="as above")
 jnp = jax.numpy
 AUTO = jax.sharding.AxisType.Auto
 
@@ -40,7 +40,7 @@ def as_on_a_gpu(backend_named, monkeypatch):
     """JAX, taken to be on a GPU while it traces."""
     backend_named("jax")
     monkeypatch.setattr(fused, "_device", lambda _: Gpu("9.0"))
-    fused._plan_refused.cache_clear()
+    fused._formulas_refused.cache_clear()
 
 
 @pytest.fixture
@@ -253,11 +253,10 @@ def test_auto_takes_the_fused_routine_for_large_batches_on_tensor_cores(backend,
 
 
 def test_products_have_the_precision_that_was_asked_for():
-    plan_of = partial(tiled.plan_of, FMICL().pairwise, True)
     rows = jax.ShapeDtypeStruct((64, 16), jnp.float32)
 
     def products(dtype, tf32):
-        how = plan_of(fused.Fused(dtype, tf32, 1, 1 << 20, False))
+        how = plan.Plan(FMICL().pairwise, True, 0, plan.Fused(dtype, tf32, 1, 1 << 20, False))
         sums = partial(fused_pallas.block_sums, plan=how, grad=True, triangle=False)
         text = str(jax.make_jaxpr(sums)(rows, rows))
         return text.count("Precision.HIGHEST"), text.count("Precision.HIGH,"), text.count("bf16[")

@@ -10,7 +10,16 @@ import pytest
 
 import fmicl_core
 from fmicl_check import ADAPTERS
-from fmicl_core import FMICL, Gaussian
+from fmicl_core import (
+    DIVERGENCES,
+    FMICL,
+    SIMILARITIES,
+    DistanceKernel,
+    Divergence,
+    Gaussian,
+    Similarity,
+    specification,
+)
 from fmicl_core.objective import DEFAULTS
 from fmicl_core.related import RELATED_DEFAULTS
 
@@ -54,9 +63,18 @@ def outline(documented):
     return summary, list(contents), [name for name in listed if name not in OWN]
 
 
-def test_public_names(torch_library, other):
-    assert other.__all__ == torch_library.__all__
-    assert set(PUBLIC) == set(torch_library.__all__)
+def test_public_names(backend, torch_library):
+    assert backend.library.__all__ == torch_library.__all__
+    assert {*PUBLIC, *specification.__all__} == set(torch_library.__all__)
+
+
+def test_one_import_is_enough(backend):
+    """What a user gives to a loss comes with it."""
+    kinds = (*DIVERGENCES.values(), *SIMILARITIES.values(), Divergence, Similarity, DistanceKernel)
+    named = {kind.__name__: kind for kind in (*kinds, FMICL)}
+    named |= {"DIVERGENCES": DIVERGENCES, "SIMILARITIES": SIMILARITIES}
+    assert set(specification.__all__) == set(named)
+    assert all(getattr(backend.library, name) is what for name, what in named.items())
 
 
 @pytest.mark.parametrize("name", [*FUNCTIONS, *OBJECTS])

@@ -16,10 +16,11 @@ from common import cases, report, views  # noqa: E402
 from jax.sharding import PartitionSpec as P  # noqa: E402
 
 import fmicl_jax  # noqa: E402
-from fmicl_jax import fused, tiled  # noqa: E402
+from fmicl_core import forms  # noqa: E402
+from fmicl_jax import fused  # noqa: E402
 
 jax.config.update("jax_enable_x64", not FUSED)
-tiled.TILE["cpu"] = 4
+forms.TILE["cpu"] = 4
 fused.INTERPRET = FUSED
 x, y, bank, encoder = views(rows=12)
 mesh = jax.make_mesh((COUNT,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))

@@ -7,7 +7,8 @@ import numpy as np
 import tensorflow as tf
 from common import cases, report, views
 
-from fmicl_tensorflow import fmicl_terms, tiled
+from fmicl_core import forms
+from fmicl_tensorflow import fmicl_terms
 
 COUNT = int(sys.argv[1])
 #: Rows of each replica, uneven.
@@ -18,7 +19,7 @@ tf.config.set_logical_device_configuration(
     cpu, [tf.config.LogicalDeviceConfiguration() for _ in range(COUNT)]
 )
 strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(COUNT)])
-tiled.TILE["cpu"] = 4
+forms.TILE["cpu"] = 4
 x, y, bank, start = (tf.constant(v) for v in views(rows=sum(SIZES)))
 with strategy.scope():
     encoder = tf.Variable(start)

@@ -7,7 +7,8 @@ import torch.distributed as dist
 from common import cases, report, views
 from gloo import start
 
-from fmicl_torch import FMICLLoss, tiled
+from fmicl_core import forms
+from fmicl_torch import FMICLLoss
 
 #: Rows of each rank, uneven.
 SIZES = {1: (11,), 2: (7, 4), 4: (5, 1, 3, 2)}
@@ -23,7 +24,7 @@ def gradient(rows, options, encoder, distributed):
 
 
 def run(rank, count):
-    tiled.TILE["cpu"] = 4
+    forms.TILE["cpu"] = 4
     x, y, bank, encoder = (torch.from_numpy(v) for v in views(rows=11))
     encoder.requires_grad_()
     start = sum(SIZES[count][:rank])

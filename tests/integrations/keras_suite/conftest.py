@@ -80,12 +80,10 @@ def value_and_gradient():
 
 @pytest.fixture
 def set_tile(monkeypatch):
-    """Let the tiles of the backend's library have at most so many rows."""
-    from importlib import import_module
+    """Let the tiles have at most so many rows and columns."""
+    from fmicl_core import forms
 
-    return lambda size: monkeypatch.setitem(
-        import_module(f"fmicl_{BACKEND}.tiled").TILE, "cpu", size
-    )
+    return lambda size: monkeypatch.setitem(forms.TILE, "cpu", size)
 
 
 @pytest.fixture
