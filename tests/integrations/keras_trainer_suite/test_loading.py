@@ -108,7 +108,7 @@ def test_a_run_of_another_backend_is_loaded_all_the_same(interrupted, tmp_path):
 @pytest.mark.parametrize(
     ("images", "message"),
     [(np.zeros((2, 8, 8, 3), np.float32), r"Expected \(N, H, W, 1\)"),
-     (np.zeros((2, 8, 8, 1), np.int64), "Expected uint8, or float in .*'int64'")],
+     (np.zeros((2, 8, 8, 1), np.int32), "Expected uint8, or float in .*'int32'")],
 )  # fmt: skip
 def test_the_encoder_refuses_what_it_was_not_trained_on(interrupted, images, message):
     with pytest.raises(ValueError, match=f"`images`. {message}"):
