@@ -382,9 +382,7 @@ def test_a_method_is_made_by_keywords_and_trains_by_lightning_alone():
     assert not torch.equal(module.encoder[1].weight, before)
     with pytest.raises(InvalidArgument, match=r"`optimizer`. Expected one of .*optimizer='adam'"):
         make(optimizer="adam")
-    with pytest.raises(
-        InvalidArgument, match=r"`warmup_epochs`. Expected fewer than max_ep.* = 4"
-    ):
+    with pytest.raises(InvalidArgument, match=r"`warmup_epochs`. Expected fewer than max_ep.* = 4"):
         trained(make(warmup_epochs=4))
 
 
