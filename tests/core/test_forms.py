@@ -30,7 +30,7 @@ def test_a_form_that_was_asked_for_is_taken_at_any_size():
 
 def test_what_has_no_fused_form_knows_it_under_neither_name():
     for name in ("fused", "kernel", None):
-        with pytest.raises(ValueError, match="Expected one of 'auto', 'dense', 'tiled'. Received"):
+        with pytest.raises(ValueError, match=r"Expected one of 'auto', 'dense', 'tiled'. Received"):
             check_implementation(name)
 
 
