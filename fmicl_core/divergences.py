@@ -513,8 +513,8 @@ def get_divergence(divergence: str | Divergence, **options: Any) -> Divergence:
     """Return the divergence of that name, or the divergence itself.
 
     Args:
-        divergence: a name in `DIVERGENCES`, which may have "-" in the place of "_", or an instance
-            of `Divergence`.
+        divergence: name in `DIVERGENCES`, which may have "-" in the place of "_", or an instance of
+            `Divergence`.
         options: fields of the named divergence, such as `order` of Tsallis.
 
     Raises:

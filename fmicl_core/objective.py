@@ -76,10 +76,10 @@ def negative_pairs(left: Array, right: Array) -> Array:
     """Which pairs are negatives: those of different samples; (N,), (K,) to (N, K) of booleans.
 
     Args:
-        left: the number of each left row's sample. Row i of x and row i of y are of sample i; where
+        left: number of each left row's sample. Row i of x and row i of y are of sample i; where
             samples are equal (the same text twice in a batch) they share a number.
-        right: the number of each right row's sample; rows of a bank have `NO_SAMPLE` unless one
-            is known to belong to the batch.
+        right: number of each right row's sample; rows of a bank have `NO_SAMPLE` unless one is
+            known to belong to the batch.
     """
     return left[:, None] != right[None, :]
 
@@ -110,9 +110,9 @@ class FMICL:
         divergence: name or `Divergence`.
         similarity: name or `Similarity`.
         alpha: weight > 0 of the negative term.
-        negatives: "anchor" {(x_i, x_j), i != j}, the printed equation; "within", "anchor" averaged
-            with its twin on y; "cross" {(x_i, y_j), i != j}; "all" pairs of different samples among
-            both views.
+        negatives: scheme of negatives: "anchor" {(x_i, x_j), i != j}, the printed equation;
+            "within", "anchor" averaged with its twin on y; "cross" {(x_i, y_j), i != j}; "all"
+            pairs of different samples among both views.
         normalize: whether rows are scaled to unit length first; a zero row stays zero.
 
     Raises:

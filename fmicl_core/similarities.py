@@ -278,7 +278,7 @@ def get_similarity(similarity: str | Similarity, **options: Any) -> Similarity:
     """Return the similarity of that name, or the similarity itself.
 
     Args:
-        similarity: a name in `SIMILARITIES`, or an instance of `Similarity`.
+        similarity: name in `SIMILARITIES`, or an instance of `Similarity`.
         options: fields of the named similarity, such as `sigma2` of the Gaussian.
 
     Raises:

@@ -40,7 +40,7 @@ def fused_for(
         implementation: name of a form, or "auto", which leaves small batches to the dense form, and
             plain float32 to the tiled one.
         pairwise: the specification.
-        x: the features as given to the loss.
+        x: features as given to the loss.
         dtype: dtype that x, y and the bank are promoted to.
         n: number of rows.
         k: number of columns.

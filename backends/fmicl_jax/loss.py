@@ -47,16 +47,18 @@ def fmicl_loss(
         similarity: name or `fmicl_core.Similarity`: "gaussian", "cosine", "laplace", "cauchy".
         alpha: weight of the negative term, > 0; a number, or an array of no dimension, which may
             change from step to step in compiled code.
-        negatives: "anchor" {(x_i, x_j), i != j}, the paper's; "within", "anchor" averaged with its
-            twin on y; "cross" {(x_i, y_j), i != j}; "all" pairs of different samples of both views.
+        negatives: scheme of negatives: "anchor" {(x_i, x_j), i != j}, the paper's; "within",
+            "anchor" averaged with its twin on y; "cross" {(x_i, y_j), i != j}; "all" pairs of
+            different samples of both views.
         bank: (K, D) features that supply all negatives, {(x_i, bank_k)}, or None.
-        normalize: scale every row to unit length first; a zero row stays zero and counts as
+        normalize: whether rows are scaled to unit length first; a zero row stays zero and counts as
             orthogonal to every other.
-        implementation: "dense" (any-order derivatives, O(N^2) memory), "tiled" (one pass, O(N D)
-            memory, differentiable once), "fused" (as tiled, fused on an NVIDIA GPU by Pallas;
-            products in the dtype of the features), or "auto", by size, device and dtype.
-        check_finite: raise when the loss is not finite, which costs one read of a scalar. Skipped
-            while tracing, where NaN shows in the loss.
+        implementation: form that computes the loss: "dense" (any-order derivatives, O(N^2) memory),
+            "tiled" (one pass, O(N D) memory, differentiable once), "fused" (as tiled, fused on an
+            NVIDIA GPU by Pallas; products in the dtype of the features), or "auto", by size, device
+            and dtype.
+        check_finite: whether to raise when the loss is not finite, which costs one read of a
+            scalar. Skipped while tracing, where NaN shows in the loss.
         axis_name: axis of the `jax.shard_map` or `jax.pmap` around the call, for the loss of the
             union of its devices' batches, on every device; its gradient is exact outside the map,
             or inside it after `jax.lax.pmean`. A bank must be the same on every device.

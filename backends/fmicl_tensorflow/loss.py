@@ -46,18 +46,20 @@ def fmicl_loss(
         similarity: name or `fmicl_core.Similarity`: "gaussian", "cosine", "laplace", "cauchy".
         alpha: weight of the negative term, > 0; a number, or a tensor or a variable of no
             dimension, which may change from step to step in a `tf.function`.
-        negatives: "anchor" {(x_i, x_j), i != j}, the paper's; "within", "anchor" averaged with its
-            twin on y; "cross" {(x_i, y_j), i != j}; "all" pairs of different samples of both views.
+        negatives: scheme of negatives: "anchor" {(x_i, x_j), i != j}, the paper's; "within",
+            "anchor" averaged with its twin on y; "cross" {(x_i, y_j), i != j}; "all" pairs of
+            different samples of both views.
         bank: (K, D) features that supply all negatives, {(x_i, bank_k)}, or None.
-        normalize: scale every row to unit length first; a zero row stays zero and counts as
+        normalize: whether rows are scaled to unit length first; a zero row stays zero and counts as
             orthogonal to every other.
-        implementation: "dense" (any-order derivatives, O(N^2) memory), "tiled" (one pass, O(N D)
-            memory, differentiable once), or "auto", by size.
-        check_finite: raise when the loss is not finite, which costs one read of a scalar. Skipped
-            while tracing, where NaN shows in the loss.
-        distributed: in the replica context of a `tf.distribute` strategy, the loss of the union of
-            the replicas' batches, on every replica; exact after averaging the gradients over the
-            replicas. A bank must be the same on every replica. False: of this replica's rows alone.
+        implementation: form that computes the loss: "dense" (any-order derivatives, O(N^2) memory),
+            "tiled" (one pass, O(N D) memory, differentiable once), or "auto", by size.
+        check_finite: whether to raise when the loss is not finite, which costs one read of a
+            scalar. Skipped while tracing, where NaN shows in the loss.
+        distributed: whether the loss, in the replica context of a `tf.distribute` strategy, is that
+            of the union of the replicas' batches, on every replica; exact after averaging the
+            gradients over the replicas. A bank must be the same on every replica. False: that of
+            this replica's rows alone.
 
     Returns:
         Scalar to minimise, float32 (float64 for float64 features).

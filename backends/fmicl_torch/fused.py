@@ -38,7 +38,7 @@ def fused_dtype(implementation: str, text: str, x: torch.Tensor, dtype: torch.dt
     Args:
         implementation: name of a form, or "auto", which leaves plain float32 to the tiled form.
         text: text of the specification in the registry.
-        x: the features as given to the loss.
+        x: features as given to the loss.
         dtype: dtype that x, y and the bank are promoted to.
 
     Raises:

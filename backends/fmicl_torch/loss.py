@@ -49,20 +49,22 @@ def fmicl_loss(
         similarity: name or `fmicl_core.Similarity`: "gaussian", "cosine", "laplace", "cauchy".
         alpha: weight of the negative term, > 0; a number, or a tensor of no dimension. Either may
             change from step to step in compiled code.
-        negatives: "anchor" {(x_i, x_j), i != j}, the paper's; "within", "anchor" averaged with its
-            twin on y; "cross" {(x_i, y_j), i != j}; "all" pairs of different samples of both views.
+        negatives: scheme of negatives: "anchor" {(x_i, x_j), i != j}, the paper's; "within",
+            "anchor" averaged with its twin on y; "cross" {(x_i, y_j), i != j}; "all" pairs of
+            different samples of both views.
         bank: (K, D) features that supply all negatives, {(x_i, bank_k)}, or None.
-        normalize: scale every row to unit length first; a zero row stays zero and counts as
+        normalize: whether rows are scaled to unit length first; a zero row stays zero and counts as
             orthogonal to every other.
-        implementation: "dense" (any-order derivatives, O(N^2) memory), "tiled" (one pass, O(N D)
-            memory, differentiable once), "fused" (as tiled, fused on an NVIDIA GPU by Triton;
-            products in the dtype of the features), or "auto", by size, device and dtype.
-        check_finite: raise when the loss is not finite, which costs one read of a scalar. Skipped
-            while compiling, where NaN shows in the loss.
-        distributed: True, or a process group of `torch.distributed`, for the loss of the union of
-            the ranks' batches, on every rank; exact after the gradient averaging of
-            DistributedDataParallel. A bank must be the same on every rank. "dense" gathers the
-            union, "tiled" passes shards round a ring.
+        implementation: form that computes the loss: "dense" (any-order derivatives, O(N^2) memory),
+            "tiled" (one pass, O(N D) memory, differentiable once), "fused" (as tiled, fused on an
+            NVIDIA GPU by Triton; products in the dtype of the features), or "auto", by size, device
+            and dtype.
+        check_finite: whether to raise when the loss is not finite, which costs one read of a
+            scalar. Skipped while compiling, where NaN shows in the loss.
+        distributed: ranks that share the batch: True, or a process group of `torch.distributed`.
+            The loss is that of the union of their batches, on every rank; exact after the gradient
+            averaging of DistributedDataParallel. A bank must be the same on every rank. "dense"
+            gathers the union, "tiled" passes shards round a ring.
 
     Returns:
         Scalar to minimise, float32 (float64 for float64 features).

@@ -47,13 +47,14 @@ def info_nce_loss(
         y: (N, D) features of the second view; row i belongs to the same sample as row i of x.
             Two views in one array are split first, `z1, z2 = features.chunk(2)`.
         temperature: temperature > 0 that scores are divided by.
-        negatives: "all", the NT-Xent of SimCLR: the anchors are both views, the negatives all other
-            samples of both; "cross": anchors x, negatives y (CLIP in one direction, MoCo v3);
-            "anchor": anchors x, negatives x; "within": "anchor" averaged with its twin on y.
+        negatives: scheme of negatives: "all", the NT-Xent of SimCLR: the anchors are both views,
+            the negatives all other samples of both; "cross": anchors x, negatives y (CLIP in one
+            direction, MoCo v3); "anchor": anchors x, negatives x; "within": "anchor" averaged with
+            its twin on y.
         bank: (K, D) features that supply all negatives (MoCo's queue), or None.
         normalize: whether rows are scaled to unit length first.
-        implementation: "dense" (any-order derivatives, O(N^2) memory), "tiled" (two passes, O(N D)
-            memory, differentiable once), or "auto", by size.
+        implementation: form that computes the loss: "dense" (any-order derivatives, O(N^2) memory),
+            "tiled" (two passes, O(N D) memory, differentiable once), or "auto", by size.
 
     Returns:
         Scalar to minimise, float32 (float64 for float64 features).
