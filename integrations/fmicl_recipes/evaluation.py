@@ -13,6 +13,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
 from fmicl_core.checks import check_at_least, check_positive
+from fmicl_core.renamed import warn_renamed
 from fmicl_recipes import sphere
 from fmicl_recipes.data.splits import Labels
 from fmicl_recipes.sphere import Features, check_finite, unit
@@ -175,6 +176,5 @@ def __getattr__(name: str) -> Any:
     """Names that are in `fmicl_recipes.sphere` now; they go with the next release."""
     if name.startswith("_") or not hasattr(sphere, name):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    message = f"fmicl_recipes.evaluation.{name} is now fmicl_recipes.sphere.{name}"
-    warnings.warn(message, DeprecationWarning, stacklevel=2)
+    warn_renamed(f"fmicl_recipes.evaluation.{name}", f"fmicl_recipes.sphere.{name}")
     return getattr(sphere, name)

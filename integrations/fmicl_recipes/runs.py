@@ -1,9 +1,8 @@
-"""Former name of `fmicl_recipes.run`; goes with the next release."""
+"""`fmicl_recipes.run` by its name of the last version."""
 
-import warnings
-
+from fmicl_core.renamed import warn_renamed
 from fmicl_recipes.run import evaluate_run, load_data, train_run
 
 __all__ = ["evaluate_run", "load_data", "train_run"]
 
-warnings.warn("fmicl_recipes.runs is now fmicl_recipes.run", DeprecationWarning, stacklevel=2)
+warn_renamed("fmicl_recipes.runs", "fmicl_recipes.run")
