@@ -7,6 +7,7 @@ import inspect
 import types
 import typing
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,6 +50,7 @@ def with_settings(command: Callable[..., None], method: str) -> Callable[..., No
     return wrapper
 
 
+@cache
 def _fields(method: str) -> Fields:
     """The options of all methods in the order of the help, those of `method` as it has them."""
     found: Fields = {}
@@ -61,6 +63,7 @@ def _fields(method: str) -> Fields:
     return {name: found[name] for name in sorted(found, key=lambda name: panel[name])}
 
 
+@cache
 def _methods(name: str) -> tuple[str, ...]:
     """The methods that an option applies to."""
 

@@ -48,7 +48,7 @@ def differences(
         The sentences, most severe first: test images, size of images, then the options.
     """
     texts = settings[0].get("method") in TEXT_METHODS
-    fields = (TextSettings if texts else TrainSettings).__dataclass_fields__
+    fields = (TextSettings if texts else TrainSettings).options()
     every = [{n: _value(n, s, field.default) for n, field in fields.items()} for s in settings]
     values: dict[str, list[Any]] = {
         name: [s[name] if has_effect(field.metadata["only"], s) else IDLE for s in every]

@@ -126,7 +126,7 @@ class Settings:
     @classmethod
     def options(cls) -> dict[str, dataclasses.Field[Any]]:
         """The fields by name."""
-        return {field.name: field for field in dataclasses.fields(cls)}
+        return cls.__dataclass_fields__
 
     @classmethod
     def changed(cls, name: str, **changes: Any) -> Any:

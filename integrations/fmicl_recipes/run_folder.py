@@ -91,12 +91,12 @@ class RunFolder:
             _check_equal(difference(stored, settings))
         return folder
 
-    def continued(self, given: Mapping[str, Any], recipe: Mapping[str, Any] | None = None) -> Any:
-        """The settings to go on with: the run's own, of which `given` and `recipe` repeat some.
+    def continued(self, given: Mapping[str, Any], preset: Mapping[str, Any] | None = None) -> Any:
+        """The settings to go on with: the run's own, of which `given` and `preset` repeat some.
 
         Args:
             given: options by name, as the user gave them.
-            recipe: options by name, as a preset has them; an option that `given` replaces, or that
+            preset: options of a preset by name; an option that `given` replaces, or that
                 has no effect in the run, is passed over.
 
         Raises:
@@ -104,8 +104,8 @@ class RunFolder:
                 or differs from the run's and would change the result (which ones is said).
         """
         values = self.read_json("settings.json")
-        fields = self.kind.__dataclass_fields__
-        options = combined(recipe or {}, given)
+        fields = self.kind.options()
+        options = combined(preset or {}, given)
         for name, value in options.items():
             check_choice("option", name, fields)
             if choices := fields[name].metadata["choices"]:

@@ -196,6 +196,25 @@ def test_no_module_imports_one_that_imports_it(package):
     TopologicalSorter(graph).prepare()
 
 
+def test_a_method_is_built_without_what_only_evaluation_needs(require):
+    """Neither trainers, but for the demo, nor what they import of the recipes bring it.
+
+    The recipes are imported without the frameworks, which takes a second; Lightning and Keras bring
+    some of it themselves.
+    """
+    require("sklearn")
+    heavy, recipes = {"sklearn", "matplotlib", "datasets"}, modules_of("fmicl_recipes")
+    trainers = [modules_of(package) for package in ("fmicl_lightning", "fmicl_flax", "fmicl_keras")]
+    paths = [path for modules in trainers for path in modules.values() if path.stem != "demo"]
+    names = set().union(*map(imported_by, paths))
+    assert not heavy & {name.partition(".")[0] for name in names}
+    ours = {name if name in recipes else name.rpartition(".")[0] for name in names} & recipes.keys()
+    assert len(ours) > 10
+    code = f"import sys, {', '.join(sorted(ours))}; print({heavy!r} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
 def test_core_imports_the_standard_library_and_numpy_only():
     assert imports_of("fmicl_core") <= set(sys.stdlib_module_names) | {"numpy", "fmicl_core"}
 
