@@ -29,7 +29,8 @@ JUDGES = {
     "fmicl_torch": "tests/backends -k torch",
     "fmicl_jax": "tests/backends -k jax",
     "fmicl_tensorflow": "tests/backends -k tensorflow",
-    "fmicl_recipes": "tests/integrations -k recipes|test_data|evaluation|test_run|embed|plots",
+    "fmicl_recipes": "tests/integrations -k recipes|test_data|evaluation|test_run|embed|plots"
+    "|compare",
     "fmicl_lightning": "tests/integrations -k lightning",
     "fmicl_flax": "tests/integrations -k flax",
     "fmicl_keras": "tests/integrations -k keras",
