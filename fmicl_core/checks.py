@@ -23,6 +23,8 @@ SOME_FEATURE = "at least one feature, D >= 1"
 ROWS_OF_X = {1: "at least one row, N >= 1", 2: "at least two rows, N >= 2, or a `bank`"}
 SHAPE_OF_X = "the shape of `x`"
 SOME_ROW = "at least one row, {rows} >= 1"
+WHOLE_NUMBERS = "whole numbers, in a dtype such as int64 or int32"
+ID_A_ROW = "one whole number for each row of `{whose}`, ({letter},)"
 WIDTH_OF_X = "the width of `x`"
 
 #: How two views in one array are taken apart, by the library that holds the array.
@@ -142,6 +144,7 @@ def check_features(
     devices: Sequence[str] = (),
     least: int = 2,
     framework: str = "numpy",
+    has_ids: bool = False,
 ) -> None:
     """Check the shapes, dtypes and devices of the features a loss is given.
 
@@ -149,27 +152,29 @@ def check_features(
 
     Args:
         x: shape of the first view, (N, D).
-        y: shape of the second view, (N, D); None, where it was left out, is refused.
+        y: shape of the second view, (N, D); None, where it was left out, is refused without ids.
         bank: shape of the negatives' bank, (K, D), or None.
         dtypes: dtype names of those that were given, in this order.
         devices: device names in the same order; empty when the framework moves data by itself.
         least: rows that x needs without a bank; 1 for a shard of a distributed batch.
         framework: name in `SPLITS` of what holds the arrays.
+        has_ids: whether ids say which rows of x belong together.
 
     Raises:
         ValueError: naming the argument at fault, the expectation and what was received.
     """
-    if y is None:
+    if y is None and not has_ids:
         raise _no_second_view(x, framework, None, "y")
-    if len(x) > 1 and dtypes[0] in FLOAT_DTYPES:  # else x itself is the mistake
+    if y is not None and len(x) > 1 and dtypes[0] in FLOAT_DTYPES:  # else x is the mistake
         if len(y) == 1:
             raise _no_second_view(x, framework, tuple(y), "y.shape")
         if dtypes[1].startswith(("int", "uint")):
             raise _no_second_view(x, framework, dtypes[1], "y.dtype")
-    shapes = {"x": tuple(x), "y": tuple(y)} | ({} if bank is None else {"bank": tuple(bank)})
+    given = (("x", x), ("y", y), ("bank", bank))
+    shapes = {name: tuple(shape) for name, shape in given if shape is not None}
     for (name, shape), dtype in zip(shapes.items(), dtypes, strict=True):
         _check_array(name, shape, dtype)
-    if not _equal(shapes["x"], shapes["y"]):
+    if not _equal(shapes["x"], shapes.get("y", shapes["x"])):
         raise invalid("y", f"{SHAPE_OF_X}, {shapes['x']}", shapes["y"], what="y.shape")
     for name, device in list(zip(shapes, devices, strict=False))[1:]:
         if device != devices[0]:
@@ -182,9 +187,31 @@ def _no_second_view(x: Shape, framework: str, received: Any, what: str) -> Inval
     split = SPLITS[framework] if len(x) == 2 else "features[:, 0], features[:, 1]"
     return invalid(
         "y", "the second view of the samples in `x`, (N, D)", received, what=what,
-        why="No loss here takes labels, or both views in one array: split such an array,"
-        f" `z1, z2 = {split}`, and pass (z1, z2).",
+        why="Labels go by name, `loss(features, ids=labels)`, and so do the numbers of samples with"
+        f" several views in one array; two such views can also be split, `z1, z2 = {split}`,"
+        " and passed as (z1, z2).",
     )  # fmt: skip
+
+
+def check_ids(argument: str, ids: Shape, dtype: str, rows: int | None) -> None:
+    """Check that ids are whole numbers, one a row.
+
+    Args:
+        argument: name of the argument, "ids" of x and y, or "bank_ids".
+        ids: shape of the ids.
+        dtype: name of their dtype.
+        rows: number of rows that they belong to; None while it is unknown.
+
+    Raises:
+        ValueError: the dtype is no integer, or the shape is another.
+    """
+    if not dtype.startswith(("int", "uint")):
+        raise invalid(argument, WHOLE_NUMBERS, dtype, what=f"{argument}.dtype")
+    if len(ids) != 1 or not _equal(ids, (rows,)):
+        whose, letter = ("bank", "K") if argument == "bank_ids" else ("x", "N")
+        expected = ID_A_ROW.format(whose=whose, letter=letter)
+        rest = "" if rows is None else f" = ({rows},)"
+        raise invalid(argument, expected + rest, tuple(ids), what=f"{argument}.shape")
 
 
 def _check_array(name: str, shape: tuple[int | None, ...], dtype: str) -> None:
@@ -197,16 +224,6 @@ def _check_array(name: str, shape: tuple[int | None, ...], dtype: str) -> None:
         raise invalid(name, f"a dtype among {', '.join(FLOAT_DTYPES)}", dtype, what=f"{name}.dtype")
 
 
-def refused_by_rank(rank: int, message: str) -> InvalidArgument:
-    """Build the error for what another rank refused, in that rank's words."""
-    return InvalidArgument(f"Rank {rank} refused its part of the batch. There: {message}")
-
-
-def ranks_differ(argument: str, values: Sequence[Any]) -> InvalidArgument:
-    """Build the error for an argument that differs between ranks; `values` are in order of rank."""
-    return invalid(argument, "the same on every rank", list(values), what=f"{argument} by rank")
-
-
 #: What of an f-MICL loss can change after all.
 BUT_ALPHA = "; all that can change is `alpha`, which may be an array of no dimension"
 
@@ -215,13 +232,6 @@ def fixed_option(name: str, value: Any, but: str = BUT_ALPHA) -> InvalidArgument
     """Build the error for an option that is assigned to a loss after it was made."""
     expected = "to be given when the loss is made"
     return invalid(name, expected, value, why=f"Make a new loss{but}.")
-
-
-def check_union(sizes: Sequence[int]) -> None:
-    """Check that a batch shared by ranks, `sizes` rows each, has rows on each and a negative."""
-    if min(sizes) < 1 or sum(sizes) < 2:
-        raise invalid("x", "at least one row on every rank, and two in all", list(sizes),
-                      what="rows by rank")  # fmt: skip
 
 
 def _check_negatives_exist(shapes: dict[str, tuple[int | None, ...]], least: int) -> None:
@@ -244,11 +254,20 @@ def wide_dtype(dtypes: Iterable[str]) -> str:
     return "float64" if "float64" in dtypes else "float32"
 
 
-def no_negatives(n: int) -> InvalidArgument:
-    """Build the error for a batch of n rows that are all of one sample."""
+def no_negatives(rows: int, has_bank: bool) -> InvalidArgument:
+    """Build the error for `rows` rows of x, or of the bank, of which none is a negative."""
+    equal = "Rows with equal ids are no negatives of each other."
+    if has_bank:
+        expected = "a row of the bank whose id differs from one in `ids`"
+        return invalid("bank_ids", expected, f"{rows} rows with the id of every anchor", why=equal)
+    return invalid("ids", "at least two different ids", f"{rows} rows with one id", why=equal)
+
+
+def no_positives(rows: int) -> InvalidArgument:
+    """Build the error for a single array of so many rows of which no two have equal ids."""
     return invalid(
-        "samples", "at least two different samples", f"{n} rows of one sample",
-        why="Equal samples are not negatives of each other.",
+        "ids", "at least two rows with equal ids", f"{rows} rows with an id of their own",
+        why="The positive pairs of a single array are those of rows with equal ids.",
     )  # fmt: skip
 
 

@@ -1,8 +1,7 @@
-"""FMICL: the frozen, validated settings of the loss, and which pairs count with what weight."""
+"""FMICL: the frozen, validated settings of the loss."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import NamedTuple
@@ -10,6 +9,7 @@ from typing import NamedTuple
 from fmicl_core.checks import check_choice, check_positive
 from fmicl_core.divergences import Divergence, get_divergence
 from fmicl_core.ops import NUMPY, Array, Ops
+from fmicl_core.pairs import NEGATIVES, POSITIVES
 from fmicl_core.pairwise import Pairwise
 from fmicl_core.similarities import Similarity, get_similarity
 
@@ -22,82 +22,12 @@ class Defaults(NamedTuple):
     alpha: float = 40.0
     negatives: str = "anchor"
     normalize: bool = True
+    positives: str = "ids"
 
 
 DEFAULTS = Defaults()
 #: What a loss keeps as it was made; alpha alone may change.
-FIXED = ("divergence", "similarity", "negatives", "normalize", "objective")
-
-
-@dataclass(frozen=True)
-class Block:
-    """Negative pairs (left_i, right_j), each of the same weight.
-
-    The diagonal i = j, two views of one sample, is left out unless `right` is the bank.
-
-    Args:
-        left: name of the features on the left, "x" or "y".
-        right: name of the features on the right, "x", "y" or "bank".
-        share: this block's share of the mean over all negative pairs.
-    """
-
-    left: str
-    right: str
-    share: float
-
-    @property
-    def symmetric(self) -> bool:
-        """Whether (i, j) and (j, i) are the same pair, so that half of the work is enough."""
-        return self.left == self.right
-
-    def sides(self, rows: Mapping[str, Array]) -> tuple[Array, Array | None]:
-        """The rows on its left and on its right; None on the right where both are the same."""
-        return rows[self.left], None if self.symmetric else rows[self.right]
-
-    @property
-    def skips_diagonal(self) -> bool:
-        """Whether pairs with i = j are left out."""
-        return self.right != "bank"
-
-
-#: Which negatives each scheme takes; "all" counts (x_i, y_j) and (y_j, x_i), hence the half.
-NEGATIVES: dict[str, tuple[Block, ...]] = {
-    "anchor": (Block("x", "x", 1.0),),
-    "within": (Block("x", "x", 0.5), Block("y", "y", 0.5)),
-    "cross": (Block("x", "y", 1.0),),
-    "all": (Block("x", "x", 0.25), Block("y", "y", 0.25), Block("x", "y", 0.5)),
-}
-BANK = (Block("x", "bank", 1.0),)
-#: Number of the sample of a bank's row: none of the batch.
-NO_SAMPLE = -1
-
-
-def negative_pairs(left: Array, right: Array) -> Array:
-    """Which pairs are negatives: those of different samples; (N,), (K,) to (N, K) of booleans.
-
-    Args:
-        left: number of each left row's sample. Row i of x and row i of y are of sample i; where
-            samples are equal (the same text twice in a batch) they share a number.
-        right: number of each right row's sample; rows of a bank have `NO_SAMPLE` unless one is
-            known to belong to the batch.
-    """
-    return left[:, None] != right[None, :]
-
-
-def negative_blocks(negatives: str, has_bank: bool) -> tuple[Block, ...]:
-    """The blocks of negative pairs; a bank supplies all of them.
-
-    Raises:
-        ValueError: `negatives` is unknown (the message lists the names).
-    """
-    check_choice("negatives", negatives, NEGATIVES)
-    return BANK if has_bank else NEGATIVES[negatives]
-
-
-def mean_over_blocks(blocks: Sequence[Block], block_mean: Callable[[Block], Array]) -> Array:
-    """The mean over all negative pairs, made of the means over the pairs of each block."""
-    means = [block.share * block_mean(block) for block in blocks]
-    return sum(means[1:], means[0])
+FIXED = ("divergence", "similarity", "negatives", "normalize", "positives", "objective")
 
 
 @dataclass(frozen=True)
@@ -114,6 +44,8 @@ class FMICL:
             "within", "anchor" averaged with its twin on y; "cross" {(x_i, y_j), i != j}; "all"
             pairs of different samples among both views.
         normalize: whether rows are scaled to unit length first; a zero row stays zero.
+        positives: pairs of rows with equal ids that are positive: "ids", every one; "pair", (x_i,
+            y_i) alone, so that other rows with that id are neither positive nor negative.
 
     Raises:
         ValueError: an option is unknown or out of range, or a cosine leaves the domain of f*.
@@ -127,17 +59,19 @@ class FMICL:
     alpha: float = DEFAULTS.alpha
     negatives: str = DEFAULTS.negatives
     normalize: bool = DEFAULTS.normalize
+    positives: str = DEFAULTS.positives
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "divergence", get_divergence(self.divergence))
         object.__setattr__(self, "similarity", get_similarity(self.similarity))
         object.__setattr__(self, "alpha", check_positive("alpha", self.alpha))
         check_choice("negatives", self.negatives, NEGATIVES)
+        check_choice("positives", self.positives, POSITIVES)
         _ = self.pairwise  # checks that the options go together
 
     @cached_property
     def pairwise(self) -> Pairwise:
-        """What one pair contributes: these settings without alpha and the scheme of negatives."""
+        """What one pair contributes: these settings without alpha and which pairs count."""
         return Pairwise(self.generator, self.critic, self.normalize)
 
     @property
@@ -154,10 +88,6 @@ class FMICL:
         """The options, and some more, as they would be pasted between brackets."""
         own = {field.name: getattr(self, field.name) for field in fields(self)}
         return ", ".join(f"{name}={value!r}" for name, value in (own | more).items())
-
-    def blocks(self, has_bank: bool) -> tuple[Block, ...]:
-        """The blocks of negative pairs."""
-        return negative_blocks(self.negatives, has_bank)
 
     def coefficients(self) -> tuple[float, float, float]:
         """(a, b, c) of z = a (x . y) + b (|x|^2 + |y|^2) + c; see `Pairwise.coefficients`."""

@@ -55,6 +55,14 @@ class Pairwise:
         return (a, 0.0, c + 2.0 * b) if self.normalize else (a, b, c)
 
     @property
+    def coincident(self) -> float:
+        """Number z of a pair whose rows coincide (of a cosine, are orthogonal).
+
+        All formulas are finite there, so that it may stand for a pair that does not count.
+        """
+        return self.similarity.coefficients()[2]
+
+    @property
     def limit(self) -> float:
         """What the penalty of a negative pair tends to as the pair moves apart, or 0.
 

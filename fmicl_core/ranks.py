@@ -1,10 +1,12 @@
-"""The warning of a loss that sees its own rows only where several ranks share a batch."""
+"""What losses say where several ranks share a batch."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
+from typing import Any
 
-from fmicl_core.checks import callers_level
+from fmicl_core.checks import InvalidArgument, callers_level, invalid
 
 #: Losses that take no features from other ranks.
 KNOW_NO_RANKS = ("info_nce_loss", "alignment_uniformity_loss", "spectral_contrastive_loss")
@@ -29,3 +31,20 @@ def warn_of_ranks(loss: str) -> None:
 def features_are_gathered() -> None:
     """Give no such warning in this process: the caller gathers the features of all ranks first."""
     _told_of_ranks.update(KNOW_NO_RANKS)
+
+
+def refused_by_rank(rank: int, message: str) -> InvalidArgument:
+    """Build the error for what another rank refused, in that rank's words."""
+    return InvalidArgument(f"Rank {rank} refused its part of the batch. There: {message}")
+
+
+def ranks_differ(argument: str, values: Sequence[Any]) -> InvalidArgument:
+    """Build the error for an argument that differs between ranks; `values` are in order of rank."""
+    return invalid(argument, "the same on every rank", list(values), what=f"{argument} by rank")
+
+
+def check_union(sizes: Sequence[int]) -> None:
+    """Check that a batch shared by ranks, `sizes` rows each, has rows on each and a negative."""
+    if min(sizes) < 1 or sum(sizes) < 2:
+        raise invalid("x", "at least one row on every rank, and two in all", list(sizes),
+                      what="rows by rank")  # fmt: skip

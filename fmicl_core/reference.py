@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fmicl_core.checks import check_features, no_negatives
-from fmicl_core.objective import FMICL, NO_SAMPLE, negative_pairs
+from fmicl_core.checks import check_features, check_ids, no_negatives, no_positives
+from fmicl_core.objective import FMICL
+from fmicl_core.pairs import Block, Pairs, pairs_of
 from fmicl_core.renamed import with_old_names
 
 Matrix = NDArray[np.float64]
+Ids = NDArray[Any]
 DEFAULT_OBJECTIVE = FMICL()
 
 
@@ -26,7 +29,7 @@ class Reference:
         score: mean score of the positive pairs.
         penalty: mean penalty of the negative pairs.
         grad_x: (N, D) gradient of the loss.
-        grad_y: (N, D) gradient of the loss.
+        grad_y: (N, D) gradient of the loss, or None without y.
         grad_bank: (K, D) gradient of the loss, or None without a bank.
     """
 
@@ -34,7 +37,7 @@ class Reference:
     score: float
     penalty: float
     grad_x: Matrix
-    grad_y: Matrix
+    grad_y: Matrix | None
     grad_bank: Matrix | None
 
 
@@ -43,48 +46,50 @@ def fmicl_reference(
     y: Any = None,
     objective: FMICL = DEFAULT_OBJECTIVE,
     bank: Any = None,
-    samples: Any = None,
-    bank_samples: Any = None,
+    ids: Any = None,
+    bank_ids: Any = None,
 ) -> Reference:
     """f-MICL loss and gradient, written for reading.
 
-    loss = - 1/N sum_i s(x_i, y_i) + alpha * mean over negative pairs of f*(s)
-    (the objective of Lu et al. 2023; negative pairs by `objective.negatives`, or (x_i, bank_k)).
+    loss = - mean over anchors of the mean over their positives of s
+           + alpha * mean over negative pairs of f*(s)
+
+    (the objective of Lu et al. 2023). Without ids the one positive of x_i is y_i; with ids it is
+    every row with the id of x_i, see `fmicl_core.pairs`. An anchor without a positive counts as one
+    whose score is 0. Negative pairs are those of `objective.negatives`, or (x_i, bank_k), of rows
+    with different ids.
 
     Args:
-        x: (N, D) features of the first view.
-        y: (N, D) features of the second view; row i belongs to the same sample as row i of x.
-            Two views in one array are split first, `z1, z2 = np.split(features, 2)`.
+        x: (N, D) features of the first view, or of all views in a single array.
+        y: (N, D) features of the second view; row i belongs to the same sample as row i of x. None:
+            ids say which rows of x belong together.
         objective: settings of the loss; by default those of every loss here.
         bank: (K, D) features that supply all negatives, or None.
-        samples: (N,) whole numbers; rows with equal numbers are one sample and not negatives of
-            each other. None: every row is a sample of its own.
-        bank_samples: (K,) whole numbers that say the same of the bank's rows. None: no row of the
-            bank is of a sample in the batch.
+        ids: (N,) whole numbers of the rows of x, and of y; None: all are different.
+        bank_ids: (K,) whole numbers of the bank's rows; None: none is among `ids`.
 
     Raises:
-        ValueError: shapes do not fit, or there is no negative pair.
+        ValueError: shapes do not fit, or there is no positive or no negative pair.
     """
-    raw = checked_arrays(x, y, bank)
+    given = {"has_ids": ids is not None, "has_bank_ids": bank_ids is not None}
+    shape = {"has_y": y is not None, "has_bank": bank is not None}
+    pairs = pairs_of(objective.negatives, objective.positives, **given, **shape)
+    raw = checked_arrays(x, y, bank, has_ids=ids is not None)
     rows = {name: value.astype(np.float64) for name, value in raw.items()}
     if objective.normalize:
         rows = {name: normalize_rows(value) for name, value in rows.items()}
     grads = {name: np.zeros_like(value) for name, value in rows.items()}
 
-    score = _positives(rows, grads, objective)
-    own = np.arange(len(rows["x"])) if samples is None else np.asarray(samples)
-    numbers = {"x": own, "y": own}
-    if bank is not None:
-        none = np.full(len(rows["bank"]), NO_SAMPLE)
-        numbers["bank"] = none if bank_samples is None else np.asarray(bank_samples)
-    penalty = _negatives(rows, grads, objective, numbers)
+    same = equal_ids(rows, ids, bank_ids)
+    score = _positives(rows, grads, objective, pairs, same["x", "x"])
+    penalty = _negatives(rows, grads, objective, pairs, same)
     if objective.normalize:
         grads = {k: _through_normalize(raw[k].astype(np.float64), g) for k, g in grads.items()}
     loss = -score + objective.alpha * penalty
-    return Reference(loss, score, penalty, grads["x"], grads["y"], grads.get("bank"))
+    return Reference(loss, score, penalty, grads["x"], grads.get("y"), grads.get("bank"))
 
 
-def checked_arrays(x: Any, y: Any, bank: Any) -> dict[str, NDArray[Any]]:
+def checked_arrays(x: Any, y: Any, bank: Any, has_ids: bool = False) -> dict[str, NDArray[Any]]:
     """The features that were given, as arrays by their names.
 
     Raises:
@@ -94,8 +99,28 @@ def checked_arrays(x: Any, y: Any, bank: Any) -> dict[str, NDArray[Any]]:
     raw |= {k: np.asarray(v) for k, v in (("y", y), ("bank", bank)) if v is not None}
     shapes = {name: value.shape for name, value in raw.items()}
     dtypes = [value.dtype.name for value in raw.values()]
-    check_features(shapes["x"], shapes.get("y"), shapes.get("bank"), dtypes)
+    check_features(shapes["x"], shapes.get("y"), shapes.get("bank"), dtypes, has_ids=has_ids)
     return raw
+
+
+def equal_ids(rows: dict[str, Matrix], ids: Any, bank_ids: Any) -> dict[tuple[str, str], Ids]:
+    """Which rows of two arrays have equal ids, as (N, K) booleans by the names of the arrays.
+
+    Raises:
+        ValueError: ids are no whole numbers, or not one a row.
+    """
+    n, k = len(rows["x"]), len(rows.get("bank", ()))
+    own = np.arange(n) if ids is None else np.asarray(ids)
+    check_ids("ids", own.shape, own.dtype.name, n)
+    same = own[:, None] == own[None, :]
+    found = {(left, right): same for left in ("x", "y") for right in ("x", "y")}
+    if k and bank_ids is None:
+        found["x", "bank"] = np.zeros((n, k), bool)
+    elif k:
+        others = np.asarray(bank_ids)
+        check_ids("bank_ids", others.shape, others.dtype.name, k)
+        found["x", "bank"] = own[:, None] == others[None, :]
+    return found
 
 
 def normalize_rows(x: Matrix) -> Matrix:
@@ -121,44 +146,72 @@ def _through_normalize(x: Matrix, grad: Matrix) -> Matrix:
     return tangent / _norms(x)
 
 
-def _affine(objective: FMICL, left: Matrix, right: Matrix, products: Matrix) -> Matrix:
-    a, b, c = objective.coefficients()
-    lengths = (left**2).sum(axis=1), (right**2).sum(axis=1)
-    pairwise = products.ndim == 2
-    squares = lengths[0][:, None] + lengths[1][None, :] if pairwise else lengths[0] + lengths[1]
-    z: Matrix = a * products + b * squares + c
-    return z
-
-
-def _positives(rows: dict[str, Matrix], grads: dict[str, Matrix], objective: FMICL) -> float:
-    x, y = rows["x"], rows["y"]
-    a, b, _ = objective.coefficients()
-    z = _affine(objective, x, y, (x * y).sum(axis=1))
-    weight = (-objective.pairwise.positive_slope(z) / len(x))[:, None]
-    grads["x"] += weight * (a * y + 2 * b * x)
-    grads["y"] += weight * (a * x + 2 * b * y)
-    return float(objective.positive(z).mean())
+def _positives(
+    rows: dict[str, Matrix], grads: dict[str, Matrix], objective: FMICL, pairs: Pairs, same: Ids
+) -> float:
+    """Mean score of the positive pairs; takes its gradient from `grads`."""
+    n, twins = len(rows["x"]), np.eye(len(rows["x"]), dtype=bool)
+    shared_by = pairs.positives_of(same.sum(axis=1))
+    if not shared_by.any():
+        raise no_positives(n)
+    weight = np.divide(1.0, n * shared_by, out=np.zeros(n), where=shared_by > 0)
+    blocks, positive = pairs.positive_blocks, same
+    if pairs.positives == "pair":
+        blocks, positive = (Block("x", "y", 1.0),), twins
+    total = 0.0
+    for block in blocks:
+        # A row is no positive of itself.
+        counts = weight[:, None] * (positive & ~twins if block.symmetric else positive)
+        total += _add_block(rows, grads, objective, block, block.share * counts, _score, -1.0)
+    return total
 
 
 def _negatives(
     rows: dict[str, Matrix],
     grads: dict[str, Matrix],
     objective: FMICL,
-    numbers: dict[str, NDArray[np.int64]],
+    pairs: Pairs,
+    same: dict[tuple[str, str], Ids],
 ) -> float:
-    pairwise = objective.pairwise
-    a, b, _ = pairwise.coefficients()
+    """Mean penalty of the negative pairs; adds alpha times its gradient to `grads`."""
     total = 0.0
-    for block in objective.blocks("bank" in rows):
-        left, right = rows[block.left], rows[block.right]
-        z = _affine(objective, left, right, left @ right.T)
-        counts = negative_pairs(numbers[block.left], numbers[block.right]).astype(np.float64)
+    for block in pairs.negative_blocks:
+        counts = (~same[block.left, block.right]).astype(np.float64)
         if not counts.any():
-            raise no_negatives(len(rows["x"]))
+            raise no_negatives(counts.shape[1], pairs.has_bank)
         counts *= block.share / counts.sum()
-        penalty, (_, slope) = pairwise.negative(z), pairwise.excess_and_slope(z)
-        total += float((counts * penalty).sum())
-        weight = objective.alpha * counts * slope
-        grads[block.left] += a * weight @ right + 2 * b * weight.sum(axis=1)[:, None] * left
-        grads[block.right] += a * weight.T @ left + 2 * b * weight.sum(axis=0)[:, None] * right
+        total += _add_block(rows, grads, objective, block, counts, _penalty, objective.alpha)
     return total
+
+
+def _score(objective: FMICL, z: Matrix) -> tuple[Matrix, Matrix]:
+    """Score of every positive pair and its slope in z."""
+    return objective.positive(z), objective.pairwise.positive_slope(z)
+
+
+def _penalty(objective: FMICL, z: Matrix) -> tuple[Matrix, Matrix]:
+    """Penalty of every negative pair and its slope in z."""
+    return objective.negative(z), objective.pairwise.excess_and_slope(z)[1]
+
+
+def _add_block(
+    rows: dict[str, Matrix],
+    grads: dict[str, Matrix],
+    objective: FMICL,
+    block: Block,
+    counts: Matrix,
+    value_and_slope: Callable[[FMICL, Matrix], tuple[Matrix, Matrix]],
+    factor: float,
+) -> float:
+    """Sum of the values of a block's pairs, each `counts` times; adds its gradient by a factor."""
+    left, right = rows[block.left], rows[block.right]
+    a, b, c = objective.coefficients()
+    lengths = (left**2).sum(axis=1)[:, None] + (right**2).sum(axis=1)[None, :]
+    z = a * (left @ right.T) + b * lengths + c
+    some = counts != 0  # of other pairs a value may be infinite
+    value, slope = value_and_slope(objective, z[some])
+    weight = np.zeros_like(counts)
+    weight[some] = factor * counts[some] * slope
+    grads[block.left] += a * weight @ right + 2 * b * weight.sum(axis=1)[:, None] * left
+    grads[block.right] += a * weight.T @ left + 2 * b * weight.sum(axis=0)[:, None] * right
+    return float((counts[some] * value).sum())

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fmicl_core.checks import check_bool, check_positive
+from fmicl_core.checks import check_bool, check_positive, no_negatives, no_positives
 from fmicl_core.forms import check_implementation
-from fmicl_core.objective import Block, negative_blocks
-from fmicl_core.reference import Matrix, checked_arrays, normalize_rows
+from fmicl_core.pairs import POSITIVES, Block, Pairs, pairs_of
+from fmicl_core.reference import Matrix, checked_arrays, equal_ids, normalize_rows
 
 
 class RelatedDefaults(NamedTuple):
@@ -25,12 +25,13 @@ class RelatedDefaults(NamedTuple):
     t: float = 2.0
     uniformity_weight: float = 1.0
     normalize: bool = True
+    positives: str = POSITIVES[0]
 
 
 RELATED_DEFAULTS = RelatedDefaults()
 
 #: The anchors of InfoNCE and the pools its negatives come from. Every anchor has one softmax over
-#: its positive and all of its negatives.
+#: its positives and all of its negatives.
 ANCHORS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
     "anchor": (("x", ("x",)),),
     "within": (("x", ("x",)), ("y", ("y",))),
@@ -39,49 +40,80 @@ ANCHORS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
 }
 
 
-def info_nce_anchors(negatives: str, has_bank: bool) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """Pairs (anchor view, pools of negatives); the loss averages over the anchor views.
+def info_nce_anchors(pairs: Pairs) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Pairs (anchor view, pools of negatives); the loss averages over the anchor views."""
+    if pairs.has_bank:
+        return (("x", ("bank",)),)
+    return ANCHORS["anchor" if pairs.single else pairs.negatives]
 
-    Raises:
-        ValueError: `negatives` is unknown (the message lists the names).
+
+class SoftmaxBlock(NamedTuple):
+    """Pairs (left_i, right_j) that stand in the softmaxes of the left rows.
+
+    Args:
+        block: names of the two arrays; the diagonal of two views is left out.
+        both: whether the right rows are anchors, too, and the pairs stand in their softmaxes.
+        which: pairs that count, by the ids of their rows: "every", "different" or "equal".
     """
-    negative_blocks(negatives, has_bank)
-    return (("x", ("bank",)),) if has_bank else ANCHORS[negatives]
+
+    block: Block
+    both: bool
+    which: str
+
+
+def info_nce_blocks(pairs: Pairs, has_ids: bool) -> tuple[SoftmaxBlock, ...]:
+    """The softmaxes of InfoNCE with every pair once, but the pairs (x_i, y_i).
+
+    Negatives are rows with different ids; positives, rows with equal ids, stand in the denominator
+    beside them. Where both come from the same array all of its rows count, whatever their ids.
+    """
+    anchors = {name for name, _ in info_nce_anchors(pairs)}
+    sides = {(b.left, b.right) for b in pairs.positive_blocks}
+    negatives = {(b.left, b.right): b for b in pairs.negative_blocks}
+    softmaxes = [
+        SoftmaxBlock(
+            block, block.right in anchors, "different" if has_ids and at not in sides else "every"
+        )
+        for at, block in negatives.items()
+    ]
+    if not has_ids:
+        return tuple(softmaxes)
+    more = [b for b in pairs.positive_blocks if (b.left, b.right) not in negatives]
+    return (*softmaxes, *(SoftmaxBlock(b, b.right in anchors, "equal") for b in more))
+
+
+def info_nce_positives(pairs: Pairs) -> dict[str, tuple[str, ...]]:
+    """For every anchor view the arrays that hold its positives: rows with equal ids."""
+    return {
+        name: tuple(
+            b.right if b.left == name else b.left
+            for b in pairs.positive_blocks
+            if name in (b.left, b.right)
+        )
+        for name, _ in info_nce_anchors(pairs)
+    }
 
 
 #: What an object of InfoNCE is made with.
-INFO_NCE_OPTIONS = ("temperature", "negatives", "normalize", "implementation")
+INFO_NCE_OPTIONS = ("temperature", "negatives", "normalize", "positives", "implementation")
 
 
 def check_info_nce(
-    temperature: Any, negatives: Any, normalize: Any, implementation: Any
+    temperature: Any, negatives: Any, normalize: Any, positives: Any, implementation: Any
 ) -> dict[str, Any]:
     """The options of InfoNCE by their names, checked; what every object of it is made with.
 
     Raises:
         ValueError: an option is unknown or out of range.
     """
-    info_nce_anchors(negatives, has_bank=False)
+    pairs = Pairs(negatives, positives)
     return {
         "temperature": check_positive("temperature", temperature),
-        "negatives": negatives,
+        "negatives": pairs.negatives,
         "normalize": check_bool("normalize", normalize),
+        "positives": pairs.positives,
         "implementation": check_implementation(implementation),
     }
-
-
-def info_nce_blocks(negatives: str, has_bank: bool) -> tuple[tuple[Block, bool], ...]:
-    """The softmaxes of `info_nce_anchors` with every pair once: blocks, and whether the right rows
-    of each are anchors too.
-
-    The left rows of a block always are.
-
-    Raises:
-        ValueError: `negatives` is unknown (the message lists the names).
-    """
-    pools = dict(info_nce_anchors(negatives, has_bank))
-    blocks = negative_blocks(negatives, has_bank)
-    return tuple((block, block.left in pools.get(block.right, ())) for block in blocks)
 
 
 def info_nce_reference(
@@ -91,24 +123,48 @@ def info_nce_reference(
     negatives: str = RELATED_DEFAULTS.negatives,
     bank: Any = None,
     normalize: bool = RELATED_DEFAULTS.normalize,
+    positives: str = RELATED_DEFAULTS.positives,
+    ids: Any = None,
+    bank_ids: Any = None,
 ) -> float:
-    """InfoNCE: mean over anchors of log(e^s+ + sum over negatives of e^s-) - s+.
+    """InfoNCE: mean over anchors of the mean over their positives of log(Z) - s+.
 
-    s = x . y / temperature. "all" is the NT-Xent of SimCLR (Chen et al. 2020, eq. 1), "cross" one
-    direction of CLIP or of MoCo v3, `bank` the queue of MoCo (He et al. 2020, eq. 1).
+    s = x . y / temperature, and Z is the sum of e^s over all positives and all negatives of the
+    anchor. Without ids the one positive of x_i is y_i: "all" then is the NT-Xent of SimCLR (Chen et
+    al. 2020, eq. 1), "cross" one direction of CLIP or of MoCo v3, `bank` the queue of MoCo (He et
+    al. 2020, eq. 1). With ids "all" is supervised contrastive (Khosla et al. 2020, L_out, eq. 2).
+    An anchor without a positive has a loss of 0.
     """
-    rows = _rows(x, y, bank, normalize)
-    positive = (rows["x"] * rows["y"]).sum(axis=1) / temperature
-    losses = []
-    for anchor, pools in info_nce_anchors(negatives, bank is not None):
-        logits = [positive[:, None]]
-        for pool in pools:
-            s = rows[anchor] @ rows[pool].T / temperature
-            if pool != "bank":
-                np.fill_diagonal(s, -np.inf)
-            logits.append(s)
-        losses.append(_logsumexp(np.concatenate(logits, axis=1), axis=1) - positive)
-    return float(np.mean(losses))
+    given = {"has_ids": ids is not None, "has_bank_ids": bank_ids is not None}
+    pairs = pairs_of(negatives, positives, has_y=y is not None, has_bank=bank is not None, **given)
+    rows = _rows(x, y, bank, normalize, ids is not None)
+    same = equal_ids(rows, ids, bank_ids)
+    twins = np.eye(len(rows["x"]), dtype=bool)
+    every, shared = [], []
+    for anchor, pools in info_nce_anchors(pairs):
+        equal = same["x", "x"]
+        if positives == "pair":
+            positive = {"y" if anchor == "x" else "x": twins}
+        else:
+            views = info_nce_positives(pairs)[anchor]
+            positive = {v: equal & ~twins if v == anchor else equal for v in views}
+        negative = {pool: ~same["x", "bank" if pool == "bank" else "x"] for pool in pools}
+        if not any(mask.any() for mask in negative.values()):
+            raise no_negatives(len(rows[pools[0]]), pairs.has_bank)
+        scores = {v: rows[anchor] @ rows[v].T / temperature for v in {*positive, *pools}}
+        none = np.zeros((), bool)
+        logits = [
+            np.where(positive.get(v, none) | negative.get(v, none), s, -np.inf)
+            for v, s in scores.items()
+        ]
+        log_z = _logsumexp(np.concatenate(logits, axis=1), axis=1)
+        count = sum(mask.sum(axis=1) for mask in positive.values())
+        total = sum((mask * scores[v]).sum(axis=1) for v, mask in positive.items())
+        every.append(np.where(count > 0, log_z - total / np.maximum(count, 1), 0.0))
+        shared.append(count)
+    if not np.any(shared):
+        raise no_positives(len(rows["x"]))
+    return float(np.mean(every))
 
 
 def donsker_varadhan_reference(
@@ -157,8 +213,9 @@ def spectral_contrastive_reference(
     return float(-2.0 * np.trace(s) / len(s) + (off**2).mean())
 
 
-def _rows(x: Any, y: Any, bank: Any, normalize: bool) -> dict[str, Matrix]:
-    rows = {k: v.astype(np.float64) for k, v in checked_arrays(x, y, bank).items()}
+def _rows(x: Any, y: Any, bank: Any, normalize: bool, has_ids: bool = False) -> dict[str, Matrix]:
+    given = checked_arrays(x, y, bank, has_ids)
+    rows = {k: v.astype(np.float64) for k, v in given.items()}
     return {k: normalize_rows(v) for k, v in rows.items()} if normalize else rows
 
 

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from fmicl_core import Pairwise
-from fmicl_core.checks import check_union, invalid
-from fmicl_core.ranks import warn_of_ranks
+from fmicl_core.checks import invalid
+from fmicl_core.ranks import check_union, warn_of_ranks
 
 #: Mean excess of a block: left, right (None means left), pairwise, skips_diagonal.
 BlockMean = Callable[[jax.Array, jax.Array | None, Pairwise, bool], jax.Array]

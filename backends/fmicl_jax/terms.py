@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from fmicl_core import FMICL
 from fmicl_core.checks import check_alpha_value, check_bool, overflowed
 from fmicl_core.forms import WITH_FUSED, check_implementation, choose_form
-from fmicl_core.objective import mean_over_blocks
+from fmicl_core.pairs import mean_over_blocks
 from fmicl_core.renamed import with_old_names
 from fmicl_jax.dense import dense_block_mean, positive_scores
 from fmicl_jax.distributed import BlockMean, against_all, axis_size, shared_mean

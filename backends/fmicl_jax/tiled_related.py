@@ -17,7 +17,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from fmicl_core.checks import once_differentiable
 from fmicl_core.forms import tile_size
-from fmicl_core.objective import Block
+from fmicl_core.pairs import Block
 from fmicl_core.related import info_nce_anchors, info_nce_blocks
 from fmicl_jax.dense import Rows
 from fmicl_jax.ops import JAX, product

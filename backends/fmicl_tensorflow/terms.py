@@ -10,7 +10,7 @@ import tensorflow as tf
 from fmicl_core import FMICL
 from fmicl_core.checks import check_alpha_value, check_bool, overflowed
 from fmicl_core.forms import check_implementation, choose_form
-from fmicl_core.objective import mean_over_blocks
+from fmicl_core.pairs import mean_over_blocks
 from fmicl_core.renamed import with_old_names
 from fmicl_tensorflow.dense import dense_block_mean, positive_scores
 from fmicl_tensorflow.distributed import BlockMean, Replicas, replica_context

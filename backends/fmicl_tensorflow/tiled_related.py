@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from fmicl_core.forms import tile_size
-from fmicl_core.objective import Block
+from fmicl_core.pairs import Block
 from fmicl_core.related import info_nce_anchors, info_nce_blocks
 from fmicl_tensorflow.dense import Rows
 from fmicl_tensorflow.ops import TENSORFLOW

@@ -16,14 +16,8 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 
-from fmicl_core.checks import (
-    InvalidArgument,
-    check_union,
-    invalid,
-    ranks_differ,
-    refused_by_rank,
-)
-from fmicl_core.ranks import warn_of_ranks
+from fmicl_core.checks import InvalidArgument, invalid
+from fmicl_core.ranks import check_union, ranks_differ, refused_by_rank, warn_of_ranks
 from fmicl_torch.dense import Rows
 
 #: False, True for the default group, or a group.

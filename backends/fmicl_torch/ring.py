@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from fmicl_core.objective import Block
+from fmicl_core.pairs import Block
 from fmicl_torch.dense import Rows
 from fmicl_torch.distributed import Ranks
 from fmicl_torch.tiled import block_mean_and_gradients

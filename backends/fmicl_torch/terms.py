@@ -10,7 +10,7 @@ import torch
 from fmicl_core import FMICL
 from fmicl_core.checks import check_bool, invalid, overflowed
 from fmicl_core.forms import FUSED, WITH_FUSED, check_implementation, choose_form
-from fmicl_core.objective import Block, mean_over_blocks, negative_blocks
+from fmicl_core.pairs import Block, mean_over_blocks, negative_blocks
 from fmicl_core.renamed import with_old_names
 from fmicl_torch.dense import Rows, dense_block_mean, positive_scores
 from fmicl_torch.distributed import Distributed, Prepared, Ranks, ranks_of

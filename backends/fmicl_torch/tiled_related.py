@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from fmicl_core.forms import tile_size
-from fmicl_core.objective import Block
+from fmicl_core.pairs import Block
 from fmicl_core.related import info_nce_anchors, info_nce_blocks
 from fmicl_torch.dense import Rows
 from fmicl_torch.ops import TORCH

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fmicl_core import DIVERGENCES, FMICL, Gaussian, Laplace, get_divergence
-from fmicl_core.objective import NEGATIVES
+from fmicl_core.pairs import NEGATIVES
 
 #: Forms of each library. "fused_value" is the fused routine without a gradient.
 FORMS = {

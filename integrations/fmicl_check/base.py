@@ -132,6 +132,7 @@ class Adapter:
         arrays: dict[str, Array | None],
         dtype: str = "float64",
         compiled: bool = False,
+        ids: dict[str, Array | None] | None = None,
         **options: Any,
     ) -> Result:
         """Values and gradients of a public function of the backend.
@@ -139,6 +140,7 @@ class Adapter:
         Args:
             function: name of the function, such as "fmicl_terms" or "info_nce_loss".
             arrays: features by argument, "x", "y" and "bank"; all but None get a gradient.
+            ids: whole numbers of the rows by argument, "ids" and "bank_ids".
             dtype: dtype of the framework's arrays.
             compiled: whether the framework compiles the function.
             options: other options of the function.
@@ -146,13 +148,16 @@ class Adapter:
         loss_of = getattr(self.library, function)
         with self.precision(dtype):
             leaves = {k: self.array(v, dtype) for k, v in arrays.items() if v is not None}
+            named = {k: v for k, v in (ids or {}).items() if v is not None}
+            fixed = [self.array(v, v.dtype.name) for v in named.values()]
 
-            def values(given: dict[str, Any]) -> tuple[Any, ...]:
-                bank = {"bank": given["bank"]} if "bank" in given else {}
-                value = loss_of(given["x"], given["y"], **bank, **options)
+            def values(given: dict[str, Any], *fixed: Any) -> tuple[Any, ...]:
+                more = dict(zip(named, fixed, strict=True))
+                more |= {"bank": given["bank"]} if "bank" in given else {}
+                value = loss_of(given["x"], given.get("y"), **more, **options)
                 return tuple(value) if isinstance(value, tuple) else (value,)
 
-            scalars, gradients = self.gradients(values, leaves, compiled)
+            scalars, gradients = self.differentiate(values, compiled)(leaves, *fixed)
             numbers = [float(self.numpy(s)) for s in scalars] + [0.0] * (3 - len(scalars))
             dtypes = {k: _dtype_name(g) for k, g in gradients.items()}
             dtypes["loss"] = _dtype_name(scalars[0])
@@ -162,19 +167,23 @@ class Adapter:
     def evaluate(
         self,
         x: Array,
-        y: Array,
+        y: Array | None,
         bank: Array | None = None,
         objective: FMICL | None = None,
         dtype: str = "float64",
         implementation: str = "auto",
         compiled: bool = False,
+        ids: Array | None = None,
+        bank_ids: Array | None = None,
     ) -> Result:
         """Loss, terms and gradients of the backend's `fmicl_terms`."""
         o = objective or FMICL()
         return self.call(
             "fmicl_terms", {"x": x, "y": y, "bank": bank}, dtype, compiled,
-            divergence=o.divergence, similarity=o.similarity, alpha=o.alpha,
-            negatives=o.negatives, normalize=o.normalize, implementation=implementation,
+            {"ids": ids, "bank_ids": bank_ids},
+            negatives=o.negatives, normalize=o.normalize, positives=o.positives,
+            implementation=implementation, divergence=o.divergence, similarity=o.similarity,
+            alpha=o.alpha,
         )  # fmt: skip
 
 

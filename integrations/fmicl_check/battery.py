@@ -25,7 +25,7 @@ from fmicl_core import (
 )  # fmt: skip
 from fmicl_core.checks import check_choice
 from fmicl_core.forms import FUSED
-from fmicl_core.objective import NEGATIVES
+from fmicl_core.pairs import NEGATIVES
 
 SEED = 0
 #: Rows of x and y, rows of the bank, width. Three tiles of 17 rows leave a remainder of 3. As many

@@ -10,7 +10,7 @@ import numpy as np
 
 from fmicl_check.base import Array
 from fmicl_core import FMICL, fmicl_reference
-from fmicl_core.objective import NEGATIVES
+from fmicl_core.pairs import NEGATIVES
 from fmicl_core.related import (
     alignment_uniformity_reference,
     info_nce_reference,

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fmicl_core.checks import invalid
-from fmicl_core.objective import DEFAULTS, NEGATIVES
+from fmicl_core.objective import DEFAULTS
+from fmicl_core.pairs import NEGATIVES
 from fmicl_recipes.augmentation import PHOTO, STRENGTHS, VIEWS, Photo, chosen_augmentation
 from fmicl_recipes.checks import at_least, check_not_negative, check_text, unit_interval
 from fmicl_recipes.options import option

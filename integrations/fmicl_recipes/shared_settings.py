@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from fmicl_core import DIVERGENCES, FMICL, SIMILARITIES, get_divergence, get_similarity
 from fmicl_core.checks import check_number, check_positive
-from fmicl_core.objective import DEFAULTS, NEGATIVES
+from fmicl_core.objective import DEFAULTS
+from fmicl_core.pairs import NEGATIVES
 from fmicl_core.related import RELATED_DEFAULTS
 from fmicl_recipes.checks import at_least, check_not_negative, check_seed
 from fmicl_recipes.options import Settings, option

@@ -9,7 +9,7 @@ import pytest
 
 from fmicl_check import ADAPTERS
 from fmicl_core import DIVERGENCES, FMICL, Cauchy, Cosine, Gaussian, Laplace, forms
-from fmicl_core.objective import NEGATIVES
+from fmicl_core.pairs import NEGATIVES
 
 SIMILARITIES = (Gaussian(0.4, 1.2), Gaussian(0.5, 150.0), Cosine(1.6), Laplace(0.9), Cauchy(1.1))
 #: What supplies the negatives: a scheme, or a bank.

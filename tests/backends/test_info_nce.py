@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fmicl_core.objective import NEGATIVES
+from fmicl_core.pairs import NEGATIVES
 from fmicl_core.related import info_nce_reference
 
 PAIRS = (*NEGATIVES, "bank")

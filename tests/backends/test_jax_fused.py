@@ -10,7 +10,7 @@ import pytest
 
 from fmicl_core import FMICL, Gaussian, fmicl_reference, forms
 from fmicl_core.fused import Tiles
-from fmicl_core.objective import NEGATIVES
+from fmicl_core.pairs import NEGATIVES
 
 jax = pytest.importorskip("jax", reason="these are tests of the JAX backend")
 fmicl_jax = pytest.importorskip("fmicl_jax", reason="these are tests of the JAX backend")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fmicl_check import ADAPTERS
 from fmicl_core import DIVERGENCES, FMICL, Gaussian, fmicl_reference
-from fmicl_core.objective import NEGATIVES
+from fmicl_core.pairs import NEGATIVES
 
 SUITABLE = [name for name, make in DIVERGENCES.items() if make().suitable]
 seeds = st.integers(0, 2**32 - 1)

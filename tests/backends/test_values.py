@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fmicl_core import DIVERGENCES, FMICL, Cauchy, Cosine, Gaussian, Laplace, fmicl_reference
-from fmicl_core.objective import NEGATIVES
+from fmicl_core.pairs import NEGATIVES
 
 SUITABLE = [name for name, make in DIVERGENCES.items() if make().suitable]
 seeds = st.integers(0, 2**32 - 1)

@@ -24,7 +24,7 @@ from benchmarks.gpu.crew import Done
 from benchmarks.gpu.schedule import Schedule
 from benchmarks.gpu.table import Table, rows_by_key
 from fmicl_core import SIMILARITIES
-from fmicl_core.objective import NEGATIVES
+from fmicl_core.pairs import NEGATIVES
 
 LIBRARIES = tuple(FORMS)
 

@@ -4,7 +4,7 @@ from contextlib import nullcontext
 
 import pytest
 
-from fmicl_core.checks import check_union
+from fmicl_core.ranks import check_union
 
 
 @pytest.mark.parametrize(

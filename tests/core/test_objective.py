@@ -21,7 +21,7 @@ from fmicl_core import (
     get_divergence,
     get_similarity,
 )
-from fmicl_core.objective import NEGATIVES, negative_blocks
+from fmicl_core.pairs import NEGATIVES, negative_blocks
 
 NAMESPACE = {name: getattr(fmicl_core, name) for name in fmicl_core.__all__}
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from fmicl_core import DIVERGENCES, FMICL, Cauchy, Cosine, Gaussian, Laplace, fmicl_reference
-from fmicl_core.objective import NEGATIVES
+from fmicl_core.pairs import NEGATIVES
 from fmicl_core.related import (
     alignment_uniformity_reference,
     donsker_varadhan_reference,

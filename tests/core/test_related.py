@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fmicl_core import FMICL, Gaussian, Pearson, fmicl_reference
-from fmicl_core.objective import NEGATIVES
+from fmicl_core.pairs import NEGATIVES
 from fmicl_core.reference import normalize_rows
 from fmicl_core.related import (
     alignment_uniformity_reference,

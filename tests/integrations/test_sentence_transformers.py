@@ -31,7 +31,7 @@ from tokenizers.models import WordLevel  # noqa: E402
 from tokenizers.pre_tokenizers import Whitespace  # noqa: E402
 
 from fmicl_core import DIVERGENCES, FMICL, Gaussian, fmicl_reference  # noqa: E402
-from fmicl_core.objective import NEGATIVES  # noqa: E402
+from fmicl_core.pairs import NEGATIVES  # noqa: E402
 from fmicl_sentence_transformers import CachedFMICLLoss, FMICLLoss  # noqa: E402
 from fmicl_sentence_transformers.duplicates import sample_numbers, text_keys  # noqa: E402
 

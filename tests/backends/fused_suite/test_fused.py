@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from fmicl_core import FMICL, NUMPY, Gaussian, forms
-from fmicl_core.objective import NEGATIVES
+from fmicl_core.pairs import NEGATIVES
 from fmicl_torch import FMICLLoss, fmicl_loss, fused, fused_triton, tiled
 from fmicl_torch.registry import register
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fmicl_core.objective import NEGATIVES
+from fmicl_core.pairs import NEGATIVES
 
 
 def views(rows: int) -> tuple[np.ndarray, ...]:

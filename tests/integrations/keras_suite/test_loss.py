@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fmicl_core import FMICL, fmicl_reference
-from fmicl_core.objective import NEGATIVES
+from fmicl_core.pairs import NEGATIVES
 from fmicl_core.related import info_nce_reference
 from fmicl_keras import Alignment, FMICLLoss, InfoNCELoss
 from fmicl_keras.backend import library
