@@ -144,7 +144,7 @@ def check_features(
     devices: Sequence[str] = (),
     least: int = 2,
     framework: str = "numpy",
-    has_ids: bool = False,
+    has_ids: bool | None = None,
 ) -> None:
     """Check the shapes, dtypes and devices of the features a loss is given.
 
@@ -158,18 +158,18 @@ def check_features(
         devices: device names in the same order; empty when the framework moves data by itself.
         least: rows that x needs without a bank; 1 for a shard of a distributed batch.
         framework: name in `SPLITS` of what holds the arrays.
-        has_ids: whether ids say which rows of x belong together.
+        has_ids: whether ids say which rows of x belong together; None for a loss that takes none.
 
     Raises:
         ValueError: naming the argument at fault, the expectation and what was received.
     """
     if y is None and not has_ids:
-        raise _no_second_view(x, framework, None, "y")
+        raise _no_second_view(x, framework, None, "y", has_ids)
     if y is not None and len(x) > 1 and dtypes[0] in FLOAT_DTYPES:  # else x is the mistake
         if len(y) == 1:
-            raise _no_second_view(x, framework, tuple(y), "y.shape")
+            raise _no_second_view(x, framework, tuple(y), "y.shape", has_ids)
         if dtypes[1].startswith(("int", "uint")):
-            raise _no_second_view(x, framework, dtypes[1], "y.dtype")
+            raise _no_second_view(x, framework, dtypes[1], "y.dtype", has_ids)
     given = (("x", x), ("y", y), ("bank", bank))
     shapes = {name: tuple(shape) for name, shape in given if shape is not None}
     for (name, shape), dtype in zip(shapes.items(), dtypes, strict=True):
@@ -182,14 +182,20 @@ def check_features(
     _check_negatives_exist(shapes, least)
 
 
-def _no_second_view(x: Shape, framework: str, received: Any, what: str) -> InvalidArgument:
+def _no_second_view(
+    x: Shape, framework: str, received: Any, what: str, has_ids: bool | None
+) -> InvalidArgument:
     """The error where both views came in one array, alone or with labels, as other losses want."""
     split = SPLITS[framework] if len(x) == 2 else "features[:, 0], features[:, 1]"
+    why = (
+        "This loss takes no labels, and no views in one array: split such an array,"
+        if has_ids is None
+        else "Labels, or the numbers of the samples whose views are in one array, are given by"
+        " name, `loss(features, ids=labels)`. Two views in one array can also be split,"
+    )
     return invalid(
         "y", "the second view of the samples in `x`, (N, D)", received, what=what,
-        why="Labels go by name, `loss(features, ids=labels)`, and so do the numbers of samples with"
-        f" several views in one array; two such views can also be split, `z1, z2 = {split}`,"
-        " and passed as (z1, z2).",
+        why=f"{why} `z1, z2 = {split}`, and passed as (z1, z2).",
     )  # fmt: skip
 
 

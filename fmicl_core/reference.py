@@ -74,7 +74,7 @@ def fmicl_reference(
     given = {"has_ids": ids is not None, "has_bank_ids": bank_ids is not None}
     shape = {"has_y": y is not None, "has_bank": bank is not None}
     pairs = pairs_of(objective.negatives, objective.positives, **given, **shape)
-    raw = checked_arrays(x, y, bank, has_ids=ids is not None)
+    raw = checked_arrays(x, y, bank, ids is not None)
     rows = {name: value.astype(np.float64) for name, value in raw.items()}
     if objective.normalize:
         rows = {name: normalize_rows(value) for name, value in rows.items()}
@@ -89,8 +89,10 @@ def fmicl_reference(
     return Reference(loss, score, penalty, grads["x"], grads.get("y"), grads.get("bank"))
 
 
-def checked_arrays(x: Any, y: Any, bank: Any, has_ids: bool = False) -> dict[str, NDArray[Any]]:
-    """The features that were given, as arrays by their names.
+def checked_arrays(
+    x: Any, y: Any, bank: Any, has_ids: bool | None = None
+) -> dict[str, NDArray[Any]]:
+    """The features that were given, as arrays by their names; `has_ids` as for `check_features`.
 
     Raises:
         ValueError: shapes or dtypes do not fit.

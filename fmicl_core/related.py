@@ -213,7 +213,9 @@ def spectral_contrastive_reference(
     return float(-2.0 * np.trace(s) / len(s) + (off**2).mean())
 
 
-def _rows(x: Any, y: Any, bank: Any, normalize: bool, has_ids: bool = False) -> dict[str, Matrix]:
+def _rows(
+    x: Any, y: Any, bank: Any, normalize: bool, has_ids: bool | None = None
+) -> dict[str, Matrix]:
     given = checked_arrays(x, y, bank, has_ids)
     rows = {k: v.astype(np.float64) for k, v in given.items()}
     return {k: normalize_rows(v) for k, v in rows.items()} if normalize else rows

@@ -21,7 +21,7 @@ from fmicl_core import (
     get_divergence,
     get_similarity,
 )
-from fmicl_core.pairs import NEGATIVES, negative_blocks
+from fmicl_core.pairs import NEGATIVES, Pairs
 
 NAMESPACE = {name: getattr(fmicl_core, name) for name in fmicl_core.__all__}
 
@@ -44,8 +44,9 @@ def test_names_and_objects_are_the_same_objective():
 
 @pytest.mark.parametrize("negatives", NEGATIVES)
 def test_shares_make_a_mean(negatives):
-    assert sum(block.share for block in negative_blocks(negatives, False)) == 1.0
-    assert sum(block.share for block in negative_blocks(negatives, True)) == 1.0
+    for has_bank in (False, True):
+        blocks = Pairs(negatives, has_bank=has_bank).negative_blocks
+        assert sum(block.share for block in blocks) == 1.0
 
 
 @pytest.mark.parametrize("name", ["reverse_kl", "neyman"])
@@ -62,6 +63,7 @@ BAD = [
     ({"alpha": "40"}, r"`alpha`. Expected a finite number > 0. Received: alpha='40'"),
     ({"divergence": "kld"}, r"`divergence`. Expected one of 'kl', .* Received: divergence='kld'"),
     ({"negatives": "both"}, r"`negatives`. Expected one of 'anchor', 'within', 'cross', 'all'"),
+    ({"positives": "labels"}, r"`positives`. Expected one of 'ids', 'pair'"),
     ({"similarity": "dot"}, r"`similarity`. Expected one of 'gaussian', .*similarity='dot'"),
     ({"normalize": 1}, r"`normalize`. Expected True or False. Received: normalize=1"),
 ]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from fmicl_core import DIVERGENCES, FMICL, Cauchy, Cosine, Gaussian, Laplace, fmicl_reference
-from fmicl_core.pairs import NEGATIVES
+from fmicl_core.pairs import NEGATIVES, POSITIVES
 from fmicl_core.related import (
     alignment_uniformity_reference,
     donsker_varadhan_reference,
@@ -36,20 +36,20 @@ def draw(seed, n=6, d=4, k=5):
 
 
 def plain_loss(
-    x, y, bank, divergence, sigma2, mu, alpha, negatives, samples=None, bank_samples=None
+    x, y, bank, divergence, sigma2, mu, alpha, negatives, ids=None, bank_ids=None, positives="ids"
 ):
     """The definition, pair by pair in Python, without the library's affine form or blocks."""
     unit = lambda rows: [r / math.sqrt(sum(v * v for v in r)) for r in rows]  # noqa: E731
-    x, y = unit(x), unit(y)
+    x, y = unit(x), None if y is None else unit(y)
     log_kernel = lambda p, q: math.log(mu) - sum((p - q) ** 2) / (2 * sigma2)  # noqa: E731
     n = range(len(x))
-    samples = n if samples is None else samples
-    off = [(i, j) for i, j in product(n, n) if samples[i] != samples[j]]
+    ids = n if ids is None else ids
+    off = [(i, j) for i, j in product(n, n) if ids[i] != ids[j]]
     if bank is not None:
-        others = [-1] * len(bank) if bank_samples is None else bank_samples
+        others = ["none"] * len(bank) if bank_ids is None else bank_ids
         rows = zip(unit(bank), others, strict=True)
-        pairs = [(x[i], b) for (b, own), i in product(rows, n) if own != samples[i]]
-    elif negatives == "anchor":
+        pairs = [(x[i], b) for (b, own), i in product(rows, n) if own != ids[i]]
+    elif y is None or negatives == "anchor":
         pairs = [(x[i], x[j]) for i, j in off]
     elif negatives == "within":
         pairs = [(v[i], v[j]) for v in (x, y) for i, j in off]
@@ -57,7 +57,25 @@ def plain_loss(
         pairs = [(x[i], y[j]) for i, j in off]
     else:
         pairs = [(v[i], w[j]) for v in (x, y) for w in (x, y) for i, j in off]
-    score = np.mean([divergence.score(log_kernel(x[i], y[i])) for i in n])
+    equal = [(i, j) for i, j in product(n, n) if ids[i] == ids[j]]
+    if y is None:
+        anchors = {i: [(x[i], x[j]) for k, j in equal if k == i != j] for i in n}
+    elif positives == "pair":
+        anchors = {i: [(x[i], y[i])] for i in n}
+    elif negatives == "all" and bank is None:  # of all views alike, but no row with itself
+        views = {(v, i): row for v, rows in enumerate((x, y)) for i, row in enumerate(rows)}
+        anchors = {
+            one: [(views[one], views[v, j]) for i, j in equal for v in (0, 1)
+                  if i == one[1] and (v, j) != one]
+            for one in views
+        }  # fmt: skip
+    else:
+        anchors = {i: [(x[i], y[j]) for k, j in equal if k == i] for i in n}
+    scores = [
+        np.mean([divergence.score(log_kernel(p, q)) for p, q in own]) if own else 0.0
+        for own in anchors.values()
+    ]
+    score = np.mean(scores)
     penalty = np.mean([divergence.penalty(log_kernel(p, q)) for p, q in pairs])
     return -score + alpha * penalty, score, penalty
 
@@ -197,35 +215,85 @@ def test_uniformity_theorem_minimisers_are_simplices(divergence, n):
     np.testing.assert_allclose(2 - 2 * products, 2 * n / (n - 1), atol=4e-4)
 
 
-NUMBERS = np.array([0, 1, 2, 0, 1, 0]), np.array([-1, 1, -1, 2, -1])
+#: Six rows with three ids, and a bank of which two rows have one of them.
+IDS, BANK_IDS = np.array([0, 7, -2, 0, 7, 0]), np.array([-1, 7, -1, -2, -1])
+#: What is given beside x; positives; a scheme.
+BESIDE = [
+    *(("y", p, s) for p in POSITIVES for s in NEGATIVES),
+    *(("y and bank", p, "all") for p in POSITIVES),
+    ("nothing", "ids", "anchor"), ("nothing", "ids", "all"), ("bank", "ids", "anchor"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("beside", "positives", "negatives"), BESIDE)
+@given(seed=seeds)
+def test_ids_say_which_pairs_count(beside, positives, negatives, seed):
+    x, y, bank = draw(seed)
+    y, bank = y if "y" in beside.split() else None, bank if "bank" in beside else None
+    ids = IDS, None if bank is None else BANK_IDS
+    objective = FMICL("js", Gaussian(0.4, 1.2), 3.0, negatives, positives=positives)
+    got = fmicl_reference(x, y, objective, bank, *ids)
+    want = plain_loss(
+        x, y, bank, objective.generator, 0.4, 1.2, 3.0, negatives, *ids, positives=positives
+    )
+    assert (got.loss, got.score, got.penalty) == pytest.approx(want, rel=1e-10, abs=1e-12)
+    step = 1e-6 * np.random.default_rng(seed).normal(size=x.shape)
+    ahead, behind = (
+        fmicl_reference(
+            x + s * step, None if y is None else y - s * step, objective,
+            None if bank is None else bank + s * step[:5], *ids,
+        ).loss
+        for s in (1.0, -1.0)
+    )  # fmt: skip
+    slope = (got.grad_x * step).sum()
+    slope -= 0.0 if y is None else (got.grad_y * step).sum()
+    slope += 0.0 if bank is None else (got.grad_bank * step[:5]).sum()
+    assert (ahead - behind) / 2 == pytest.approx(slope, rel=1e-5, abs=1e-10)
 
 
 @every_scheme
-@pytest.mark.parametrize("use_bank", [False, True])
 @given(seed=seeds)
-def test_rows_of_one_sample_are_no_negatives(negatives, use_bank, seed):
-    """Six rows of three samples, and a bank of which two rows belong to them."""
+def test_ids_that_are_all_different_change_nothing(negatives, seed):
     x, y, bank = draw(seed)
-    bank = bank if use_bank else None
-    objective = FMICL("js", Gaussian(0.4, 1.2), 3.0, negatives)
-    got = fmicl_reference(x, y, objective, bank, *NUMBERS)
-    want = plain_loss(x, y, bank, objective.generator, 0.4, 1.2, 3.0, negatives, *NUMBERS)
-    assert (got.loss, got.score, got.penalty) == pytest.approx(want, rel=1e-10)
-    step = 1e-6 * np.random.default_rng(seed).normal(size=x.shape)
-    ahead, behind = (
-        fmicl_reference(x + s * step, y, objective, bank, *NUMBERS).loss for s in (1.0, -1.0)
-    )
-    assert (ahead - behind) / 2 == pytest.approx((got.grad_x * step).sum(), rel=1e-5, abs=1e-12)
+    for others in ({}, {"bank": bank}, {"bank": bank, "bank_ids": np.arange(-5, 0)}):
+        features = {k: v for k, v in others.items() if k == "bank"}
+        plain = fmicl_reference(x, y, make(negatives=negatives), **features)
+        named = fmicl_reference(x, y, make(negatives=negatives), ids=range(6), **others)
+        assert (named.loss, named.score, named.penalty) == (plain.loss, plain.score, plain.penalty)
+        np.testing.assert_array_equal(named.grad_x, plain.grad_x)
 
 
-def test_samples_of_their_own_change_nothing_and_one_sample_is_an_error():
-    x, y, _ = draw(0)
-    plain, numbered = (
-        fmicl_reference(x, y, make(), samples=samples).loss for samples in (None, range(6))
-    )
-    assert plain == numbered
-    with pytest.raises(ValueError, match=r"`samples`. Expected at least two different samples"):
-        fmicl_reference(x, y, make(), samples=np.zeros(6, int))
+@given(seed=seeds)
+def test_two_views_in_one_array_are_the_scheme_all(seed):
+    x, y, _ = draw(seed)
+    objective = make(negatives="all")
+    two = fmicl_reference(x, y, objective, ids=IDS)
+    one = fmicl_reference(np.concatenate([x, y]), None, objective, ids=np.tile(IDS, 2))
+    assert (two.loss, two.score) == pytest.approx((one.loss, one.score), rel=1e-12)
+    np.testing.assert_allclose(np.concatenate([two.grad_x, two.grad_y]), one.grad_x, atol=1e-12)
+
+
+NO_PAIRS = [
+    ({"ids": range(6)}, "`ids`. Expected at least two rows with equal ids"),
+    ({"ids": np.zeros(6, int)}, "`ids`. Expected at least two different ids"),
+    ({"ids": np.zeros(6, int), "bank": np.ones((2, 4)), "bank_ids": [0, 0]},
+     "`bank_ids`. Expected a row of the bank whose id differs from one in `ids`"),
+    ({"ids": IDS == 0}, "`ids`. Expected whole numbers, .* Received: ids.dtype='bool'"),
+    ({"ids": IDS[:5]}, r"`ids`. Expected .*, \(N,\) = \(6,\). Received: ids.shape=\(5,\)"),
+    ({"ids": IDS, "objective": FMICL(negatives="cross")},
+     "`negatives`. Expected 'anchor' or 'all' for a single array. There is no second view"),
+    ({"ids": IDS, "objective": FMICL(positives="pair")},
+     "`positives`. Expected 'ids' for a single array. There is no second view"),
+    ({"bank_ids": BANK_IDS}, "`bank_ids`. Expected None without `ids`"),
+    ({"ids": IDS, "bank_ids": BANK_IDS}, "`bank_ids`. Expected None without `bank`"),
+    ({}, r"`y`. Expected the second view .* `loss\(features, ids=labels\)`"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "message"), NO_PAIRS)
+def test_what_makes_no_pairs_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        fmicl_reference(draw(0)[0], **arguments)
 
 
 @pytest.mark.parametrize("reference", [

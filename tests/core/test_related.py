@@ -8,19 +8,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fmicl_core import FMICL, Gaussian, Pearson, fmicl_reference
-from fmicl_core.pairs import NEGATIVES
+from fmicl_core.pairs import NEGATIVES, POSITIVES, Pairs
 from fmicl_core.reference import normalize_rows
 from fmicl_core.related import (
     alignment_uniformity_reference,
     donsker_varadhan_reference,
     info_nce_anchors,
     info_nce_blocks,
+    info_nce_positives,
     info_nce_reference,
     spectral_contrastive_reference,
 )
 
 seeds = st.integers(0, 2**32 - 1)
-PAIRS = [(negatives, False) for negatives in NEGATIVES] + [("anchor", True)]
+PAIRS = [
+    *(Pairs(negatives, positives) for negatives in NEGATIVES for positives in POSITIVES),
+    Pairs("all", has_bank=True), Pairs("all", single=True), Pairs("anchor", single=True),
+    Pairs("cross", single=True, has_bank=True),
+]  # fmt: skip
 
 
 def draw(seed, n=6, d=4):
@@ -42,16 +47,53 @@ def test_info_nce_objective_is_above_its_donsker_varadhan_form(seed, temperature
     assert full >= info_nce_form + math.log(n - 1) - 1e-12  # its sum has the positive, too
 
 
-@pytest.mark.parametrize(("negatives", "has_bank"), PAIRS)
-def test_blocks_hold_every_anchor_s_pools_once(negatives, has_bank):
-    anchors = {name: set(pools) for name, pools in info_nce_anchors(negatives, has_bank)}
+@pytest.mark.parametrize("has_ids", [False, True])
+@pytest.mark.parametrize("pairs", PAIRS, ids=str)
+def test_blocks_hold_every_anchor_s_pools_once(pairs, has_ids):
+    anchors = {name: set(pools) for name, pools in info_nce_anchors(pairs)}
+    if has_ids:
+        positives = info_nce_positives(pairs)
+        anchors = {name: pools | {*positives[name]} for name, pools in anchors.items()}
     served: dict[str, list[str]] = {name: [] for name in anchors}
-    for block, both in info_nce_blocks(negatives, has_bank):
+    for block, both, _ in info_nce_blocks(pairs, has_ids):
         served[block.left].append(block.right)
         if both and not block.symmetric:
             served[block.right].append(block.left)
     assert {name: set(pools) for name, pools in served.items()} == anchors
     assert all(len(pools) == len(set(pools)) for pools in served.values())
+
+
+@given(seed=seeds)
+def test_labels_make_it_the_supervised_contrastive_loss(seed):
+    """Khosla et al. (2020), L_out, of two views or of one array with them."""
+    x, y = draw(seed)
+    labels = np.array([3, 1, 3, 3, 1, 2])
+    z, both = normalize_rows(np.concatenate([x, y])), np.tile(labels, 2)
+    s = z @ z.T / 0.2
+    losses = []
+    for i in range(len(z)):
+        others = [k for k in range(len(z)) if k != i]
+        log_z = math.log(sum(math.exp(s[i, k]) for k in others))
+        losses.append(np.mean([log_z - s[i, k] for k in others if both[k] == both[i]]))
+    want = pytest.approx(np.mean(losses), rel=1e-12)
+    assert info_nce_reference(x, y, 0.2, ids=labels) == want
+    assert info_nce_reference(z, temperature=0.2, ids=both) == want
+    assert info_nce_reference(x, y, 0.2) == pytest.approx(
+        info_nce_reference(z, temperature=0.2, ids=np.tile(np.arange(6), 2)), rel=1e-12
+    )
+
+
+@pytest.mark.parametrize("negatives", NEGATIVES)
+@given(seed=seeds)
+def test_false_negatives_leave_the_denominator(negatives, seed):
+    x, y = draw(seed)
+    twins = np.array([0, 1, 2, 0, 4, 5])
+    ids = {"positives": "pair", "ids": twins}
+    shorter = info_nce_reference(x, y, 0.3, negatives, **ids)
+    assert shorter < info_nce_reference(x, y, 0.3, negatives)
+    assert info_nce_reference(x, y, 0.3, negatives, **ids | {"ids": range(6)}) == pytest.approx(
+        info_nce_reference(x, y, 0.3, negatives), rel=1e-14
+    )
 
 
 @given(seed=seeds)
