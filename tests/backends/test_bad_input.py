@@ -95,10 +95,15 @@ def test_two_views_in_one_array_are_shown_how_to_split(backend, name, given, rec
     views = split if how == "split" else "features[:, 0], features[:, 1]"
     with pytest.raises(checks.InvalidArgument) as caught:
         (loss() if name.endswith("Loss") else loss)(*stacked(backend, *given))
+    why = (
+        "This loss takes no labels, and no views in one array: split such an array,"
+        if name in FUNCTIONS[3:]
+        else "Labels, or the numbers of the samples whose views are in one array, are given by "
+        "name, `loss(features, ids=labels)`. Two views in one array can also be split,"
+    )
     assert str(caught.value) == (
         "Invalid value for argument `y`. Expected the second view of the samples in `x`, (N, D). "
-        "No loss here takes labels, or both views in one array: split such an array, "
-        f"`z1, z2 = {views}`, and pass (z1, z2). Received: {received}"
+        f"{why} `z1, z2 = {views}`, and passed as (z1, z2). Received: {received}"
     )
 
 
@@ -111,6 +116,71 @@ def test_what_is_shown_splits(backend):
     assert backend.numpy(z1)[0, 0] == 0.0
     assert backend.numpy(z2)[0, 0] == 12.0
     assert z1.shape == z2.shape == (4, 3)
+
+
+LABELS = np.array([0, 1, 0, 1])
+#: x, y, bank, ids and bank_ids, options, and the message.
+IDS = [
+    ((ONES, None, None, LABELS[:3], None), {},
+     "`ids`. Expected one whole number for each row of `x`, (N,) = (4,). Received: ids.shape=(3,)"),
+    ((ONES, ONES, None, LABELS[:, None], None), {},
+     "`ids`. Expected one whole number for each row of `x`, (N,) = (4,). Received: "
+     "ids.shape=(4, 1)"),
+    ((ONES, None, None, LABELS.astype(np.float32), None), {},
+     "`ids`. Expected whole numbers, in a dtype such as int64 or int32. Received: "
+     "ids.dtype='float32'"),
+    ((ONES, ONES, None, LABELS == 1, None), {},
+     "`ids`. Expected whole numbers, in a dtype such as int64 or int32. Received: "
+     "ids.dtype='bool'"),
+    ((ONES, ONES, ONES, LABELS, LABELS[:3]), {},
+     "`bank_ids`. Expected one whole number for each row of `bank`, (K,) = (4,). Received: "
+     "bank_ids.shape=(3,)"),
+    ((ONES, ONES, None, LABELS, LABELS), {}, "`bank_ids`. Expected None without `bank`. Received"),
+    ((ONES, ONES, ONES, None, LABELS), {}, "`bank_ids`. Expected None without `ids`. Received"),
+    ((ONES, None, None, LABELS, None), {"negatives": "cross"},
+     "`negatives`. Expected 'anchor' or 'all' for a single array. There is no second view `y`. "
+     "Received: negatives='cross'"),
+    ((ONES, None, None, LABELS, None), {"positives": "pair"},
+     "`positives`. Expected 'ids' for a single array. There is no second view `y`. Received: "
+     "positives='pair'"),
+    ((ONES, ONES, None, LABELS, None), {"positives": "labels"},
+     "`positives`. Expected one of 'ids', 'pair'. Received: positives='labels'"),
+    ((ONES, None, None, np.arange(4), None), {},
+     "`ids`. Expected at least two rows with equal ids. The positive pairs of a single array are "
+     "those of rows with equal ids. Received: ids='4 rows with an id of their own'"),
+    ((ONES, None, None, 0 * LABELS, None), {},
+     "`ids`. Expected at least two different ids. Rows with equal ids are no negatives of each "
+     "other. Received: ids='4 rows with one id'"),
+    ((ONES, ONES, None, 0 * LABELS, None), {"positives": "pair"},
+     "`ids`. Expected at least two different ids."),
+    ((ONES, ONES, ONES[:2], 0 * LABELS, 0 * LABELS[:2]), {},
+     "`bank_ids`. Expected a row of the bank whose id differs from one in `ids`. Rows with equal "
+     "ids are no negatives of each other. Received: bank_ids='2 rows with the id of every anchor'"),
+]  # fmt: skip
+
+
+def with_ids(backend, name, arrays, options):
+    """Call a loss with arrays of the backend."""
+    x, y, bank, *ids = arrays
+    features = [None if v is None else backend.array(v) for v in (x, y, bank)]
+    given = {k: backend.array(v, v.dtype.name)
+             for k, v in zip(("ids", "bank_ids"), ids, strict=True) if v is not None}  # fmt: skip
+    return getattr(backend.library, name)(*features[:2], bank=features[2], **given, **options)
+
+
+@pytest.mark.parametrize("implementation", ["dense", "tiled"])
+@pytest.mark.parametrize("name", ["fmicl_loss", "info_nce_loss"])
+@pytest.mark.parametrize(("arrays", "options", "message"), IDS, ids=[m[:60] for *_, m in IDS])
+def test_ids(backend, name, arrays, options, message, implementation):
+    options = options | {"implementation": implementation}
+    with pytest.raises(ValueError, match=re.escape(f"Invalid value for argument {message}")):
+        with_ids(backend, name, arrays, options)
+
+
+def test_ids_are_arrays(backend):
+    message = rf"`ids`. Expected a {backend.array_name}. Received: type\(ids\)='list'"
+    with pytest.raises(ValueError, match=message):
+        backend.library.fmicl_loss(backend.array(ONES), ids=LABELS.tolist())
 
 
 OPTIONS = [
@@ -182,6 +252,8 @@ MISTAKES = (
        for f in FUNCTIONS]
     + [lambda b, f=f: getattr(b.library, f)(b.array(ONES), ONES.tolist()) for f in FUNCTIONS]
     + [lambda b, g=given: b.library.fmicl_loss(*stacked(b, *g)) for given, *_ in STACKED]
+    + [lambda b, a=arrays, o=options: with_ids(b, "fmicl_loss", a, o)
+       for arrays, options, _ in IDS]
     + [lambda b: b.library.info_nce_loss(b.array(ONES), b.array(ONES), temperature=-1),
        lambda b: b.library.InfoNCELoss(temperature=0.0),
        lambda b: b.library.InfoNCELoss(negatives="none"),

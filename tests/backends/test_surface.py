@@ -27,8 +27,8 @@ FUNCTIONS = ("fmicl_loss", "fmicl_terms", "info_nce_loss", "alignment_uniformity
              "spectral_contrastive_loss")  # fmt: skip
 OBJECTS = ("FMICLLoss", "InfoNCELoss")
 PUBLIC = (*FUNCTIONS, *OBJECTS, "FMICLTerms")
-#: Arguments that are a framework's own: how it names ranks, and PyTorch's mask of equal samples.
-OWN = {"distributed", "axis_name", "samples", "bank_samples"}
+#: Arguments that are a framework's own: how it names ranks.
+OWN = {"distributed", "axis_name"}
 ARRAYS = "|".join(re.escape(adapter.array_name) for adapter in ADAPTERS.values())
 
 
