@@ -88,3 +88,18 @@ def sample_numbers(keys: torch.Tensor, n: int) -> tuple[torch.Tensor | None, tor
         return None, None
     given, others = (torch.from_numpy(i.astype(np.int64)).to(keys.device) for i in (samples, hard))
     return given, others if len(hard) else None
+
+
+def labels_of_texts(keys: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """A label for every hard negative: that of a sample with the same text, or else nobody's.
+
+    Args:
+        keys: keys of the texts, column after column: anchors, positives, hard negatives.
+        labels: (N,) labels of the samples.
+    """
+    own, hard = keys[: 2 * len(labels)], keys[2 * len(labels) :]
+    order = own.argsort()
+    place = torch.searchsorted(own[order], hard).clamp(max=len(own) - 1)
+    found = order[place]
+    nobodys = labels.max() + 1
+    return torch.where(own[found] == hard, labels[found % len(labels)], nobodys)

@@ -8,16 +8,15 @@ from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.losses.gradcache import CachedLossMixin, has_static_embedding_input
 from sentence_transformers.base.losses.merged_forward import embed_columns
 from sentence_transformers.util import all_gather, all_gather_with_grad
 from torch import nn
 
 import fmicl_torch
 from fmicl_core import Divergence, Gaussian, Similarity
-from fmicl_core.checks import check_at_least, check_bool, invalid
+from fmicl_core.checks import check_bool, check_ids, invalid
 from fmicl_recipes.text import TEXT_DEFAULTS
-from fmicl_sentence_transformers.duplicates import sample_numbers, text_keys
+from fmicl_sentence_transformers.duplicates import labels_of_texts, sample_numbers, text_keys
 from fmicl_torch import FMICLTerms
 from fmicl_torch.inputs import explain_non_finite, prepare
 
@@ -35,20 +34,23 @@ CITATION = """
 
 
 class FMICLLoss(nn.Module):
-    """f-MICL for (anchor, positive) pairs, with hard negatives or without.
+    """f-MICL for (anchor, positive) pairs, with hard negatives or without, or for labelled texts.
 
     loss = - mean_i s(a_i, p_i) + alpha * mean over negative pairs of f*(s), with the embeddings of
     anchors a_i and positives p_i, s = f'(G(|a - p|^2)) and f* the convex conjugate of f. Inputs are
-    those of MultipleNegativesRankingLoss, and labels are not read:
+    those of MultipleNegativesRankingLoss, and labels are not read unless `ids_from_labels`:
 
     - (anchor, positive): the other samples of the batch are negatives, by `negatives`;
     - (anchor, positive, negative_1, ..., negative_n): all M hard negatives h_k of the batch are
       negatives of every anchor, too, {(a_i, h_k)}. The mean over these pairs has the weight
       M / (M + N - 1) and the mean over the pairs of the batch the rest: with "cross" and "anchor"
       each pair then counts the same;
-    - the same sentence in both columns: unsupervised SimCSE, two views by dropout.
+    - the same sentence in both columns: unsupervised SimCSE, two views by dropout;
+    - with `ids_from_labels`, (anchor, positive, label), where (a_i, p_j) with equal labels are
+      positives, or (text, label), where texts with equal labels are.
 
-    A batch without negatives, such as a last one of one pair, has a loss and a gradient of 0.
+    A batch without negative pairs, such as a last one of one pair, or of single texts without two
+    equal labels, has a loss and a gradient of 0.
 
     Args:
         model: SentenceTransformer in training.
@@ -67,8 +69,13 @@ class FMICLLoss(nn.Module):
             averages gradients, gives parameters the gradient of one process with the whole batch.
             Processes need batches of equal size.
         mask_duplicates: whether samples that share a text are kept from being negatives of each
-            other, and hard negatives that are the text of a sample from being negatives at all. A
-            batch with such texts takes O(N^2) memory for the loss, every other one O(N D).
+            other, and hard negatives that are the text of a sample from being negatives of it. With
+            `ids_from_labels` it concerns the hard negatives alone.
+        ids_from_labels: whether the data's labels are whole numbers that say which samples belong
+            together; hard negatives have none and are negatives of all.
+        return_parts: whether the loss of a batch is a dictionary of two parts, "score" (the mean
+            score, negated) and "penalty" (alpha times the mean penalty), which sum to it; the
+            trainer of sentence-transformers adds them up and logs each.
         check_finite: whether a loss that is not finite raises, which costs one read of a scalar.
 
     Raises:
@@ -92,13 +99,18 @@ class FMICLLoss(nn.Module):
         normalize: bool = True,
         gather_across_devices: bool = False,
         mask_duplicates: bool = True,
+        ids_from_labels: bool = False,
+        return_parts: bool = False,
         check_finite: bool = True,
     ) -> None:
         super().__init__()
         self.model = model
+        self.ids_from_labels = check_bool("ids_from_labels", ids_from_labels)
+        self.return_parts = check_bool("return_parts", return_parts)
         self.fmicl = fmicl_torch.FMICLLoss(
             divergence=divergence, similarity=similarity, alpha=alpha, negatives=negatives,
-            normalize=normalize, check_finite=check_finite,
+            positives="ids" if ids_from_labels else "pair", normalize=normalize,
+            check_finite=check_finite,
         )  # fmt: skip
         self.gather_across_devices = check_bool("gather_across_devices", gather_across_devices)
         self.mask_duplicates = check_bool("mask_duplicates", mask_duplicates)
@@ -107,69 +119,116 @@ class FMICLLoss(nn.Module):
 
     def forward(
         self, sentence_features: Iterable[Features], labels: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """The loss of a batch; scalar."""
-        columns = _columns(sentence_features)
+    ) -> torch.Tensor | dict[str, torch.Tensor]:
+        """The loss of a batch; scalar, or its two parts."""
+        columns = self.columns(sentence_features)
         keys = self.keys(columns)
-        return self.terms(embed_columns(self.model, columns), keys).loss
+        terms = self.terms(embed_columns(self.model, columns), keys, labels)
+        if not self.return_parts:
+            return terms.loss
+        return {"score": -terms.score, "penalty": self.fmicl.alpha * terms.penalty}
 
     def compute_loss_from_embeddings(
         self, embeddings: Sequence[torch.Tensor], labels: torch.Tensor | None = None
     ) -> torch.Tensor:
         """The loss of embeddings (N, D) by column; duplicates are not known and so not masked."""
-        return self.terms(embeddings).loss
+        return self.terms(embeddings, None, labels).loss
+
+    def columns(self, sentence_features: Iterable[Features]) -> list[Features]:
+        """The columns of a batch.
+
+        Raises:
+            ValueError: there are too few of them.
+        """
+        columns, least = list(sentence_features), 1 if self.ids_from_labels else 2
+        if len(columns) < least:
+            raise invalid(
+                "sentence_features", "two columns or more: anchor, positive[, negative_1, ...]",
+                len(columns), what="columns",
+                why="A single column of texts needs labels, and ids_from_labels=True.",
+            )  # fmt: skip
+        return columns
 
     def keys(self, columns: Sequence[Features]) -> torch.Tensor | None:
         """Keys of the texts, column after column, equal for equal texts; None masks nothing."""
-        return (
-            torch.cat([text_keys(column) for column in columns]) if self.mask_duplicates else None
-        )
+        needed = self.mask_duplicates and (not self.ids_from_labels or len(columns) > 2)
+        return torch.cat([text_keys(column) for column in columns]) if needed else None
 
     def terms(
-        self, embeddings: Sequence[torch.Tensor], keys: torch.Tensor | None = None
+        self,
+        embeddings: Sequence[torch.Tensor],
+        keys: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
     ) -> FMICLTerms:
         """Loss, score and penalty of embeddings (N, D) by column.
 
         Args:
             embeddings: columns: anchors, positives, and any columns of hard negatives.
             keys: keys of the texts, as `keys` makes them; None masks nothing.
+            labels: (N,) labels of the samples; read with `ids_from_labels` alone.
+
+        Raises:
+            ValueError: as `FMICLLoss`, and when labels are asked for and missing.
         """
+        labels = self._checked_labels(labels, len(embeddings[0]))
         if self.gather_across_devices:
             if keys is not None:
                 parts = keys.split([len(column) for column in embeddings])
                 keys = torch.cat([all_gather(part) for part in parts])
+            labels = None if labels is None else all_gather(labels)
             embeddings = [all_gather_with_grad(column) for column in embeddings]
-        x, y = embeddings[:2]
+        x, y = embeddings[0], embeddings[1] if len(embeddings) > 1 else None
         hard = torch.cat(list(embeddings[2:])) if len(embeddings) > 2 else None
-        samples, hard_samples = (None, None) if keys is None else sample_numbers(keys, len(x))
-        alone = len(x) == 1 if samples is None else bool((samples == samples[0]).all())
-        if alone and (hard is None or _all_of(hard_samples, samples)):
+        if labels is None:
+            ids, hard_ids = (None, None) if keys is None else sample_numbers(keys, len(x))
+        else:
+            ids = labels
+            hard_ids = None if hard is None or keys is None else labels_of_texts(keys, labels)
+        alone = len(x) == 1 if ids is None else bool((ids == ids[0]).all())
+        if alone and (hard is None or _all_of(hard_ids, ids)):
+            return self._nothing(x, y, hard)
+        if y is None and ids is not None and len(ids.unique()) == len(ids):
             return self._nothing(x, y, hard)
         if hard is None:
-            return self.fmicl.terms(x, y, None, samples)
-        bank = self.fmicl.terms(x, y, hard, samples, hard_samples)
+            return self.fmicl.terms(x, y, ids=ids)
+        bank = self.fmicl.terms(x, y, hard, ids=ids, bank_ids=hard_ids)
         if alone:
             return bank
-        batch = self.fmicl.terms(x, y, None, samples)
+        batch = self.fmicl.terms(x, y, ids=ids)
         share = len(hard) / (len(hard) + len(x) - 1)
-        return FMICLTerms(
-            batch.loss + share * (bank.loss - batch.loss),
-            batch.score,
-            batch.penalty + share * (bank.penalty - batch.penalty),
-        )
+        more = share * (bank.penalty - batch.penalty)
+        loss = batch.loss + self.fmicl.alpha * more
+        return FMICLTerms(loss, batch.score, batch.penalty + more)
 
-    def _nothing(self, x: torch.Tensor, y: torch.Tensor, hard: torch.Tensor | None) -> FMICLTerms:
+    def _checked_labels(self, labels: torch.Tensor | None, rows: int) -> torch.Tensor | None:
+        """The labels as whole numbers, one a sample, or None where they are not read."""
+        if not self.ids_from_labels:
+            return None
+        if not isinstance(labels, torch.Tensor):
+            raise invalid("labels", "a torch.Tensor of whole numbers with ids_from_labels=True",
+                          type(labels).__name__, what="type(labels)")  # fmt: skip
+        check_ids("labels", labels.shape, str(labels.dtype).removeprefix("torch."), rows)
+        return labels
+
+    def _nothing(
+        self, x: torch.Tensor, y: torch.Tensor | None, hard: torch.Tensor | None
+    ) -> FMICLTerms:
         """Terms that are 0, with a gradient of 0 in every embedding."""
         if not self.warned:
+            why = (
+                "one sample only, which has no negative" if not self.ids_from_labels
+                else "one label only, and so no negative pair, or single texts whose labels are all"
+                " different, and so no positive pair"
+            )  # fmt: skip
             warnings.warn(
-                f"A batch of {len(x)} holds one sample only, which has no negative: its loss and "
+                f"A batch of {len(x)} holds {why}: its loss and "
                 "its gradient are 0. dataloader_drop_last=True leaves a last batch of one out. "
                 "This is said once.",
                 UserWarning,
                 stacklevel=2,
             )
             self.warned = True
-        rows = prepare(x, y, hard, normalize=False, least=1)
+        rows = prepare(x, y, hard, normalize=False, least=1, has_ids=self.ids_from_labels)
         zero = torch.stack([(0.0 * side).sum() for side in rows.values()]).sum()
         if self.fmicl.check_finite and (error := explain_non_finite(x, y, hard)):
             raise error
@@ -186,6 +245,7 @@ class FMICLLoss(nn.Module):
             "normalize": o.normalize,
             "gather_across_devices": self.gather_across_devices,
             "mask_duplicates": self.mask_duplicates,
+            "ids_from_labels": self.ids_from_labels,
         }
 
     @property
@@ -194,85 +254,8 @@ class FMICLLoss(nn.Module):
         return CITATION
 
 
-class CachedFMICLLoss(CachedLossMixin, FMICLLoss):
-    """`FMICLLoss` with gradient caching, for batches whose activations do not fit in memory.
-
-    The loss itself needs no cache: it takes O(N D) memory for embeddings (N, D). What grows with
-    the batch are the encoder's activations. Here the batch is embedded in parts that keep none, the
-    loss gives its gradient in the embeddings, and each part is embedded again to carry the gradient
-    on. Loss and gradient are those of `FMICLLoss`, at the cost of a second forward pass.
-
-    Args:
-        model: SentenceTransformer in training.
-        mini_batch_size: number of texts embedded at a time, which bounds the memory.
-        mini_batch_num_tokens: number of tokens embedded at a time instead, or None.
-        show_progress_bar: whether a bar over the parts is shown.
-        options: options of `FMICLLoss`.
-
-    Raises:
-        ValueError: as `FMICLLoss` does, and for a model whose inputs cannot be cut into parts.
-
-    Source: Gao et al. (2021), GradCache, by sentence-transformers.
-    """
-
-    def __init__(
-        self,
-        model: SentenceTransformer,
-        *,
-        mini_batch_size: int = 32,
-        mini_batch_num_tokens: int | None = None,
-        show_progress_bar: bool = False,
-        **options: Any,
-    ) -> None:
-        if has_static_embedding_input(model):
-            expected = "a model whose inputs can be cut into parts, or FMICLLoss"
-            raise invalid("model", expected, "StaticEmbedding")
-        super().__init__(model, **options)
-        self.mini_batch_size = check_at_least("mini_batch_size", mini_batch_size, 1)
-        if mini_batch_num_tokens is not None:
-            check_at_least("mini_batch_num_tokens", mini_batch_num_tokens, 1)
-        self.mini_batch_num_tokens = mini_batch_num_tokens
-        self.show_progress_bar = show_progress_bar
-
-    def forward(
-        self, sentence_features: Iterable[Features], labels: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """The loss of a batch; scalar whose backward pass embeds the batch again, in parts."""
-        columns = _columns(sentence_features)
-        return self.forward_cached(columns, self.keys(columns))
-
-    def calculate_loss(
-        self,
-        reps: list[list[torch.Tensor]],
-        labels: torch.Tensor | None = None,
-        *,
-        with_backward: bool = False,
-    ) -> torch.Tensor:
-        """The loss of embeddings by column and part; `labels` are what `keys` gives."""
-        loss = self.terms([torch.cat(parts) for parts in reps], labels).loss
-        if with_backward:
-            loss.backward()
-            return loss.detach()
-        return loss
-
-    def get_config_dict(self) -> dict[str, Any]:
-        """The options, for the model card."""
-        more = {name: getattr(self, name) for name in ("mini_batch_size", "mini_batch_num_tokens")}
-        return super().get_config_dict() | more
-
-
-def _all_of(hard_samples: torch.Tensor | None, samples: torch.Tensor | None) -> bool:
+def _all_of(hard_ids: torch.Tensor | None, ids: torch.Tensor | None) -> bool:
     """Whether every hard negative is a text of the only sample."""
-    if hard_samples is None or samples is None:
+    if hard_ids is None or ids is None:
         return False
-    return bool((hard_samples == samples[0]).all())
-
-
-def _columns(sentence_features: Iterable[Features]) -> list[Features]:
-    columns = list(sentence_features)
-    if len(columns) < 2:
-        raise invalid(
-            "sentence_features", "two columns or more: anchor, positive[, negative_1, ...]",
-            len(columns), what="columns",
-        )  # fmt: skip
-    return columns
+    return bool((hard_ids == ids[0]).all())

@@ -34,8 +34,9 @@ from fmicl_recipes.run_folder import RunFolder, unreadable_checkpoint
 from fmicl_recipes.text import TextSettings
 from fmicl_recipes.text.data import normalised, sts_rows, training_columns
 from fmicl_recipes.trainer import NonFiniteLossError
+from fmicl_sentence_transformers.cached import CachedFMICLLoss
 from fmicl_sentence_transformers.evaluate import sts_scores
-from fmicl_sentence_transformers.loss import CachedFMICLLoss, FMICLLoss
+from fmicl_sentence_transformers.loss import FMICLLoss
 from fmicl_sentence_transformers.models import load_model
 
 #: Points of the loss curve in metrics.json; history.csv has every step.

@@ -61,6 +61,11 @@ def static_model():
     return SentenceTransformer(modules=[table], device="cpu")
 
 
+def pair(divergence, negatives):
+    """Settings whose positives are the pairs of the data alone."""
+    return FMICL(divergence, Gaussian(0.3), 7.0, negatives, positives="pair")
+
+
 def features(model, *columns):
     return [model.preprocess(list(column)) for column in columns]
 
@@ -97,9 +102,7 @@ def test_hard_negatives_count_as_the_rest_of_the_batch_does(model):
     x, y, *hard = embeddings(model, *columns)
     bank = np.concatenate([y, *hard])
     own = np.arange(6)
-    truth = fmicl_reference(
-        x, y, FMICL("kl", Gaussian(0.3), 7.0), bank, own, np.r_[own, np.full(12, -1)]
-    )
+    truth = fmicl_reference(x, y, pair("kl", "anchor"), bank, own, np.r_[own, np.full(12, -1)])
     assert loss(features(model, *columns), None).item() == pytest.approx(truth.loss, rel=1e-5)
 
 
@@ -110,7 +113,7 @@ def test_one_sample_with_hard_negatives_has_these_alone(model, rows):
     loss = FMICLLoss(model, similarity=Gaussian(0.3), alpha=7.0, negatives="all")
     x, y, hard = embeddings(model, *columns)
     numbers = np.zeros(rows, int), np.array([-1, -1, 0])[:rows]
-    truth = fmicl_reference(x, y, FMICL("kl", Gaussian(0.3), 7.0, "all"), hard, *numbers)
+    truth = fmicl_reference(x, y, pair("kl", "all"), hard, *numbers)
     got = loss(features(model, *columns), None)
     assert got.item() == pytest.approx(truth.loss, rel=1e-5)
 
@@ -178,12 +181,12 @@ def test_equal_texts_are_not_negatives_of_each_other(model, negatives):
     anchors, positives, hard = ANCHORS.copy(), POSITIVES.copy(), HARD.copy()
     anchors[3], positives[5], hard[1] = anchors[0], positives[2], positives[4]
     samples = np.array([0, 1, 2, 0, 4, 2])
-    objective = FMICL("js", Gaussian(0.3), 7.0, negatives)
+    objective = pair("js", negatives)
     loss = FMICLLoss(
         model, divergence="js", similarity=Gaussian(0.3), alpha=7.0, negatives=negatives
     )
     x, y, h = embeddings(model, anchors, positives, hard)
-    truth = fmicl_reference(x, y, objective, samples=samples)
+    truth = fmicl_reference(x, y, objective, ids=samples)
     got = loss(features(model, anchors, positives), None)
     assert got.item() == pytest.approx(truth.loss, rel=1e-5)
     bank = fmicl_reference(x, y, objective, h, samples, np.array([-1, 4, -1, -1, -1, -1]))
@@ -195,6 +198,67 @@ def test_equal_texts_are_not_negatives_of_each_other(model, negatives):
     )  # fmt: skip
     want = fmicl_reference(x, y, objective)
     assert plain(features(model, anchors, positives), None).item() == pytest.approx(want.loss, 1e-5)
+
+
+LABELS = np.array([3, 1, 3, -2, 1, 3])
+
+
+@pytest.mark.parametrize("kind", [FMICLLoss, CachedFMICLLoss])
+@pytest.mark.parametrize("negatives", ["cross", "all"])
+def test_labels_make_positives(model, kind, negatives):
+    """In pairs, in pairs with hard negatives (of which one is the text of a sample), in texts."""
+    options = {"similarity": Gaussian(0.3), "alpha": 7.0, "ids_from_labels": True}
+    loss = kind(model, negatives=negatives, **options)
+    hard = [*HARD[:5], POSITIVES[0]]
+    x, y, h = embeddings(model, ANCHORS, POSITIVES, hard)
+    objective, labels = FMICL("kl", Gaussian(0.3), 7.0, negatives), torch.from_numpy(LABELS)
+    truth = fmicl_reference(x, y, objective, ids=LABELS)
+    got = loss(features(model, ANCHORS, POSITIVES), labels)
+    assert got.item() == pytest.approx(truth.loss, rel=1e-5)
+    bank = fmicl_reference(x, y, objective, h, LABELS, np.array([9, 9, 9, 9, 9, LABELS[0]]))
+    got = loss(features(model, ANCHORS, POSITIVES, hard), labels)
+    want = truth.loss + 7.0 * 6 / 11 * (bank.penalty - truth.penalty)
+    assert got.item() == pytest.approx(want, rel=1e-5)
+    single = kind(model, negatives="all", **options)
+    truth = fmicl_reference(x, None, FMICL("kl", Gaussian(0.3), 7.0, "all"), ids=LABELS)
+    got = single(features(model, ANCHORS), labels)
+    assert got.item() == pytest.approx(truth.loss, rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:A batch of 6 holds one label only")
+def test_labels_that_make_no_pairs_give_nothing_and_wrong_ones_are_named(model):
+    loss = FMICLLoss(model, negatives="all", ids_from_labels=True)
+    texts = features(model, ANCHORS)
+    for labels in (torch.arange(6), torch.zeros(6, dtype=torch.int64)):
+        assert loss(texts, labels).item() == 0.0
+    for labels, message in (
+        (None, r"`labels`. Expected a torch.Tensor of whole numbers with ids_from_labels=True"),
+        (torch.ones(6), r"`labels`. Expected whole numbers, .* labels.dtype='float32'"),
+        (torch.arange(5), r"`labels`. Expected one whole number for each row of `x`"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            loss(texts, labels)
+
+
+def test_the_parts_of_the_loss_are_logged_by_the_trainer(model, static_model, tmp_path):
+    options = {"similarity": Gaussian(0.3), "alpha": 7.0}
+    parts = FMICLLoss(model, return_parts=True, **options)(features(model, ANCHORS, POSITIVES))
+    whole = FMICLLoss(model, **options)(features(model, ANCHORS, POSITIVES))
+    assert sum(parts.values()).item() == pytest.approx(whole.item(), rel=1e-6)
+    with pytest.raises(ValueError, match=r"`return_parts`. Expected False for CachedFMICLLoss"):
+        CachedFMICLLoss(model, return_parts=True)
+    encoder = copy.deepcopy(static_model)
+    trainer = SentenceTransformerTrainer(
+        model=encoder, loss=FMICLLoss(encoder, return_parts=True, **options),
+        train_dataset=Dataset.from_dict({"anchor": ANCHORS, "positive": POSITIVES}),
+        args=SentenceTransformerTrainingArguments(
+            output_dir=str(tmp_path), per_device_train_batch_size=3, num_train_epochs=1,
+            use_cpu=True, save_strategy="no", report_to="none", disable_tqdm=True, logging_steps=1,
+        ),
+    )  # fmt: skip
+    trainer.train()
+    row = trainer.state.log_history[0]
+    assert row["score"] + row["penalty"] == pytest.approx(row["loss"], abs=1e-3)
 
 
 def test_keys_do_not_depend_on_padding(model):
@@ -230,10 +294,10 @@ def test_static_embeddings_equal_the_reference(static_model):
     """Texts 0 and 3 share the anchor, and hard negative 1 is positive 4."""
     anchors, hard = [*ANCHORS[:3], ANCHORS[0], *ANCHORS[4:]], HARD.copy()
     hard[1] = POSITIVES[4]
-    objective, samples = FMICL("kl", Gaussian(0.3), 7.0, "cross"), np.array([0, 1, 2, 0, 4, 5])
+    objective, samples = pair("kl", "cross"), np.array([0, 1, 2, 0, 4, 5])
     loss = FMICLLoss(static_model, similarity=Gaussian(0.3), alpha=7.0)
     x, y, h = embeddings(static_model, anchors, POSITIVES, hard)
-    truth = fmicl_reference(x, y, objective, samples=samples)
+    truth = fmicl_reference(x, y, objective, ids=samples)
     got = loss(features(static_model, anchors, POSITIVES), None)
     assert got.item() == pytest.approx(truth.loss, rel=1e-5)
     assert truth.loss != pytest.approx(fmicl_reference(x, y, objective).loss, rel=1e-3)
@@ -420,6 +484,8 @@ MISTAKES = [
     ({"negatives": "none"}, r"`negatives`. Expected one of 'anchor'"),
     ({"divergence": "lk"}, r"`divergence`. Expected one of 'kl'"),
     ({"mask_duplicates": 1}, r"`mask_duplicates`. Expected True or False"),
+    ({"ids_from_labels": None}, r"`ids_from_labels`. Expected True or False"),
+    ({"return_parts": 1}, r"`return_parts`. Expected True or False"),
     ({"gather_across_devices": "yes"}, r"`gather_across_devices`. Expected True or False"),
 ]
 
