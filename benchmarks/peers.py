@@ -4,7 +4,8 @@ Runs in an environment of its own, `make bench-peers`. Every loss is taken forwa
 float32, of the same two views. Peak memory is that of a process of its own, in MiB beyond inputs
 and gradients; a loss that fails there, or takes too long, is left out of the timing. That takes all
 others in turn in one process; what needs seconds has only been timed once, in the process of its
-own. Rows whose `computes` is NT-Xent give the same number.
+own. Rows whose `computes` is the same give the same number. With --labels both views stand in one
+array, whose rows have labels (`benchmarks.labelled`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.__main__ import show, write
-from benchmarks.contestants import CONTESTANTS
+from benchmarks.contestants import CONTESTANTS, Contestant
+from benchmarks.labelled import LABELLED
 from benchmarks.memory import peak_of_second_run
 from benchmarks.timing import Row, interleaved, median_ratio, medians
 
@@ -30,11 +32,13 @@ LIMIT_GIB, LIMIT_SECONDS = 18, 240.0
 #: next ones, ours and theirs, it has no further sizes.
 ONCE_SECONDS, LAST_SECONDS = 3.0, {True: 3.0, False: 2.5}
 OURS = "fmicl KL"
+Contestants = dict[str, Contestant]
 
 
-def probe(name: str, n: int, d: int) -> Row:
+def probe(name: str, n: int, d: int, labels: bool) -> Row:
     """Memory and error of one loss, measured in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.peers", "--probe", name, str(n), str(d)]
+    command += ["--labels"] if labels else []
     try:
         run = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_SECONDS)
     except subprocess.TimeoutExpired:
@@ -47,10 +51,9 @@ def probe(name: str, n: int, d: int) -> Row:
     return found
 
 
-def probe_here(name: str, n: int, d: int) -> Row:
+def probe_here(contestant: Contestant, n: int, d: int) -> Row:
     """What `probe` reports, in this process."""
     resource.setrlimit(resource.RLIMIT_AS, (LIMIT_GIB << 30, LIMIT_GIB << 30))
-    contestant = CONTESTANTS[name]
     step = contestant.step(n, d)
     rise, once = peak_of_second_run(step)
     row: Row = {"extra_mib": round((rise - 2 * n * d * 4) / 2**20, 1), "once_s": round(once, 4)}
@@ -61,17 +64,17 @@ def probe_here(name: str, n: int, d: int) -> Row:
     return row
 
 
-def rows_of(n: int, d: int, names: list[str], repeats: int) -> list[Row]:
+def rows_of(contestants: Contestants, n: int, d: int, names: list[str], repeats: int) -> list[Row]:
     """One row for every loss at one batch size."""
-    probes = {name: probe(name, n, d) for name in names}
+    probes = {name: probe(name, n, d, contestants is LABELLED) for name in names}
     fit = [name for name in names if "failure" not in probes[name]]
     quick = [name for name in fit if float(probes[name]["once_s"]) < ONCE_SECONDS]
-    calls: dict[str, Callable[[], Any]] = {name: CONTESTANTS[name].step(n, d) for name in quick}
+    calls: dict[str, Callable[[], Any]] = {name: contestants[name].step(n, d) for name in quick}
     times = interleaved(calls, repeats, row=0.1)
     measured = medians(times)
     rows: list[Row] = []
     for name in names:
-        row: Row = {"loss": name, "computes": CONTESTANTS[name].computes, "n": n, "d": d}
+        row: Row = {"loss": name, "computes": contestants[name].computes, "n": n, "d": d}
         row["time_s"] = measured.get(f"{name}_s", probes[name].get("once_s", ""))
         row["times_ours"] = median_ratio(times, name, OURS) if {name, OURS} <= set(quick) else ""
         for column in ("extra_mib", "saved_mib", "error", "failure"):
@@ -82,7 +85,7 @@ def rows_of(n: int, d: int, names: list[str], repeats: int) -> list[Row]:
 
 def exponents(rows: list[Row]) -> None:
     """Print the slope of log time and log memory over log N between the two largest sizes."""
-    for name in CONTESTANTS:
+    for name in dict.fromkeys(str(row["loss"]) for row in rows):
         own = [row for row in rows if row["loss"] == name and row["time_s"] != ""][-2:]
         if len(own) == 2:
             step = math.log(float(own[1]["n"]) / float(own[0]["n"]))
@@ -95,29 +98,33 @@ def exponents(rows: list[Row]) -> None:
 
 
 def main() -> None:
-    """Measure, print, write benchmarks/results/peers_cpu.csv and draw docs/images/peers.png."""
+    """Measure, print, write benchmarks/results/peers*_cpu.csv and draw docs/images/peers.png."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--d", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS))
+    parser.add_argument("--labels", action="store_true", help="losses of one array with labels")
+    parser.add_argument("--only", nargs="+", choices={**CONTESTANTS, **LABELLED})
     parser.add_argument("--probe", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    contestants = LABELLED if options.labels else CONTESTANTS
     if options.probe:
         name, n, d = options.probe
-        print(json.dumps(probe_here(name, int(n), int(d))))
+        print(json.dumps(probe_here(contestants[name], int(n), int(d))))
         return
-    names, rows = list(options.only), []
+    names, rows = options.only or list(contestants), []
     for n in options.sizes:
-        found = rows_of(n, options.d, names, options.repeats)
+        found = rows_of(contestants, n, options.d, names, options.repeats)
         rows += found
         once = {str(row["loss"]): float(row["time_s"]) for row in found if row["time_s"] != ""}
         names = [name for name in once if once[name] < LAST_SECONDS[name.startswith("fmicl")]]
-    write("peers_cpu.csv", rows, ("torch", "jax", "optax", "lightly", "pytorch_metric_learning"))
+    target = "peers_labels_cpu.csv" if options.labels else "peers_cpu.csv"
+    write(target, rows, ("torch", "jax", "optax", "lightly", "pytorch_metric_learning"))
     exponents(rows)
-    from benchmarks.plot import draw
+    if not options.labels:
+        from benchmarks.plot import draw
 
-    draw()
+        draw()
 
 
 if __name__ == "__main__":
