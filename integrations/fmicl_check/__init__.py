@@ -1,6 +1,6 @@
 """`fmicl check`: whether the frameworks installed here give the right numbers, and the same ones.
 
-The losses: `battery` (cases and outcomes), `truth` (the right values), `report`. The training:
+The losses: `case`, `battery` (cases and outcomes), `truth` (the right values), `report`. The training:
 `parity` (the same run in each framework), `methods`, `optimizers`, `setup` (its arrays), `plot`.
 Both see a framework through an `Adapter` (`base`, `adapters`); `frameworks` opens those that work.
 
@@ -9,7 +9,8 @@ Both see a framework through an `Adapter` (`base`, `adapters`); `frameworks` ope
 
 from fmicl_check.adapters import ADAPTERS
 from fmicl_check.base import Adapter, Result
-from fmicl_check.battery import Case, Outcome, cases, run_case
+from fmicl_check.battery import Outcome, cases, run_case
+from fmicl_check.case import Case
 
 __all__ = ["ADAPTERS", "Adapter", "Case", "Outcome", "Result", "cases", "run_case"]
 

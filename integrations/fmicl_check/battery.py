@@ -13,110 +13,22 @@ import numpy as np
 
 from fmicl_check.adapters import ADAPTERS
 from fmicl_check.base import Adapter, Array, Result, describe
+from fmicl_check.case import (
+    DTYPES,
+    FUSED_TOLERANCE,
+    IDS,
+    SCHEMES,
+    SIMILARITIES,
+    SMALL_TILE,
+    SUITABLE,
+    TILE,
+    Case,
+)
 from fmicl_check.truth import RELATED, Truth, fmicl_truth, related_truth
-from fmicl_core import (
-    DIVERGENCES,
-    FMICL,
-    Cauchy,
-    Cosine,
-    Gaussian,
-    Laplace,
-    Similarity,
-)  # fmt: skip
+from fmicl_core import FMICL
 from fmicl_core.checks import check_choice
 from fmicl_core.forms import FUSED
-from fmicl_core.pairs import NEGATIVES
-
-SEED = 0
-#: Rows of x and y, rows of the bank, width. Three tiles of 17 rows leave a remainder of 3. As many
-#: rows in the bank, since JAX compiles every function for every shape; `LARGE` has fewer.
-SHAPE = (37, 37, 8)
-TILE = 17
-#: More pairs than `implementation="auto"` computes at once: tiles of the size users get.
-LARGE = (600, 530, 8)
-#: Central differences differentiate the related losses, so their batch and their tiles are small.
-SMALL = (7, 5, 4)
-SMALL_TILE = 3
-
-DTYPES = ("float64", "float32", "bfloat16")
-SUITABLE = tuple(name for name, make in DIVERGENCES.items() if make().suitable)
-#: What supplies the negatives: a scheme, or a bank.
-SCHEMES = (*NEGATIVES, "bank")
-#: Similarities, and whether rows are normalised; as many as `SCHEMES`, see `_pairs`.
-SIMILARITIES: dict[str, tuple[Similarity, bool]] = {
-    "gaussian": (Gaussian(), True),
-    "gaussian, any norm": (Gaussian(4.0), False),
-    "cosine": (Cosine(1.6), True),
-    "laplace": (Laplace(), True),
-    "cauchy, any norm": (Cauchy(2.0), False),
-}
-
-#: Largest relative error of loss and gradient that passes. Losses are computed in float32 at least
-#: and judged at the features as the dtype holds them; gradients leave in the dtype, so that
-#: bfloat16 rounds each entry by up to 2^-8.
-TOLERANCE = {"float64": (1e-12, 1e-11), "float32": (4e-6, 2e-5), "bfloat16": (4e-6, 4e-3)}
-#: The same for fused routines of GPUs, which round rows and weights to bfloat16 for products.
-FUSED_TOLERANCE = {"float32": TOLERANCE["float32"], "bfloat16": (8e-3, 1.6e-2)}
-
-
-@dataclass(frozen=True)
-class Case:
-    """One call of a loss, from which everything about it follows.
-
-    Args:
-        loss: name of a divergence, or of a related loss, such as "info_nce_loss".
-        similarity: name in `SIMILARITIES`; it means nothing to a related loss.
-        negatives: name of a scheme, or "bank".
-        implementation: form of the loss: "dense", "tiled" (in tiles so small that it takes many),
-            "fused", or "auto" (on a large batch). InfoNCE is the only related loss that has forms.
-        dtype: dtype of the features.
-        compiled: whether the loss is compiled, by torch.compile, jax.jit or tf.function with XLA.
-    """
-
-    loss: str
-    similarity: str = "gaussian"
-    negatives: str = "anchor"
-    implementation: str = "dense"
-    dtype: str = "float64"
-    compiled: bool = False
-
-    @property
-    def is_related(self) -> bool:
-        """Whether the loss is one of those that f-MICL generalises."""
-        return self.loss in RELATED
-
-    @property
-    def label(self) -> str:
-        """The dtype, with "fused" behind it for a fused routine; cases of a label are one row."""
-        return f"{self.dtype} {FUSED}" if self.implementation == FUSED else self.dtype
-
-    @property
-    def name(self) -> str:
-        """The case in a few words, to say what is being computed."""
-        how = f"{self.implementation} {self.dtype}" + ", compiled" * self.compiled
-        if self.is_related:
-            return f"{self.loss}, {how}"
-        return f"{self.loss}, {self.similarity}, {self.negatives}, {how}"
-
-    @property
-    def tolerance(self) -> tuple[float, float]:
-        """Largest relative errors of loss and gradient that pass."""
-        return (FUSED_TOLERANCE if self.implementation == FUSED else TOLERANCE)[self.dtype]
-
-    @property
-    def objective(self) -> FMICL:
-        """The settings of an f-MICL loss."""
-        similarity, normalize = SIMILARITIES[self.similarity]
-        scheme = "anchor" if self.negatives == "bank" else self.negatives
-        return FMICL(self.loss, similarity, negatives=scheme, normalize=normalize)
-
-    def features(self) -> dict[str, Array]:
-        """x, y and, for negatives from a bank, the bank; float64, the same for every framework."""
-        n, k, d = SMALL if self.is_related else LARGE if self.implementation == "auto" else SHAPE
-        rng = np.random.default_rng(SEED)
-        x = rng.normal(size=(n, d))
-        arrays = {"x": x, "y": x + 0.5 * rng.normal(size=(n, d))}
-        return arrays | ({"bank": rng.normal(size=(k, d))} if self.negatives == "bank" else {})
+from fmicl_core.pairs import SINGLE
 
 
 @dataclass(frozen=True)
@@ -171,6 +83,7 @@ def cases(dtypes: Iterable[str] = DTYPES, full: bool = False, fused: bool = Fals
     In float64 any two of divergence, similarity, negatives and form (dense, tiled) meet. Lower
     precision is about rounding and compilers about operations, so there each divergence comes in
     both forms: in each dtype eagerly, in one dtype compiled, which takes a framework longest.
+    Ids come in both forms with every divergence, and in turn with what they say and with the rest.
 
     Args:
         dtypes: dtypes to compute in.
@@ -181,7 +94,7 @@ def cases(dtypes: Iterable[str] = DTYPES, full: bool = False, fused: bool = Fals
         ValueError: a dtype is unknown.
     """
     chosen = [check_choice("dtype", dtype, DTYPES) for dtype in dtypes]
-    battery = [*(_all_combinations() if full else _pairs()), *_large(), *_related()]
+    battery = [*(_all_combinations() if full else _pairs()), *_large(), *_related(), *_with_ids()]
     battery += _fused() if fused else ()
     return [case for case in battery if case.dtype in chosen]
 
@@ -208,6 +121,21 @@ def _pairs() -> Iterator[Case]:
 def _large() -> Iterator[Case]:
     yield Case("js", negatives="bank", implementation="auto", dtype="float64")
     yield Case("kl", negatives="all", implementation="auto", dtype="float32")
+
+
+def _with_ids() -> Iterator[Case]:
+    similarities, kinds = list(SIMILARITIES), list(IDS)
+    for i, loss in enumerate(SUITABLE):
+        kind, similarity = kinds[i % len(kinds)], similarities[i % len(similarities)]
+        schemes = SCHEMES if IDS[kind][0] else (*SINGLE, "bank")
+        for j, form in enumerate(("dense", "tiled")):
+            scheme = schemes[(i + j) % len(schemes)]
+            yield Case(loss, similarity, scheme, form, ids=kind)
+            yield Case(loss, similarity, scheme, form, "float32", ids=kind)
+    for i, kind in enumerate(IDS):
+        yield Case("kl", "gaussian", "all", "tiled", DTYPES[i], compiled=True, ids=kind)
+        for form in ("dense", "tiled"):
+            yield Case("info_nce_loss", negatives="all", implementation=form, ids=kind)
 
 
 def _fused() -> Iterator[Case]:
@@ -263,24 +191,29 @@ def run_case(framework: str | Adapter, case: Case, device: str = "cpu") -> Outco
 
 
 def _compute(adapter: Adapter, case: Case, features: dict[str, Array]) -> Result:
-    arrays: dict[str, Any] = {"bank": None, **features}
+    arrays: dict[str, Any] = {"y": None, "bank": None, **features}
     if case.is_related:
-        options = {} if case.negatives in ("", "bank") else {"negatives": case.negatives}
+        options: dict[str, Any] = (
+            {} if case.negatives in ("", "bank") else {"negatives": case.negatives}
+        )
         if case.implementation != "dense":
             options["implementation"] = case.implementation
+        ids: dict[str, Array | None] = {**case.numbers()}
+        options |= {"ids": ids, "positives": case.positives} if ids else {}
         with adapter.tiles(SMALL_TILE):
             return adapter.call(case.loss, arrays, case.dtype, case.compiled, **options)
     with adapter.tiles(TILE) if case.implementation == "tiled" else nullcontext():
         return adapter.evaluate(
             arrays["x"], arrays["y"], arrays["bank"], case.objective,
-            case.dtype, case.implementation, case.compiled,
+            case.dtype, case.implementation, case.compiled, **case.numbers(),
         )  # fmt: skip
 
 
 def _truth(case: Case, features: dict[str, Array]) -> Truth:
     if case.is_related:
-        return related_truth(case.loss, case.negatives, features)
-    return fmicl_truth(case.objective, features)
+        positives = {"positives": case.positives} if case.ids else {}
+        return related_truth(case.loss, case.negatives, features, **case.numbers(), **positives)
+    return fmicl_truth(case.objective, features, **case.numbers())
 
 
 def _largest(errors: Iterable[Any]) -> float:

@@ -48,19 +48,24 @@ class Truth:
     gradients: dict[str, Array]
 
 
-def fmicl_truth(objective: FMICL, features: dict[str, Array]) -> Truth:
-    """Loss, terms and closed-form gradient of the reference at x, y and perhaps bank."""
-    r = fmicl_reference(features["x"], features["y"], objective, features.get("bank"))
-    gradients = {"x": r.grad_x, "y": r.grad_y}
-    if r.grad_bank is not None:
-        gradients["bank"] = r.grad_bank
+def fmicl_truth(objective: FMICL, features: dict[str, Array], **ids: Array) -> Truth:
+    """Loss, terms and closed-form gradient of the reference at x, and perhaps y and bank."""
+    r = fmicl_reference(**features, objective=objective, **ids)
+    found = {"x": r.grad_x, "y": r.grad_y, "bank": r.grad_bank}
+    gradients = {name: gradient for name, gradient in found.items() if gradient is not None}
     size = abs(r.score) + objective.alpha * abs(r.penalty)
     return Truth((r.loss, r.score, r.penalty), size, gradients)
 
 
-def related_truth(loss: str, negatives: str, features: dict[str, Array]) -> Truth:
-    """Loss of the reference, and its gradient by central differences, right to about 1e-13."""
-    options: dict[str, Any] = {}
+def related_truth(loss: str, negatives: str, features: dict[str, Array], **options: Any) -> Truth:
+    """Loss of the reference, and its gradient by central differences, right to about 1e-13.
+
+    Args:
+        loss: name of the loss.
+        negatives: name of the scheme, "bank", or "".
+        features: arrays by argument.
+        options: other arguments of the reference, such as ids.
+    """
     if negatives not in ("", "bank"):
         options["negatives"] = negatives
 

@@ -123,7 +123,8 @@ def _open(names: list[str], device: str) -> tuple[list[Adapter], list[Absent], b
 
 def _compute(names: list[str], device: str, dtypes: Names, full: bool, as_json: bool) -> bool:
     """Run the battery and print its table; whether it passed."""
-    from fmicl_check.battery import DTYPES, cases, has_fused, run_case
+    from fmicl_check.battery import cases, has_fused, run_case
+    from fmicl_check.case import DTYPES
     from fmicl_check.report import as_text, losses_report, rows_of
 
     cases(dtypes or DTYPES)  # a dtype that is unknown is named before anything is imported

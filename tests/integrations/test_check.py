@@ -17,7 +17,7 @@ pytest.importorskip("typer", reason="the command line needs typer")
 pytest.importorskip("sklearn", reason="the training is on scikit-learn's digits")
 from typer.testing import CliRunner
 
-from fmicl_check import ADAPTERS, Case, battery, cases, run_case
+from fmicl_check import ADAPTERS, Case, battery, case, cases, run_case
 from fmicl_check.base import describe
 from fmicl_check.frameworks import Absent, is_failure
 from fmicl_check.methods import LOSSES, METHODS
@@ -33,6 +33,8 @@ FEW = [
     Case("kl", "gaussian, any norm", "bank", "dense", "bfloat16"),
     Case("vlc", "cosine", "all", "dense", "float32", compiled=True),
     Case("info_nce_loss", negatives="within", compiled=True),
+    Case("js", "laplace", "bank", "tiled", "float32", ids="labels"),
+    Case("info_nce_loss", negatives="all", implementation="tiled", ids="duplicates"),
 ]
 
 
@@ -84,7 +86,7 @@ def test_any_two_options_meet_in_float64():
     eager = [c for c in cases(["float64"]) if not (c.compiled or c.is_related)]
     small = [c for c in eager if c.implementation != "auto"]
     options = {
-        "loss": battery.SUITABLE, "similarity": battery.SIMILARITIES, "negatives": battery.SCHEMES,
+        "loss": case.SUITABLE, "similarity": case.SIMILARITIES, "negatives": case.SCHEMES,
         "implementation": ("dense", "tiled"),
     }  # fmt: skip
     for (a, first), (b, second) in itertools.combinations(options.items(), 2):
@@ -97,9 +99,9 @@ def test_every_divergence_comes_in_every_dtype_and_compiled_in_both_forms():
     for compiled, key in ((False, lambda c: (c.loss, c.implementation, c.dtype)),
                           (True, lambda c: (c.loss, c.implementation))):  # fmt: skip
         met = {key(c) for c in ours if c.compiled == compiled and c.implementation != "auto"}
-        dtypes = [] if compiled else [battery.DTYPES]
-        assert met == set(itertools.product(battery.SUITABLE, ("dense", "tiled"), *dtypes))
-    assert {c.dtype for c in ours if c.compiled} == set(battery.DTYPES)
+        dtypes = [] if compiled else [case.DTYPES]
+        assert met == set(itertools.product(case.SUITABLE, ("dense", "tiled"), *dtypes))
+    assert {c.dtype for c in ours if c.compiled} == set(case.DTYPES)
     assert len(set(cases())) == len(cases())
 
 
@@ -117,7 +119,7 @@ def test_a_fused_routine_is_checked_where_there_is_one(require, monkeypatch, fra
         monkeypatch.setattr(require("fmicl_jax.fused"), "INTERPRET", True)
         assert battery.has_fused(adapter)
         fused = [c for c in cases(fused=True) if c.implementation == "fused"]
-        assert {c.loss for c in fused} == set(battery.SUITABLE)
+        assert {c.loss for c in fused} == set(case.SUITABLE)
         for dtype, tolerance in battery.FUSED_TOLERANCE.items():
             case = next(c for c in fused if c.dtype == dtype and c.negatives == "all")
             outcome = run_case(adapter, case)
