@@ -1,7 +1,7 @@
 """`fmicl check`: whether the frameworks installed here give the right numbers, and the same ones.
 
-The losses: `case`, `battery` (cases and outcomes), `truth` (the right values), `report`. The training:
-`parity` (the same run in each framework), `methods`, `optimizers`, `setup` (its arrays), `plot`.
+The losses: `case`, `battery` (all cases, and outcomes), `truth` (the right values), `report`. The
+training: `parity` (the same run in each framework), `methods`, `optimizers`, `setup`, `plot`.
 Both see a framework through an `Adapter` (`base`, `adapters`); `frameworks` opens those that work.
 
 `fmicl_check.parity` and `.plot` are imported by name, so that this does not wait for scikit-learn.

@@ -17,8 +17,9 @@ pytest.importorskip("typer", reason="the command line needs typer")
 pytest.importorskip("sklearn", reason="the training is on scikit-learn's digits")
 from typer.testing import CliRunner
 
-from fmicl_check import ADAPTERS, Case, battery, case, cases, run_case
+from fmicl_check import ADAPTERS, Case, battery, cases, run_case
 from fmicl_check.base import describe
+from fmicl_check.case import DTYPES, FUSED_TOLERANCE, IDS, SCHEMES, SIMILARITIES, SUITABLE
 from fmicl_check.frameworks import Absent, is_failure
 from fmicl_check.methods import LOSSES, METHODS
 from fmicl_check.optimizers import SGD, make_sgd
@@ -86,7 +87,7 @@ def test_any_two_options_meet_in_float64():
     eager = [c for c in cases(["float64"]) if not (c.compiled or c.is_related)]
     small = [c for c in eager if c.implementation != "auto"]
     options = {
-        "loss": case.SUITABLE, "similarity": case.SIMILARITIES, "negatives": case.SCHEMES,
+        "loss": SUITABLE, "similarity": SIMILARITIES, "negatives": SCHEMES,
         "implementation": ("dense", "tiled"),
     }  # fmt: skip
     for (a, first), (b, second) in itertools.combinations(options.items(), 2):
@@ -95,20 +96,30 @@ def test_any_two_options_meet_in_float64():
 
 
 def test_every_divergence_comes_in_every_dtype_and_compiled_in_both_forms():
-    ours = [c for c in cases() if not c.is_related]
+    ours = [c for c in cases() if not (c.is_related or c.ids)]
     for compiled, key in ((False, lambda c: (c.loss, c.implementation, c.dtype)),
                           (True, lambda c: (c.loss, c.implementation))):  # fmt: skip
         met = {key(c) for c in ours if c.compiled == compiled and c.implementation != "auto"}
-        dtypes = [] if compiled else [case.DTYPES]
-        assert met == set(itertools.product(case.SUITABLE, ("dense", "tiled"), *dtypes))
-    assert {c.dtype for c in ours if c.compiled} == set(case.DTYPES)
+        dtypes = [] if compiled else [DTYPES]
+        assert met == set(itertools.product(SUITABLE, ("dense", "tiled"), *dtypes))
+    assert {c.dtype for c in ours if c.compiled} == set(DTYPES)
     assert len(set(cases())) == len(cases())
+
+
+def test_ids_come_with_every_divergence_in_both_forms():
+    ours = [c for c in cases() if c.ids]
+    met = {(c.loss, c.implementation) for c in ours if not (c.is_related or c.compiled)}
+    assert met == set(itertools.product(SUITABLE, ("dense", "tiled")))
+    for ids in IDS:
+        own = [c for c in ours if c.ids == ids]
+        assert {c.implementation for c in own if c.is_related} == {"dense", "tiled"}
+        assert any(c.compiled for c in own)
 
 
 def test_the_full_battery_is_every_combination():
     full = cases(full=True)
     assert set(cases()) <= set(full)
-    ours = [c for c in full if not c.is_related and c.implementation != "auto"]
+    ours = [c for c in full if not (c.is_related or c.ids) and c.implementation != "auto"]
     assert len(set(ours)) == len(ours) == 7 * 5 * 5 * 2 * 3 * 2
 
 
@@ -119,8 +130,8 @@ def test_a_fused_routine_is_checked_where_there_is_one(require, monkeypatch, fra
         monkeypatch.setattr(require("fmicl_jax.fused"), "INTERPRET", True)
         assert battery.has_fused(adapter)
         fused = [c for c in cases(fused=True) if c.implementation == "fused"]
-        assert {c.loss for c in fused} == set(case.SUITABLE)
-        for dtype, tolerance in battery.FUSED_TOLERANCE.items():
+        assert {c.loss for c in fused} == set(SUITABLE)
+        for dtype, tolerance in FUSED_TOLERANCE.items():
             case = next(c for c in fused if c.dtype == dtype and c.negatives == "all")
             outcome = run_case(adapter, case)
             assert outcome.passed, outcome
