@@ -8,14 +8,25 @@ process with the whole batch. Replicas may hold different numbers of rows.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import tensorflow as tf
 
 from fmicl_core import Pairwise
 from fmicl_core.ranks import warn_of_ranks
+from fmicl_tensorflow.dense import Sides
 
-#: Mean excess of a block: left, right (None means left), pairwise, skips_diagonal.
-BlockMean = Callable[[tf.Tensor, tf.Tensor | None, Pairwise, bool], tf.Tensor]
+
+class Form(NamedTuple):
+    """The functions of a block that the dense and the tiled form each have.
+
+    Args:
+        block_mean: function that takes the mean excess; see `dense_block_mean`.
+        positive_sum: function that takes the sum of scores; see `dense_positive_sum`.
+    """
+
+    block_mean: Callable[..., tf.Tensor]
+    positive_sum: Callable[..., tf.Tensor]
 
 
 class Replicas:
@@ -28,7 +39,7 @@ class Replicas:
 
     def __init__(self, context: tf.distribute.ReplicaContext, rows: tf.Tensor) -> None:
         self.context, self.rows = context, tf.shape(rows)[0]
-        sizes = context.all_gather(self.rows[None], axis=0)
+        sizes = self.gather(self.rows[None])
         self.total = tf.reduce_sum(sizes)
         self.before = tf.reduce_sum(sizes[: context.replica_id_in_sync_group])
 
@@ -41,29 +52,62 @@ class Replicas:
         share = tf.cast(self.rows, values.dtype) / tf.cast(self.total, values.dtype)
         return self.sum(share * tf.reduce_mean(values))
 
-    def against_all(self, block_mean: BlockMean) -> BlockMean:
-        """From a mean over one block of rows, the mean over this replica's rows against all rows.
+    def against_all(self, form: Form, union: tf.Tensor | None) -> Form:
+        """From a form, the same of this replica's rows against all rows.
 
         Args:
-            block_mean: function of the dense or the tiled form that takes the mean over one block.
+            form: dense or tiled form of the rows that one replica has.
+            union: numbers of all rows, equal where their ids are; None without ids.
         """
 
-        def mean(
-            left: tf.Tensor, right: tf.Tensor | None, pairwise: Pairwise, skips_diagonal: bool
+        def block_mean(
+            left: tf.Tensor,
+            right: tf.Tensor | None,
+            pairwise: Pairwise,
+            skips_diagonal: bool,
+            numbers: Sides | None = None,
         ) -> tf.Tensor:
             if not skips_diagonal:  # every replica has the whole bank
-                return block_mean(left, right, pairwise, False)
+                return form.block_mean(left, right, pairwise, False, numbers)
             n, total = (tf.cast(size, left.dtype) for size in (self.rows, self.total))
             others = self.others(left if right is None else right)
-            near = (n - 1.0) * block_mean(left, right, pairwise, True)
-            far = (total - n) * block_mean(left, others, pairwise, False)
+            near = (n - 1.0) * form.block_mean(left, right, pairwise, True, numbers)
+            far = (total - n) * form.block_mean(left, others, pairwise, False, beside(numbers))
             return (near + far) / (total - 1.0)
 
-        return mean
+        def positive_sum(
+            left: tf.Tensor,
+            right: tf.Tensor | None,
+            pairwise: Pairwise,
+            skips_diagonal: bool,
+            numbers: Sides,
+            weights: tf.Tensor,
+        ) -> tf.Tensor:
+            others = self.others(left if right is None else right)
+            near = form.positive_sum(left, right, pairwise, skips_diagonal, numbers, weights)
+            return near + form.positive_sum(
+                left, others, pairwise, False, beside(numbers), weights
+            )
+
+        def beside(numbers: Sides | None) -> Sides | None:
+            return None if numbers is None or union is None else (numbers[0], self._rest(union))
+
+        return Form(block_mean, positive_sum)
+
+    def gather(self, rows: tf.Tensor) -> tf.Tensor:
+        """The rows of all replicas, with gradient."""
+        return self.context.all_gather(rows, axis=0)
+
+    def own(self, union: tf.Tensor) -> tf.Tensor:
+        """Of something gathered, this replica's rows."""
+        return union[self.before : self.before + self.rows]
 
     def others(self, rows: tf.Tensor) -> tf.Tensor:
         """The rows of all other replicas, with gradient."""
-        union = self.context.all_gather(rows, axis=0)
+        return self._rest(self.gather(rows))
+
+    def _rest(self, union: tf.Tensor) -> tf.Tensor:
+        """Of something gathered, the rows of all other replicas."""
         return tf.roll(union, -self.before, axis=0)[self.rows :]
 
 

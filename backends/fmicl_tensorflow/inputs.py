@@ -26,6 +26,7 @@ def prepare(
     normalize: bool,
     *,
     least: int = 2,
+    has_ids: bool = False,
 ) -> Rows:
     """Checked features by name, in one dtype of float32 at least, of unit length where asked for.
 
@@ -33,10 +34,11 @@ def prepare(
 
     Args:
         x: features of the first view.
-        y: features of the second view; None, where the caller left it out, is refused.
+        y: features of the second view; None, where the caller left it out, is refused without ids.
         bank: features of the bank of negatives, or None.
         normalize: whether rows are scaled to unit length.
         least: rows that x needs without a bank; 1 for a replica's part of a batch.
+        has_ids: whether ids say which rows of x belong together.
 
     Raises:
         ValueError: a feature array is no tensor, or shapes or dtypes do not fit.
@@ -59,6 +61,7 @@ def prepare(
         dtypes,
         least=least,
         framework="tensorflow",
+        has_ids=has_ids,
     )
     if not all(tensor.shape.is_fully_defined() for tensor in tensors.values()):
         tensors = _checked_when_run(tensors, least)
@@ -68,12 +71,11 @@ def prepare(
 
 def _checked_when_run(tensors: Rows, least: int) -> Rows:
     """The tensors, tied to assertions about the sizes that are not known yet."""
-    x, y, bank = tensors["x"], tensors["y"], tensors.get("bank")
+    x, y, bank = tensors["x"], tensors.get("y"), tensors.get("bank")
     rows, width = tf.shape(x)[0], tf.shape(x)[1]
-    rules = [
-        (width >= 1, "x", checks.SOME_FEATURE),
-        (tf.reduce_all(tf.shape(y) == tf.shape(x)), "y", checks.SHAPE_OF_X),
-    ]
+    rules = [(width >= 1, "x", checks.SOME_FEATURE)]
+    if y is not None:
+        rules.append((tf.reduce_all(tf.shape(y) == tf.shape(x)), "y", checks.SHAPE_OF_X))
     if bank is None:
         rules.append((rows >= least, "x", checks.ROWS_OF_X[least]))
     else:
@@ -82,12 +84,15 @@ def _checked_when_run(tensors: Rows, least: int) -> Rows:
             (tf.shape(bank)[0] >= 1, "bank", checks.SOME_ROW.format(rows="K")),
             (rows >= 1, "x", checks.SOME_ROW.format(rows="N")),
         ]
-    asserted = [_assert(holds, name, rule, tensors[name]) for holds, name, rule in rules]
+    asserted = [assert_when_run(holds, name, rule, tensors[name]) for holds, name, rule in rules]
     with tf.control_dependencies(asserted):
         return {name: tf.identity(value) for name, value in tensors.items()}
 
 
-def _assert(holds: tf.Tensor, name: str, expected: str, value: tf.Tensor) -> tf.Operation:
+def assert_when_run(
+    holds: tf.Tensor, name: str, expected: str, value: tf.Tensor
+) -> tf.Operation | None:
+    """Check, when the graph runs, that the shape of an argument is what is expected."""
     message = f"{checks.expectation(name, expected)} Received: {name}.shape="
     return tf.debugging.Assert(holds, [message, tf.shape(value)])
 

@@ -23,7 +23,10 @@ def fmicl_loss(
     similarity: Similarity | str = DEFAULTS.similarity,
     alpha: float | tf.Tensor = DEFAULTS.alpha,
     negatives: str = DEFAULTS.negatives,
+    positives: str = DEFAULTS.positives,
     bank: tf.Tensor | None = None,
+    ids: tf.Tensor | None = None,
+    bank_ids: tf.Tensor | None = None,
     normalize: bool = DEFAULTS.normalize,
     implementation: str = "auto",
     check_finite: bool = True,
@@ -36,11 +39,15 @@ def fmicl_loss(
 
     s = f'(G(|x - y|^2)) is the f-Gaussian similarity, f* the convex conjugate of f.
 
+    With `ids` the score of an anchor is the mean over its positives, and rows with equal ids are no
+    negatives: `fmicl_loss(features, ids=labels)` takes labels, or several views stacked in one
+    array.
+
     Args:
-        x: (N, D) features of the first view; float16, bfloat16, float32 or float64. Where y or
-            the bank have another dtype, all are promoted.
-        y: (N, D) features of the second view; row i belongs to the same sample as row i of x.
-            Two views in one array are split first, `z1, z2 = tf.split(features, 2)`.
+        x: (N, D) features of the first view, or of all rows in a single array; float16, bfloat16,
+            float32 or float64. Where y or the bank have another dtype, all are promoted.
+        y: (N, D) features of the second view; row i belongs to the same sample as row i of x. None:
+            `ids` say which rows of x belong together.
         divergence: name or `fmicl_core.Divergence`: "kl", "js", "pearson", "squared_hellinger",
             "tsallis", "vlc", "jeffreys" (and "reverse_kl", "neyman", which collapse).
         similarity: name or `fmicl_core.Similarity`: "gaussian", "cosine", "laplace", "cauchy".
@@ -49,7 +56,13 @@ def fmicl_loss(
         negatives: scheme of negatives: "anchor" {(x_i, x_j), i != j}, the paper's; "within",
             "anchor" averaged with its twin on y; "cross" {(x_i, y_j), i != j}; "all" pairs of
             different samples of both views.
+        positives: pairs of rows with equal `ids` that are positive: "ids", all of them; "pair", (x_i,
+            y_i) alone, so that other rows with that id are merely no negatives (duplicates).
         bank: (K, D) features that supply all negatives, {(x_i, bank_k)}, or None.
+        ids: (N,) whole numbers of the rows of x, and of y; rows with equal ids belong together, as
+            labels or views of one sample do. None: row i of x and of y are alone with each other.
+        bank_ids: (K,) whole numbers of the bank's rows, which are no negatives of rows with the
+            same id; None: no row of the bank is.
         normalize: whether rows are scaled to unit length first; a zero row stays zero and counts as
             orthogonal to every other.
         implementation: form that computes the loss: "dense" (any-order derivatives, O(N^2) memory),
@@ -70,8 +83,9 @@ def fmicl_loss(
 
     Source: the objective of Lu et al. (2023); `fmicl_core.fmicl_reference` is it in float64 NumPy.
     """
-    settings = FMICL(divergence, similarity, DEFAULTS.alpha, negatives, normalize)
-    return terms_of(settings, alpha, x, y, bank, implementation, check_finite, distributed).loss
+    settings = FMICL(divergence, similarity, DEFAULTS.alpha, negatives, normalize, positives)
+    options = implementation, check_finite, distributed
+    return terms_of(settings, alpha, x, y, bank, ids, bank_ids, *options).loss
 
 
 def fmicl_terms(
@@ -83,7 +97,10 @@ def fmicl_terms(
     similarity: Similarity | str = DEFAULTS.similarity,
     alpha: float | tf.Tensor = DEFAULTS.alpha,
     negatives: str = DEFAULTS.negatives,
+    positives: str = DEFAULTS.positives,
     bank: tf.Tensor | None = None,
+    ids: tf.Tensor | None = None,
+    bank_ids: tf.Tensor | None = None,
     normalize: bool = DEFAULTS.normalize,
     implementation: str = "auto",
     check_finite: bool = True,
@@ -99,8 +116,9 @@ def fmicl_terms(
     Returns:
         Named tuple (loss, score, penalty) of scalars, each differentiable.
     """
-    settings = FMICL(divergence, similarity, DEFAULTS.alpha, negatives, normalize)
-    return terms_of(settings, alpha, x, y, bank, implementation, check_finite, distributed)
+    settings = FMICL(divergence, similarity, DEFAULTS.alpha, negatives, normalize, positives)
+    options = implementation, check_finite, distributed
+    return terms_of(settings, alpha, x, y, bank, ids, bank_ids, *options)
 
 
 class FMICLLoss(tf.Module):
@@ -113,8 +131,8 @@ class FMICLLoss(tf.Module):
     learn of it. For an alpha that changes give a `tf.Variable`, and call `alpha.assign`.
 
     Args:
-        divergence, similarity, alpha, negatives, normalize, implementation, check_finite: as for
-            `fmicl_loss`.
+        divergence, similarity, alpha, negatives, positives, normalize, implementation,
+            check_finite: as for `fmicl_loss`.
         distributed: as for `fmicl_loss`.
 
     Raises:
@@ -128,6 +146,7 @@ class FMICLLoss(tf.Module):
         similarity: Similarity | str = DEFAULTS.similarity,
         alpha: float | tf.Tensor = DEFAULTS.alpha,
         negatives: str = DEFAULTS.negatives,
+        positives: str = DEFAULTS.positives,
         normalize: bool = DEFAULTS.normalize,
         implementation: str = "auto",
         check_finite: bool = True,
@@ -136,23 +155,37 @@ class FMICLLoss(tf.Module):
         super().__init__()
         self._alpha = weight_of(alpha)
         number = self._alpha if isinstance(self._alpha, float) else DEFAULTS.alpha
-        self._made_with = FMICL(divergence, similarity, number, negatives, normalize)
+        self._made_with = FMICL(
+            divergence, similarity, number, negatives, normalize, positives
+        )
         self.implementation = check_implementation(implementation)
         self.check_finite = check_bool("check_finite", check_finite)
         self.distributed = check_bool("distributed", distributed)
 
     def __call__(
-        self, x: tf.Tensor, y: tf.Tensor | None = None, bank: tf.Tensor | None = None
+        self,
+        x: tf.Tensor,
+        y: tf.Tensor | None = None,
+        bank: tf.Tensor | None = None,
+        *,
+        ids: tf.Tensor | None = None,
+        bank_ids: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """The loss of x (N, D), y (N, D) and, if given, bank (K, D); scalar."""
-        return self.terms(x, y, bank).loss
+        """The loss of x (N, D) and, if given, y (N, D), bank (K, D), ids (N,), bank_ids (K,)."""
+        return self.terms(x, y, bank, ids=ids, bank_ids=bank_ids).loss
 
     def terms(
-        self, x: tf.Tensor, y: tf.Tensor | None = None, bank: tf.Tensor | None = None
+        self,
+        x: tf.Tensor,
+        y: tf.Tensor | None = None,
+        bank: tf.Tensor | None = None,
+        *,
+        ids: tf.Tensor | None = None,
+        bank_ids: tf.Tensor | None = None,
     ) -> FMICLTerms:
         """The loss, mean score and mean penalty, as `fmicl_terms`."""
         options = self.implementation, self.check_finite, self.distributed
-        return terms_of(self._made_with, self._alpha, x, y, bank, *options)
+        return terms_of(self._made_with, self._alpha, x, y, bank, ids, bank_ids, *options)
 
     @property
     def alpha(self) -> float | tf.Tensor:

@@ -1,8 +1,9 @@
 """The exact loss with memory linear in the batch: value and gradient in one pass over tiles.
 
-Every negative enters through a plain mean, so that a tile's penalty and its contribution to the
-gradient are both final as soon as the tile is known, and the tile can be forgotten. The sweep is a
-`tf.while_loop` that XLA compiles, whether or not the surrounding code is compiled.
+Every pair enters through a plain mean, so that a tile's sum and its contribution to the gradient
+are both final as soon as the tile is known, and the tile can be forgotten. Rows with equal ids are
+brought together first: few tiles then have pairs to tell apart, and positives lie in few tiles. The
+sweep is a `tf.while_loop` that XLA compiles, whether or not the surrounding code is compiled.
 """
 
 from __future__ import annotations
@@ -15,37 +16,86 @@ import tensorflow as tf
 
 from fmicl_core import Pairwise
 from fmicl_core.checks import once_differentiable
-from fmicl_core.forms import tile_size
+from fmicl_core.forms import positive_tile_size, tile_size
+from fmicl_tensorflow.dense import Sides
 from fmicl_tensorflow.ops import TENSORFLOW, square_lengths
+from fmicl_tensorflow.tiles import GradientSums, TileGrid, split_tiles
+
+#: Sum over the pairs of a tile, and the slope in z of each, of z and of the tile's place.
+TileSum = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
 class Plan(NamedTuple):
-    """All that a sweep of one block depends on, beside its features: the key of a compiled one."""
+    """All that a sweep of one block depends on, beside its arrays: the key of a compiled one.
+
+    Args:
+        pairwise: score and penalty of a pair.
+        skips_diagonal: whether pairs with i = j are left out.
+        which: pairs that count, by their ids: "every" and "different" are negatives, "equal" are
+            positives.
+        tile: rows and columns of a tile, at most.
+    """
 
     pairwise: Pairwise
     skips_diagonal: bool
+    which: str
     tile: int
 
 
 def tiled_block_mean(
-    left: tf.Tensor, right: tf.Tensor | None, pairwise: Pairwise, skips_diagonal: bool
+    left: tf.Tensor,
+    right: tf.Tensor | None,
+    pairwise: Pairwise,
+    skips_diagonal: bool,
+    numbers: Sides | None = None,
 ) -> tf.Tensor:
-    """Mean excess over the pairs (left_i, right_j), i != j if so asked; right None means left."""
-    sweep = _compiled_sweep(Plan(pairwise, skips_diagonal, tile_size(device())))
+    """`dense_block_mean`, tile by tile."""
+    which = "every" if numbers is None else "different"
+    plan = Plan(pairwise, skips_diagonal, which, tile_size(device()))
+    return _swept(plan, left, right, numbers, None)
+
+
+def tiled_positive_sum(
+    left: tf.Tensor,
+    right: tf.Tensor | None,
+    pairwise: Pairwise,
+    skips_diagonal: bool,
+    numbers: Sides,
+    weights: tf.Tensor,
+) -> tf.Tensor:
+    """`dense_positive_sum`, tile by tile."""
+    plan = Plan(pairwise, skips_diagonal, "equal", positive_tile_size(device()))
+    return _swept(plan, left, right, numbers, weights)
+
+
+def _swept(
+    plan: Plan,
+    left: tf.Tensor,
+    right: tf.Tensor | None,
+    numbers: Sides | None,
+    weights: tf.Tensor | None,
+) -> tf.Tensor:
+    """The value of a sweep, with gradient in the features."""
     sides = [left] if right is None else [left, right]
+    if numbers is not None:
+        orders = [tf.argsort(part, stable=True) for part in numbers[: len(sides)]]
+        sides = [permuted(side, order) for side, order in zip(sides, orders, strict=True)]
+        numbers = tf.gather(numbers[0], orders[0]), tf.gather(numbers[1], orders[-1])
+        weights = None if weights is None else tf.gather(weights, orders[0])
+    sweep = _compiled_sweep(plan)
 
     @tf.custom_gradient
-    def mean_of(*sides: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], list[tf.Tensor]]]:
+    def value_of(*sides: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], list[tf.Tensor]]]:
         # Else an enclosing tape would ask TensorFlow for the derivative of the sweep itself.
-        mean, *gradients = sweep(*(tf.stop_gradient(side) for side in sides))
+        value, *gradients = sweep(numbers, weights, *(tf.stop_gradient(side) for side in sides))
 
         def backward(upstream: tf.Tensor) -> list[tf.Tensor]:
             pairs = zip(gradients, sides, strict=True)
             return [times_once(upstream, gradient, side) for gradient, side in pairs]
 
-        return mean, backward
+        return value, backward
 
-    return mean_of(*sides)
+    return value_of(*sides)
 
 
 def device() -> str:
@@ -65,136 +115,107 @@ def times_once(
     return upstream * gradient, backward
 
 
+@tf.custom_gradient
+def permuted(rows: tf.Tensor, order: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:
+    """The rows in this order, with a gradient that is no sum over slices."""
+
+    def backward(upstream: tf.Tensor) -> tuple[tf.Tensor, None]:
+        return tf.gather(upstream, tf.math.invert_permutation(order)), None
+
+    return tf.gather(rows, order), backward
+
+
 @lru_cache(maxsize=1024)
 def _compiled_sweep(plan: Plan) -> Callable[..., list[tf.Tensor]]:
     """The sweep of these settings, compiled anew for every shape."""
 
     @tf.function(jit_compile=True, autograph=False)
-    def sweep(*sides: tf.Tensor) -> list[tf.Tensor]:
-        return _sweep(plan, *sides)
+    def sweep(
+        numbers: Sides | None, weights: tf.Tensor | None, *sides: tf.Tensor
+    ) -> list[tf.Tensor]:
+        tiles = [split_tiles(side, plan.tile) for side in sides]
+        n, k = (tf.shape(side)[0] for side in (sides[0], sides[-1]))
+        grid = TileGrid(tiles[0], tiles[-1], n, k, len(sides) == 1, plan.skips_diagonal)
+        if numbers is not None:
+            grid = grid.with_numbers(plan.which, numbers)
+        if weights is not None:
+            one = tf.ones((), weights.dtype)
+            return _sweep(plan.pairwise, grid, _scores(plan, grid, weights), sides, one)
+        dtype = sides[0].dtype
+        pairs = tf.cast(n, dtype) * tf.cast(k - 1 if plan.skips_diagonal else k, dtype)
+        penalties = _penalties(plan.pairwise, grid)
+        return _sweep(plan.pairwise, grid, penalties, sides, tf.maximum(pairs, 1.0))
 
     return sweep
 
 
-def _sweep(plan: Plan, *sides: tf.Tensor) -> list[tf.Tensor]:
-    """The mean excess and its gradients in the sides.
-
-    A symmetric block (one side) visits each pair once, i < j.
-    """
-    pairwise, skips_diagonal, tile = plan
-    a, b, c = pairwise.coefficients()
-    left, right, symmetric = sides[0], sides[-1], len(sides) == 1
-    n, k = tf.shape(left)[0], tf.shape(right)[0]
-    rows, columns = split_tiles(left, tile), split_tiles(right, tile)
-    grid = TileGrid(rows, columns, n, k, symmetric, skips_diagonal)
+def _penalties(pairwise: Pairwise, grid: TileGrid) -> TileSum:
+    """The excesses of the pairs of a tile that count."""
 
     def inside(z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return pairwise.excess_total_and_slope(z, TENSORFLOW)
 
     def at_edge(z: tf.Tensor, i: tf.Tensor, j: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Total and slopes without the diagonal and what was appended to fill the tile."""
         keep = grid.counted(i, j)
         excess, slope = pairwise.excess_and_slope(z, TENSORFLOW)
         zero = tf.zeros_like(z)
         return TENSORFLOW.sum(tf.where(keep, excess, zero)), tf.where(keep, slope, zero)
 
+    def tile_sum(z: tf.Tensor, i: tf.Tensor, j: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return tf.cond(grid.is_edge(i, j), lambda: at_edge(z, i, j), lambda: inside(z))
+
+    return tile_sum
+
+
+def _scores(plan: Plan, grid: TileGrid, weights: tf.Tensor) -> TileSum:
+    """The scores of the pairs of a tile that count, times the weights of the rows on the left.
+
+    Rows with equal ids have equal weights, so that of a symmetric block half is enough.
+    """
+    rows = tf.reshape(split_tiles(weights[:, None], plan.tile), tf.shape(grid.left)[:2])
+
+    def tile_sum(z: tf.Tensor, i: tf.Tensor, j: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        keep, weight, zero = grid.counted(i, j), rows[i][:, None], tf.zeros_like(z)
+        score, slope = (
+            weight * part
+            for part in (
+                plan.pairwise.positive(z, TENSORFLOW),
+                plan.pairwise.positive_slope(z, TENSORFLOW),
+            )
+        )
+        return TENSORFLOW.sum(tf.where(keep, score, zero)), tf.where(keep, slope, zero)
+
+    return tile_sum
+
+
+def _sweep(
+    pairwise: Pairwise,
+    grid: TileGrid,
+    tile_sum: TileSum,
+    sides: tuple[tf.Tensor, ...],
+    divisor: tf.Tensor,
+) -> list[tf.Tensor]:
+    """The sum over all pairs by the divisor, and its gradients in the sides.
+
+    A symmetric block (one side) visits each pair once, i < j.
+    """
+    a, b, c = pairwise.coefficients()
+    symmetric = grid.symmetric
+
     def add(i: tf.Tensor, j: tf.Tensor, state: list[Any]) -> list[Any]:
         total, sums = state
-        x, y = rows[i], columns[j]
+        x, y = grid.left[i], grid.right[j]
         z = tf.matmul(a * x, y, transpose_b=True) + c
         if b:
             z += b * (square_lengths(x)[:, None] + square_lengths(y)[None, :])
-        part, weight = tf.cond(grid.is_edge(i, j), lambda: at_edge(z, i, j), lambda: inside(z))
+        part, weight = tile_sum(z, i, j)
         sums = [sums[0].add(i, weight, y), *sums[1:]]
         sums[-1] = sums[-1].add(j, tf.transpose(weight), x)
         return [total + part, sums]
 
-    sums = [
-        GradientSums.zeros(tiles, bool(b)) for tiles in ([rows] if symmetric else [rows, columns])
-    ]
-    zero = tf.zeros((), left.dtype)
-    total, sums = grid.sweep(add, [zero, sums])
-    pairs = tf.cast(n, left.dtype) * tf.cast(k - 1 if skips_diagonal else k, left.dtype)
-    scale = (2.0 if symmetric else 1.0) / tf.maximum(pairs, 1.0)
+    tiles = [grid.left] if symmetric else [grid.left, grid.right]
+    sums = [GradientSums.zeros(part, bool(b)) for part in tiles]
+    total, sums = grid.sweep(add, [tf.zeros((), sides[0].dtype), sums])
+    scale = (2.0 if symmetric else 1.0) / divisor
     gradients = [s.finish(a, b, scale, side) for s, side in zip(sums, sides, strict=True)]
     return [scale * total, *gradients]
-
-
-class TileGrid(NamedTuple):
-    """The tiles of a block of n x k pairs: (tiles, rows, D) of the left, likewise of the right."""
-
-    left: tf.Tensor
-    right: tf.Tensor
-    n: tf.Tensor
-    k: tf.Tensor
-    symmetric: bool
-    skips_diagonal: bool
-
-    def counted(self, i: tf.Tensor, j: tf.Tensor) -> tf.Tensor:
-        """Which pairs of the tile count: not the diagonal, nor what was appended to fill it."""
-        height, width = tf.shape(self.left)[1], tf.shape(self.right)[1]
-        at = i * height + tf.range(height)[:, None]
-        beside = j * width + tf.range(width)[None, :]
-        keep = (at < self.n) & (beside < self.k)
-        if self.skips_diagonal:
-            keep &= (at < beside) if self.symmetric else (at != beside)
-        return keep
-
-    def is_edge(self, i: tf.Tensor, j: tf.Tensor) -> tf.Tensor:
-        """Whether some pairs of the tile do not count."""
-        height, width = tf.shape(self.left)[1], tf.shape(self.right)[1]
-        bottom, last = (i + 1) * height, (j + 1) * width
-        edge = (bottom > self.n) | (last > self.k)
-        if self.skips_diagonal:  # where the ranges of rows and columns meet
-            edge |= (i * height < last) & (j * width < bottom)
-        return edge
-
-    def sweep(self, add: Callable[[tf.Tensor, tf.Tensor, Any], Any], state: Any) -> Any:
-        """The state after add(i, j, state) of every tile; if symmetric, those with i <= j."""
-
-        def line(i: tf.Tensor, state: Any) -> list[Any]:
-            start = i if self.symmetric else tf.zeros_like(i)
-            inside = lambda j, _: j < tf.shape(self.right)[0]  # noqa: E731
-            step = lambda j, state: [j + 1, add(i, j, state)]  # noqa: E731
-            return [i + 1, tf.while_loop(inside, step, [start, state])[1]]
-
-        above = lambda i, _: i < tf.shape(self.left)[0]  # noqa: E731
-        return tf.while_loop(above, line, [tf.constant(0), state])[1]
-
-
-class GradientSums(NamedTuple):
-    """Sums over the tiles of one side: W y, and the row sums of W if z has squared lengths."""
-
-    products: tf.Tensor
-    masses: tf.Tensor | tuple[()]
-
-    @classmethod
-    def zeros(cls, tiles: tf.Tensor, has_lengths: bool) -> GradientSums:
-        """The sums before a tile is added, on the side of `tiles`."""
-        return cls(tf.zeros_like(tiles), tf.zeros_like(tiles[..., 0]) if has_lengths else ())
-
-    def add(self, place: tf.Tensor, weight: tf.Tensor, others: tf.Tensor) -> GradientSums:
-        """Add the weights of one tile times the features on its other side."""
-        at = place[None, None]
-        products = tf.tensor_scatter_nd_add(self.products, at, tf.matmul(weight, others)[None])
-        masses = self.masses
-        if isinstance(masses, tf.Tensor):
-            masses = tf.tensor_scatter_nd_add(masses, at, tf.reduce_sum(weight, axis=1)[None])
-        return GradientSums(products, masses)
-
-    def finish(self, a: float, b: float, scale: tf.Tensor, side: tf.Tensor) -> tf.Tensor:
-        """d/dside of scale times the sum of penalties: a W y + 2 b (sum of W) side."""
-        n = tf.shape(side)[0]
-        gradient = a * tf.reshape(self.products, [-1, tf.shape(side)[1]])[:n]
-        if isinstance(self.masses, tf.Tensor):
-            gradient += 2.0 * b * tf.reshape(self.masses, [-1])[:n, None] * side
-        return scale * gradient
-
-
-def split_tiles(x: tf.Tensor, tile: int) -> tf.Tensor:
-    """(N, D) as (tiles, rows, D) of equally many rows, at most `tile`; zeros fill the last one."""
-    n = x.shape[0] or tf.shape(x)[0]  # XLA knows it, even where the graph does not
-    count = -(-n // tile)
-    size = -(-n // count)
-    padded = tf.pad(x, [[0, count * size - n], [0, 0]])
-    return tf.reshape(padded, [count, size, x.shape[1] or tf.shape(x)[1]])
