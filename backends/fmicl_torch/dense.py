@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 
 from fmicl_core import Pairwise
-from fmicl_core.checks import no_negatives
-from fmicl_core.objective import negative_pairs
 from fmicl_torch.ops import TORCH, off_diagonal
 
 Rows = dict[str, torch.Tensor]
@@ -27,30 +25,36 @@ def dense_block_mean(
     right: torch.Tensor | None,
     pairwise: Pairwise,
     skips_diagonal: bool,
-    samples: tuple[torch.Tensor, torch.Tensor] | None = None,
+    numbers: tuple[torch.Tensor, torch.Tensor] | None = None,
+    weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Mean excess over the pairs (left_i, right_j), i != j if so asked; right None means left.
+
+    With numbers, pairs of equal numbers count as 0. With weights, the positives among the pairs:
+    the mean over i of weights_i times the sum over j of the scores of the pairs of equal numbers.
 
     Args:
         left: (N, D) features.
         right: (K, D) features, or None.
         pairwise: the specification; its normalization has been applied.
         skips_diagonal: whether the pairs with i = j are left out.
-        samples: number of each left and of each right row's sample, where some rows share one:
-            those are not negatives of each other. None: `skips_diagonal` says which are.
-
-    Raises:
-        ValueError: all rows are of one sample.
+        numbers: numbers of the rows on the left and on the right; None where all are different.
+        weights: (N,) weights of the left rows.
     """
     a, b, c = pairwise.coefficients()
     right = left if right is None else right
     z = a * (left @ right.T) + c
     if b:
         z = z + b * (left.square().sum(dim=1)[:, None] + right.square().sum(dim=1)[None, :])
-    if samples is not None:
-        z = z[negative_pairs(*samples)]
-        if not len(z):
-            raise no_negatives(len(left))
-    elif skips_diagonal:
-        z = off_diagonal(z)
-    return pairwise.excess(z, TORCH).mean()
+    equal = None if numbers is None else numbers[0][:, None] == numbers[1][None, :]
+    if weights is not None:
+        counts = equal.fill_diagonal_(False) if skips_diagonal else equal
+        score = pairwise.positive(torch.where(counts, z, pairwise.coincident), TORCH)
+        return (weights * torch.where(counts, score, 0.0).sum(dim=1)).mean()
+    if skips_diagonal:
+        z, equal = off_diagonal(z), None if equal is None else off_diagonal(equal)
+    if equal is None:
+        return pairwise.excess(z, TORCH).mean()
+    # Of a pair that does not count neither the value nor a derivative may be infinite.
+    excess = pairwise.excess(torch.where(equal, pairwise.coincident, z), TORCH)
+    return torch.where(equal, 0.0, excess).mean()

@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 
 from fmicl_core.checks import InvalidArgument, invalid
+from fmicl_core.pairs import Pairs
 from fmicl_core.ranks import check_union, ranks_differ, refused_by_rank, warn_of_ranks
 from fmicl_torch.dense import Rows
 
@@ -33,12 +34,16 @@ class Prepared(NamedTuple):
 
     Args:
         rows: features by name.
+        ids: whole numbers of the rows by argument, "ids" and "bank_ids", where they were given.
+        pairs: pairs that count.
         implementation: name of a form, or "auto".
         fused: dtype of the fused products, or "" where no fused routine takes these features.
         weight: weight alpha of the negative term.
     """
 
     rows: Rows
+    ids: Rows
+    pairs: Pairs
     implementation: str
     fused: str
     weight: float | torch.Tensor
@@ -49,6 +54,7 @@ class Prepared(NamedTuple):
         sizes = {f"{name}.shape[{axis}]": side.shape[axis] for name, side in self.rows.items()
                  for axis in ((0, 1) if name == "bank" else (1,))}  # fmt: skip
         options = {"implementation": self.implementation, "fused": self.fused}
+        options |= {name: name in self.ids for name in ("ids", "bank_ids")}
         return sizes | {"dtype": self.rows["x"].dtype} | options
 
 
@@ -138,6 +144,10 @@ class Ranks:
         """Rows of the union."""
         return sum(self.sizes)
 
+    def own(self, values: torch.Tensor) -> torch.Tensor:
+        """This rank's part of what holds an entry for each row of the union."""
+        return values.split(self.sizes)[self.rank]
+
     def gather(self, rows: torch.Tensor) -> torch.Tensor:
         """The rows of all ranks in order of rank, with gradient."""
         return _Gather.apply(rows, self)
@@ -183,7 +193,7 @@ class _Gather(torch.autograd.Function):
     def forward(ctx: Any, rows: torch.Tensor, ranks: Ranks) -> torch.Tensor:
         ctx.ranks = ranks
         longest = max(ranks.sizes)
-        padded = rows.new_zeros(longest, rows.shape[1])
+        padded = rows.new_zeros(longest, *rows.shape[1:])
         padded[: len(rows)] = rows
         parts = [torch.empty_like(padded) for _ in ranks.sizes]
         dist.all_gather(parts, padded, group=ranks.group)
@@ -204,7 +214,7 @@ class _SumOfParts(torch.autograd.Function):
         ctx.ranks = ranks
         total = rows.clone(memory_format=torch.contiguous_format)  # rows may be another's, too
         dist.all_reduce(total, group=ranks.group)
-        return total.split(ranks.sizes)[ranks.rank].clone()
+        return ranks.own(total).clone()
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:

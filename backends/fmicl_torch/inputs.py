@@ -28,7 +28,7 @@ def prepare(
     y: torch.Tensor | None,
     bank: torch.Tensor | None,
     normalize: bool,
-    *,
+    has_ids: bool = False,
     least: int = 2,
     implementation: str = "dense",
 ) -> Rows:
@@ -36,9 +36,10 @@ def prepare(
 
     Args:
         x: features of the first view.
-        y: features of the second view; None, where the caller left it out, is refused.
+        y: features of the second view; None, where the caller left it out, is refused without ids.
         bank: features of the bank of negatives, or None.
         normalize: whether rows are scaled to unit length.
+        has_ids: whether ids say which rows of x belong together.
         least: rows that x needs without a bank; 1 for a shard of a distributed batch.
         implementation: name of the form, or "auto". All but the dense form can be differentiated
             once, and so can their unit rows, which keep less in memory.
@@ -60,16 +61,22 @@ def prepare(
         [str(value.device) for value in given.values()],
         least,
         "torch",
+        has_ids,
     )
     wide = getattr(torch, wide_dtype(dtypes))
     with torch.autocast(x.device.type, enabled=False):
         rows = {k: v.to(wide) for k, v in given.items()}
         if not normalize:
             return rows
-        k = len(x if bank is None else bank)
-        dense = choose_form(implementation, len(x), k, fused=True) == "dense"
+        dense = choose_form(implementation, *largest_block(rows, has_ids), fused=True) == "dense"
         unit = normalize_rows if dense else unit_rows
         return {name: unit(value) for name, value in rows.items()}
+
+
+def largest_block(rows: Rows, has_ids: bool) -> tuple[int, int]:
+    """Rows and columns of the largest block of pairs of these features."""
+    n, k = len(rows["x"]), len(rows.get("bank", rows["x"]))
+    return n, max(n, k) if has_ids else k  # positives are among the rows of x and y
 
 
 @torch.compiler.disable

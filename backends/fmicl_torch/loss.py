@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from fmicl_core import FMICL, Divergence, Similarity
-from fmicl_core.checks import check_bool, fixed_option, invalid
+from fmicl_core.checks import check_bool, fixed_option
 from fmicl_core.forms import WITH_FUSED, check_implementation
-from fmicl_core.objective import DEFAULTS, FIXED, NO_SAMPLE
+from fmicl_core.objective import DEFAULTS, FIXED
 from fmicl_torch.distributed import Distributed
 from fmicl_torch.inputs import weight_of
 from fmicl_torch.registry import register, register_options
@@ -26,7 +26,10 @@ def fmicl_loss(
     similarity: Similarity | str = DEFAULTS.similarity,
     alpha: float | torch.Tensor = DEFAULTS.alpha,
     negatives: str = DEFAULTS.negatives,
+    positives: str = DEFAULTS.positives,
     bank: torch.Tensor | None = None,
+    ids: torch.Tensor | None = None,
+    bank_ids: torch.Tensor | None = None,
     normalize: bool = DEFAULTS.normalize,
     implementation: str = "auto",
     check_finite: bool = True,
@@ -39,11 +42,15 @@ def fmicl_loss(
 
     s = f'(G(|x - y|^2)) is the f-Gaussian similarity, f* the convex conjugate of f.
 
+    With `ids` the score of an anchor is the mean over its positives, and rows with equal ids are no
+    negatives: `fmicl_loss(features, ids=labels)` takes labels, or several views stacked in one
+    array.
+
     Args:
-        x: (N, D) features of the first view; float16, bfloat16, float32 or float64. Where y or
-            the bank have another dtype, all are promoted.
-        y: (N, D) features of the second view; row i belongs to the same sample as row i of x.
-            Two views in one array are split first, `z1, z2 = features.chunk(2)`.
+        x: (N, D) features of the first view, or of all rows in a single array; float16, bfloat16,
+            float32 or float64. Where y or the bank have another dtype, all are promoted.
+        y: (N, D) features of the second view; row i belongs to the same sample as row i of x. None:
+            `ids` say which rows of x belong together.
         divergence: name or `fmicl_core.Divergence`: "kl", "js", "pearson", "squared_hellinger",
             "tsallis", "vlc", "jeffreys" (and "reverse_kl", "neyman", which collapse).
         similarity: name or `fmicl_core.Similarity`: "gaussian", "cosine", "laplace", "cauchy".
@@ -52,7 +59,13 @@ def fmicl_loss(
         negatives: scheme of negatives: "anchor" {(x_i, x_j), i != j}, the paper's; "within",
             "anchor" averaged with its twin on y; "cross" {(x_i, y_j), i != j}; "all" pairs of
             different samples of both views.
+        positives: pairs of rows with equal `ids` that are positive: "ids", all of them; "pair",
+            (x_i, y_i) alone, so that other rows with that id are merely no negatives (duplicates).
         bank: (K, D) features that supply all negatives, {(x_i, bank_k)}, or None.
+        ids: (N,) whole numbers of the rows of x, and of y; rows with equal ids belong together, as
+            labels or views of one sample do. None: row i of x and of y are alone with each other.
+        bank_ids: (K,) whole numbers of the bank's rows, which are no negatives of rows with the
+            same id; None: no row of the bank is.
         normalize: whether rows are scaled to unit length first; a zero row stays zero and counts as
             orthogonal to every other.
         implementation: form that computes the loss: "dense" (any-order derivatives, O(N^2) memory),
@@ -76,8 +89,9 @@ def fmicl_loss(
     Source: the objective of Lu et al. (2023); `fmicl_core.fmicl_reference` is it in float64 NumPy.
     """
     text = register_options(divergence, similarity, negatives, normalize)
+    inputs = x, y, bank, ids, bank_ids
     options = implementation, check_finite, distributed
-    return terms_of(text, negatives, alpha, x, y, bank, *options).loss
+    return terms_of(text, negatives, positives, alpha, *inputs, *options).loss
 
 
 def fmicl_terms(
@@ -89,7 +103,10 @@ def fmicl_terms(
     similarity: Similarity | str = DEFAULTS.similarity,
     alpha: float | torch.Tensor = DEFAULTS.alpha,
     negatives: str = DEFAULTS.negatives,
+    positives: str = DEFAULTS.positives,
     bank: torch.Tensor | None = None,
+    ids: torch.Tensor | None = None,
+    bank_ids: torch.Tensor | None = None,
     normalize: bool = DEFAULTS.normalize,
     implementation: str = "auto",
     check_finite: bool = True,
@@ -106,7 +123,9 @@ def fmicl_terms(
         Named tuple (loss, score, penalty) of scalars, each differentiable.
     """
     text = register_options(divergence, similarity, negatives, normalize)
-    return terms_of(text, negatives, alpha, x, y, bank, implementation, check_finite, distributed)
+    inputs = x, y, bank, ids, bank_ids
+    options = implementation, check_finite, distributed
+    return terms_of(text, negatives, positives, alpha, *inputs, *options)
 
 
 class FMICLLoss(torch.nn.Module):
@@ -118,8 +137,8 @@ class FMICLLoss(torch.nn.Module):
     `alpha` may be assigned at any time; the other options are those that the loss was made with.
 
     Args:
-        divergence, similarity, alpha, negatives, normalize, implementation, check_finite: as for
-            `fmicl_loss`.
+        divergence, similarity, alpha, negatives, positives, normalize, implementation,
+            check_finite: as for `fmicl_loss`.
         distributed: as for `fmicl_loss`.
 
     Raises:
@@ -133,6 +152,7 @@ class FMICLLoss(torch.nn.Module):
         similarity: Similarity | str = DEFAULTS.similarity,
         alpha: float | torch.Tensor = DEFAULTS.alpha,
         negatives: str = DEFAULTS.negatives,
+        positives: str = DEFAULTS.positives,
         normalize: bool = DEFAULTS.normalize,
         implementation: str = "auto",
         check_finite: bool = True,
@@ -140,7 +160,7 @@ class FMICLLoss(torch.nn.Module):
     ) -> None:
         super().__init__()
         number = DEFAULTS.alpha if isinstance(alpha, torch.Tensor) else alpha
-        self._made_with = FMICL(divergence, similarity, number, negatives, normalize)
+        self._made_with = FMICL(divergence, similarity, number, negatives, normalize, positives)
         self._text = register(self._made_with.pairwise)
         self.alpha = alpha
         self.implementation = check_implementation(implementation, WITH_FUSED)
@@ -148,46 +168,30 @@ class FMICLLoss(torch.nn.Module):
         self.distributed = distributed
 
     def forward(
-        self, x: torch.Tensor, y: torch.Tensor | None = None, bank: torch.Tensor | None = None
+        self,
+        x: torch.Tensor,
+        y: torch.Tensor | None = None,
+        bank: torch.Tensor | None = None,
+        *,
+        ids: torch.Tensor | None = None,
+        bank_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """The loss of x (N, D), y (N, D) and, if given, bank (K, D); scalar."""
-        return self.terms(x, y, bank).loss
+        """The loss of x (N, D), y (N, D) and, if given, bank (K, D), with ids; scalar."""
+        return self.terms(x, y, bank, ids=ids, bank_ids=bank_ids).loss
 
     def terms(
         self,
         x: torch.Tensor,
         y: torch.Tensor | None = None,
         bank: torch.Tensor | None = None,
-        samples: torch.Tensor | None = None,
-        bank_samples: torch.Tensor | None = None,
+        *,
+        ids: torch.Tensor | None = None,
+        bank_ids: torch.Tensor | None = None,
     ) -> FMICLTerms:
-        """The loss, mean score and mean penalty, as `fmicl_terms`.
-
-        Args:
-            x: (N, D) features of the first view.
-            y: (N, D) features of the second view.
-            bank: (K, D) features that supply all negatives, or None.
-            samples: (N,) whole numbers; rows with equal numbers are one sample (the same text twice
-                in a batch) and not negatives of each other. Takes the dense form.
-            bank_samples: (K,) whole numbers that say the same of the bank's rows; None: no row of
-                the bank is of a sample in the batch.
-
-        Raises:
-            ValueError: as `fmicl_loss`, and when all rows are of one sample.
-        """
+        """The loss, mean score and mean penalty, as `fmicl_terms`."""
+        made, inputs = self._made_with, (x, y, bank, ids, bank_ids)
         options = self.implementation, self.check_finite, self.distributed
-        if samples is None:
-            return self._terms(x, y, bank, *options)
-        if self.distributed is not False:
-            raise invalid("samples", "None with `distributed`", "numbers", what="samples")
-        numbers = {"x": samples, "y": samples}
-        if bank is not None:
-            none = samples.new_full((len(bank),), NO_SAMPLE)
-            numbers["bank"] = none if bank_samples is None else bank_samples
-        return self._terms(x, y, bank, *options, numbers)
-
-    def _terms(self, *inputs: Any) -> FMICLTerms:
-        return terms_of(self._text, self._made_with.negatives, self.alpha, *inputs)
+        return terms_of(self._text, made.negatives, made.positives, self.alpha, *inputs, *options)
 
     @property
     def objective(self) -> FMICL:

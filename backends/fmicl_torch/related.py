@@ -8,17 +8,15 @@ import torch
 
 from fmicl_core.checks import check_positive
 from fmicl_core.forms import check_implementation, choose_form
-from fmicl_core.related import (
-    INFO_NCE_OPTIONS,
-    RELATED_DEFAULTS,
-    check_info_nce,
-    info_nce_anchors,
-)
-from fmicl_torch.dense import Rows
+from fmicl_core.pairs import pairs_of
+from fmicl_core.related import INFO_NCE_OPTIONS, RELATED_DEFAULTS, check_info_nce
+from fmicl_torch.dense_related import dense_info_nce, pull_of_ids
 from fmicl_torch.distributed import tell_of_ranks
-from fmicl_torch.inputs import prepare
-from fmicl_torch.ops import TORCH, off_diagonal
+from fmicl_torch.ids import explain_ids, ids_of_rows, number_rows, share_of_negatives
+from fmicl_torch.inputs import largest_block, prepare
+from fmicl_torch.ops import off_diagonal
 from fmicl_torch.tiled_related import tiled_info_nce
+from fmicl_torch.transforms import is_batched
 
 
 def info_nce_loss(
@@ -28,7 +26,10 @@ def info_nce_loss(
     *,
     temperature: float = RELATED_DEFAULTS.temperature,
     negatives: str = RELATED_DEFAULTS.negatives,
+    positives: str = RELATED_DEFAULTS.positives,
     bank: torch.Tensor | None = None,
+    ids: torch.Tensor | None = None,
+    bank_ids: torch.Tensor | None = None,
     normalize: bool = RELATED_DEFAULTS.normalize,
     implementation: str = "auto",
 ) -> torch.Tensor:
@@ -39,19 +40,30 @@ def info_nce_loss(
 
     s = x . y / temperature; s+ is the score of the anchor's other view.
 
+    With `ids` an anchor has several positives: all of them stand in the softmax beside the
+    negatives, s+ is their mean, and rows with equal ids are no negatives.
+    `info_nce_loss(features, ids=labels)` is the supervised contrastive loss (Khosla et al. 2020,
+    L_out).
+
     The rows that it is given are the whole batch. Among several ranks, devices or replicas gather
     their features first; `fmicl_loss` does that itself.
 
     Args:
-        x: (N, D) features of the first view, any float dtype.
-        y: (N, D) features of the second view; row i belongs to the same sample as row i of x.
-            Two views in one array are split first, `z1, z2 = features.chunk(2)`.
+        x: (N, D) features of the first view, or of all rows in a single array; any float dtype.
+        y: (N, D) features of the second view; row i belongs to the same sample as row i of x. None:
+            `ids` say which rows of x belong together.
         temperature: temperature > 0 that scores are divided by.
         negatives: scheme of negatives: "all", the NT-Xent of SimCLR: the anchors are both views,
             the negatives all other samples of both; "cross": anchors x, negatives y (CLIP in one
             direction, MoCo v3); "anchor": anchors x, negatives x; "within": "anchor" averaged with
             its twin on y.
+        positives: pairs of rows with equal `ids` that are positive: "ids", all of them; "pair",
+            (x_i, y_i) alone, so that other rows with that id are merely no negatives (duplicates).
         bank: (K, D) features that supply all negatives (MoCo's queue), or None.
+        ids: (N,) whole numbers of the rows of x, and of y; rows with equal ids belong together, as
+            labels or views of one sample do. None: row i of x and of y are alone with each other.
+        bank_ids: (K,) whole numbers of the bank's rows, which are no negatives of rows with the
+            same id; None: no row of the bank is.
         normalize: whether rows are scaled to unit length first.
         implementation: form that computes the loss: "dense" (any-order derivatives, O(N^2) memory),
             "tiled" (two passes, O(N D) memory, differentiable once), or "auto", by size.
@@ -62,32 +74,33 @@ def info_nce_loss(
     Raises:
         ValueError: an option or a shape does not fit; the message names it.
 
-    Source: Oord et al. (2018), eq. 4; Chen et al. (2020), eq. 1; He et al. (2020), eq. 1.
+    Source: Oord et al. (2018), eq. 4; Chen et al. (2020), eq. 1; He et al. (2020), eq. 1; with ids
+    Khosla et al. (2020), eq. 2.
     """
     tell_of_ranks("info_nce_loss")
     temperature = check_positive("temperature", temperature)
     check_implementation(implementation)
-    anchors = info_nce_anchors(negatives, bank is not None)
-    rows = prepare(x, y, bank, normalize, implementation=implementation)
-    form = choose_form(implementation, len(x), len(rows.get("bank", x)))
+    shape = {"has_y": y is not None, "has_bank": bank is not None}
+    given = {"has_ids": ids is not None, "has_bank_ids": bank_ids is not None}
+    pairs = pairs_of(negatives, positives, **shape, **given)
+    rows = prepare(x, y, bank, normalize, ids is not None, implementation=implementation)
+    own = ids_of_rows(ids, bank_ids, rows)
+    form = choose_form(implementation, *largest_block(rows, bool(own)))
+    info_nce = tiled_info_nce if form == "tiled" else dense_info_nce
     with torch.autocast(x.device.type, enabled=False):
-        if form == "tiled":
-            return tiled_info_nce(rows, temperature, negatives)
-        positive = (rows["x"] * rows["y"]).sum(dim=1) / temperature
-        losses = []
-        for anchor, pools in anchors:
-            logits = [_negative_logits(rows, anchor, pool, temperature) for pool in pools]
-            every = logits[0] if len(logits) == 1 else torch.cat(logits, dim=1)
-            # The same as log-sum-exp of all less s+, but where the loss is small nothing cancels.
-            losses.append(TORCH.softplus(torch.logsumexp(every, dim=1) - positive).mean())
-        return torch.stack(losses).mean()
-
-
-def _negative_logits(rows: Rows, anchor: str, pool: str, temperature: float) -> torch.Tensor:
-    s = rows[anchor] @ rows[pool].T / temperature
-    if pool == "bank":
-        return s
-    return s.masked_fill(torch.eye(len(s), dtype=torch.bool, device=s.device), -torch.inf)
+        if not own:
+            return info_nce(rows, temperature, pairs, None)
+        numbers = number_rows(own["ids"], own.get("bank_ids"))
+        loss = info_nce(rows, temperature, pairs, numbers)
+        if pairs.positive_blocks:
+            loss = loss + pull_of_ids(rows, temperature, pairs, numbers)
+        # Without a negative pair it is no contrast, and NaN.
+        loss = loss + 0.0 / share_of_negatives(pairs, numbers, loss.dtype)
+    checked = not torch.compiler.is_compiling() and not is_batched(loss)
+    error = explain_ids(pairs, numbers) if checked and not loss.isfinite() else None
+    if error is not None:
+        raise error
+    return loss
 
 
 class InfoNCELoss(torch.nn.Module):
@@ -99,7 +112,7 @@ class InfoNCELoss(torch.nn.Module):
     Any option may be assigned at any time.
 
     Args:
-        temperature, negatives, normalize, implementation: as for `info_nce_loss`.
+        temperature, negatives, positives, normalize, implementation: as for `info_nce_loss`.
 
     Raises:
         ValueError: an option is unknown or out of range.
@@ -107,6 +120,7 @@ class InfoNCELoss(torch.nn.Module):
 
     temperature: float
     negatives: str
+    positives: str
     normalize: bool
     implementation: str
 
@@ -115,18 +129,26 @@ class InfoNCELoss(torch.nn.Module):
         *,
         temperature: float = RELATED_DEFAULTS.temperature,
         negatives: str = RELATED_DEFAULTS.negatives,
+        positives: str = RELATED_DEFAULTS.positives,
         normalize: bool = RELATED_DEFAULTS.normalize,
         implementation: str = "auto",
     ) -> None:
         super().__init__()
-        vars(self).update(check_info_nce(temperature, negatives, normalize, implementation))
+        options = temperature, negatives, normalize, positives, implementation
+        vars(self).update(check_info_nce(*options))
 
     def forward(
-        self, x: torch.Tensor, y: torch.Tensor | None = None, bank: torch.Tensor | None = None
+        self,
+        x: torch.Tensor,
+        y: torch.Tensor | None = None,
+        bank: torch.Tensor | None = None,
+        *,
+        ids: torch.Tensor | None = None,
+        bank_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """The loss of x (N, D), y (N, D) and, if given, bank (K, D); scalar."""
+        """The loss of x (N, D), y (N, D) and, if given, bank (K, D), with ids; scalar."""
         options = {name: getattr(self, name) for name in INFO_NCE_OPTIONS}
-        return info_nce_loss(x, y, bank=bank, **options)
+        return info_nce_loss(x, y, bank=bank, ids=ids, bank_ids=bank_ids, **options)
 
     def extra_repr(self) -> str:
         """The options, as they would be pasted."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,24 +14,36 @@ from fmicl_torch.distributed import Ranks
 from fmicl_torch.tiled import block_mean_and_gradients
 
 
-def ring_excess(
-    rows: Rows, text: str, blocks: tuple[Block, ...], ranks: Ranks, fused: str = ""
+def ring_mean(
+    rows: Rows,
+    text: str,
+    blocks: Sequence[Block],
+    ranks: Ranks,
+    fused: str = "",
+    numbers: torch.Tensor | None = None,
+    weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Mean excess in the union, which no rank ever holds; O(N D / W) memory, once differentiable.
+    """Mean over blocks of the union, which no rank ever holds; O(N D / W) memory.
 
-    Equals the mean excess of the gathered rows. The shards go round the ring of ranks, and with
-    each goes its gradient, which is complete when it is home again. Every rank works on its share
-    of the tiles only, and symmetric blocks visit each pair of ranks once.
+    Equals the mean of the gathered rows, as `tiled_block_mean` makes it, and is once
+    differentiable. The shards go round the
+    ring of ranks, and with each goes its gradient, which is complete when it is home again. Every
+    rank works on its share of the tiles only, and symmetric blocks visit each pair of ranks once.
 
     Args:
-        rows: this rank's features by the names "x" (n, D), "y" (n, D) and, if given, "bank".
+        rows: this rank's features by the names "x" (n, D) and "y" (n, D), in order of their
+            numbers.
         text: text of the specification in the registry; its normalization has been applied.
-        blocks: blocks of negative pairs.
+        blocks: blocks of pairs.
         ranks: ranks that share the batch.
         fused: dtype of the products of the Triton routine; "" for plain tiles.
+        numbers: (N,) numbers of the rows of all ranks; None where all are different.
+        weights: (n,) weights of this rank's anchors, for positives; None for negatives.
     """
-    names = sorted({side for block in blocks for side in (block.left, block.right)})
-    return _Ring.apply(text, blocks, ranks, fused, names, *(rows[name] for name in names))
+    ranked = (
+        None if numbers is None else [part.sort().values for part in numbers.split(ranks.sizes)]
+    )
+    return _Ring.apply(text, blocks, ranks, fused, ranked, weights, list(rows), *rows.values())
 
 
 class _Ring(torch.autograd.Function):
@@ -38,9 +51,11 @@ class _Ring(torch.autograd.Function):
     def forward(
         ctx: Any,
         text: str,
-        blocks: tuple[Block, ...],
+        blocks: Sequence[Block],
         ranks: Ranks,
         fused: str,
+        ranked: list[torch.Tensor] | None,
+        weights: torch.Tensor | None,
         names: list[str],
         *sides: torch.Tensor,
     ) -> torch.Tensor:
@@ -53,9 +68,11 @@ class _Ring(torch.autograd.Function):
         parts = {name: slice(i * sides[0].shape[1], (i + 1) * sides[0].shape[1])
                  for i, name in enumerate(names)}  # fmt: skip
         for step in range(ranks.count):
+            host = (ranks.rank - step) % ranks.count  # whose rows are the guests
+            numbers = None if ranked is None else (ranked[ranks.rank], ranked[host])
             for block in blocks:
                 left, right = parts[block.left], parts[block.right]
-                share = _share(block, ranks, step, len(guest))
+                share = _share(block, ranks, step, len(guest), weights is not None)
                 if share == 0.0:
                     continue
                 here = step == 0
@@ -63,14 +80,14 @@ class _Ring(torch.autograd.Function):
                 mean, grad_left, grad_right = block_mean_and_gradients(
                     own[:, left].contiguous(),
                     None if one_sided else guest[:, right].contiguous(),
-                    text, here and block.skips_diagonal, grad, fused=fused,
+                    text, here and block.skips_diagonal, grad, True, fused, numbers, weights,
                 )  # fmt: skip
                 total += share * mean
                 if grad:
                     own_grad[:, left] += share * grad_left
                     if not one_sided:
                         guest_grad[:, right] += share * grad_right
-            rows = ranks.sizes[(ranks.rank - step - 1) % ranks.count]
+            rows = ranks.sizes[(host - 1) % ranks.count]
             if step + 1 < ranks.count:
                 guest = ranks.pass_on(guest, rows)
             if grad:
@@ -86,18 +103,19 @@ class _Ring(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
         (own_grad,) = ctx.saved_tensors
         sides = (ctx.count * grad * own_grad).split(ctx.widths, dim=1)
-        return None, None, None, None, None, *sides
+        return *[None] * 7, *sides
 
 
-def _share(block: Block, ranks: Ranks, step: int, guests: int) -> float:
-    """Weight of the mean over (own, guest) in the mean over all pairs of the block.
+def _share(block: Block, ranks: Ranks, step: int, guests: int, positives: bool) -> float:
+    """Weight of the mean over (own, guest) in the mean over the block.
 
     0 where the pair of ranks is another rank's work: in a symmetric block each is visited once.
     """
     here = step == 0
     own, total = ranks.sizes[ranks.rank], ranks.total
-    pairs = own * (guests - (here and block.skips_diagonal))
-    weight = block.share * pairs / (total * (total - block.skips_diagonal))
+    weight = block.share * own / total  # a mean over the anchors
+    if not positives:  # a mean over all pairs
+        weight *= (guests - (here and block.skips_diagonal)) / (total - block.skips_diagonal)
     if here or not block.symmetric or 2 * step == ranks.count:
         return weight
     return 2.0 * weight if 2 * step < ranks.count else 0.0

@@ -12,125 +12,189 @@ from typing import Any
 import torch
 
 from fmicl_core.forms import tile_size
-from fmicl_core.pairs import Block
+from fmicl_core.pairs import Pairs
 from fmicl_core.related import info_nce_anchors, info_nce_blocks
 from fmicl_torch.dense import Rows
+from fmicl_torch.ids import ALL, NONE, SOME, Numbers, sides_of, sort_rows
 from fmicl_torch.ops import TORCH
+from fmicl_torch.sweep import equal_pairs, tiles_of
 from fmicl_torch.transforms import OnceDifferentiable, along, loops_under_vmap
 
 NAMES = ("x", "y", "bank")
 Softmax = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-def tiled_info_nce(rows: Rows, temperature: float, negatives: str) -> torch.Tensor:
+def tiled_info_nce(
+    rows: Rows, temperature: float, pairs: Pairs, numbers: Numbers | None
+) -> torch.Tensor:
     """InfoNCE in two passes, once differentiable; equals
 
         positive = (x * y).sum(dim=1) / temperature
-        every = cat([positive[:, None], negative_scores], dim=1)
+        every = cat([positive[:, None], other_scores], dim=1)
         (logsumexp(every, dim=1) - positive).mean()
 
-    averaged over the anchor views, with negative_scores (N, all negatives of the anchor).
+    averaged over the anchor views, with other_scores (N, all negatives of the anchor, and positives
+    beside y_i); of a single array logsumexp(other_scores, dim=1), and 0 without a positive.
 
     Args:
-        rows: features by the names "x" (N, D), "y" (N, D) and, if given, "bank" (K, D).
+        rows: features by the names "x" (N, D) and, if given, "y" (N, D) and "bank" (K, D).
         temperature: temperature > 0 that scores are divided by.
-        negatives: name of the scheme of negatives.
+        pairs: pairs that count.
+        numbers: numbers of the rows; None without ids.
     """
+    ranked: Rows = {}
+    counted = None
+    if numbers is not None:
+        counted = numbers.same > 1 if pairs.single else None
+        rows, ranked, counted = sort_rows(rows, numbers.by_name, counted)
     sides = [rows.get(name) for name in NAMES]
+    ids = ranked.get("x"), ranked.get("bank"), counted
     function = _InfoNCE if torch.compiler.is_compiling() else _InfoNCEInBothModes
     tile = tile_size(rows["x"].device.type)
-    loss, *_ = function.apply(*sides, negatives, temperature, tile)
+    loss, *_ = function.apply(*sides, *ids, pairs.negatives, pairs.positives, temperature, tile)
     return loss
 
 
 @torch.library.custom_op("fmicl::info_nce", mutates_args=())
 def _info_nce(
     x: torch.Tensor,
-    y: torch.Tensor,
+    y: torch.Tensor | None,
     bank: torch.Tensor | None,
+    numbers: torch.Tensor | None,
+    bank_numbers: torch.Tensor | None,
+    counted: torch.Tensor | None,
     negatives: str,
+    positives: str,
     temperature: float,
     tile: int,
 ) -> Softmax:
     """The loss, and three numbers that make up every anchor's softmax, (anchor views, N) each.
 
-    These are: the largest score of its negatives; the log-sum-exp of all its scores, less that; and
-    its margin, the log-sum-exp of the negatives less the score of the positive.
+    These are: the largest of its scores but that of its own pair (x_i, y_i); the log-sum-exp of all
+    its scores, less that; and its margin, the log-sum-exp of all but its own pair less the score of
+    this pair. In a single array, where there is no own pair, the margin is the log-sum-exp.
+
+    Args:
+        x, y, bank: features; y is None in a single array.
+        numbers, bank_numbers: numbers of the rows of x, and y, and of those of the bank, or None.
+        counted: (N,) anchors of a single array that count, which are those with a positive.
+        negatives, positives: options that make the pairs.
+        temperature: temperature > 0 that scores are divided by.
+        tile: rows and columns of a tile, at most.
     """
-    rows = _by_name(x, y, bank)
-    positive = (x * y).sum(dim=1) / temperature
-    anchors = info_nce_anchors(negatives, bank is not None)
-    sums = {name: _LogSum(positive) for name, _ in anchors}  # of the negatives alone
-    for block, i, j, s, columns in _score_tiles(rows, negatives, temperature, tile):
-        sums[block.left].add(i, s, dim=1)
+    block = _Blocks(x, y, bank, numbers, bank_numbers, negatives, positives, temperature, tile)
+    positive = x.new_zeros(len(x)) if y is None else (x * y).sum(dim=1) / temperature
+    sums = {name: _LogSum(positive) for name in block.anchors}  # of all but the own pair
+    for left, right, i, j, s, columns in block.tiles():
+        sums[left].add(i, s, dim=1)
         if columns:
-            sums[block.right].add(j, s, dim=0)
+            sums[right].add(j, s, dim=0)
     peaks = torch.stack([total.peak for total in sums.values()])
     logs = torch.stack([total.total for total in sums.values()]).log_()
     margins = peaks - positive + logs
-    logs += TORCH.softplus(-margins)  # with the positive
+    if y is None:
+        if counted is not None:
+            logs.masked_fill_(~counted, torch.inf)  # a softmax of zeros
+            return margins.where(counted, 0.0).mean(), peaks, logs, margins
+        return margins.mean(), peaks, logs, margins
+    own = TORCH.softplus(-margins)
+    logs += own  # with the own pair; where it is alone, no score has a peak
+    logs = torch.where(margins == -torch.inf, positive - peaks, logs)
     return TORCH.softplus(margins).mean(), peaks, logs, margins
 
 
 @torch.library.custom_op("fmicl::info_nce_gradients", mutates_args=())
 def _gradients(
     x: torch.Tensor,
-    y: torch.Tensor,
+    y: torch.Tensor | None,
     bank: torch.Tensor | None,
+    numbers: torch.Tensor | None,
+    bank_numbers: torch.Tensor | None,
     peaks: torch.Tensor,
     logs: torch.Tensor,
     margins: torch.Tensor,
     negatives: str,
+    positives: str,
     temperature: float,
     tile: int,
     wanted: Sequence[bool],
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The gradients in x, y and bank; empty where not wanted."""
-    rows = _by_name(x, y, bank)
+    block = _Blocks(x, y, bank, numbers, bank_numbers, negatives, positives, temperature, tile)
+    rows = block.rows
     with torch.autocast(x.device.type, enabled=False):  # the backward pass may run inside one
         grads = {k: torch.zeros_like(rows[k]) for k, w in zip(NAMES, wanted, strict=True) if w}
-        names = [name for name, _ in info_nce_anchors(negatives, bank is not None)]
-        peak, log = dict(zip(names, peaks, strict=True)), dict(zip(names, logs, strict=True))
-        for block, i, j, s, columns in _score_tiles(rows, negatives, temperature, tile):
-            weight = (s - peak[block.left][i, None]).sub_(log[block.left][i, None]).exp_()
+        peak = dict(zip(block.anchors, peaks, strict=True))
+        log = dict(zip(block.anchors, logs, strict=True))
+        for left, right, i, j, s, columns in block.tiles():
+            weight = (s - peak[left][i, None]).sub_(log[left][i, None]).exp_()
             if columns:
-                weight += s.sub_(peak[block.right][j]).sub_(log[block.right][j]).exp_()
-            if block.left in grads:
-                grads[block.left][i].addmm_(weight, rows[block.right][j])
-            if block.right in grads:
-                grads[block.right][j].addmm_(weight.T, rows[block.left][i])
-        # Of every anchor's positive: its probability less 1, in a form that keeps the digits.
-        pull = -torch.sigmoid(margins).sum(dim=0)[:, None]
-        for name, other in (("x", y), ("y", x)):
-            if name in grads:
-                grads[name].addcmul_(pull, other)
+                weight += s.sub_(peak[right][j]).sub_(log[right][j]).exp_()
+            if left in grads:
+                grads[left][i].addmm_(weight, rows[right][j])
+            if right in grads:
+                grads[right][j].addmm_(weight.T, rows[left][i])
+        if y is not None:
+            # Of every anchor's own pair: its probability less 1, in a form that keeps the digits.
+            pull = -torch.sigmoid(margins).sum(dim=0)[:, None]
+            for name, other in (("x", y), ("y", x)):
+                if name in grads:
+                    grads[name].addcmul_(pull, other)
         for grad in grads.values():
             grad /= temperature * peaks.numel()
     return tuple(grads[name] if name in grads else x.new_empty(0) for name in NAMES)  # type: ignore[return-value]
 
 
-def _by_name(x: torch.Tensor, y: torch.Tensor, bank: torch.Tensor | None) -> Rows:
-    return {"x": x, "y": y} | ({} if bank is None else {"bank": bank})
+class _Blocks:
+    """The scores of the pairs that stand in the softmaxes, but the pairs (x_i, y_i).
 
-
-def _score_tiles(
-    rows: Rows, negatives: str, temperature: float, tile: int
-) -> Iterator[tuple[Block, slice, slice, torch.Tensor, bool]]:
-    """Every tile: its block, its rows, its columns, its scores, and whether columns are anchors.
-
-    A symmetric block has its tiles on and above the diagonal. Pairs that do not count score
-    -inf. The scores may be overwritten.
+    Args:
+        x, y, bank, numbers, bank_numbers, negatives, positives, temperature, tile: as for
+            `_info_nce`.
     """
-    for block, both in info_nce_blocks(negatives, "bank" in rows):
-        left, right = rows[block.left], rows[block.right]
-        for i in range(0, len(left), tile):
-            scaled = left[i : i + tile] / temperature
-            for j in range(i if block.symmetric else 0, len(right), tile):
-                s = scaled @ right[j : j + tile].T
+
+    def __init__(
+        self,
+        x: torch.Tensor,
+        y: torch.Tensor | None,
+        bank: torch.Tensor | None,
+        numbers: torch.Tensor | None,
+        bank_numbers: torch.Tensor | None,
+        negatives: str,
+        positives: str,
+        temperature: float,
+        tile: int,
+    ) -> None:
+        pairs = Pairs(negatives, positives, y is None, bank is not None)
+        given = zip(NAMES, (x, y, bank), (numbers, numbers, bank_numbers), strict=True)
+        named = [(name, rows, number) for name, rows, number in given if rows is not None]
+        self.rows = {name: rows for name, rows, _ in named}
+        self.numbers = {name: number for name, _, number in named if number is not None}
+        self.anchors = [name for name, _ in info_nce_anchors(pairs)]
+        self.softmaxes = info_nce_blocks(pairs, numbers is not None)
+        self.temperature, self.tile = temperature, tile
+
+    def tiles(self) -> Iterator[tuple[str, str, slice, slice, torch.Tensor, bool]]:
+        """Every tile: its sides, its rows, its columns, its scores, whether columns are anchors.
+
+        A symmetric block has its tiles on and above the diagonal. Pairs that do not count score
+        -inf. The scores may be overwritten.
+        """
+        for block, both, which in self.softmaxes:
+            left, right = block.sides(self.rows)
+            numbers = None if which == "every" else sides_of(self.numbers, block)
+            left_out = ALL if which == "different" else NONE
+            for i, j, state in tiles_of(left, right, numbers, self.tile):
+                if numbers is not None and state == left_out:
+                    continue
+                s = (left[i] / self.temperature) @ self.rows[block.right][j].T
+                if numbers is not None and state == SOME:
+                    equal = equal_pairs(numbers, i, j)
+                    s.masked_fill_(equal if which == "different" else ~equal, -torch.inf)
                 if block.skips_diagonal and i == j:
                     s.fill_diagonal_(-torch.inf)
                 columns = both and not (block.symmetric and i == j)  # there, the rows have all
-                yield block, slice(i, i + tile), slice(j, j + tile), s, columns
+                yield block.left, block.right, i, j, s, columns
 
 
 class _LogSum:
@@ -154,20 +218,15 @@ class _LogSum:
 
 
 @_info_nce.register_fake
-def _(
-    x: torch.Tensor,
-    y: torch.Tensor,
-    bank: torch.Tensor | None,
-    negatives: str,
-    temperature: float,
-    tile: int,
-) -> Softmax:
-    views = len(info_nce_anchors(negatives, bank is not None))
-    return x.new_empty(()), *(x.new_empty((views, len(x))) for _ in range(3))  # type: ignore[return-value]
+def _(x, y, bank, numbers, bank_numbers, counted, negatives, positives, temperature, tile):  # type: ignore[no-untyped-def]
+    pairs = Pairs(negatives, positives, y is None, bank is not None)
+    views = len(info_nce_anchors(pairs))
+    return x.new_empty(()), *(x.new_empty((views, len(x))) for _ in range(3))
 
 
 @_gradients.register_fake
-def _(x, y, bank, peaks, logs, margins, negatives, temperature, tile, wanted):  # type: ignore[no-untyped-def]
+def _(x, y, bank, numbers, bank_numbers, peaks, logs, margins, negatives, positives,
+      temperature, tile, wanted):  # type: ignore[no-untyped-def]  # fmt: skip
     sides = zip((x, y, bank), wanted, strict=True)
     return tuple(torch.empty_like(side) if w else x.new_empty(0) for side, w in sides)
 
@@ -187,18 +246,20 @@ class _InfoNCE(torch.autograd.Function):
 
     @staticmethod
     def forward(  # Dynamo counts the parameters, to learn that there is no context among them
-        x: torch.Tensor, y: torch.Tensor, bank: torch.Tensor | None, negatives: str,
-        temperature: float, tile: int,
+        x: torch.Tensor, y: torch.Tensor | None, bank: torch.Tensor | None,
+        numbers: torch.Tensor | None, bank_numbers: torch.Tensor | None,
+        counted: torch.Tensor | None, negatives: str, positives: str, temperature: float, tile: int,
     ) -> Softmax:  # fmt: skip
-        return _info_nce(x, y, bank, negatives, temperature, tile)
+        return _info_nce(x, y, bank, numbers, bank_numbers, counted, negatives, positives,
+                         temperature, tile)  # fmt: skip
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(*inputs[:3], *output[1:])
-        ctx.save_for_forward(*inputs[:3], *output[1:])
-        ctx.options = inputs[3:]
+        ctx.save_for_backward(*inputs[:5], *output[1:])
+        ctx.save_for_forward(*inputs[:5], *output[1:])
+        ctx.options = inputs[6:]
 
     @staticmethod
     def backward(ctx: Any, upstream: torch.Tensor, *_: Any) -> tuple[Any, ...]:
@@ -207,7 +268,7 @@ class _InfoNCE(torch.autograd.Function):
         grads = gradients(*ctx.saved_tensors, *ctx.options, wanted)
         scaled = [upstream * grad if want else None
                   for grad, want in zip(grads, wanted, strict=True)]  # fmt: skip
-        return *scaled, None, None, None
+        return *scaled, *[None] * 7
 
 
 class _InfoNCEInBothModes(_InfoNCE):
