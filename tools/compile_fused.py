@@ -42,18 +42,24 @@ KINDS = {
 }
 #: Those that Pallas's routine has.
 PALLAS_KINDS = ("rows", "loss")
+#: Which pairs count by the numbers of their rows.
+PAIRS = ("all", "different", "equal")
+NUMBERS = ("left_numbers", "right_numbers", "left_ranges", "right_ranges")
 
 
-def compiled(objective, precision, d, kind, gpu):
+def compiled(objective, precision, d, kind, gpu, pairs="all"):
     """The Triton routine of fmicl_torch, compiled, and its tiles."""
     tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     name = "float32" if tf32 else precision
     tiles = tiles_for(d, name, tf32, 1024 * GPUS[gpu], KINDS[kind]["COLUMNS"])
     chunks = -(-d // tiles.width)
-    fixed = fused.constants(objective.pairwise, getattr(torch, name), chunks, tiles) | KINDS[kind]
-    fixed |= {"SKIPS": True, "BIAS": bool(objective.coefficients()[1])}
+    fixed = fused.constants(objective.pairwise, pairs, getattr(torch, name), chunks, tiles)
+    fixed |= KINDS[kind] | {"SKIPS": True, "BIAS": bool(objective.coefficients()[1])}
+    if pairs != "equal":
+        fixed |= {"visited": None} | ({} if pairs == "different" else dict.fromkeys(NUMBERS))
     names = fused_triton.block_sums.arg_names
-    types = dict.fromkeys(names, "*fp32") | dict.fromkeys(fixed, "constexpr")
+    types = dict.fromkeys(names, "*fp32") | dict.fromkeys((*NUMBERS, "visited"), "*i32")
+    types |= dict.fromkeys(fixed, "constexpr")
     types |= dict.fromkeys(("left", "right"), POINTERS[precision])
     types |= dict.fromkeys(("n", "k", "span"), "i32") | dict.fromkeys("ac", "fp32")
     aligned = [name for name in names if types[name].startswith("*")]
