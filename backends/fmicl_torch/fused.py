@@ -33,7 +33,9 @@ from fmicl_torch.fused_numbers import tile_ranges, visited_tiles, weights_by_num
 from fmicl_torch.registry import pairwise_of
 
 
-def fused_dtype(implementation: str, text: str, x: torch.Tensor, dtype: torch.dtype) -> str:
+def fused_dtype(
+    implementation: str, text: str, x: torch.Tensor, dtype: torch.dtype, positives: bool = False
+) -> str:
     """The dtype of the fused products, or "" where no fused routine takes such features.
 
     Args:
@@ -41,6 +43,7 @@ def fused_dtype(implementation: str, text: str, x: torch.Tensor, dtype: torch.dt
         text: text of the specification in the registry.
         x: features as given to the loss.
         dtype: dtype that x, y and the bank are promoted to.
+        positives: whether positive pairs are to be summed as well.
 
     Raises:
         ValueError: `implementation` is "fused" and there is none; says why.
@@ -48,14 +51,15 @@ def fused_dtype(implementation: str, text: str, x: torch.Tensor, dtype: torch.dt
     if implementation not in ("auto", FUSED):
         return ""
     name = str(dtype).removeprefix("torch.")
-    why = _refusal(text, x.device.type, name, implementation == FUSED) or too_wide(x.shape[1])
+    why = _refusal(text, x.device.type, name, implementation == FUSED, positives)
+    why = why or too_wide(x.shape[1])
     if why and implementation == FUSED:
         raise refused(why)
     return "" if why else name
 
 
 @torch.compiler.assume_constant_result
-def _refusal(text: str, device: str, dtype: str, insisted: bool) -> str:
+def _refusal(text: str, device: str, dtype: str, insisted: bool, positives: bool) -> str:
     """Why features of this kind do not go through the fused routine, or ""."""
     capability = LEAST_CAPABILITY if _interpreted() else _capability(device)
     why = refusal(device, capability, dtype)
@@ -66,7 +70,8 @@ def _refusal(text: str, device: str, dtype: str, insisted: bool) -> str:
     if dtype == "float32" and not insisted and not _tf32():
         return "cuBLAS is better than Triton at products without tensor cores."
     try:
-        triton_source(pairwise_of(text))
+        for positive in (False, True) if positives else (False,):
+            triton_source(pairwise_of(text), positive)
     except TypeError as error:
         return f"The formulas cannot be written in Triton ({error})."
     return ""
