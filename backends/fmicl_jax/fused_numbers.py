@@ -5,6 +5,8 @@ Rows are best sorted by their numbers, so that equal ones meet in few tiles; not
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
@@ -24,8 +26,9 @@ def visited_tiles(rows: jax.Array, columns: jax.Array) -> jax.Array:
     """
     largest_so_far = jax.lax.cummax(columns[1])
     least_from_here = jax.lax.cummin(columns[0], reverse=True)
-    first = jnp.searchsorted(largest_so_far, rows[0])
-    past = jnp.searchsorted(least_from_here, rows[1], side="right")
+    find = partial(jnp.searchsorted, method="compare_all")  # no loop for so few
+    first = find(largest_so_far, rows[0])
+    past = find(least_from_here, rows[1], side="right")
     return jnp.stack((first, past)).astype(jnp.int32)
 
 
