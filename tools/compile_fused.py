@@ -77,16 +77,16 @@ def compiled_pallas(objective, precision, d, kind, gpu, pairs):
     tf32, memory = precision == "tf32", 1024 * GPUS[gpu]
     name = "float32" if tf32 else precision
     plan = Plan(objective.pairwise, True, 0, Fused(name, tf32, 132, memory, False))
-    rows, numbers = (jax.ShapeDtypeStruct((4096, *more), dtype) for more, dtype in (
-        ((d,), "float32"), ((), "int32")))  # fmt: skip
-    numbers = (numbers, numbers) if pairs != "all" else (None, None)
-    weights = jax.ShapeDtypeStruct((4096,), "float32") if pairs == "equal" else None
+    rows, number, weight = (
+        jax.ShapeDtypeStruct(shape, dtype)
+        for shape, dtype in (((4096, d), "float32"), ((4096,), "int32"), ((4096,), "float32"))
+    )
+    given = rows, rows, (None if pairs == "all" else number,) * 2
+    given += (weight if pairs == "equal" else None,)
     sums = jax.jit(
         lambda x, y, *more: block_sums(x, y, plan, kind == "rows", kind == "loss", *more)
     )
-    module = (
-        sums.trace(rows, rows, numbers, weights).lower(lowering_platforms=("cuda",)).compiler_ir()
-    )
+    module = sums.trace(*given).lower(lowering_platforms=("cuda",)).compiler_ir()
     (call,) = operations(module.operation, "custom_call")
     settings = ir.DictAttr(call.attributes["mhlo.backend_config"])
     with _new_ir_context(), tempfile.TemporaryDirectory() as folder:
