@@ -42,18 +42,24 @@ KINDS = {
 }
 #: Those that Pallas's routine has.
 PALLAS_KINDS = ("rows", "loss")
+#: Which pairs count by the numbers of their rows.
+PAIRS = ("all", "different", "equal")
+NUMBERS = ("left_numbers", "right_numbers", "left_ranges", "right_ranges")
 
 
-def compiled(objective, precision, d, kind, gpu):
+def compiled(objective, precision, d, kind, gpu, pairs):
     """The Triton routine of fmicl_torch, compiled, and its tiles."""
     tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     name = "float32" if tf32 else precision
     tiles = tiles_for(d, name, tf32, 1024 * GPUS[gpu], KINDS[kind]["COLUMNS"])
     chunks = -(-d // tiles.width)
-    fixed = fused.constants(objective.pairwise, getattr(torch, name), chunks, tiles) | KINDS[kind]
-    fixed |= {"SKIPS": True, "BIAS": bool(objective.coefficients()[1])}
+    fixed = fused.constants(objective.pairwise, pairs, getattr(torch, name), chunks, tiles)
+    fixed |= KINDS[kind] | {"SKIPS": True, "BIAS": bool(objective.coefficients()[1])}
+    if pairs != "equal":
+        fixed |= {"visited": None} | ({} if pairs == "different" else dict.fromkeys(NUMBERS))
     names = fused_triton.block_sums.arg_names
-    types = dict.fromkeys(names, "*fp32") | dict.fromkeys(fixed, "constexpr")
+    types = dict.fromkeys(names, "*fp32") | dict.fromkeys((*NUMBERS, "visited"), "*i32")
+    types |= dict.fromkeys(fixed, "constexpr")
     types |= dict.fromkeys(("left", "right"), POINTERS[precision])
     types |= dict.fromkeys(("n", "k", "span"), "i32") | dict.fromkeys("ac", "fp32")
     aligned = [name for name in names if types[name].startswith("*")]
@@ -66,14 +72,21 @@ def compiled(objective, precision, d, kind, gpu):
     return triton.compile(source, target=target, options=options), tiles
 
 
-def compiled_pallas(objective, precision, d, kind, gpu):
+def compiled_pallas(objective, precision, d, kind, gpu, pairs):
     """The Pallas routine of fmicl_jax, compiled, and its tiles."""
     tf32, memory = precision == "tf32", 1024 * GPUS[gpu]
     name = "float32" if tf32 else precision
     plan = Plan(objective.pairwise, True, 0, Fused(name, tf32, 132, memory, False))
-    rows = jax.ShapeDtypeStruct((4096, d), "float32")
-    sums = jax.jit(lambda x, y: block_sums(x, y, plan, kind == "rows", kind == "loss"))
-    module = sums.trace(rows, rows).lower(lowering_platforms=("cuda",)).compiler_ir()
+    rows, number, weight = (
+        jax.ShapeDtypeStruct(shape, dtype)
+        for shape, dtype in (((4096, d), "float32"), ((4096,), "int32"), ((4096,), "float32"))
+    )
+    given = rows, rows, (None if pairs == "all" else number,) * 2
+    given += (weight if pairs == "equal" else None,)
+    sums = jax.jit(
+        lambda x, y, *more: block_sums(x, y, plan, kind == "rows", kind == "loss", *more)
+    )
+    module = sums.trace(*given).lower(lowering_platforms=("cuda",)).compiler_ir()
     (call,) = operations(module.operation, "custom_call")
     settings = ir.DictAttr(call.attributes["mhlo.backend_config"])
     with _new_ir_context(), tempfile.TemporaryDirectory() as folder:
@@ -106,16 +119,16 @@ def registers(binary):
     return map(int, re.search(r"REG:(\d+) STACK:(\d+)", text).groups())
 
 
-def show(library, name, objective, precision, d, kind, gpu):
+def show(library, name, objective, precision, d, kind, gpu, pairs="all"):
     """Compile one routine, print its needs, and return whether the GPU can hold it."""
     compile_it = {"torch": compiled, "jax": compiled_pallas}[library]
-    made, tiles = compile_it(objective, precision, d, kind, gpu)
+    made, tiles = compile_it(objective, precision, d, kind, gpu, pairs)
     count, spilled = registers(made.asm["cubin"])
     memory = made.metadata.shared / 1024
     tensor_cores = bool(re.search(r"wgmma|mma\.sync", made.asm["ptx"]))
     fits = memory <= GPUS[gpu]
     print(
-        f"{library:5} sm_{gpu} {name:17} {precision:8} D={d:<5} {kind:8} tiles"
+        f"{library:5} sm_{gpu} {name:17} {precision:8} D={d:<5} {kind:8} {pairs:9} tiles"
         f" {tiles.rows}x{tiles.columns}x{tiles.width}: {count} registers, {spilled} bytes spilled,"
         f" {memory:.0f} KiB shared, {'tensor cores' if tensor_cores else 'no tensor cores'}"
         f"{'' if fits else ' TOO LARGE'}",
@@ -141,15 +154,22 @@ def main():
                 ("torch", "js", js, "bfloat16", 128, "rows", 80),
                 ("torch", "raw", raw, "float32", 100, "full", 90),
                 ("torch", "laplace", laplace, "tf32", 64, "full", 89),
+                ("torch", "js", js, "bfloat16", 128, "triangle", 90, "different"),
+                ("torch", "raw", raw, "float16", 64, "full", 80, "equal"),
                 ("jax", "raw", raw, "bfloat16", 200, "rows", 90),
+                ("jax", "laplace", laplace, "float16", 64, "rows", 80, "equal"),
                 ("jax", "laplace", laplace, "tf32", 64, "loss", 80)]  # fmt: skip
     else:
         jobs = [(library, "js", js, precision, d, kind, gpu)
                 for library, of_library in kinds.items() for gpu in GPUS for precision in POINTERS
                 for d in (5, 64, 100, 128, 256, 512, 1024) for kind in of_library]  # fmt: skip
-        jobs += [(library, name, objective, "bfloat16", 128, kind, 90)
+        jobs += [(library, name, objective, "bfloat16", 128, kind, 90, pairs)
                  for library, kind in (("torch", "full"), ("jax", "rows"))
-                 for name, objective in objectives.items()]  # fmt: skip
+                 for name, objective in objectives.items()
+                 for pairs in ("all", "equal")]  # fmt: skip
+        jobs += [(library, "js", js, precision, d, kind, gpu, pairs)
+                 for library, of_library in kinds.items() for gpu in GPUS for precision in POINTERS
+                 for d in (128, 512) for kind in of_library for pairs in PAIRS[1:]]  # fmt: skip
     fits = [show(*job) for job in jobs if arguments.library in (None, job[0])]
     print(f"{sum(fits)} of {len(fits)} routines fit")
     sys.exit(0 if all(fits) else 1)

@@ -32,8 +32,9 @@ TF32 = ("tensorfloat32", "TF32_TF32_F32")
 
 
 def fused_for(
-    implementation: str, pairwise: Pairwise, x: jax.Array, dtype: str, n: int, k: int
-) -> Fused | None:
+    implementation: str, pairwise: Pairwise, x: jax.Array, dtype: str, n: int, k: int,
+    positives: bool = False,
+) -> Fused | None:  # fmt: skip
     """How the fused routine is made for blocks of at most n x k pairs, or None if it is not used.
 
     Args:
@@ -44,6 +45,7 @@ def fused_for(
         dtype: dtype that x, y and the bank are promoted to.
         n: number of rows.
         k: number of columns.
+        positives: whether positive pairs are to be summed as well.
 
     Raises:
         ValueError: `implementation` is "fused" and there is none; says why.
@@ -55,7 +57,8 @@ def fused_for(
     why = _refusal(device, fused.dtype) or too_wide(x.shape[1]) or _too_many(max(n, k), x.shape[1])
     if not why and implementation == "auto" and fused.dtype == "float32" and not fused.tf32:
         return None  # cuBLAS is better than Triton at products without tensor cores
-    why = why or _formulas_refused(pairwise)
+    for positive in (False, True) if positives else (False,):
+        why = why or _formulas_refused(pairwise, positive)
     if why and implementation == FUSED:
         raise refused(why)
     return None if why else fused
@@ -105,12 +108,12 @@ def _tf32() -> bool:
 
 
 @lru_cache(maxsize=256)
-def _formulas_refused(pairwise: Pairwise) -> str:
-    """Why the formulas of a pair cannot be written in Triton, or ""."""
-    from fmicl_jax.fused_pallas import lower_formulas  # imports Pallas
+def _formulas_refused(pairwise: Pairwise, positive: bool) -> str:
+    """Why the formulas of a negative or a positive pair cannot be written in Triton, or ""."""
+    from fmicl_jax.fused_formulas import lower_formulas  # imports Pallas
 
     try:
-        lower_formulas(pairwise)
+        lower_formulas(pairwise, positive)
     except Exception as error:  # whatever a formula of a user's own raises, or Pallas of it
         first = str(error).strip().splitlines()[:1]
         return f"Pallas cannot write the formulas ({': '.join([type(error).__name__, *first])})."

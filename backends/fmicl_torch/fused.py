@@ -29,10 +29,13 @@ from fmicl_core.fused import (
     too_wide,
 )
 from fmicl_torch.fused_formulas import triton_source
+from fmicl_torch.fused_numbers import tile_ranges, visited_tiles, weights_by_number
 from fmicl_torch.registry import pairwise_of
 
 
-def fused_dtype(implementation: str, text: str, x: torch.Tensor, dtype: torch.dtype) -> str:
+def fused_dtype(
+    implementation: str, text: str, x: torch.Tensor, dtype: torch.dtype, positives: bool = False
+) -> str:
     """The dtype of the fused products, or "" where no fused routine takes such features.
 
     Args:
@@ -40,6 +43,7 @@ def fused_dtype(implementation: str, text: str, x: torch.Tensor, dtype: torch.dt
         text: text of the specification in the registry.
         x: features as given to the loss.
         dtype: dtype that x, y and the bank are promoted to.
+        positives: whether positive pairs are to be summed as well.
 
     Raises:
         ValueError: `implementation` is "fused" and there is none; says why.
@@ -47,14 +51,15 @@ def fused_dtype(implementation: str, text: str, x: torch.Tensor, dtype: torch.dt
     if implementation not in ("auto", FUSED):
         return ""
     name = str(dtype).removeprefix("torch.")
-    why = _refusal(text, x.device.type, name, implementation == FUSED) or too_wide(x.shape[1])
+    why = _refusal(text, x.device.type, name, implementation == FUSED, positives)
+    why = why or too_wide(x.shape[1])
     if why and implementation == FUSED:
         raise refused(why)
     return "" if why else name
 
 
 @torch.compiler.assume_constant_result
-def _refusal(text: str, device: str, dtype: str, insisted: bool) -> str:
+def _refusal(text: str, device: str, dtype: str, insisted: bool, positives: bool) -> str:
     """Why features of this kind do not go through the fused routine, or ""."""
     capability = LEAST_CAPABILITY if _interpreted() else _capability(device)
     why = refusal(device, capability, dtype)
@@ -65,7 +70,8 @@ def _refusal(text: str, device: str, dtype: str, insisted: bool) -> str:
     if dtype == "float32" and not insisted and not _tf32():
         return "cuBLAS is better than Triton at products without tensor cores."
     try:
-        triton_source(pairwise_of(text))
+        for positive in (False, True) if positives else (False,):
+            triton_source(pairwise_of(text), positive)
     except TypeError as error:
         return f"The formulas cannot be written in Triton ({error})."
     return ""
@@ -94,6 +100,7 @@ class Launch(NamedTuple):
     skips_diagonal: bool
     dtype: torch.dtype
     atomic: bool
+    pairs: str = "all"  # that count by their numbers; or "different", "equal"
 
 
 class Sums(NamedTuple):
@@ -106,9 +113,24 @@ class Sums(NamedTuple):
     mass_right: torch.Tensor | None
 
 
+class Side(NamedTuple):
+    """The rows on one side of a block, as a launch takes them.
+
+    Args:
+        rows: features (N, D), padded to the width of the tiles, in the dtype of the products.
+        bias: numbers (N,) to add to z, or none where z has no squared lengths.
+        numbers: numbers (N,) of the rows, int32, or None.
+    """
+
+    rows: torch.Tensor
+    bias: torch.Tensor
+    numbers: torch.Tensor | None
+
+
 def fused_sums(
-    left: torch.Tensor, right: torch.Tensor | None, launch: Launch, grad: bool, columns: bool
-) -> Sums:
+    left: torch.Tensor, right: torch.Tensor | None, launch: Launch, grad: bool, columns: bool,
+    numbers: tuple[torch.Tensor, torch.Tensor] | None = None, weights: torch.Tensor | None = None,
+) -> Sums:  # fmt: skip
     """The sums of one block in one launch, or in two where atomics must not be used.
 
     Atomic additions come in any order, so that gradients differ between runs in their last digits.
@@ -122,22 +144,36 @@ def fused_sums(
         launch: settings that all launches of a block share.
         grad: whether gradients are wanted at all.
         columns: whether the gradient in right is wanted.
+        numbers: numbers (N,) and (K,) of the rows on either side, int32; pairs with equal numbers
+            count as 0. None: all pairs count.
+        weights: weights (N,) of the rows of left, equal for equal numbers. If given, pairs with
+            equal numbers are all that count, as positive pairs: their scores, times the weight.
     """
-    symmetric = right is None
-    others = left if right is None else right
     b = launch.pairwise.coefficients()[1]
     dtype = str(launch.dtype).removeprefix("torch.")
     tiles = tiles_for(left.shape[1], dtype, _tf32(), _facts(left)[1], launch.atomic and grad)
-    x = _padded(left, launch.dtype, tiles.width)
-    y = x if symmetric else _padded(others, launch.dtype, tiles.width)
-    bias_x = b * left.square().sum(dim=1) if b else left.new_empty(0)
-    bias_y = bias_x if symmetric else b * others.square().sum(dim=1) if b else bias_x
-    both = grad and columns and not symmetric
-    total, grad_x, mass_x, grad_y, mass_y = _launch(
-        x, y, bias_x, bias_y, launch, tiles, symmetric, grad, both and launch.atomic
+    both = grad and columns and right is not None
+    own, others = (None, None) if numbers is None else numbers
+    if numbers is not None:
+        launch = launch._replace(pairs="different" if weights is None else "equal")
+
+    def side(rows: torch.Tensor, numbers: torch.Tensor | None) -> Side:
+        bias = b * rows.square().sum(dim=1) if b else rows.new_empty(0)
+        return Side(_padded(rows, launch.dtype, tiles.width), bias, numbers)
+
+    x = side(left, own)
+    y = x if right is None else side(right, others)
+    totals, grad_x, mass_x, grad_y, mass_y = _launch(
+        x, y, launch, tiles, grad, both and launch.atomic
     )
     if both and not launch.atomic:
-        _, grad_y, mass_y, _, _ = _launch(y, x, bias_y, bias_x, launch, tiles, False, True, False)
+        _, grad_y, mass_y, _, _ = _launch(y, x, launch, tiles, True, False)
+    if weights is not None:  # equal for equal numbers, so that a row's is that of all its pairs
+        totals = totals * weights
+        _weigh(weights, grad_x, mass_x)
+        if both:
+            _weigh(weights_by_number(others, own, weights), grad_y, mass_y)
+    total = totals.sum(dtype=torch.float64)
     grad_x, grad_y = (g[..., : left.shape[1]].contiguous() for g in (grad_x, grad_y))
     return Sums(total, grad_x, grad_y, mass_x if b else None, mass_y if b else None)
 
@@ -150,12 +186,12 @@ def _padded(rows: torch.Tensor, dtype: torch.dtype, width: int) -> torch.Tensor:
 
 
 def _launch(
-    x: torch.Tensor, y: torch.Tensor, bias_x: torch.Tensor, bias_y: torch.Tensor,
-    launch: Launch, tiles: Tiles, symmetric: bool, grad: bool, columns: bool,
-) -> tuple[torch.Tensor, ...]:  # fmt: skip
-    """Total, gradient and mass of x, and of y those two where `columns` asks for them or y is x."""
+    left: Side, right: Side, launch: Launch, tiles: Tiles, grad: bool, columns: bool
+) -> tuple[torch.Tensor, ...]:
+    """Totals of the rows of left, gradient, mass; those of right too if `columns` or it is left."""
     from fmicl_torch import fused_triton as triton  # imports Triton
 
+    x, y, symmetric, biased = left.rows, right.rows, right is left, left.bias.numel() > 0
     (n, d), k = x.shape, len(y)
     triangle = symmetric and (launch.atomic or not grad)
     atomic = grad and launch.atomic
@@ -163,33 +199,52 @@ def _launch(
     chunks = d // tiles.width
     parts = parts_for(_facts(x)[0], n, k, chunks, tiles)
     span = -(-k // (tiles.columns * parts)) * tiles.columns
-    totals = bias_x.new_empty(parts, n)
+    totals = left.bias.new_empty(parts, n)
     lead = () if atomic or not grad else (parts,)
-    new = bias_x.new_zeros if atomic else bias_x.new_empty
-    biased = bias_x.numel() > 0
-    grad_x = new(*lead, n, d) if grad else bias_x.new_empty(0)
-    mass_x = new(*lead, n) if grad and biased else bias_x.new_empty(0)
+    new = totals.new_zeros if atomic else totals.new_empty
+    grad_x = new(*lead, n, d) if grad else totals.new_empty(0)
+    mass_x = new(*lead, n) if grad and biased else totals.new_empty(0)
     grad_y, mass_y = grad_x, mass_x
     if columns and not symmetric:
-        grad_y = bias_x.new_zeros(k, d)
-        mass_y = bias_x.new_zeros(k) if biased else mass_x
+        grad_y = totals.new_zeros(k, d)
+        mass_y = totals.new_zeros(k) if biased else mass_x
     a, _, c = launch.pairwise.coefficients()
     grid = -(-n // tiles.rows), parts, chunks if grad else 1
     with torch.cuda.device(x.device) if x.device.type == "cuda" else nullcontext():
         triton.block_sums[grid](
-            x, y, bias_x, bias_y, totals, grad_x, grad_y, mass_x, mass_y, n, k, span, a, c,
-            **constants(launch.pairwise, x.dtype, chunks, tiles),
+            x, y, left.bias, right.bias, *_places(left, right, launch.pairs, tiles),
+            totals, grad_x, grad_y, mass_x, mass_y, n, k, span, a, c,
+            **constants(launch.pairwise, launch.pairs, x.dtype, chunks, tiles),
             TRIANGLE=triangle, SKIPS=launch.skips_diagonal, GRAD=grad, ATOMIC=atomic,
             COLUMNS=columns, BIAS=biased, num_warps=tiles.warps, num_stages=tiles.stages,
         )  # fmt: skip
-    total = totals.sum(dtype=torch.float64) * (2.0 if triangle else 1.0)
     if lead:
         grad_x = grad_x.sum(dim=0) if parts > 1 else grad_x[0]
         mass_x = mass_x.sum(dim=0) if biased else mass_x
-    return total, grad_x, mass_x, grad_y, mass_y
+    totals = 2.0 * totals if triangle else totals
+    return totals, grad_x, mass_x, grad_y, mass_y
 
 
-def constants(pairwise: Pairwise, dtype: torch.dtype, chunks: int, tiles: Tiles) -> dict[str, Any]:
+def _places(left: Side, right: Side, pairs: str, tiles: Tiles) -> tuple[torch.Tensor | None, ...]:
+    """What `block_sums` has to know of the numbers of the rows."""
+    if left.numbers is None or right.numbers is None:
+        return (None,) * 5
+    ranges = tile_ranges(left.numbers, tiles.rows), tile_ranges(right.numbers, tiles.columns)
+    visited = visited_tiles(*ranges) if pairs == "equal" else None
+    return left.numbers, right.numbers, *ranges, visited
+
+
+def _weigh(weights: torch.Tensor, grad: torch.Tensor, mass: torch.Tensor) -> None:
+    """Scale the gradient and the mass of rows, or what is empty of them, by the rows' weights."""
+    if grad.numel():
+        grad.mul_(weights[:, None])
+    if mass.numel():
+        mass.mul_(weights)
+
+
+def constants(
+    pairwise: Pairwise, pairs: str, dtype: torch.dtype, chunks: int, tiles: Tiles
+) -> dict[str, Any]:
     """The constants that the fused routine is compiled for, apart from the kind of block."""
     import triton.language as tl
 
@@ -197,7 +252,8 @@ def constants(pairwise: Pairwise, dtype: torch.dtype, chunks: int, tiles: Tiles)
 
     tf32 = dtype != torch.float32 or _tf32()
     return {
-        "EVALUATE": triton.evaluator(triton_source(pairwise)),
+        "EVALUATE": triton.evaluator(triton_source(pairwise, pairs == "equal")),
+        "PAIRS": pairs,
         "ROWS": tiles.rows, "COLS": tiles.columns, "WIDTH": tiles.width,
         "CHUNKS": chunks,
         # Weights can leave the range of float16; tf32 has its digits and the range of float32.

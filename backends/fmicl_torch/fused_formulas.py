@@ -33,8 +33,12 @@ PRODUCTS = 8
 
 
 @lru_cache(maxsize=256)
-def triton_source(pairwise: Pairwise) -> str:
-    """Source of `evaluate(z)`, which returns a negative pair's excess and its slope in z.
+def triton_source(pairwise: Pairwise, positive: bool = False) -> str:
+    """Source of `evaluate(z)`, which returns a pair's value and its slope in z.
+
+    Args:
+        pairwise: the specification.
+        positive: whether the value is the score of a positive pair, not the excess of a negative.
 
     Raises:
         TypeError: the formulas use something else than `Ops` and arithmetic; says what.
@@ -42,14 +46,18 @@ def triton_source(pairwise: Pairwise) -> str:
     steps: dict[str, str] = {}
     calls = {name: partial(_call, steps, form) for name, form in CALLS.items()}
     try:
-        results = pairwise.excess_total_and_slope(Symbol("z", steps), Ops(name="triton", **calls))
+        z, ops = Symbol("z", steps), Ops(name="triton", **calls)
+        if positive:
+            results = pairwise.positive(z, ops), pairwise.positive_slope(z, ops)
+        else:
+            results = pairwise.excess_total_and_slope(z, ops)
         # Adding 0 z makes a tile of a result that is the same number for every pair.
-        excess, slope = (r if isinstance(r, Symbol) else 0.0 * Symbol("z", steps) + r
+        value, slope = (r if isinstance(r, Symbol) else 0.0 * Symbol("z", steps) + r
                           for r in results)  # fmt: skip
     except Exception as error:  # whatever a formula of a user's own raises on a symbol
         raise TypeError(f"{type(error).__name__}: {error}") from error
     lines = [f"    {name} = {text}" for text, name in steps.items()]
-    return "\n".join(["def evaluate(z):", *lines, f"    return {excess.name}, {slope.name}", ""])
+    return "\n".join(["def evaluate(z):", *lines, f"    return {value.name}, {slope.name}", ""])
 
 
 def _call(steps: dict[str, str], form: str, x: Any) -> Symbol:

@@ -87,18 +87,18 @@ def product(x, y, z, PRECISION: tl.constexpr, WIDEN: tl.constexpr):  # type: ign
 
 @triton.jit
 def block_sums(  # type: ignore[no-untyped-def]
-    left, right, left_bias, right_bias, totals, grad_left, grad_right, mass_left, mass_right,
-    n, k, span, a, c,
-    EVALUATE: tl.constexpr, TRIANGLE: tl.constexpr, SKIPS: tl.constexpr, GRAD: tl.constexpr,
-    ATOMIC: tl.constexpr, COLUMNS: tl.constexpr, BIAS: tl.constexpr,
+    left, right, left_bias, right_bias, left_numbers, right_numbers, left_ranges, right_ranges,
+    visited, totals, grad_left, grad_right, mass_left, mass_right, n, k, span, a, c,
+    EVALUATE: tl.constexpr, PAIRS: tl.constexpr, TRIANGLE: tl.constexpr, SKIPS: tl.constexpr,
+    GRAD: tl.constexpr, ATOMIC: tl.constexpr, COLUMNS: tl.constexpr, BIAS: tl.constexpr,
     ROWS: tl.constexpr, COLS: tl.constexpr, WIDTH: tl.constexpr, CHUNKS: tl.constexpr,
     OPERAND: tl.constexpr, PRECISION: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
     """Sums over the pairs (left_i, right_j), one program per ROWS rows, part of the columns, chunk.
 
     z = a (left @ right.T) + left_bias[:, None] + right_bias + c        # biases only with BIAS
-    excess, weight = EVALUATE(z)                                        # 0 for pairs left out
-    totals = excess.sum(dim=1)
+    value, weight = EVALUATE(z)                                         # 0 for pairs left out
+    totals = value.sum(dim=1)
     grad_left, mass_left = weight @ right, weight.sum(dim=1)            # with GRAD
     grad_right, mass_right = weight.T @ left, weight.sum(dim=0)         # with COLUMNS
 
@@ -109,10 +109,16 @@ def block_sums(  # type: ignore[no-untyped-def]
         left, right: features (n, D) and (k, D), D = WIDTH CHUNKS, contiguous, in the dtype of
             the first product.
         left_bias, right_bias: numbers (n,) and (k,) to add to z; float32, as are all sums.
-        totals: sums of a row's excesses, (parts, n).
+        left_numbers, right_numbers: numbers (n,) and (k,) of the rows, int32. With PAIRS "all" they
+            and the next three are None.
+        left_ranges, right_ranges: least and largest number in every tile, (2, tiles).
+        visited: first tile of columns and one past the last in which a tile of rows may have pairs
+            with equal numbers, (2, tiles of rows); None unless PAIRS is "equal".
+        totals: sums of a row's values, (parts, n).
         grad_left, mass_left: sums (n, D) and (n,), zeros at first, with ATOMIC; else (parts, n, D)
             and (parts, n).
         grad_right, mass_right: sums (k, D) and (k,), zeros at first. With TRIANGLE, those of left.
+        PAIRS: which pairs count by their numbers: "all", "different" or "equal".
         TRIANGLE: whether right is left, and only the pairs i < j count.
         SKIPS: whether pairs with i = j are left out.
         OPERAND: dtype in which the weights enter the second product.
@@ -127,8 +133,15 @@ def block_sums(  # type: ignore[no-untyped-def]
     last = tl.minimum(first + span, k)
     if TRIANGLE:
         first = tl.maximum(first, block * ROWS // COLS * COLS)
+    if PAIRS == "equal":
+        first = tl.maximum(first, tl.load(visited + block) * COLS)
+        last = tl.minimum(last, tl.load(visited + tl.cdiv(n, ROWS) + block) * COLS)
     tiles = tl.cdiv(tl.maximum(last - first, 0), COLS)
     mine = load(left, rows, own, n, D)
+    if PAIRS != "all":
+        numbers = tl.load(left_numbers + rows, mask=rows < n, other=0)
+        least = tl.load(left_ranges + block)
+        largest = tl.load(left_ranges + tl.cdiv(n, ROWS) + block)
     total = tl.zeros((ROWS,), tl.float32)
     mass = tl.zeros((ROWS,), tl.float32)
     grad = tl.zeros((ROWS, WIDTH), tl.float32)
@@ -137,46 +150,61 @@ def block_sums(  # type: ignore[no-untyped-def]
         if COLUMNS:  # programs that run together add to different columns
             step = (turn + block) % tiles
         start = first + step * COLS
-        cols = start + tl.arange(0, COLS)
-        theirs = load(right, cols, own, k, D)
-        if CHUNKS == 1:
-            z = product(mine, tl.trans(theirs), None, PRECISION, WIDEN)
-        else:
-            z = tl.zeros((ROWS, COLS), tl.float32)
-            for piece in range(CHUNKS):
-                some = piece * WIDTH + tl.arange(0, WIDTH)
-                x = load(left, rows, some, n, D)
-                y = load(right, cols, some, k, D)
-                z = product(x, tl.trans(y), z, PRECISION, WIDEN)
-        z = a * z + c
-        if BIAS:
-            z += tl.load(left_bias + rows, mask=rows < n, other=0.0)[:, None]
-            z += tl.load(right_bias + cols, mask=cols < k, other=0.0)[None, :]
-        excess, weight = EVALUATE(z)
-        edge = (start + COLS > k) | (block * ROWS + ROWS > n)
-        if SKIPS:
-            edge = edge | ((start < block * ROWS + ROWS) & (start + COLS > block * ROWS))
-        if edge:
-            counts = (rows < n)[:, None] & (cols < k)[None, :]
-            if TRIANGLE:
-                counts = counts & (rows[:, None] < cols[None, :])
-            elif SKIPS:
-                counts = counts & (rows[:, None] != cols[None, :])
-            excess = tl.where(counts, excess, 0.0)
-            weight = tl.where(counts, weight, 0.0)
-        total += tl.sum(excess, 1)
-        if GRAD:
-            operand = weight.to(OPERAND)
-            grad = product(operand, theirs.to(OPERAND), grad, PRECISION, WIDEN)
-            if BIAS:  # of the same rounded weights, because the two parts of a gradient cancel
-                weight = operand.to(tl.float32)
-                mass += tl.sum(weight, 1)
-            if COLUMNS:
-                update = product(tl.trans(operand), mine.to(OPERAND), None, PRECISION, WIDEN)
-                add(grad_right, cols, own, k, D, update)
-                if BIAS:
-                    counted = (cols < k) & (chunk == 0)
-                    tl.atomic_add(mass_right + cols, tl.sum(weight, 0), counted, sem="relaxed")
+        visit = True
+        if PAIRS != "all":
+            tile = right_ranges + start // COLS
+            meets = (tl.load(tile) <= largest) & (tl.load(tile + tl.cdiv(k, COLS)) >= least)
+            if PAIRS == "equal":
+                visit = meets
+        if visit:
+            cols = start + tl.arange(0, COLS)
+            theirs = load(right, cols, own, k, D)
+            if CHUNKS == 1:
+                z = product(mine, tl.trans(theirs), None, PRECISION, WIDEN)
+            else:
+                z = tl.zeros((ROWS, COLS), tl.float32)
+                for piece in range(CHUNKS):
+                    some = piece * WIDTH + tl.arange(0, WIDTH)
+                    x = load(left, rows, some, n, D)
+                    y = load(right, cols, some, k, D)
+                    z = product(x, tl.trans(y), z, PRECISION, WIDEN)
+            z = a * z + c
+            if BIAS:
+                z += tl.load(left_bias + rows, mask=rows < n, other=0.0)[:, None]
+                z += tl.load(right_bias + cols, mask=cols < k, other=0.0)[None, :]
+            value, weight = EVALUATE(z)
+            edge = (start + COLS > k) | (block * ROWS + ROWS > n)
+            if SKIPS:
+                edge = edge | ((start < block * ROWS + ROWS) & (start + COLS > block * ROWS))
+            if PAIRS != "all":
+                edge = edge | meets
+            if edge:
+                counts = (rows < n)[:, None] & (cols < k)[None, :]
+                if TRIANGLE:
+                    counts = counts & (rows[:, None] < cols[None, :])
+                elif SKIPS:
+                    counts = counts & (rows[:, None] != cols[None, :])
+                if PAIRS != "all":
+                    others = tl.load(right_numbers + cols, mask=cols < k, other=0)
+                    if PAIRS == "equal":
+                        counts = counts & (numbers[:, None] == others[None, :])
+                    else:
+                        counts = counts & (numbers[:, None] != others[None, :])
+                value = tl.where(counts, value, 0.0)
+                weight = tl.where(counts, weight, 0.0)
+            total += tl.sum(value, 1)
+            if GRAD:
+                operand = weight.to(OPERAND)
+                grad = product(operand, theirs.to(OPERAND), grad, PRECISION, WIDEN)
+                if BIAS:  # of the same rounded weights, because the two parts of a gradient cancel
+                    weight = operand.to(tl.float32)
+                    mass += tl.sum(weight, 1)
+                if COLUMNS:
+                    update = product(tl.trans(operand), mine.to(OPERAND), None, PRECISION, WIDEN)
+                    add(grad_right, cols, own, k, D, update)
+                    if BIAS:
+                        counted = (cols < k) & (chunk == 0)
+                        tl.atomic_add(mass_right + cols, tl.sum(weight, 0), counted, sem="relaxed")
     line = part.to(tl.int64) * n
     inside = (rows < n) & (chunk == 0)
     tl.store(totals + line + rows, total, inside)

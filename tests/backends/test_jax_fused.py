@@ -107,7 +107,7 @@ def test_half_precision_costs_what_its_rounding_does(dtype, normalize, draw, err
 
 @collapsing
 def test_pallas_can_write_every_formula_in_triton(case):
-    assert fused._formulas_refused(case.objective.pairwise) == ""
+    assert [fused._formulas_refused(case.objective.pairwise, p) for p in (False, True)] == [""] * 2
 
 
 @pytest.mark.parametrize(
@@ -136,6 +136,66 @@ def test_features_far_from_0_lose_no_digits_of_the_gradient(draw, errors):
     objective = FMICL("js", Gaussian(2.0), negatives="all", normalize=False)
     _, gradient = errors(objective, 0.5 * x + 10.0, 0.5 * y + 10.0, dtype="bfloat16")
     assert gradient < GRADIENT["bfloat16"]
+
+
+def mean_by_hand(how, x, y, counts, pairs):
+    """Mean over so many pairs, each counted so many times, and its gradients; float64."""
+    a, b, c = how.pairwise.coefficients()
+    x, y = np.float64(x), np.float64(y)
+    z = a * x @ y.T + b * ((x**2).sum(1)[:, None] + (y**2).sum(1)) + c
+    positive = counts.dtype.kind == "f"
+    value = how.pairwise.positive(z) if positive else how.pairwise.excess(z)
+    slope = how.pairwise.positive_slope(z) if positive else how.pairwise.excess_and_slope(z)[1]
+    counts = counts * ~np.eye(*z.shape, dtype=bool) / pairs
+    weight = counts * slope
+    in_x = a * weight @ y + 2.0 * b * weight.sum(1)[:, None] * x
+    in_y = a * weight.T @ x + 2.0 * b * weight.sum(0)[:, None] * y
+    return (counts * value).sum(), in_x, in_y
+
+
+@pytest.mark.parametrize(
+    ("positive", "normalize", "is_sorted"),
+    [(True, False, False), (True, True, True), (False, False, True)],
+)
+def test_pairs_by_the_numbers_of_their_rows(positive, normalize, is_sorted, set_tiles, draw):
+    """Means over pairs with different numbers, and weighted ones over pairs with equal ones."""
+    set_tiles()
+    facts = plan.Fused("float32", False, 2, Tiles(16, 16, 16, 4, 1), True)
+    how = plan.Plan(FMICL("js", normalize=normalize).pairwise, True, 0, facts)
+    run = jax.jit(fused_pallas.fused_mean_and_gradients, static_argnums=(2, 3))
+    rng = np.random.default_rng(3)
+    x, _, y = (v.astype(np.float32) for v in draw(0, 49, 5, 25))
+    numbers = [np.sort(rng.integers(0, 20, size)).astype(np.int32) for size in (49, 25)]
+    if not is_sorted:
+        numbers = [np.roll(n, 18) for n in numbers]
+    by_number = rng.uniform(0.1, 1.0, 20).astype(np.float32)
+    for right, sides in ((None, (numbers[0], None)), (y, tuple(numbers))):
+        others, theirs = (x, numbers[0]) if right is None else (y, numbers[1])
+        weights = by_number[numbers[0]] if positive else None
+        counts = numbers[0][:, None] == theirs
+        counts = counts * weights[:, None] if positive else ~counts
+        pairs = 49 if positive else 49 * (len(others) - 1)
+        want, in_x, in_y = mean_by_hand(how, x, others, counts, pairs)
+        got, (grad_x, grad_y) = run(x, right, how, (True, True), sides, weights)
+        if right is None:
+            in_x, got = in_x + in_y, [got, run(x, right, how, (False, False), sides, weights)[0]]
+        else:
+            np.testing.assert_allclose(grad_y, in_y, rtol=1e-4, atol=1e-5 * abs(in_y).max())
+        np.testing.assert_allclose(got, want, rtol=1e-5)
+        np.testing.assert_allclose(grad_x, in_x, rtol=1e-4, atol=1e-5 * abs(in_x).max())
+
+
+def test_tiles_without_equal_numbers_are_not_visited(set_tiles, draw):
+    """Not a number of theirs is looked at: it would spread over the gradients of other rows."""
+    set_tiles()
+    facts = plan.Fused("float32", False, 2, Tiles(16, 16, 16, 4, 1), True)
+    how = plan.Plan(FMICL("js").pairwise, True, 0, facts)
+    x = jnp.asarray(draw(0, 64)[0], jnp.float32).at[32:48].set(jnp.nan)
+    numbers, ones = jnp.arange(64, dtype=jnp.int32) // 4, jnp.ones(64)
+    run = jax.jit(fused_pallas.fused_mean_and_gradients, static_argnums=(2, 3))
+    _, (gradient, _) = run(x, None, how, (True, False), (numbers, None), ones)
+    finite = jnp.isfinite(gradient).all(axis=1)
+    assert jnp.array_equal(finite, (numbers < 8) | (numbers >= 12))
 
 
 @pytest.mark.parametrize("negatives", NEGATIVES)

@@ -83,6 +83,66 @@ def test_features_far_from_0_lose_no_digits_of_the_gradient(atomic, errors, dete
     assert gradient < GRADIENT["bfloat16"]
 
 
+def sums_by_hand(pairwise, x, y, counts, positive, skips):
+    """Sum over the pairs that count, each so many times, and its gradients; float64."""
+    a, b, c = pairwise.coefficients()
+    x, y = x.double().numpy(), y.double().numpy()
+    z = a * x @ y.T + b * ((x**2).sum(1)[:, None] + (y**2).sum(1)) + c
+    value, slope = (
+        (pairwise.positive(z), pairwise.positive_slope(z)) if positive
+        else pairwise.excess_and_slope(z)
+    )  # fmt: skip
+    counts = counts * ~np.eye(*z.shape, dtype=bool) if skips else counts
+    weight = counts * slope
+    return (
+        (counts * value).sum(),
+        a * weight @ y + 2.0 * b * weight.sum(1)[:, None] * x,
+        a * weight.T @ x + 2.0 * b * weight.sum(0)[:, None] * y,
+    )
+
+
+@pytest.mark.parametrize("atomic", [True, False], ids=["atomic", "deterministic"])
+@pytest.mark.parametrize("positive", [True, False], ids=["equal", "different"])
+@pytest.mark.parametrize(("normalize", "is_sorted"), [(False, True), (True, False)])
+def test_pairs_by_the_numbers_of_their_rows(normalize, is_sorted, positive, atomic):
+    """Sums over pairs with different numbers, and weighted ones over pairs with equal ones."""
+    pairwise = FMICL("js", normalize=normalize).pairwise
+    launch = fused.Launch(pairwise, True, torch.float32, atomic)
+    rng = np.random.default_rng(3)
+    x, _, y = features(49, 5, 25)
+    numbers = [np.sort(rng.integers(0, 20, size)) for size in (49, 25)]
+    if not is_sorted:
+        numbers = [np.roll(n, 18) for n in numbers]
+    by_number = rng.uniform(0.1, 1.0, 20).astype(np.float32)
+    for right, sides in ((None, (numbers[0],) * 2), (y, numbers)):
+        equal = sides[0][:, None] == sides[1]
+        counts = equal * by_number[sides[0]][:, None] if positive else ~equal
+        others = x if right is None else right
+        want = sums_by_hand(pairwise, x, others, counts, positive, skips=True)
+        given = tuple(torch.tensor(n, dtype=torch.int32) for n in sides)
+        weights = torch.tensor(by_number[sides[0]]) if positive else None
+        value = fused.fused_sums(x, right, launch, False, False, given, weights)
+        got = fused.fused_sums(x, right, launch, True, right is not None, given, weights)
+        assert [v.total.item() for v in (value, got)] == pytest.approx([want[0]] * 2, rel=1e-5)
+        tiled._scale(got.grad_left, got.mass_left, x, pairwise, 1.0)
+        np.testing.assert_allclose(got.grad_left, want[1], rtol=1e-4, atol=1e-4)
+        if right is not None:
+            tiled._scale(got.grad_right, got.mass_right, y, pairwise, 1.0)
+            np.testing.assert_allclose(got.grad_right, want[2], rtol=1e-4, atol=1e-4)
+
+
+def test_tiles_without_equal_numbers_are_not_visited():
+    """Not a number of theirs is looked at: it would spread over the gradients of other rows."""
+    x, *_ = features(64)
+    x[32:48] = float("nan")
+    numbers = torch.arange(64, dtype=torch.int32) // 4
+    launch = fused.Launch(FMICL("js").pairwise, True, torch.float32, True)
+    for right in (None, x.clone()):
+        got = fused.fused_sums(x, right, launch, True, True, (numbers,) * 2, torch.ones(64))
+        finite = got.grad_left.isfinite().all(dim=1)
+        assert torch.equal(finite, (numbers < 8) | (numbers >= 12))
+
+
 @pytest.mark.parametrize("negatives", NEGATIVES)
 def test_the_deterministic_pass_repeats_and_equals_atomics(negatives, deterministic):
     x, y, _ = features(40, 10)

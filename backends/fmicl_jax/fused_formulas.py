@@ -1,0 +1,46 @@
+"""The specification as Pallas takes it: its formulas of a single pair, for every pair of a tile."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plgpu
+
+from fmicl_core import Pairwise
+from fmicl_core.ops import Ops
+from fmicl_jax.ops import JAX
+
+#: The functions of the specification for a single pair, whose sum is itself.
+ONE_PAIR = Ops(
+    **{name: getattr(JAX, name) for name in Ops.__dataclass_fields__}
+    | {"name": "pallas", "expm1": jnp.expm1, "sum": lambda x: x, "sum_log": jnp.log}
+)
+
+
+def evaluate(pairwise: Pairwise, z: jax.Array, positive: bool) -> tuple[jax.Array, jax.Array]:
+    """Excess, or score if positive, and slope of every pair, from the formulas of one."""
+
+    def one_pair(z: jax.Array) -> tuple[jax.Array, jax.Array]:
+        if positive:
+            return pairwise.positive(z, ONE_PAIR), pairwise.positive_slope(z, ONE_PAIR)
+        return pairwise.excess_total_and_slope(z, ONE_PAIR)
+
+    value, slope = jax.vmap(jax.vmap(one_pair))(z)
+    return value, slope
+
+
+def lower_formulas(pairwise: Pairwise, positive: bool) -> None:
+    """Have Pallas write the formulas of a tile in Triton; raises whatever it or they raise."""
+
+    def program(given: Any, value: Any, slope: Any) -> None:
+        value[...], slope[...] = evaluate(pairwise, given[...], positive)
+
+    def call(given: jax.Array) -> Any:
+        shapes = jax.eval_shape(lambda x: (x, x), given)  # right inside jax.shard_map as well
+        return pl.pallas_call(program, shapes, compiler_params=plgpu.CompilerParams())(given)
+
+    tile = jax.ShapeDtypeStruct((16, 16), jnp.float32)
+    jax.jit(call).trace(tile).lower(lowering_platforms=("cuda",))
