@@ -116,11 +116,11 @@ def sort_rows(
         weights: (N,) weights of the rows of x, or None.
     """
     own = torch.argsort(numbers["x"], stable=True)
-    orders = {"x": own, "y": own}
+    orders, ranked = {"x": own, "y": own}, dict.fromkeys(("x", "y"), numbers["x"][own])
     if "bank" in numbers:
         orders["bank"] = torch.argsort(numbers["bank"], stable=True)
+        ranked["bank"] = numbers["bank"][orders["bank"]]
     moved = {k: v.index_select(0, orders[k]) if k in orders else v for k, v in rows.items()}
-    ranked = {k: v[orders[k]] for k, v in numbers.items()}
     return moved, ranked, None if weights is None else weights[own]
 
 
