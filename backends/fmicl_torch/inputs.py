@@ -68,7 +68,8 @@ def prepare(
         rows = {k: v.to(wide) for k, v in given.items()}
         if not normalize:
             return rows
-        dense = choose_form(implementation, *largest_block(rows, bool(has_ids)), fused=True) == "dense"
+        n, k = largest_block(rows, bool(has_ids))
+        dense = choose_form(implementation, n, k, fused=True) == "dense"
         unit = normalize_rows if dense else unit_rows
         return {name: unit(value) for name, value in rows.items()}
 

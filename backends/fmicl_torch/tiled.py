@@ -113,7 +113,7 @@ def _block_mean(
         sweep = Sweep(*block) if weights is None else PositiveSweep(weights, *block)
         none = ALL if weights is None else NONE  # tiles with this state have no pair that counts
         for i, j, state in tiles_of(left, right, numbers, tile):
-            if numbers is None or state != none:
+            if state != none:
                 equal = equal_pairs(numbers, i, j) if numbers and state == SOME else None
                 sweep.tile(i, j, skips_diagonal and i == j, equal)
         sums = sweep.sums
