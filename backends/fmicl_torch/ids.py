@@ -24,10 +24,13 @@ def whole_numbers(argument: str, ids: Any, rows: torch.Tensor) -> torch.Tensor:
     """
     if not isinstance(ids, torch.Tensor | np.ndarray):
         raise invalid(argument, "a torch.Tensor", type(ids).__name__, what=f"type({argument})")
-    check_ids(argument, ids.shape, str(ids.dtype).removeprefix("torch."), len(rows))
-    if isinstance(ids, np.ndarray):
-        ids = torch.from_numpy(ids.astype(np.int64))
-    return ids.to(rows.device, torch.int64)
+    if isinstance(ids, np.ndarray) and torch.compiler.is_compiling():
+        ids = torch.as_tensor(ids)  # Dynamo knows neither its dtype nor `from_numpy`
+    numpy = isinstance(ids, np.ndarray)
+    dtype = ids.dtype.name if numpy else str(ids.dtype).removeprefix("torch.")
+    check_ids(argument, ids.shape, dtype, len(rows))
+    ids = torch.from_numpy(ids.astype(np.int64)) if numpy else ids
+    return ids.to(rows.device, torch.int64).contiguous()
 
 
 def ids_of_rows(ids: Any, bank_ids: Any, rows: Rows) -> Rows:
