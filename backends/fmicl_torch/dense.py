@@ -48,13 +48,15 @@ def dense_block_mean(
         z = z + b * (left.square().sum(dim=1)[:, None] + right.square().sum(dim=1)[None, :])
     equal = None if numbers is None else numbers[0][:, None] == numbers[1][None, :]
     if weights is not None:
-        counts = equal.fill_diagonal_(False) if skips_diagonal else equal
-        score = pairwise.positive(torch.where(counts, z, pairwise.coincident), TORCH)
-        return (weights * torch.where(counts, score, 0.0).sum(dim=1)).mean()
-    if skips_diagonal:
-        z, equal = off_diagonal(z), None if equal is None else off_diagonal(equal)
-    if equal is None:
-        return pairwise.excess(z, TORCH).mean()
-    # Of a pair that does not count neither the value nor a derivative may be infinite.
-    excess = pairwise.excess(torch.where(equal, pairwise.coincident, z), TORCH)
-    return torch.where(equal, 0.0, excess).mean()
+        if skips_diagonal:
+            equal = equal & ~torch.eye(len(z), dtype=torch.bool, device=z.device)
+        score = pairwise.positive(torch.where(equal, z, pairwise.coincident), TORCH)
+        return (weights * torch.where(equal, score, 0.0).sum(dim=1)).mean()
+    if equal is not None:  # neither values nor derivatives of pairs that do not count are infinite
+        z = torch.where(equal, pairwise.coincident, z)
+    excess = pairwise.excess(off_diagonal(z) if skips_diagonal else z, TORCH)
+    if equal is not None:
+        equal = off_diagonal(equal) if skips_diagonal else equal
+        # No gradient is left to mask, and this one is passed on as it is, to the last bit.
+        excess = excess - torch.where(equal, excess, 0.0).detach()
+    return excess.mean()

@@ -24,10 +24,13 @@ def whole_numbers(argument: str, ids: Any, rows: torch.Tensor) -> torch.Tensor:
     """
     if not isinstance(ids, torch.Tensor | np.ndarray):
         raise invalid(argument, "a torch.Tensor", type(ids).__name__, what=f"type({argument})")
-    check_ids(argument, ids.shape, str(ids.dtype).removeprefix("torch."), len(rows))
-    if isinstance(ids, np.ndarray):
-        ids = torch.from_numpy(ids.astype(np.int64))
-    return ids.to(rows.device, torch.int64)
+    if isinstance(ids, np.ndarray) and torch.compiler.is_compiling():
+        ids = torch.as_tensor(ids)  # Dynamo knows neither its dtype nor `from_numpy`
+    numpy = isinstance(ids, np.ndarray)
+    dtype = ids.dtype.name if numpy else str(ids.dtype).removeprefix("torch.")
+    check_ids(argument, ids.shape, dtype, len(rows))
+    ids = torch.from_numpy(ids.astype(np.int64)) if numpy else ids
+    return ids.to(rows.device, torch.int64).contiguous()
 
 
 def ids_of_rows(ids: Any, bank_ids: Any, rows: Rows) -> Rows:
@@ -116,11 +119,11 @@ def sort_rows(
         weights: (N,) weights of the rows of x, or None.
     """
     own = torch.argsort(numbers["x"], stable=True)
-    orders = {"x": own, "y": own}
+    orders, ranked = {"x": own, "y": own}, dict.fromkeys(("x", "y"), numbers["x"][own])
     if "bank" in numbers:
         orders["bank"] = torch.argsort(numbers["bank"], stable=True)
+        ranked["bank"] = numbers["bank"][orders["bank"]]
     moved = {k: v.index_select(0, orders[k]) if k in orders else v for k, v in rows.items()}
-    ranked = {k: v[orders[k]] for k, v in numbers.items()}
     return moved, ranked, None if weights is None else weights[own]
 
 

@@ -28,7 +28,7 @@ def prepare(
     y: torch.Tensor | None,
     bank: torch.Tensor | None,
     normalize: bool,
-    has_ids: bool = False,
+    has_ids: bool | None = None,
     least: int = 2,
     implementation: str = "dense",
 ) -> Rows:
@@ -39,7 +39,7 @@ def prepare(
         y: features of the second view; None, where the caller left it out, is refused without ids.
         bank: features of the bank of negatives, or None.
         normalize: whether rows are scaled to unit length.
-        has_ids: whether ids say which rows of x belong together.
+        has_ids: whether ids say which rows of x belong together; None for a loss that takes none.
         least: rows that x needs without a bank; 1 for a shard of a distributed batch.
         implementation: name of the form, or "auto". All but the dense form can be differentiated
             once, and so can their unit rows, which keep less in memory.
@@ -68,7 +68,8 @@ def prepare(
         rows = {k: v.to(wide) for k, v in given.items()}
         if not normalize:
             return rows
-        dense = choose_form(implementation, *largest_block(rows, has_ids), fused=True) == "dense"
+        n, k = largest_block(rows, bool(has_ids))
+        dense = choose_form(implementation, n, k, fused=True) == "dense"
         unit = normalize_rows if dense else unit_rows
         return {name: unit(value) for name, value in rows.items()}
 

@@ -78,6 +78,7 @@ def block_mean_and_gradients(
     size = tile_size(device) if weights is None or fused else positive_tile_size(device)
     function = _BlockMean if torch.compiler.is_compiling() else _BlockMeanInBothModes
     own, others = numbers or (None, None)
+    others = None if others is own else others  # Dynamo takes no tensor twice
     return function.apply(
         left, right, own, others, weights, text, skips_diagonal, size, grad, columns, fused
     )
@@ -97,11 +98,12 @@ def _block_mean(
     columns: bool,
     fused: str,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The mean of `tiled_block_mean` and its gradients; right None means left."""
+    """The mean of `tiled_block_mean` and its gradients; on the right None means as on the left."""
     pairwise = pairwise_of(text)
     others = left if right is None else right
-    both = numbers_left is not None and numbers_right is not None
-    numbers = (numbers_left, numbers_right) if both else None
+    numbers = None
+    if numbers_left is not None:
+        numbers = numbers_left, numbers_left if numbers_right is None else numbers_right
     if fused:
         atomic = not torch.are_deterministic_algorithms_enabled()
         launch = Launch(pairwise, skips_diagonal, getattr(torch, fused), atomic)
@@ -111,7 +113,7 @@ def _block_mean(
         sweep = Sweep(*block) if weights is None else PositiveSweep(weights, *block)
         none = ALL if weights is None else NONE  # tiles with this state have no pair that counts
         for i, j, state in tiles_of(left, right, numbers, tile):
-            if numbers is None or state != none:
+            if state != none:
                 equal = equal_pairs(numbers, i, j) if numbers and state == SOME else None
                 sweep.tile(i, j, skips_diagonal and i == j, equal)
         sums = sweep.sums
