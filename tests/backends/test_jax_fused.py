@@ -73,10 +73,10 @@ def backend(backend_named, set_tiles, monkeypatch):
 def errors(backend, distance):
     """Relative errors of the loss and of all else against the reference of the same features."""
 
-    def of(objective, x, y, bank=None, dtype="float32"):
+    def of(objective, x, y, bank=None, dtype="float32", **ids):
         arrays = [None if v is None else backend.rounded(v, dtype) for v in (x, y, bank)]
-        truth = fmicl_reference(*arrays[:2], objective, arrays[2])
-        got = backend.evaluate(*arrays, objective, dtype, "fused", compiled=True)
+        truth = fmicl_reference(*arrays[:2], objective, arrays[2], **ids)
+        got = backend.evaluate(*arrays, objective, dtype, "fused", compiled=True, **ids)
         size = abs(truth.score) + objective.alpha * abs(truth.penalty)
         return abs(got.loss - truth.loss) / size, distance(got, truth)
 
@@ -198,6 +198,19 @@ def test_tiles_without_equal_numbers_are_not_visited(set_tiles, draw):
     assert jnp.array_equal(finite, (numbers < 8) | (numbers >= 12))
 
 
+@pytest.mark.parametrize(("dtype", "given"), [("float32", ("x", "y")), ("bfloat16", ("x", "bank"))])
+def test_pairs_by_id(dtype, given, draw, errors):
+    rows = dict(zip(("x", "y", "bank"), draw(0, 40, 5, 18), strict=True))
+    x, y, bank = (rows[name] if name in given else None for name in rows)
+    rng = np.random.default_rng(1)
+    ids = {"ids": rng.integers(-3, 9, 40)}
+    ids |= {"bank_ids": rng.integers(0, 15, 18)} if "bank" in given else {}
+    objective = FMICL("js", negatives="all", normalize=dtype != "float32")
+    loss, gradient = errors(objective, x, y, bank, dtype, **ids)
+    assert loss <= LOSS[dtype]
+    assert gradient <= GRADIENT[dtype]
+
+
 @pytest.mark.parametrize("negatives", NEGATIVES)
 def test_the_loss_alone_is_that_with_a_gradient(backend, set_tiles, negatives, draw):
     """Symmetric blocks visit half of their tiles where no gradient is wanted."""
@@ -213,9 +226,9 @@ def test_gradients_are_computed_where_they_are_wanted(backend, draw, monkeypatch
     launched = []
     sums = fused_pallas.block_sums
 
-    def spy(left, right, plan, grad, triangle):
+    def spy(left, right, plan, grad, *more):
         launched.append((len(left), grad))
-        return sums(left, right, plan, grad, triangle)
+        return sums(left, right, plan, grad, *more)
 
     monkeypatch.setattr(fused_pallas, "block_sums", spy)
     x, y, bank = (jnp.asarray(v, jnp.float32) for v in draw(0, 20, 5, 18))
@@ -365,6 +378,22 @@ def test_pallas_takes_features_that_vary_over_a_mesh(as_on_a_gpu, check):
     traced = jax.jit(jax.grad(mapped, (0, 2))).trace(rows, rows, rows)
     code = traced.lower(lowering_platforms=("cuda",)).as_text()
     assert code.count("gpu.triton") == 2
+
+
+def test_pallas_takes_ids_on_a_mesh(as_on_a_gpu):
+    """A launch of negatives and two of positives, of which both sides have a gradient."""
+    rows, P = jax.ShapeDtypeStruct((40, 5), jnp.bfloat16), jax.sharding.PartitionSpec
+    mapped = jax.shard_map(
+        lambda x, y, ids: fmicl_jax.fmicl_loss(
+            x, y, ids=ids, implementation="fused", axis_name="batch"
+        ),
+        mesh=jax.make_mesh((1,), ("batch",), axis_types=(AUTO,)),
+        in_specs=(P("batch"),) * 3, out_specs=P(),
+    )  # fmt: skip
+    ids = jax.ShapeDtypeStruct((40,), jnp.int32)
+    traced = jax.jit(jax.grad(mapped, (0, 1))).trace(rows, rows, ids)
+    code = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert code.count("gpu.triton") == 3
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ TRITON_INTERPRET=1 python -m pytest tests/backends/fused_suite     # by hand
 """
 
 import os
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -43,22 +44,22 @@ def errors():
     from fmicl_core import fmicl_reference
     from fmicl_torch import FMICLLoss
 
-    def measured(objective, x, y, bank=None, implementation="fused"):
-        leaves = {"x": x, "y": y} | ({} if bank is None else {"bank": bank})
-        leaves = {name: v.detach().requires_grad_() for name, v in leaves.items()}
-        loss = FMICLLoss(
-            divergence=objective.divergence, similarity=objective.similarity,
-            alpha=objective.alpha, negatives=objective.negatives,
-            normalize=objective.normalize, implementation=implementation,
-        )(*leaves.values())  # fmt: skip
-        grads = torch.autograd.grad(loss, list(leaves.values()))
-        arrays = [v.detach().double().numpy() for v in leaves.values()]
-        truth = fmicl_reference(*arrays[:2], objective, *arrays[2:])
+    def measured(objective, x, y=None, bank=None, implementation="fused", **ids):
+        given = {"x": x, "y": y, "bank": bank}
+        leaves = {k: v.detach().requires_grad_() for k, v in given.items() if v is not None}
+        options = {field.name: getattr(objective, field.name) for field in fields(objective)}
+        loss = FMICLLoss(**options, implementation=implementation)
+        value = loss(leaves["x"], leaves.get("y"), leaves.get("bank"), **ids)
+        grads = torch.autograd.grad(value, list(leaves.values()))
+        arrays = {k: v.detach().double().numpy() for k, v in leaves.items()}
+        truth = fmicl_reference(
+            **arrays, objective=objective, **{k: v.numpy() for k, v in ids.items()}
+        )
         size = abs(truth.score) + objective.alpha * abs(truth.penalty)
-        wanted = [truth.grad_x, truth.grad_y, truth.grad_bank]
-        scale = max(np.abs(w).max() for w in wanted if w is not None) or 1.0
+        wanted = [getattr(truth, f"grad_{name}") for name in leaves]
+        scale = max(np.abs(w).max() for w in wanted) or 1.0
         apart = [np.abs(g.double().numpy() - w).max() / scale
-                 for g, w in zip(grads, wanted, strict=False)]  # fmt: skip
-        return abs(loss.item() - truth.loss) / size, float(np.max(apart))  # NaN if there is one
+                 for g, w in zip(grads, wanted, strict=True)]  # fmt: skip
+        return abs(value.item() - truth.loss) / size, float(np.max(apart))  # NaN if there is one
 
     return measured

@@ -143,6 +143,37 @@ def test_tiles_without_equal_numbers_are_not_visited():
         assert torch.equal(finite, (numbers < 8) | (numbers >= 12))
 
 
+@pytest.mark.parametrize("atomic", [True, False], ids=["atomic", "deterministic"])
+@pytest.mark.parametrize(
+    ("dtype", "negatives", "normalize", "given"),
+    [
+        ("float32", "anchor", False, ("x",)),
+        ("bfloat16", "all", True, ("x", "y")),
+        ("float16", "anchor", True, ("x", "bank")),
+    ],
+)
+def test_pairs_by_id(dtype, negatives, normalize, given, atomic, errors, deterministic):
+    deterministic(not atomic)
+    rows = dict(zip(("x", "y", "bank"), features(40, 5, 18, dtype), strict=True))
+    rows = {name: rows[name] for name in given}
+    rng = np.random.default_rng(1)
+    ids = {"ids": torch.tensor(rng.integers(-3, 9, 40))}
+    ids |= {"bank_ids": torch.tensor(rng.integers(0, 15, 18))} if "bank" in given else {}
+    objective = FMICL("js", negatives=negatives, normalize=normalize)
+    loss, gradient = errors(objective, **rows, **ids)
+    assert loss <= LOSS[dtype]
+    assert gradient <= GRADIENT[dtype]
+
+
+def test_ids_that_all_differ_change_nothing():
+    x, y, _ = features(40)
+    x.requires_grad_()
+    options = {"negatives": "all", "implementation": "fused"}
+    losses = [fmicl_loss(x, y, ids=ids, **options) for ids in (None, torch.arange(40).flip(0))]
+    assert torch.equal(*losses)
+    assert torch.equal(*(torch.autograd.grad(loss, x)[0] for loss in losses))
+
+
 @pytest.mark.parametrize("negatives", NEGATIVES)
 def test_the_deterministic_pass_repeats_and_equals_atomics(negatives, deterministic):
     x, y, _ = features(40, 10)
