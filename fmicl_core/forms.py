@@ -22,7 +22,8 @@ OLD_FUSED = "kernel"
 DENSE_PAIRS = 512 * 512
 #: Rows and columns of a tile, at most. A float32 tile and its temporaries stay in a CPU's L2 cache.
 TILE = {"cpu": 512, "accelerator": 4096}
-#: Rows and columns of a tile of positive pairs, at most: they lie near the diagonal, where small tiles waste less.
+#: Rows and columns of a tile of positive pairs, at most: they lie near the diagonal, where small
+#: tiles waste less.
 POSITIVE_TILE = {"cpu": 128, "accelerator": 1024}
 
 
