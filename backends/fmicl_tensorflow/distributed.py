@@ -85,9 +85,7 @@ class Replicas:
         ) -> tf.Tensor:
             others = self.others(left if right is None else right)
             near = form.positive_sum(left, right, pairwise, skips_diagonal, numbers, weights)
-            return near + form.positive_sum(
-                left, others, pairwise, False, beside(numbers), weights
-            )
+            return near + form.positive_sum(left, others, pairwise, False, beside(numbers), weights)
 
         def beside(numbers: Sides | None) -> Sides | None:
             return None if numbers is None or union is None else (numbers[0], self._rest(union))

@@ -56,8 +56,8 @@ def fmicl_loss(
         negatives: scheme of negatives: "anchor" {(x_i, x_j), i != j}, the paper's; "within",
             "anchor" averaged with its twin on y; "cross" {(x_i, y_j), i != j}; "all" pairs of
             different samples of both views.
-        positives: pairs of rows with equal `ids` that are positive: "ids", all of them; "pair", (x_i,
-            y_i) alone, so that other rows with that id are merely no negatives (duplicates).
+        positives: pairs of rows with equal `ids` that are positive: "ids", all of them; "pair",
+            (x_i, y_i) alone, so that other rows with that id are merely no negatives (duplicates).
         bank: (K, D) features that supply all negatives, {(x_i, bank_k)}, or None.
         ids: (N,) whole numbers of the rows of x, and of y; rows with equal ids belong together, as
             labels or views of one sample do. None: row i of x and of y are alone with each other.
@@ -155,9 +155,7 @@ class FMICLLoss(tf.Module):
         super().__init__()
         self._alpha = weight_of(alpha)
         number = self._alpha if isinstance(self._alpha, float) else DEFAULTS.alpha
-        self._made_with = FMICL(
-            divergence, similarity, number, negatives, normalize, positives
-        )
+        self._made_with = FMICL(divergence, similarity, number, negatives, normalize, positives)
         self.implementation = check_implementation(implementation)
         self.check_finite = check_bool("check_finite", check_finite)
         self.distributed = check_bool("distributed", distributed)

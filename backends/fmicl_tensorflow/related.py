@@ -8,16 +8,19 @@ import tensorflow as tf
 
 from fmicl_core.checks import check_positive, fixed_option
 from fmicl_core.forms import check_implementation, choose_form
+from fmicl_core.pairs import Pairs, pairs_of
 from fmicl_core.related import (
     INFO_NCE_OPTIONS,
     RELATED_DEFAULTS,
     check_info_nce,
-    info_nce_anchors,
+    info_nce_positives,
 )
 from fmicl_tensorflow.dense import Rows
+from fmicl_tensorflow.dense_related import dense_info_nce
 from fmicl_tensorflow.distributed import tell_of_replicas
+from fmicl_tensorflow.ids import Numbers, numbers_of
 from fmicl_tensorflow.inputs import prepare
-from fmicl_tensorflow.ops import TENSORFLOW, off_diagonal, square_lengths
+from fmicl_tensorflow.ops import off_diagonal, square_lengths
 from fmicl_tensorflow.tiled_related import tiled_info_nce
 
 
@@ -28,7 +31,10 @@ def info_nce_loss(
     *,
     temperature: float = RELATED_DEFAULTS.temperature,
     negatives: str = RELATED_DEFAULTS.negatives,
+    positives: str = RELATED_DEFAULTS.positives,
     bank: tf.Tensor | None = None,
+    ids: tf.Tensor | None = None,
+    bank_ids: tf.Tensor | None = None,
     normalize: bool = RELATED_DEFAULTS.normalize,
     implementation: str = "auto",
 ) -> tf.Tensor:
@@ -39,19 +45,28 @@ def info_nce_loss(
 
     s = x . y / temperature; s+ is the score of the anchor's other view.
 
+    `info_nce_loss(features, ids=labels)` is the supervised contrastive loss (Khosla et al. 2020,
+    L_out).
+
     The rows that it is given are the whole batch. Among several ranks, devices or replicas gather
     their features first; `fmicl_loss` does that itself.
 
     Args:
-        x: (N, D) features of the first view, any float dtype.
-        y: (N, D) features of the second view; row i belongs to the same sample as row i of x.
-            Two views in one array are split first, `z1, z2 = tf.split(features, 2)`.
+        x: (N, D) features of the first view, or of all rows in a single array; any float dtype.
+        y: (N, D) features of the second view; row i belongs to the same sample as row i of x. None:
+            `ids` say which rows of x belong together.
         temperature: temperature > 0 that scores are divided by.
         negatives: scheme of negatives: "all", the NT-Xent of SimCLR: the anchors are both views,
             the negatives all other samples of both; "cross": anchors x, negatives y (CLIP in one
             direction, MoCo v3); "anchor": anchors x, negatives x; "within": "anchor" averaged with
             its twin on y.
+        positives: pairs of rows with equal `ids` that are positive: "ids", all of them; "pair",
+            (x_i, y_i) alone, so that other rows with that id are merely no negatives (duplicates).
         bank: (K, D) features that supply all negatives (MoCo's queue), or None.
+        ids: (N,) whole numbers of the rows of x, and of y; rows with equal ids belong together, as
+            labels or views of one sample do. None: row i of x and of y are alone with each other.
+        bank_ids: (K,) whole numbers of the bank's rows, which are no negatives of rows with the
+            same id; None: no row of the bank is.
         normalize: whether rows are scaled to unit length first.
         implementation: form that computes the loss: "dense" (any-order derivatives, O(N^2) memory),
             "tiled" (two passes, O(N D) memory, differentiable once), or "auto", by size.
@@ -62,33 +77,52 @@ def info_nce_loss(
     Raises:
         ValueError: an option or a shape does not fit; the message names it.
 
-    Source: Oord et al. (2018), eq. 4; Chen et al. (2020), eq. 1; He et al. (2020), eq. 1.
+    Source: Oord et al. (2018), eq. 4; Chen et al. (2020), eq. 1; He et al. (2020), eq. 1; Khosla et
+    al. (2020), eq. 2.
     """
     tell_of_replicas("info_nce_loss")
     temperature = check_positive("temperature", temperature)
     check_implementation(implementation)
-    anchors = info_nce_anchors(negatives, bank is not None)
-    rows = prepare(x, y, bank, normalize)
+    pairs = pairs_of(
+        negatives, positives, has_y=y is not None, has_bank=bank is not None,
+        has_ids=ids is not None, has_bank_ids=bank_ids is not None,
+    )  # fmt: skip
+    rows = prepare(x, y, bank, normalize, has_ids=ids is not None)
+    numbers = numbers_of(ids, bank_ids, rows)
     n, k = rows["x"].shape[0], rows.get("bank", rows["x"]).shape[0]
-    if choose_form(implementation, n, k) == "tiled":
-        return tiled_info_nce(rows, temperature, negatives)
-    positive = tf.reduce_sum(rows["x"] * rows["y"], axis=1) / temperature
-    losses = []
-    for anchor, pools in anchors:
-        logits = [_negative_logits(rows, anchor, pool, temperature) for pool in pools]
-        every = tf.reduce_logsumexp(tf.concat(logits, axis=1), axis=1)
-        # The same as log-sum-exp of all less s+, but where the loss is small nothing cancels.
-        losses.append(tf.reduce_mean(TENSORFLOW.softplus(every - positive)))
-    return tf.reduce_mean(tf.stack(losses))
+    form = choose_form(implementation, n, k)
+    of_softmaxes = dense_info_nce if form == "dense" else tiled_info_nce
+    if numbers is None:
+        return of_softmaxes(rows, temperature, pairs)
+    weights = numbers.weights(pairs, rows["x"].dtype)
+    loss = of_softmaxes(rows, temperature, pairs, numbers, weights)
+    loss = loss + _other_positives(rows, temperature, pairs, numbers, weights)
+    # Whether there is a negative is seen by nothing above.
+    nothing = numbers.negative_share(pairs, loss.dtype) == 0.0
+    loss = tf.where(nothing, tf.constant(math.nan, loss.dtype), loss)
+    if tf.executing_eagerly() and tf.math.is_nan(loss) and (error := numbers.explain(pairs)):
+        raise error
+    return loss
 
 
-def _negative_logits(rows: Rows, anchor: str, pool: str, temperature: float) -> tf.Tensor:
-    s = tf.matmul(rows[anchor], rows[pool], transpose_b=True) / temperature
-    if pool == "bank":
-        return s
-    row = tf.range(tf.shape(s)[0])
-    # Not set_diag, whose gradient XLA cannot compile while the size is unknown.
-    return tf.where(row[:, None] == row[None, :], tf.constant(-math.inf, s.dtype), s)
+def _other_positives(
+    rows: Rows, temperature: float, pairs: Pairs, numbers: Numbers, weights: tf.Tensor
+) -> tf.Tensor:
+    """What the positives beside y_i add: mean of (1 - w_i) s(x_i, y_i) - w_i sum_p s(x_i, p).
+
+    The sum is x_i times the sum of the rows with its id, so that no pairs are looked at.
+    """
+    parts = []
+    for anchor, views in info_nce_positives(pairs).items():
+        own, part = rows[anchor], tf.zeros_like(weights)
+        if not pairs.single:
+            twin = tf.reduce_sum(rows["x"] * rows["y"], axis=1) / temperature
+            part = (1.0 - weights) * twin
+        for view in views:
+            others = numbers.sum_by_id(rows[view]) - rows[view]
+            part = part - weights * tf.reduce_sum(own * others, axis=1) / temperature
+        parts.append(tf.reduce_mean(part))
+    return tf.reduce_mean(tf.stack(parts))
 
 
 class InfoNCELoss(tf.Module):
@@ -101,7 +135,7 @@ class InfoNCELoss(tf.Module):
     learn of it.
 
     Args:
-        temperature, negatives, normalize, implementation: as for `info_nce_loss`.
+        temperature, negatives, positives, normalize, implementation: as for `info_nce_loss`.
 
     Raises:
         ValueError: an option is unknown or out of range.
@@ -109,6 +143,7 @@ class InfoNCELoss(tf.Module):
 
     temperature: float
     negatives: str
+    positives: str
     normalize: bool
     implementation: str
 
@@ -117,18 +152,26 @@ class InfoNCELoss(tf.Module):
         *,
         temperature: float = RELATED_DEFAULTS.temperature,
         negatives: str = RELATED_DEFAULTS.negatives,
+        positives: str = RELATED_DEFAULTS.positives,
         normalize: bool = RELATED_DEFAULTS.normalize,
         implementation: str = "auto",
     ) -> None:
         super().__init__()
-        self.__dict__.update(check_info_nce(temperature, negatives, normalize, implementation))
+        options = check_info_nce(temperature, negatives, normalize, positives, implementation)
+        self.__dict__.update(options)
 
     def __call__(
-        self, x: tf.Tensor, y: tf.Tensor | None = None, bank: tf.Tensor | None = None
+        self,
+        x: tf.Tensor,
+        y: tf.Tensor | None = None,
+        bank: tf.Tensor | None = None,
+        *,
+        ids: tf.Tensor | None = None,
+        bank_ids: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """The loss of x (N, D), y (N, D) and, if given, bank (K, D); scalar."""
+        """The loss of x (N, D) and, if given, y (N, D), bank (K, D), ids (N,), bank_ids (K,)."""
         options = {name: getattr(self, name) for name in INFO_NCE_OPTIONS}
-        return info_nce_loss(x, y, bank=bank, **options)
+        return info_nce_loss(x, y, bank=bank, ids=ids, bank_ids=bank_ids, **options)
 
     def __setattr__(self, name: str, value: object) -> None:
         if name in INFO_NCE_OPTIONS:

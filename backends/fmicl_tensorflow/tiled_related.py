@@ -6,6 +6,7 @@ log-sum-exp, the second, only where a gradient is wanted, the weights and what t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -13,46 +14,51 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from fmicl_core.forms import tile_size
-from fmicl_core.pairs import Block
-from fmicl_core.related import info_nce_anchors, info_nce_blocks
+from fmicl_core.pairs import Pairs
+from fmicl_core.related import SoftmaxBlock, info_nce_anchors, info_nce_blocks
 from fmicl_tensorflow.dense import Rows
+from fmicl_tensorflow.ids import Numbers
 from fmicl_tensorflow.ops import TENSORFLOW
-from fmicl_tensorflow.tiled import GradientSums, TileGrid, device, split_tiles, times_once
+from fmicl_tensorflow.tiled import device, permuted, times_once
+from fmicl_tensorflow.tiles import GradientSums, TileGrid, split_tiles
 
 
 class Plan(NamedTuple):
-    """All that the two passes depend on, beside numbers: the key of compiled ones."""
+    """All that the two passes depend on, beside their arrays: the key of compiled ones."""
 
     names: tuple[str, ...]
-    negatives: str
+    pairs: Pairs
+    has_ids: bool
     tile: int
 
 
-def tiled_info_nce(rows: Rows, temperature: float, negatives: str) -> tf.Tensor:
-    """InfoNCE in two passes, once differentiable; equals
-
-        positive = reduce_sum(x * y, axis=1) / temperature
-        every = concat([positive[:, None], negative_scores], axis=1)
-        reduce_mean(reduce_logsumexp(every, axis=1) - positive)
-
-    averaged over the anchor views, with negative_scores (N, all negatives of the anchor).
-
-    Args:
-        rows: features by the names "x" (N, D), "y" (N, D) and, if given, "bank" (K, D).
-        temperature: temperature > 0 that scores are divided by.
-        negatives: name of the scheme of negatives.
-    """
-    first, second = _compiled_passes(Plan(tuple(rows), negatives, tile_size(device())))
+def tiled_info_nce(
+    rows: Rows,
+    temperature: float,
+    pairs: Pairs,
+    numbers: Numbers | None = None,
+    weights: tf.Tensor | None = None,
+) -> tf.Tensor:
+    """`dense_info_nce` in two passes, once differentiable."""
+    plan = Plan(tuple(rows), pairs, numbers is not None, tile_size(device()))
+    first, second = _compiled_passes(plan)
     divisor = tf.constant(temperature, rows["x"].dtype)
+    by_name: Rows = {}
+    if numbers is not None and weights is not None:
+        of = {name: numbers.bank if name == "bank" else numbers.own for name in rows}
+        orders = {k: tf.argsort(part, stable=True) for k, part in of.items() if part is not None}
+        rows = {k: permuted(v, orders[k]) if k in orders else v for k, v in rows.items()}
+        by_name = {name: tf.gather(of[name], order) for name, order in orders.items()}
+        weights = tf.gather(weights, orders["x"])
 
     @tf.custom_gradient
     def loss_of(*sides: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], list[tf.Tensor]]]:
         # Else an enclosing tape would ask TensorFlow for the derivatives of the passes themselves.
         fixed = [tf.stop_gradient(side) for side in sides]
-        loss, softmaxes = first(divisor, *fixed)
+        loss, softmaxes = first(divisor, by_name, weights, *fixed)
 
         def backward(upstream: tf.Tensor) -> list[tf.Tensor]:
-            pairs = zip(second(divisor, softmaxes, *fixed), sides, strict=True)
+            pairs = zip(second(divisor, by_name, softmaxes, *fixed), sides, strict=True)
             return [times_once(upstream, gradient, side) for gradient, side in pairs]
 
         return loss, backward
@@ -65,12 +71,16 @@ def _compiled_passes(plan: Plan) -> tuple[Callable[..., Any], ...]:
     """The two passes of this plan, compiled anew for every shape."""
 
     @tf.function(jit_compile=True, autograph=False)
-    def first(temperature: tf.Tensor, *sides: tf.Tensor) -> tuple[tf.Tensor, Softmaxes]:
-        return _log_sums(_Scores(plan, sides, temperature))
+    def first(
+        temperature: tf.Tensor, numbers: Rows, weights: tf.Tensor | None, *sides: tf.Tensor
+    ) -> tuple[tf.Tensor, Softmaxes]:
+        return _log_sums(_Scores(plan, sides, temperature, numbers), weights)
 
     @tf.function(jit_compile=True, autograph=False)
-    def second(temperature: tf.Tensor, softmaxes: Softmaxes, *sides: tf.Tensor) -> list[tf.Tensor]:
-        return _gradients(_Scores(plan, sides, temperature), softmaxes)
+    def second(
+        temperature: tf.Tensor, numbers: Rows, softmaxes: Softmaxes, *sides: tf.Tensor
+    ) -> list[tf.Tensor]:
+        return _gradients(_Scores(plan, sides, temperature, numbers), softmaxes)
 
     return first, second
 
@@ -78,20 +88,26 @@ def _compiled_passes(plan: Plan) -> tuple[Callable[..., Any], ...]:
 class _Scores:
     """What both passes see: the features in tiles, and the scores of a tile of pairs."""
 
-    def __init__(self, plan: Plan, sides: tuple[tf.Tensor, ...], temperature: tf.Tensor) -> None:
-        has_bank = "bank" in plan.names
-        self.anchors = [name for name, _ in info_nce_anchors(plan.negatives, has_bank)]
-        self.blocks = info_nce_blocks(plan.negatives, has_bank)
+    def __init__(
+        self, plan: Plan, sides: tuple[tf.Tensor, ...], temperature: tf.Tensor, numbers: Rows
+    ) -> None:
+        self.single = plan.pairs.single
+        self.anchors = [name for name, _ in info_nce_anchors(plan.pairs)]
+        self.blocks = info_nce_blocks(plan.pairs, plan.has_ids)
         self.rows = dict(zip(plan.names, sides, strict=True))
         self.tiles = {name: split_tiles(side, plan.tile) for name, side in self.rows.items()}
-        self.temperature = temperature
+        self.temperature, self.numbers, self.tile = temperature, numbers, plan.tile
 
-    def grid(self, block: Block) -> TileGrid:
+    def grid(self, part: SoftmaxBlock) -> TileGrid:
         """The tiles of a block; a symmetric one has each pair once, i < j."""
+        block = part.block
         left, right = block.left, block.right
         n, k = (tf.shape(self.rows[name])[0] for name in (left, right))
         tiles = self.tiles[left], self.tiles[right]
-        return TileGrid(*tiles, n, k, block.symmetric, block.skips_diagonal)
+        grid = TileGrid(*tiles, n, k, block.symmetric, block.skips_diagonal)
+        if part.which == "every" or right not in self.numbers:
+            return grid
+        return grid.with_numbers(part.which, (self.numbers[left], self.numbers[right]))
 
     def at(self, grid: TileGrid, i: tf.Tensor, j: tf.Tensor) -> tf.Tensor:
         """The scores of a tile; pairs that do not count score -inf."""
@@ -102,27 +118,33 @@ class _Scores:
         )
 
 
-def _log_sums(scores: _Scores) -> tuple[tf.Tensor, Softmaxes]:
+def _log_sums(scores: _Scores, weights: tf.Tensor | None) -> tuple[tf.Tensor, Softmaxes]:
     """The loss, and the softmaxes by the name of the anchors' view, in tiles."""
-    positive = tf.reduce_sum(scores.tiles["x"] * scores.tiles["y"], axis=2) / scores.temperature
-    sums = dict.fromkeys(scores.anchors, _LogSum.none_yet(positive))
-    for block, both in scores.blocks:
-        sums = _sum_block(scores, block, both, sums)
-    softmaxes = {name: total.with_positive(positive) for name, total in sums.items()}
+    x = scores.tiles["x"]
+    sums = dict.fromkeys(scores.anchors, _LogSum.none_yet(x[..., 0]))
+    for part in scores.blocks:
+        sums = _sum_block(scores, part, sums)
+    if scores.single and weights is not None:
+        some = tf.reshape(split_tiles(weights[:, None], scores.tile), tf.shape(x)[:2]) > 0.0
+        softmaxes = {name: total.where(some) for name, total in sums.items()}
+    else:
+        positive = tf.reduce_sum(x * scores.tiles["y"], axis=2) / scores.temperature
+        softmaxes = {name: total.with_positive(positive) for name, total in sums.items()}
     n = tf.shape(scores.rows["x"])[0]
-    margins = [tf.reshape(softmax.margin, [-1])[:n] for softmax in softmaxes.values()]
-    return tf.reduce_mean(TENSORFLOW.softplus(tf.stack(margins))), softmaxes
+    margins = tf.stack([tf.reshape(softmax.margin, [-1])[:n] for softmax in softmaxes.values()])
+    losses = margins if scores.single else TENSORFLOW.softplus(margins)
+    return tf.reduce_mean(losses), softmaxes
 
 
 class _Softmax(NamedTuple):
-    """What makes up every anchor's softmax over its positive and all of its negatives."""
+    """What makes up every anchor's softmax."""
 
-    peak: tf.Tensor  # the largest score of a negative
+    peak: tf.Tensor  # the largest score but that of (x_i, y_i)
     log: tf.Tensor  # log-sum-exp of all scores, less the peak
-    margin: tf.Tensor  # log-sum-exp of the negatives, less the score of the positive
+    margin: tf.Tensor  # log-sum-exp of all but (x_i, y_i), less the score of that pair
 
     def log_share(self, place: tf.Tensor, scores: tf.Tensor, axis: int) -> tf.Tensor:
-        """Logarithms of the softmax of one tile of anchors, with their negatives along `axis`."""
+        """Logarithms of the softmax of one tile of anchors, with the others along `axis`."""
         peak, log = (tf.expand_dims(part[place], axis) for part in (self.peak, self.log))
         return scores - peak - log
 
@@ -131,13 +153,13 @@ class _Softmax(NamedTuple):
 Softmaxes = dict[str, _Softmax]
 
 
-def _sum_block(scores: _Scores, block: Block, both: bool, sums: LogSums) -> LogSums:
-    grid = scores.grid(block)
+def _sum_block(scores: _Scores, part: SoftmaxBlock, sums: LogSums) -> LogSums:
+    grid, block = scores.grid(part), part.block
 
     def add(i: tf.Tensor, j: tf.Tensor, sums: LogSums) -> LogSums:
         s = scores.at(grid, i, j)
         sums = {**sums, block.left: sums[block.left].add(i, s, axis=1)}
-        if both:
+        if part.both:
             sums = {**sums, block.right: sums[block.right].add(j, s, axis=0)}
         return sums
 
@@ -145,7 +167,7 @@ def _sum_block(scores: _Scores, block: Block, both: bool, sums: LogSums) -> LogS
 
 
 class _LogSum(NamedTuple):
-    """The running log-sum-exp of the scores of every anchor's negatives.
+    """The running log-sum-exp of every anchor's scores but that of (x_i, y_i).
 
     It is kept as peak + log(total): their sum would round away digits of log(total).
     """
@@ -159,7 +181,7 @@ class _LogSum(NamedTuple):
         return cls(tf.fill(tf.shape(like), 0.5 * like.dtype.min), tf.zeros_like(like))
 
     def add(self, place: tf.Tensor, scores: tf.Tensor, axis: int) -> _LogSum:
-        """Add the scores of one tile of anchors with their negatives along `axis`."""
+        """Add the scores of one tile of anchors with the others along `axis`."""
         before = self.peak[place]
         peak = tf.maximum(before, tf.reduce_max(scores, axis=axis))
         part = tf.reduce_sum(tf.exp(scores - tf.expand_dims(peak, axis)), axis=axis)
@@ -171,11 +193,20 @@ class _LogSum(NamedTuple):
         )
 
     def with_positive(self, positive: tf.Tensor) -> _Softmax:
-        """The softmaxes, given the scores of the positives."""
-        total = tf.where(self.total == 0.0, tf.ones_like(self.total), self.total)
-        log = tf.math.log(total)  # of 1 for a row that only fills a tile
+        """The softmaxes, given the scores of (x_i, y_i)."""
+        log = self._log()
         margin = self.peak - positive + log
         return _Softmax(self.peak, log + TENSORFLOW.softplus(-margin), margin)
+
+    def where(self, some: tf.Tensor) -> _Softmax:
+        """The softmaxes of a single array; an anchor without `some` positive has none."""
+        log = self._log()
+        margin = tf.where(some, self.peak + log, tf.zeros_like(log))
+        return _Softmax(self.peak, tf.where(some, log, math.inf), margin)
+
+    def _log(self) -> tf.Tensor:
+        """Log of the total; of 1 for an anchor without pairs, as a row that only fills a tile."""
+        return tf.math.log(tf.where(self.total == 0.0, tf.ones_like(self.total), self.total))
 
 
 #: By the name of the anchors' view.
@@ -185,32 +216,33 @@ LogSums = dict[str, _LogSum]
 def _gradients(scores: _Scores, softmaxes: Softmaxes) -> list[tf.Tensor]:
     """The gradients in the sides."""
     sums = {name: GradientSums.zeros(tiles, False) for name, tiles in scores.tiles.items()}
-    for block, both in scores.blocks:
-        sums = _pull_block(scores, block, both, softmaxes, sums)
-    # Of every anchor's positive: its probability less 1, in a form that keeps the digits.
-    pulls = [-TENSORFLOW.sigmoid(softmax.margin) for softmax in softmaxes.values()]
-    n = tf.shape(scores.rows["x"])[0]
-    pull = tf.reshape(tf.add_n(pulls), [-1])[:n, None]
-    own = {"x": pull * scores.rows["y"], "y": pull * scores.rows["x"]}
-    count = tf.cast(len(softmaxes) * n, pull.dtype)
-    one, scale = tf.ones((), pull.dtype), 1.0 / (scores.temperature * count)
+    for part in scores.blocks:
+        sums = _pull_block(scores, part, softmaxes, sums)
+    n, own = tf.shape(scores.rows["x"])[0], {}
+    if not scores.single:
+        # Of (x_i, y_i): its probability less 1, in a form that keeps the digits.
+        pulls = [-TENSORFLOW.sigmoid(softmax.margin) for softmax in softmaxes.values()]
+        pull = tf.reshape(tf.add_n(pulls), [-1])[:n, None]
+        own = {"x": pull * scores.rows["y"], "y": pull * scores.rows["x"]}
+    dtype = scores.temperature.dtype
+    count = tf.cast(len(softmaxes) * n, dtype)
+    one, scale = tf.ones((), dtype), 1.0 / (scores.temperature * count)
     sides = {name: sums[name].finish(1.0, 0.0, one, side) for name, side in scores.rows.items()}
     return [scale * (side + own.get(name, 0.0)) for name, side in sides.items()]
 
 
 def _pull_block(
     scores: _Scores,
-    block: Block,
-    both: bool,
+    part: SoftmaxBlock,
     softmaxes: Softmaxes,
     sums: dict[str, GradientSums],
 ) -> dict[str, GradientSums]:
-    grid = scores.grid(block)
+    grid, block = scores.grid(part), part.block
 
     def add(i: tf.Tensor, j: tf.Tensor, sums: dict[str, GradientSums]) -> dict[str, GradientSums]:
         s = scores.at(grid, i, j)
         weight = tf.exp(softmaxes[block.left].log_share(i, s, axis=1))
-        if both:
+        if part.both:
             weight += tf.exp(softmaxes[block.right].log_share(j, s, axis=0))
         sums = {**sums, block.left: sums[block.left].add(i, weight, grid.right[j])}
         pulled = sums[block.right].add(j, tf.transpose(weight), grid.left[i])

@@ -72,6 +72,8 @@ class TileGrid(NamedTuple):
 
     def is_edge(self, i: tf.Tensor, j: tf.Tensor) -> tf.Tensor:
         """Whether some pairs of the tile may not count."""
+        if self.which == "equal":
+            return tf.constant(True)
         height, width = tf.shape(self.left)[1], tf.shape(self.right)[1]
         bottom, last = (i + 1) * height, (j + 1) * width
         edge = (bottom > self.n) | (last > self.k)

@@ -27,6 +27,21 @@ def cases(
         yield f"bank-{kind}", {"implementation": kind}, True
 
 
+def cases_with_ids(
+    rows: int, kinds: tuple[str, ...] = ("dense", "tiled")
+) -> Iterator[tuple[str, dict[str, Any], tuple[str, ...], dict[str, np.ndarray]]]:
+    """Name, options, names of the arrays beside x, and ids by argument; equal ones on all ranks."""
+    labels, stacked = np.arange(rows) * 7 % 3 - 1, np.arange(rows) % (rows - rows // 2)
+    more = {"bank_ids": np.array([0, 5, -1, 9, 9, 0])}
+    for kind in kinds:
+        form = {"implementation": kind}
+        within = form | {"negatives": "within", "positives": "pair"}
+        yield f"stacked views-{kind}", form, (), {"ids": stacked}
+        yield f"labels-{kind}", form | {"negatives": "all"}, ("y",), {"ids": labels}
+        yield f"duplicates-{kind}", within, ("y",), {"ids": stacked}
+        yield f"bank with ids-{kind}", form, ("y", "bank"), {"ids": labels} | more
+
+
 def report(got: Any, gradient: Any, want: Any, truth: Any) -> dict[str, float]:
     """Largest difference of the values; ratio of the gradients' norms, and their cosine."""
     a, b = np.ravel(gradient), np.ravel(truth)

@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import tensorflow as tf
-from common import cases, report, views
+from common import cases, cases_with_ids, report, views
 
 from fmicl_core import forms
 from fmicl_tensorflow import fmicl_terms
@@ -25,16 +25,12 @@ with strategy.scope():
     encoder = tf.Variable(start)
 
 
-def gradient(x, y, bank, options):
+def gradient(arrays, options):
     with tf.GradientTape() as tape:
-        bank = {} if bank is None else {"bank": bank @ encoder}
-        terms = fmicl_terms(x @ encoder, y @ encoder, divergence="js", **bank, **options)
+        encoded = {k: v if "ids" in k else v @ encoder for k, v in arrays.items()}
+        x, y = encoded.pop("x"), encoded.pop("y", None)
+        terms = fmicl_terms(x, y, divergence="js", **encoded, **options)
     return list(terms), tape.gradient(terms.loss, encoder)
-
-
-def replica_step(x, y, bank, options):
-    terms, part = gradient(x, y, bank, options)
-    return terms, tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, part)
 
 
 def shards(rows):
@@ -46,18 +42,32 @@ def shards(rows):
     )
 
 
-results = {}
-for name, options, has_bank in cases():
-    negatives = bank if has_bank else None
-    terms, whole = gradient(x, y, negatives, options)
+def compare(arrays, options):
+    """What the replicas find of their shards, and of the whole bank, beside one process."""
+    terms, whole = gradient(arrays, options)
     want = [float(t) for t in terms]
+    shared = {k: v for k, v in arrays.items() if k.startswith("bank")}
+
+    def replica_step(sharded):
+        terms, part = gradient(sharded | shared, options)
+        mean = tf.distribute.ReduceOp.MEAN
+        return terms, tf.distribute.get_replica_context().all_reduce(mean, part)
 
     @tf.function(autograph=False)
-    def step(x, y, negatives=negatives, options=options):
-        return strategy.run(replica_step, args=(x, y, negatives, options))
+    def step(sharded):
+        return strategy.run(replica_step, args=(sharded,))
 
-    terms, parts = step(shards(x), shards(y))
+    terms, parts = step({k: shards(v) for k, v in arrays.items() if k not in shared})
     got = [float(strategy.experimental_local_results(t)[-1]) for t in terms]
     part = strategy.experimental_local_results(parts)[0]
-    results[name] = report(got, part.numpy(), want, whole.numpy())
+    return report(got, part.numpy(), want, whole.numpy())
+
+
+results = {}
+for name, options, has_bank in cases():
+    results[name] = compare({"x": x, "y": y} | ({"bank": bank} if has_bank else {}), options)
+for name, options, beside, ids in cases_with_ids(len(x)):
+    arrays = {"x": x, "y": y, "bank": bank}
+    numbers = {k: tf.constant(v) for k, v in ids.items()}
+    results[name] = compare({k: arrays[k] for k in ("x", *beside)} | numbers, options)
 print(json.dumps(results))
