@@ -22,6 +22,8 @@ OLD_FUSED = "kernel"
 DENSE_PAIRS = 512 * 512
 #: Rows and columns of a tile, at most. A float32 tile and its temporaries stay in a CPU's L2 cache.
 TILE = {"cpu": 512, "accelerator": 4096}
+#: Rows and columns of a tile of positive pairs, at most: they lie near the diagonal, where small tiles waste less.
+POSITIVE_TILE = {"cpu": 128, "accelerator": 1024}
 
 
 def check_implementation(implementation: str, choices: Collection[str] = IMPLEMENTATIONS) -> str:
@@ -58,3 +60,8 @@ def choose_form(implementation: str, n: int | None, k: int | None, fused: bool =
 def tile_size(device: str) -> int:
     """Rows and columns of a tile, at most, on this kind of device; all but "cpu" are alike."""
     return TILE["cpu" if device == "cpu" else "accelerator"]
+
+
+def positive_tile_size(device: str) -> int:
+    """Rows and columns of a tile of positive pairs, at most, on this kind of device."""
+    return min(POSITIVE_TILE["cpu" if device == "cpu" else "accelerator"], tile_size(device))
