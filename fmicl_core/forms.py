@@ -22,7 +22,8 @@ OLD_FUSED = "kernel"
 DENSE_PAIRS = 512 * 512
 #: Rows and columns of a tile, at most. A float32 tile and its temporaries stay in a CPU's L2 cache.
 TILE = {"cpu": 512, "accelerator": 4096}
-#: Rows and columns of a tile of positive pairs, at most: they lie near the diagonal, where small tiles waste less.
+#: The same of tiles in which positives are: in rows sorted by id they lie near the diagonal, where
+#: small tiles hold fewer other pairs.
 POSITIVE_TILE = {"cpu": 128, "accelerator": 1024}
 
 
@@ -59,9 +60,13 @@ def choose_form(implementation: str, n: int | None, k: int | None, fused: bool =
 
 def tile_size(device: str) -> int:
     """Rows and columns of a tile, at most, on this kind of device; all but "cpu" are alike."""
-    return TILE["cpu" if device == "cpu" else "accelerator"]
+    return TILE[_kind(device)]
 
 
 def positive_tile_size(device: str) -> int:
     """Rows and columns of a tile of positive pairs, at most, on this kind of device."""
-    return min(POSITIVE_TILE["cpu" if device == "cpu" else "accelerator"], tile_size(device))
+    return min(POSITIVE_TILE[_kind(device)], tile_size(device))
+
+
+def _kind(device: str) -> str:
+    return "cpu" if device == "cpu" else "accelerator"

@@ -18,7 +18,9 @@ def dense_info_nce(
     numbers: dict[str, jax.Array] | None,
     weights: jax.Array | None,
 ) -> jax.Array:
-    """Mean over anchors of log Z, less s(x_i, y_i) where there is a y; log Z is 0 without positives.
+    """Mean over anchors of log Z, less s(x_i, y_i) where there is a y.
+
+    Anchors of a single array that have no positive count as 0.
 
     Args:
         rows: features by the names "x" (N, D) and, if given, "y" (N, D) and "bank" (K, D).

@@ -18,7 +18,7 @@ from fmicl_jax.fused import device_of
 from fmicl_jax.inputs import is_array
 from fmicl_jax.plan import Numbers, Rows
 
-#: One array a row's id is read from, or three: ids wider than JAX's whole numbers, or of two dtypes.
+#: One array that holds an id a row, or three, for ids of more bits than JAX has, or of two dtypes.
 Keys = tuple[jax.Array, ...]
 
 
@@ -40,7 +40,7 @@ class RowIds(NamedTuple):
     total: int
 
     def of(self, left: str, right: str) -> Numbers | None:
-        """Numbers of the rows of a block; None where no id of the one side is known on the other."""
+        """Numbers of the rows of a block; None where the right ones have no ids."""
         if right not in self.numbers:
             return None
         return self.numbers[left], None if left == right else self.numbers[right]
@@ -62,25 +62,20 @@ class RowIds(NamedTuple):
         weights = jnp.where(count > 0, 1.0 / jnp.maximum(count, 1), 0.0).astype(dtype)
         return jnp.where(self.paired, weights, jnp.nan) if pairs.single else weights
 
-    def negative_shares(self, pairs: Pairs, bank: int, dtype: jnp.dtype) -> jax.Array:
-        """Share of an anchor's pairs with the other rows that are negative pairs; (N,).
-
-        Args:
-            pairs: scheme of negatives and positives.
-            bank: number of rows of the bank.
-            dtype: dtype of the features.
-        """
+    def negative_shares(self, pairs: Pairs, rows: Rows) -> jax.Array:
+        """Share of an anchor's pairs with the other rows that are negative pairs; (N,)."""
+        dtype = rows["x"].dtype
         if not pairs.has_bank:
             return pairs.negatives_of(self.same.astype(dtype), self.total)
         alike = jnp.zeros_like(self.same) if self.in_bank is None else self.in_bank
-        return pairs.negatives_of(alike.astype(dtype), bank)
+        return pairs.negatives_of(alike.astype(dtype), len(rows["bank"]))
 
-    def explain(self, pairs: Pairs, bank: int) -> InvalidArgument | None:
+    def explain(self, pairs: Pairs, rows: Rows) -> InvalidArgument | None:
         """The error for ids that leave no positive or no negative pair, if they do."""
         if not pairs.positives_of(self.same).any():
             return no_positives(self.total)
-        if not self.negative_shares(pairs, bank, jnp.dtype(jnp.float32)).any():
-            return no_negatives(bank or self.total, pairs.has_bank)
+        if not self.negative_shares(pairs, rows).any():
+            return no_negatives(len(rows.get("bank", rows["x"])), pairs.has_bank)
         return None
 
 
@@ -143,7 +138,7 @@ def _words(ids: jax.Array | np.ndarray) -> Keys:
 
 @jax.jit
 def _numbered(keys: Keys, bank_keys: Keys) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """Numbers of the rows of x and then of the bank; how often those of x occur in x, in the bank."""
+    """Numbers of the rows of x, then of the bank; how often those of x occur in each."""
     total = len(keys[0])
     every = [jnp.concatenate(pair) for pair in zip(keys, bank_keys, strict=True)]
     # Made of the keys, so that inside jax.shard_map it varies over the mesh axes that they do.

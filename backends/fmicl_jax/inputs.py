@@ -80,6 +80,13 @@ def given_pairs(
     return pairs_of(negatives, positives, **{f"has_{k}": v is not None for k, v in given.items()})
 
 
+def largest_block(rows: Rows, has_ids: bool, devices: int = 1) -> tuple[int, int]:
+    """Rows and columns of the largest block of pairs; ids make blocks of positives, too."""
+    n = devices * len(rows["x"])
+    k = len(rows["bank"]) if "bank" in rows else n
+    return n, max(n, k) if has_ids else k
+
+
 def is_array(value: Any) -> TypeGuard[jax.Array]:
     """Whether it is an array of JAX or of NumPy, which JAX takes, too."""
     return isinstance(value, jax.Array | np.ndarray)

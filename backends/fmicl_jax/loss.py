@@ -38,15 +38,16 @@ def fmicl_loss(
     Negatives are by default the other samples of x, `negatives="anchor"`: the paper's printed
     equation, and the cheapest. `info_nce_loss` takes "all" by default, as NT-Xent does.
 
+    s = f'(G(|x - y|^2)) is the f-Gaussian similarity, f* the convex conjugate of f.
+
     With `ids` the score of an anchor is the mean over its positives, and rows with equal ids are no
     negatives: `fmicl_loss(features, ids=labels)` takes labels, or several views stacked in one
     array.
 
-    s = f'(G(|x - y|^2)) is the f-Gaussian similarity, f* the convex conjugate of f.
-
     Args:
         x: (N, D) features of the first view, or of all rows in a single array; float16, bfloat16,
-            float32 or, under x64, float64. Where y or the bank have another dtype, all are promoted.
+            float32 or, under x64, float64. Where y or the bank have another dtype, all are
+            promoted.
         y: (N, D) features of the second view; row i belongs to the same sample as row i of x. None:
             `ids` say which rows of x belong together.
         divergence: name or `fmicl_core.Divergence`: "kl", "js", "pearson", "squared_hellinger",
@@ -57,8 +58,8 @@ def fmicl_loss(
         negatives: scheme of negatives: "anchor" {(x_i, x_j), i != j}, the paper's; "within",
             "anchor" averaged with its twin on y; "cross" {(x_i, y_j), i != j}; "all" pairs of
             different samples of both views.
-        positives: pairs of rows with equal `ids` that are positive: "ids", all of them; "pair", (x_i,
-            y_i) alone, so that other rows with that id are merely no negatives (duplicates).
+        positives: pairs of rows with equal `ids` that are positive: "ids", all of them; "pair",
+            (x_i, y_i) alone, so that other rows with that id are merely no negatives (duplicates).
         bank: (K, D) features that supply all negatives, {(x_i, bank_k)}, or None.
         ids: (N,) whole numbers of the rows of x, and of y; rows with equal ids belong together, as
             labels or views of one sample do. None: row i of x and of y are alone with each other.

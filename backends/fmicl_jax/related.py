@@ -20,7 +20,7 @@ from fmicl_core.related import (
 from fmicl_jax.dense_related import dense_info_nce
 from fmicl_jax.distributed import tell_of_devices
 from fmicl_jax.ids import RowIds, row_ids
-from fmicl_jax.inputs import given_pairs, prepare
+from fmicl_jax.inputs import given_pairs, largest_block, prepare
 from fmicl_jax.ops import off_diagonal, product, square_lengths
 from fmicl_jax.plan import Rows
 from fmicl_jax.tiled_related import tiled_info_nce
@@ -47,9 +47,10 @@ def info_nce_loss(
 
     s = x . y / temperature; s+ is the score of the anchor's other view.
 
-    With `ids` log(...) - s+ is averaged over the anchor's positives, all of which stand in the
-    logarithm: `info_nce_loss(features, ids=labels)` is the supervised contrastive loss (Khosla et
-    al. 2020, L_out). It is NaN where no pair is positive, or none negative.
+    With `ids` an anchor has several positives: all of them stand in the softmax beside the
+    negatives, s+ is their mean, and rows with equal ids are no negatives.
+    `info_nce_loss(features, ids=labels)` is the supervised contrastive loss (Khosla et al. 2020,
+    L_out).
 
     The rows that it is given are the whole batch. Among several ranks, devices or replicas gather
     their features first; `fmicl_loss` does that itself.
@@ -63,8 +64,8 @@ def info_nce_loss(
             the negatives all other samples of both; "cross": anchors x, negatives y (CLIP in one
             direction, MoCo v3); "anchor": anchors x, negatives x; "within": "anchor" averaged with
             its twin on y.
-        positives: pairs of rows with equal `ids` that are positive: "ids", all of them; "pair", (x_i,
-            y_i) alone, so that other rows with that id are merely no negatives (duplicates).
+        positives: pairs of rows with equal `ids` that are positive: "ids", all of them; "pair",
+            (x_i, y_i) alone, so that other rows with that id are merely no negatives (duplicates).
         bank: (K, D) features that supply all negatives (MoCo's queue), or None.
         ids: (N,) whole numbers of the rows of x, and of y; rows with equal ids belong together, as
             labels or views of one sample do. None: row i of x and of y are alone with each other.
@@ -80,29 +81,33 @@ def info_nce_loss(
     Raises:
         ValueError: an option or a shape does not fit; the message names it.
 
-    Source: Oord et al. (2018), eq. 4; Chen et al. (2020), eq. 1; He et al. (2020), eq. 1; Khosla et
-        al. (2020), eq. 2.
+    Source: Oord et al. (2018), eq. 4; Chen et al. (2020), eq. 1; He et al. (2020), eq. 1; with ids
+    Khosla et al. (2020), eq. 2.
     """
     tell_of_devices("info_nce_loss")
     temperature = check_positive("temperature", temperature)
     check_implementation(implementation)
     pairs, has_ids = given_pairs(negatives, positives, y, bank, ids, bank_ids), ids is not None
     rows = prepare(x, y, bank, normalize, has_ids=has_ids)
-    n, k = len(rows["x"]), len(rows.get("bank", rows["x"]))
-    known = None if ids is None else row_ids(ids, bank_ids, rows)
-    weights = None if known is None else _weights(pairs, known, k, rows["x"].dtype)
-    tiled = choose_form(implementation, n, k) == "tiled"
-    of_softmaxes = tiled_info_nce if tiled else dense_info_nce
-    loss = of_softmaxes(rows, temperature, pairs, known and known.numbers, weights)
-    if known is None or weights is None:
-        return loss
-    return loss + _of_positives(rows, temperature, pairs, known, weights)
+    tiled = choose_form(implementation, *largest_block(rows, has_ids)) == "tiled"
+    info_nce = tiled_info_nce if tiled else dense_info_nce
+    if ids is None:
+        return info_nce(rows, temperature, pairs, None, None)
+    known = row_ids(ids, bank_ids, rows)
+    weights = _weights(pairs, known, rows)
+    loss = info_nce(rows, temperature, pairs, known.numbers, weights)
+    loss += _of_positives(rows, temperature, pairs, known, weights)
+    checked = not isinstance(loss, jax.core.Tracer)
+    error = known.explain(pairs, rows) if checked and not jnp.isfinite(loss) else None
+    if error is not None:
+        raise error
+    return loss
 
 
-def _weights(pairs: Pairs, known: RowIds, bank: int, dtype: jnp.dtype) -> jax.Array:
-    """Weight of each positive of an anchor; NaN where there is no positive, or no negative, pair."""
-    some = known.negative_shares(pairs, bank, dtype).any()
-    return jnp.where(some, known.weights(pairs, dtype), jnp.nan)
+def _weights(pairs: Pairs, known: RowIds, rows: Rows) -> jax.Array:
+    """Weight of each positive of an anchor; NaN if no pair is positive, or none is negative."""
+    some = known.negative_shares(pairs, rows).any()
+    return jnp.where(some, known.weights(pairs, rows["x"].dtype), jnp.nan)
 
 
 def _of_positives(

@@ -19,7 +19,7 @@ from fmicl_jax.dense import dense_block_mean, dense_positive_mean, positive_scor
 from fmicl_jax.distributed import BlockMean, against_all, axis_size, shared_mean
 from fmicl_jax.fused import fused_for
 from fmicl_jax.ids import row_ids
-from fmicl_jax.inputs import explain_non_finite, given_pairs, prepare, weight_of
+from fmicl_jax.inputs import explain_non_finite, given_pairs, largest_block, prepare, weight_of
 from fmicl_jax.tiled import tiled_block_mean, tiled_positive_mean
 
 
@@ -58,13 +58,15 @@ def terms_of(
     least, has_ids = 2 if axis_name is None else 1, ids is not None
     rows = prepare(x, y, bank, pairwise.normalize, least=least, has_ids=has_ids)
     devices = 1 if axis_name is None else axis_size(axis_name, x)
-    n, k = devices * len(x), len(bank) if bank is not None else devices * len(x)
+    n, k = largest_block(rows, has_ids, devices)
     known = None if ids is None else row_ids(ids, bank_ids, rows, axis_name)
     dtype = jnp.result_type(*(side for side in (x, y, bank) if side is not None)).name
     fused = fused_for(implementation, pairwise, x, dtype, n, k)
     dense = fused is None and choose_form(implementation, n, k) == "dense"
     block_mean: BlockMean = dense_block_mean if dense else partial(tiled_block_mean, fused=fused)
-    positive_mean: BlockMean = dense_positive_mean if dense else tiled_positive_mean
+    positive_mean: BlockMean = (
+        dense_positive_mean if dense else partial(tiled_positive_mean, fused=fused)
+    )
     mean: Callable[[jax.Array], jax.Array] = jnp.mean
     if axis_name is not None:
         block_mean, positive_mean = (against_all(f, axis_name) for f in (block_mean, positive_mean))
@@ -82,7 +84,7 @@ def terms_of(
         for block in pairs.positive_blocks:
             how = pairwise, block.skips_diagonal, known.of(block.left, block.right), weights
             scores.append(block.share * positive_mean(*block.sides(rows), *how))
-        excess = excess / mean(known.negative_shares(pairs, k, excess.dtype))
+        excess = excess / mean(known.negative_shares(pairs, rows))
     score = sum((mean(score) for score in scores[1:]), mean(scores[0]))
     penalty = pairwise.limit + excess
     loss = (weight * penalty).astype(excess.dtype) - score
@@ -90,6 +92,6 @@ def terms_of(
         check_alpha_value(float(weight))
         if not jnp.isfinite(loss):
             objective = replace(settings, alpha=float(weight))
-            why = None if known is None else known.explain(pairs, len(rows.get("bank", ())))
+            why = None if known is None else known.explain(pairs, rows)
             raise why or explain_non_finite(x, y, bank) or overflowed(objective, float(loss))
     return FMICLTerms(loss, score, penalty)

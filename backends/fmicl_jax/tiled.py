@@ -47,10 +47,11 @@ def tiled_positive_mean(
     skips_diagonal: bool,
     numbers: Numbers,
     weights: jax.Array,
+    fused: Fused | None = None,
 ) -> jax.Array:
     """Mean weighted score of the positives, as `fmicl_jax.dense.dense_positive_mean`."""
     tile = positive_tile_size(jax.default_backend())
-    return _block_mean(left, right, numbers, weights, Plan(pairwise, skips_diagonal, tile, None))
+    return _block_mean(left, right, numbers, weights, Plan(pairwise, skips_diagonal, tile, fused))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(4,))
@@ -130,19 +131,21 @@ def _of_ordered(
     wanted: tuple[bool, bool],
 ) -> tuple[jax.Array, Gradients]:
     """The same of rows whose equal numbers are neighbours."""
-    if numbers is not None and weights is not None:
-        return positive_sweep(left, right, numbers, weights, plan, wanted)
-    how = left, right, plan, wanted
-    if plan.fused is None or numbers is not None:
-        return sweep(*how, numbers)
+
+    def plain() -> tuple[jax.Array, Gradients]:
+        if numbers is not None and weights is not None:
+            return positive_sweep(left, right, numbers, weights, plan, wanted)
+        return sweep(left, right, plan, wanted, numbers)
+
+    if plan.fused is None:
+        return plain()
     from fmicl_jax.fused_pallas import fused_mean_and_gradients  # imports Pallas
 
+    fused = partial(fused_mean_and_gradients, left, right, plan, wanted, numbers, weights)
     if plan.fused.interpret:
-        return fused_mean_and_gradients(*how)
+        return fused()
     # While tracing the device was a guess: what is compiled for another is the plain tiles.
-    mean, gradients = jax.lax.platform_dependent(
-        cuda=lambda: fused_mean_and_gradients(*how), default=lambda: sweep(*how)
-    )
+    mean, gradients = jax.lax.platform_dependent(cuda=fused, default=plain)
     return mean, gradients
 
 

@@ -47,7 +47,7 @@ class GradientSums(NamedTuple):
 
 
 def split_tiles(x: jax.Array, tile: int) -> jax.Array:
-    """(N, ...) as (tiles, rows, ...) of equally many rows, at most `tile`; zeros fill the last one."""
+    """(N, ...) as (tiles, rows, ...) of equally many rows, at most `tile`, filled with zeros."""
     count, size = _count_and_size(len(x), tile)
     missing = [(0, count * size - len(x)), *((0, 0) for _ in x.shape[1:])]
     return jnp.pad(x, missing).reshape(count, size, *x.shape[1:])
