@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
+import jax.numpy as jnp
 
 from fmicl_core import Pairwise
 from fmicl_jax.ops import JAX, off_diagonal, product, square_lengths
-
-Rows = dict[str, jax.Array]
+from fmicl_jax.plan import Numbers, Rows
 
 
 def positive_scores(rows: Rows, pairwise: Pairwise) -> jax.Array:
@@ -21,12 +23,74 @@ def positive_scores(rows: Rows, pairwise: Pairwise) -> jax.Array:
 
 
 def dense_block_mean(
-    left: jax.Array, right: jax.Array | None, pairwise: Pairwise, skips_diagonal: bool
+    left: jax.Array,
+    right: jax.Array | None,
+    pairwise: Pairwise,
+    skips_diagonal: bool,
+    numbers: Numbers | None = None,
 ) -> jax.Array:
-    """Mean excess over the pairs (left_i, right_j), i != j if so asked; right None means left."""
+    """Mean excess over the pairs (left_i, right_j), where pairs with equal ids count as 0.
+
+    Args:
+        left: (N, D) features.
+        right: (K, D) features, or None for left.
+        pairwise: formulas of a pair.
+        skips_diagonal: whether pairs with i = j are left out.
+        numbers: numbers of the rows, equal where their ids are; None: no two ids are equal.
+    """
+    z = _all_pairs(left, right, pairwise)
+    if numbers is None:
+        return pairwise.excess(off_diagonal(z) if skips_diagonal else z, JAX).mean()
+    counts = ~_equal(numbers)
+    if skips_diagonal:
+        z, counts = off_diagonal(z), off_diagonal(counts)
+    return _where(counts, pairwise.excess, z, pairwise).mean()
+
+
+def dense_positive_mean(
+    left: jax.Array,
+    right: jax.Array | None,
+    pairwise: Pairwise,
+    skips_diagonal: bool,
+    numbers: Numbers,
+    weights: jax.Array,
+) -> jax.Array:
+    """(1/N) sum over i of weights_i times the scores of the pairs (left_i, right_j) with equal ids.
+
+    Args:
+        left: (N, D) features.
+        right: (K, D) features, or None for left.
+        pairwise: formulas of a pair.
+        skips_diagonal: whether pairs with i = j are left out.
+        numbers: numbers of the rows, equal where their ids are.
+        weights: (N,) weight of each positive of a row of left.
+    """
+    z, counts = _all_pairs(left, right, pairwise), _equal(numbers)
+    if skips_diagonal:
+        counts &= ~jnp.eye(len(counts), dtype=bool)
+    return (weights * _where(counts, pairwise.positive, z, pairwise).sum(axis=1)).mean()
+
+
+def _all_pairs(left: jax.Array, right: jax.Array | None, pairwise: Pairwise) -> jax.Array:
+    """Number z of every pair; (N, K)."""
     a, b, c = pairwise.coefficients()
     right = left if right is None else right
     z = a * product(left, right.T) + c
     if b:
         z = z + b * (square_lengths(left)[:, None] + square_lengths(right)[None, :])
-    return pairwise.excess(off_diagonal(z) if skips_diagonal else z, JAX).mean()
+    return z
+
+
+def _equal(numbers: Numbers) -> jax.Array:
+    left, right = numbers
+    return left[:, None] == (left if right is None else right)[None, :]
+
+
+def _where(
+    counts: jax.Array, of: Callable[..., jax.Array], z: jax.Array, pairwise: Pairwise
+) -> jax.Array:
+    """Values of the pairs that count, 0 of the others, whose formulas see a harmless z.
+
+    Infinity times 0 would make the derivative NaN.
+    """
+    return jnp.where(counts, of(jnp.where(counts, z, pairwise.coincident), JAX), 0.0)

@@ -14,9 +14,11 @@ import jax.numpy as jnp
 from fmicl_core import Pairwise
 from fmicl_core.checks import invalid
 from fmicl_core.ranks import check_union, warn_of_ranks
+from fmicl_jax.plan import Numbers
 
-#: Mean excess of a block: left, right (None means left), pairwise, skips_diagonal.
-BlockMean = Callable[[jax.Array, jax.Array | None, Pairwise, bool], jax.Array]
+#: Mean over a block: left, right (None means left), pairwise, skips_diagonal, numbers (None: no two
+#: ids are equal) and, of positives, weights.
+BlockMean = Callable[..., jax.Array]
 
 
 def axis_size(axis_name: str, rows: jax.Array) -> int:
@@ -52,28 +54,39 @@ def against_all(block_mean: BlockMean, axis_name: str) -> BlockMean:
     """From a mean over one block of rows, the mean over this device's rows against all rows.
 
     Args:
-        block_mean: function of the dense or the tiled form that takes the mean over one block.
+        block_mean: function of the dense or the tiled form: the mean excess over the pairs of a
+            block or, where it takes weights, the mean over the left rows of a sum over pairs.
         axis_name: axis of the mesh.
     """
 
     def mean(
-        left: jax.Array, right: jax.Array | None, pairwise: Pairwise, skips_diagonal: bool
+        left: jax.Array,
+        right: jax.Array | None,
+        pairwise: Pairwise,
+        skips_diagonal: bool,
+        numbers: Numbers | None = None,
+        *weights: jax.Array,
     ) -> jax.Array:
         if not skips_diagonal:  # every device has the whole bank
-            return block_mean(left, right, pairwise, False)
+            return block_mean(left, right, pairwise, False, numbers)
         n, devices = len(left), jax.lax.axis_size(axis_name)
         pairs, total = devices * n - 1, jnp.zeros((), left.dtype)
-        if n > 1:
-            total += (n - 1) / pairs * block_mean(left, right, pairwise, True)
+        if n > 1 or weights:
+            share = 1.0 if weights else (n - 1) / pairs
+            total += share * block_mean(left, right, pairwise, True, numbers, *weights)
         if devices > 1:
             others = _others(left if right is None else right, axis_name)
-            total += len(others) / pairs * block_mean(left, others, pairwise, False)
+            if numbers is not None:
+                own, theirs = numbers
+                numbers = own, _others(own if theirs is None else theirs, axis_name)
+            share = 1.0 if weights else len(others) / pairs
+            total += share * block_mean(left, others, pairwise, False, numbers, *weights)
         return total
 
     return mean
 
 
 def _others(rows: jax.Array, axis_name: str) -> jax.Array:
-    """The rows of all other devices, ((W - 1) n, D)."""
+    """The rows of all other devices, ((W - 1) n, ...)."""
     union = jax.lax.all_gather(rows, axis_name, tiled=True)
     return jnp.roll(union, -len(rows) * jax.lax.axis_index(axis_name), axis=0)[len(rows) :]

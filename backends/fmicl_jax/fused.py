@@ -52,7 +52,7 @@ def fused_for(
     """
     if choose_form(implementation, n, k, fused=True) != FUSED:
         return None
-    device = _device(x)
+    device = device_of(x)
     fused = Fused(dtype, _tf32(), *_facts(device), INTERPRET)
     why = _refusal(device, fused.dtype) or too_wide(x.shape[1]) or _too_many(max(n, k), x.shape[1])
     if not why and implementation == "auto" and fused.dtype == "float32" and not fused.tf32:
@@ -64,7 +64,7 @@ def fused_for(
     return None if why else fused
 
 
-def _device(x: jax.Array) -> jax.Device:
+def device_of(x: jax.Array) -> jax.Device:
     """The device of x or, while tracing, where it is not known, the one that JAX would take."""
     if not isinstance(x, jax.core.Tracer) and isinstance(x, jax.Array):
         return next(iter(x.devices()))

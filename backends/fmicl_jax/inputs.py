@@ -17,8 +17,9 @@ from fmicl_core.checks import (
     non_finite,
     wide_dtype,
 )
-from fmicl_jax.dense import Rows
+from fmicl_core.pairs import Pairs, pairs_of
 from fmicl_jax.ops import normalize_rows
+from fmicl_jax.plan import Rows
 
 
 def prepare(
@@ -28,15 +29,17 @@ def prepare(
     normalize: bool,
     *,
     least: int = 2,
+    has_ids: bool = False,
 ) -> Rows:
     """Checked features by name, in one dtype of float32 at least, of unit length where asked for.
 
     Args:
         x: features of the first view.
-        y: features of the second view; None, where the caller left it out, is refused.
+        y: features of the second view; None, where the caller left it out, is refused without ids.
         bank: features of the bank of negatives, or None.
         normalize: whether rows are scaled to unit length.
         least: rows that x needs without a bank; 1 for a shard of a distributed batch.
+        has_ids: whether ids say which rows of x belong together.
 
     Raises:
         ValueError: a feature array is no array, or shapes or dtypes do not fit.
@@ -59,9 +62,29 @@ def prepare(
         dtypes,
         least=least,
         framework="jax",
+        has_ids=has_ids,
     )
     wide = {name: value.astype(wide_dtype(dtypes)) for name, value in arrays.items()}
     return {k: normalize_rows(v) for k, v in wide.items()} if normalize else wide
+
+
+def given_pairs(
+    negatives: str, positives: str, y: Any, bank: Any, ids: Any, bank_ids: Any
+) -> Pairs:
+    """Which pairs count between the arrays that were given.
+
+    Raises:
+        ValueError: an option is unknown, or needs an argument that is missing.
+    """
+    given = {"y": y, "bank": bank, "ids": ids, "bank_ids": bank_ids}
+    return pairs_of(negatives, positives, **{f"has_{k}": v is not None for k, v in given.items()})
+
+
+def largest_block(rows: Rows, has_ids: bool, devices: int = 1) -> tuple[int, int]:
+    """Rows and columns of the largest block of pairs; ids make blocks of positives, too."""
+    n = devices * len(rows["x"])
+    k = len(rows["bank"]) if "bank" in rows else n
+    return n, max(n, k) if has_ids else k
 
 
 def is_array(value: Any) -> TypeGuard[jax.Array]:

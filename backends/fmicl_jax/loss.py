@@ -24,7 +24,10 @@ def fmicl_loss(
     similarity: Similarity | str = DEFAULTS.similarity,
     alpha: float | jax.Array = DEFAULTS.alpha,
     negatives: str = DEFAULTS.negatives,
+    positives: str = DEFAULTS.positives,
     bank: jax.Array | None = None,
+    ids: jax.Array | None = None,
+    bank_ids: jax.Array | None = None,
     normalize: bool = DEFAULTS.normalize,
     implementation: str = "auto",
     check_finite: bool = True,
@@ -37,11 +40,16 @@ def fmicl_loss(
 
     s = f'(G(|x - y|^2)) is the f-Gaussian similarity, f* the convex conjugate of f.
 
+    With `ids` the score of an anchor is the mean over its positives, and rows with equal ids are no
+    negatives: `fmicl_loss(features, ids=labels)` takes labels, or several views stacked in one
+    array.
+
     Args:
-        x: (N, D) features of the first view; float16, bfloat16, float32 or, under x64, float64.
-            Where y or the bank have another dtype, all are promoted.
-        y: (N, D) features of the second view; row i belongs to the same sample as row i of x.
-            Two views in one array are split first, `z1, z2 = jnp.split(features, 2)`.
+        x: (N, D) features of the first view, or of all rows in a single array; float16, bfloat16,
+            float32 or, under x64, float64. Where y or the bank have another dtype, all are
+            promoted.
+        y: (N, D) features of the second view; row i belongs to the same sample as row i of x. None:
+            `ids` say which rows of x belong together.
         divergence: name or `fmicl_core.Divergence`: "kl", "js", "pearson", "squared_hellinger",
             "tsallis", "vlc", "jeffreys" (and "reverse_kl", "neyman", which collapse).
         similarity: name or `fmicl_core.Similarity`: "gaussian", "cosine", "laplace", "cauchy".
@@ -50,7 +58,13 @@ def fmicl_loss(
         negatives: scheme of negatives: "anchor" {(x_i, x_j), i != j}, the paper's; "within",
             "anchor" averaged with its twin on y; "cross" {(x_i, y_j), i != j}; "all" pairs of
             different samples of both views.
+        positives: pairs of rows with equal `ids` that are positive: "ids", all of them; "pair",
+            (x_i, y_i) alone, so that other rows with that id are merely no negatives (duplicates).
         bank: (K, D) features that supply all negatives, {(x_i, bank_k)}, or None.
+        ids: (N,) whole numbers of the rows of x, and of y; rows with equal ids belong together, as
+            labels or views of one sample do. None: row i of x and of y are alone with each other.
+        bank_ids: (K,) whole numbers of the bank's rows, which are no negatives of rows with the
+            same id; None: no row of the bank is.
         normalize: whether rows are scaled to unit length first; a zero row stays zero and counts as
             orthogonal to every other.
         implementation: form that computes the loss: "dense" (any-order derivatives, O(N^2) memory),
@@ -72,8 +86,9 @@ def fmicl_loss(
 
     Source: the objective of Lu et al. (2023); `fmicl_core.fmicl_reference` is it in float64 NumPy.
     """
-    settings = FMICL(divergence, similarity, DEFAULTS.alpha, negatives, normalize)
-    return terms_of(settings, alpha, x, y, bank, implementation, check_finite, axis_name).loss
+    settings = FMICL(divergence, similarity, DEFAULTS.alpha, negatives, normalize, positives)
+    arrays = x, y, bank, ids, bank_ids
+    return terms_of(settings, alpha, *arrays, implementation, check_finite, axis_name).loss
 
 
 def fmicl_terms(
@@ -85,7 +100,10 @@ def fmicl_terms(
     similarity: Similarity | str = DEFAULTS.similarity,
     alpha: float | jax.Array = DEFAULTS.alpha,
     negatives: str = DEFAULTS.negatives,
+    positives: str = DEFAULTS.positives,
     bank: jax.Array | None = None,
+    ids: jax.Array | None = None,
+    bank_ids: jax.Array | None = None,
     normalize: bool = DEFAULTS.normalize,
     implementation: str = "auto",
     check_finite: bool = True,
@@ -101,8 +119,9 @@ def fmicl_terms(
     Returns:
         Named tuple (loss, score, penalty) of scalars, each differentiable.
     """
-    settings = FMICL(divergence, similarity, DEFAULTS.alpha, negatives, normalize)
-    return terms_of(settings, alpha, x, y, bank, implementation, check_finite, axis_name)
+    settings = FMICL(divergence, similarity, DEFAULTS.alpha, negatives, normalize, positives)
+    arrays = x, y, bank, ids, bank_ids
+    return terms_of(settings, alpha, *arrays, implementation, check_finite, axis_name)
 
 
 @jax.tree_util.register_pytree_node_class
@@ -117,8 +136,8 @@ class FMICLLoss:
     pytree it has no leaves or, where alpha is an array, alpha as its only one.
 
     Args:
-        divergence, similarity, alpha, negatives, normalize, implementation, check_finite: as for
-            `fmicl_loss`.
+        divergence, similarity, alpha, negatives, positives, normalize, implementation,
+            check_finite: as for `fmicl_loss`.
         axis_name: as for `fmicl_loss`.
 
     Raises:
@@ -129,6 +148,7 @@ class FMICLLoss:
     similarity: Similarity | str = DEFAULTS.similarity
     alpha: float | jax.Array = DEFAULTS.alpha
     negatives: str = DEFAULTS.negatives
+    positives: str = DEFAULTS.positives
     normalize: bool = DEFAULTS.normalize
     implementation: str = "auto"
     check_finite: bool = True
@@ -137,7 +157,8 @@ class FMICLLoss:
     def __post_init__(self) -> None:
         object.__setattr__(self, "alpha", weight_of(self.alpha))
         number = self.alpha if isinstance(self.alpha, float) else DEFAULTS.alpha
-        o = FMICL(self.divergence, self.similarity, number, self.negatives, self.normalize)
+        fixed = self.negatives, self.normalize, self.positives
+        o = FMICL(self.divergence, self.similarity, number, *fixed)
         for name in ("divergence", "similarity"):
             object.__setattr__(self, name, getattr(o, name))
         object.__setattr__(self, "_made_with", o)
@@ -152,17 +173,30 @@ class FMICLLoss:
         return replace(made_with, alpha=float(self.alpha)) if is_array(self.alpha) else made_with
 
     def __call__(
-        self, x: jax.Array, y: jax.Array | None = None, bank: jax.Array | None = None
+        self,
+        x: jax.Array,
+        y: jax.Array | None = None,
+        bank: jax.Array | None = None,
+        *,
+        ids: jax.Array | None = None,
+        bank_ids: jax.Array | None = None,
     ) -> jax.Array:
-        """The loss of x (N, D), y (N, D) and, if given, bank (K, D); scalar."""
-        return self.terms(x, y, bank).loss
+        """The loss of x (N, D) and, if given, y (N, D), bank (K, D), ids (N,), bank_ids (K,)."""
+        return self.terms(x, y, bank, ids=ids, bank_ids=bank_ids).loss
 
     def terms(
-        self, x: jax.Array, y: jax.Array | None = None, bank: jax.Array | None = None
+        self,
+        x: jax.Array,
+        y: jax.Array | None = None,
+        bank: jax.Array | None = None,
+        *,
+        ids: jax.Array | None = None,
+        bank_ids: jax.Array | None = None,
     ) -> FMICLTerms:
         """The loss, mean score and mean penalty, as `fmicl_terms`."""
         options = self.implementation, self.check_finite, self.axis_name
-        return terms_of(self._made_with, self.alpha, x, y, bank, *options)  # type: ignore[attr-defined]
+        settings: FMICL = self._made_with  # type: ignore[attr-defined]
+        return terms_of(settings, self.alpha, x, y, bank, ids, bank_ids, *options)
 
     def tree_flatten(self) -> tuple[tuple[Any, ...], tuple[tuple[str, Any], ...]]:
         """The leaves of the pytree, and all that is no leaf."""

@@ -1,4 +1,6 @@
-"""What a sweep over tiles is compiled for: the static argument of the tiled and the fused form."""
+"""What a sweep over tiles is compiled for, the static argument of the tiled and the fused form;
+names for what sweeps take and give.
+"""
 
 from __future__ import annotations
 
@@ -43,5 +45,10 @@ class Plan(NamedTuple):
     fused: Fused | None
 
 
+#: Features by name: "x", "y", "bank".
+Rows = dict[str, jax.Array]
+#: Numbers of the rows on the left of a block, and on its right (None: the same rows); equal where
+#: the ids of the rows are.
+Numbers = tuple[jax.Array, jax.Array | None]
 #: Gradients in left and in right, where wanted; of a symmetric block the first is the whole one.
 Gradients = tuple[jax.Array | None, jax.Array | None]

@@ -10,16 +10,19 @@ import jax.numpy as jnp
 
 from fmicl_core.checks import check_positive
 from fmicl_core.forms import check_implementation, choose_form
+from fmicl_core.pairs import Pairs
 from fmicl_core.related import (
     INFO_NCE_OPTIONS,
     RELATED_DEFAULTS,
     check_info_nce,
-    info_nce_anchors,
+    info_nce_positives,
 )
-from fmicl_jax.dense import Rows
+from fmicl_jax.dense_related import dense_info_nce
 from fmicl_jax.distributed import tell_of_devices
-from fmicl_jax.inputs import prepare
-from fmicl_jax.ops import JAX, off_diagonal, product, square_lengths
+from fmicl_jax.ids import RowIds, row_ids
+from fmicl_jax.inputs import given_pairs, largest_block, prepare
+from fmicl_jax.ops import off_diagonal, product, square_lengths
+from fmicl_jax.plan import Rows
 from fmicl_jax.tiled_related import tiled_info_nce
 
 
@@ -30,7 +33,10 @@ def info_nce_loss(
     *,
     temperature: float = RELATED_DEFAULTS.temperature,
     negatives: str = RELATED_DEFAULTS.negatives,
+    positives: str = RELATED_DEFAULTS.positives,
     bank: jax.Array | None = None,
+    ids: jax.Array | None = None,
+    bank_ids: jax.Array | None = None,
     normalize: bool = RELATED_DEFAULTS.normalize,
     implementation: str = "auto",
 ) -> jax.Array:
@@ -41,19 +47,30 @@ def info_nce_loss(
 
     s = x . y / temperature; s+ is the score of the anchor's other view.
 
+    With `ids` an anchor has several positives: all of them stand in the softmax beside the
+    negatives, s+ is their mean, and rows with equal ids are no negatives.
+    `info_nce_loss(features, ids=labels)` is the supervised contrastive loss (Khosla et al. 2020,
+    L_out).
+
     The rows that it is given are the whole batch. Among several ranks, devices or replicas gather
     their features first; `fmicl_loss` does that itself.
 
     Args:
-        x: (N, D) features of the first view, any float dtype.
-        y: (N, D) features of the second view; row i belongs to the same sample as row i of x.
-            Two views in one array are split first, `z1, z2 = jnp.split(features, 2)`.
+        x: (N, D) features of the first view, or of all rows in a single array; any float dtype.
+        y: (N, D) features of the second view; row i belongs to the same sample as row i of x. None:
+            `ids` say which rows of x belong together.
         temperature: temperature > 0 that scores are divided by.
         negatives: scheme of negatives: "all", the NT-Xent of SimCLR: the anchors are both views,
             the negatives all other samples of both; "cross": anchors x, negatives y (CLIP in one
             direction, MoCo v3); "anchor": anchors x, negatives x; "within": "anchor" averaged with
             its twin on y.
+        positives: pairs of rows with equal `ids` that are positive: "ids", all of them; "pair",
+            (x_i, y_i) alone, so that other rows with that id are merely no negatives (duplicates).
         bank: (K, D) features that supply all negatives (MoCo's queue), or None.
+        ids: (N,) whole numbers of the rows of x, and of y; rows with equal ids belong together, as
+            labels or views of one sample do. None: row i of x and of y are alone with each other.
+        bank_ids: (K,) whole numbers of the bank's rows, which are no negatives of rows with the
+            same id; None: no row of the bank is.
         normalize: whether rows are scaled to unit length first.
         implementation: form that computes the loss: "dense" (any-order derivatives, O(N^2) memory),
             "tiled" (two passes, O(N D) memory, differentiable once), or "auto", by size.
@@ -64,31 +81,52 @@ def info_nce_loss(
     Raises:
         ValueError: an option or a shape does not fit; the message names it.
 
-    Source: Oord et al. (2018), eq. 4; Chen et al. (2020), eq. 1; He et al. (2020), eq. 1.
+    Source: Oord et al. (2018), eq. 4; Chen et al. (2020), eq. 1; He et al. (2020), eq. 1; with ids
+    Khosla et al. (2020), eq. 2.
     """
     tell_of_devices("info_nce_loss")
     temperature = check_positive("temperature", temperature)
     check_implementation(implementation)
-    anchors = info_nce_anchors(negatives, bank is not None)
-    rows = prepare(x, y, bank, normalize)
-    n, k = len(rows["x"]), len(rows.get("bank", rows["x"]))
-    if choose_form(implementation, n, k) == "tiled":
-        return tiled_info_nce(rows, temperature, negatives)
-    positive = (rows["x"] * rows["y"]).sum(axis=1) / temperature
+    pairs, has_ids = given_pairs(negatives, positives, y, bank, ids, bank_ids), ids is not None
+    rows = prepare(x, y, bank, normalize, has_ids=has_ids)
+    tiled = choose_form(implementation, *largest_block(rows, has_ids)) == "tiled"
+    info_nce = tiled_info_nce if tiled else dense_info_nce
+    if ids is None:
+        return info_nce(rows, temperature, pairs, None, None)
+    known = row_ids(ids, bank_ids, rows)
+    weights = _weights(pairs, known, rows)
+    loss = info_nce(rows, temperature, pairs, known.numbers, weights)
+    loss += _of_positives(rows, temperature, pairs, known, weights)
+    checked = not isinstance(loss, jax.core.Tracer)
+    error = known.explain(pairs, rows) if checked and not jnp.isfinite(loss) else None
+    if error is not None:
+        raise error
+    return loss
+
+
+def _weights(pairs: Pairs, known: RowIds, rows: Rows) -> jax.Array:
+    """Weight of each positive of an anchor; NaN if no pair is positive, or none is negative."""
+    some = known.negative_shares(pairs, rows).any()
+    return jnp.where(some, known.weights(pairs, rows["x"].dtype), jnp.nan)
+
+
+def _of_positives(
+    rows: Rows, temperature: float, pairs: Pairs, known: RowIds, weights: jax.Array
+) -> jax.Array:
+    """What the mean over the positives has beside the softmaxes; 0 where all ids differ.
+
+    A sum of scores over rows with equal ids is a score of the sum of these rows.
+    """
     losses = []
-    for anchor, pools in anchors:
-        logits = [_negative_logits(rows, anchor, pool, temperature) for pool in pools]
-        every = jnp.concatenate(logits, axis=1)
-        # The same as log-sum-exp of all less s+, but where the loss is small nothing cancels.
-        losses.append(JAX.softplus(jax.nn.logsumexp(every, axis=1) - positive).mean())
+    for anchor, views in info_nce_positives(pairs).items():
+        others = jnp.zeros_like(rows[anchor])
+        for view in views:
+            others += known.sums(rows[view]) - rows[view]  # less itself, or its own other view
+        loss = -weights * (rows[anchor] * others).sum(axis=1) / temperature
+        if not pairs.single:
+            loss += (1.0 - weights) * (rows["x"] * rows["y"]).sum(axis=1) / temperature
+        losses.append(loss.mean())
     return jnp.stack(losses).mean()
-
-
-def _negative_logits(rows: Rows, anchor: str, pool: str, temperature: float) -> jax.Array:
-    s = product(rows[anchor], rows[pool].T) / temperature
-    if pool == "bank":
-        return s
-    return jnp.where(jnp.eye(len(s), dtype=bool), -jnp.inf, s)
 
 
 @jax.tree_util.register_static
@@ -103,7 +141,7 @@ class InfoNCELoss:
     pytree it has no leaves.
 
     Args:
-        temperature, negatives, normalize, implementation: as for `info_nce_loss`.
+        temperature, negatives, positives, normalize, implementation: as for `info_nce_loss`.
 
     Raises:
         ValueError: an option is unknown or out of range.
@@ -111,6 +149,7 @@ class InfoNCELoss:
 
     temperature: float = RELATED_DEFAULTS.temperature
     negatives: str = RELATED_DEFAULTS.negatives
+    positives: str = RELATED_DEFAULTS.positives
     normalize: bool = RELATED_DEFAULTS.normalize
     implementation: str = "auto"
 
@@ -119,11 +158,17 @@ class InfoNCELoss:
         object.__setattr__(self, "temperature", checked["temperature"])
 
     def __call__(
-        self, x: jax.Array, y: jax.Array | None = None, bank: jax.Array | None = None
+        self,
+        x: jax.Array,
+        y: jax.Array | None = None,
+        bank: jax.Array | None = None,
+        *,
+        ids: jax.Array | None = None,
+        bank_ids: jax.Array | None = None,
     ) -> jax.Array:
-        """The loss of x (N, D), y (N, D) and, if given, bank (K, D); scalar."""
+        """The loss of x (N, D) and, if given, y (N, D), bank (K, D), ids (N,), bank_ids (K,)."""
         options = {name: getattr(self, name) for name in INFO_NCE_OPTIONS}
-        return info_nce_loss(x, y, bank=bank, **options)
+        return info_nce_loss(x, y, bank=bank, ids=ids, bank_ids=bank_ids, **options)
 
 
 def alignment_uniformity_loss(

@@ -3,23 +3,28 @@
 Every negative enters through a plain mean, so that a tile's penalty and its contribution to the
 gradient are both final as soon as the tile is known, and the tile can be forgotten. The tiles are
 a `lax.scan`, so that compile time does not grow with the batch.
+
+With ids the rows are first brought into an order in which equal ids are neighbours: the tiles that
+hold pairs with equal ids are then few. All others take the path of a batch without ids.
 """
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
 from fmicl_core import Pairwise
 from fmicl_core.checks import once_differentiable
-from fmicl_core.forms import tile_size
+from fmicl_core.forms import positive_tile_size, tile_size
+from fmicl_jax.ids import in_order
 from fmicl_jax.ops import JAX, product, square_lengths
-from fmicl_jax.plan import Fused, Gradients, Plan
+from fmicl_jax.plan import Fused, Gradients, Numbers, Plan
+from fmicl_jax.tiled_positives import positive_sweep
+from fmicl_jax.tiles import GradientSums, counted_pairs, split_tiles, tile_numbers, tile_places
 
 
 def tiled_block_mean(
@@ -27,26 +32,51 @@ def tiled_block_mean(
     right: jax.Array | None,
     pairwise: Pairwise,
     skips_diagonal: bool,
+    numbers: Numbers | None = None,
     fused: Fused | None = None,
 ) -> jax.Array:
-    """Mean excess over the pairs (left_i, right_j), i != j if so asked; right None means left."""
+    """Mean excess over the pairs (left_i, right_j), as `fmicl_jax.dense.dense_block_mean`."""
     tile = tile_size(jax.default_backend())
-    return _block_mean(left, right, Plan(pairwise, skips_diagonal, tile, fused))
+    return _block_mean(left, right, numbers, None, Plan(pairwise, skips_diagonal, tile, fused))
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _block_mean(left: jax.Array, right: jax.Array | None, plan: Plan) -> jax.Array:
-    """Mean excess over the pairs (left_i, right_j); right None means left."""
-    mean, _ = _mean_and_gradients(left, right, plan, (False, False))
+def tiled_positive_mean(
+    left: jax.Array,
+    right: jax.Array | None,
+    pairwise: Pairwise,
+    skips_diagonal: bool,
+    numbers: Numbers,
+    weights: jax.Array,
+    fused: Fused | None = None,
+) -> jax.Array:
+    """Mean weighted score of the positives, as `fmicl_jax.dense.dense_positive_mean`."""
+    tile = positive_tile_size(jax.default_backend())
+    return _block_mean(left, right, numbers, weights, Plan(pairwise, skips_diagonal, tile, fused))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(4,))
+def _block_mean(
+    left: jax.Array,
+    right: jax.Array | None,
+    numbers: Numbers | None,
+    weights: jax.Array | None,
+    plan: Plan,
+) -> jax.Array:
+    """Mean excess over the pairs (left_i, right_j) or, with weights, mean score of the positives.
+
+    right None means left.
+    """
+    mean, _ = _mean_and_gradients(left, right, numbers, weights, plan, (False, False))
     return mean
 
 
 def _block_mean_jvp(plan: Plan, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     # The derivative is <gradient, tangent>: forward mode as it stands, reverse mode by transposing.
-    left, right = primals
+    # Weights are made of ids and have none.
+    tangents = tangents[:2]
     wanted = tuple(t is not None and not isinstance(t, SymbolicZero) for t in tangents)
-    mean, gradients = _once(left, right, plan, wanted)
-    slope = jnp.zeros((), left.dtype)
+    mean, gradients = _once(*primals, plan, wanted)
+    slope = jnp.zeros((), mean.dtype)
     for gradient, tangent in zip(gradients, tangents, strict=True):
         if gradient is not None:
             slope = slope + (gradient * tangent).sum()
@@ -56,9 +86,9 @@ def _block_mean_jvp(plan: Plan, primals: Any, tangents: Any) -> tuple[jax.Array,
 _block_mean.defjvp(_block_mean_jvp, symbolic_zeros=True)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(2, 3))
-def _once(left: jax.Array, right: jax.Array | None, plan: Plan, wanted: Any) -> Any:
-    return _mean_and_gradients(left, right, plan, wanted)
+@partial(jax.custom_jvp, nondiff_argnums=(4, 5))
+def _once(left: Any, right: Any, numbers: Any, weights: Any, plan: Plan, wanted: Any) -> Any:
+    return _mean_and_gradients(left, right, numbers, weights, plan, wanted)
 
 
 @_once.defjvp
@@ -66,31 +96,70 @@ def _(plan, wanted, primals, tangents):  # type: ignore[no-untyped-def]
     raise once_differentiable()
 
 
-@partial(jax.jit, static_argnums=(2, 3))
+@partial(jax.jit, static_argnums=(4, 5))
 def _mean_and_gradients(
-    left: jax.Array, right: jax.Array | None, plan: Plan, wanted: tuple[bool, bool]
+    left: jax.Array,
+    right: jax.Array | None,
+    numbers: Numbers | None,
+    weights: jax.Array | None,
+    plan: Plan,
+    wanted: tuple[bool, bool],
 ) -> tuple[jax.Array, Gradients]:
-    """The mean excess, and its gradients in left and in right where they are wanted."""
-    how = left, right, plan, wanted
+    """The mean, and its gradients in left and in right where they are wanted."""
+    if numbers is None:
+        return _of_ordered(left, right, None, None, plan, wanted)
+    order, back = in_order(numbers[0])
+    left, own = left[order], numbers[0][order]
+    weights = None if weights is None else weights[order]
+    if right is None or numbers[1] is None:
+        mean, (gradient, _) = _of_ordered(left, None, (own, None), weights, plan, wanted)
+        return mean, (None if gradient is None else gradient[back], None)
+    order, back_right = in_order(numbers[1])
+    sides = left, right[order], (own, numbers[1][order])
+    mean, gradients = _of_ordered(*sides, weights, plan, wanted)
+    pairs = zip(gradients, (back, back_right), strict=True)
+    grad_left, grad_right = (None if g is None else g[order] for g, order in pairs)
+    return mean, (grad_left, grad_right)
+
+
+def _of_ordered(
+    left: jax.Array,
+    right: jax.Array | None,
+    numbers: Numbers | None,
+    weights: jax.Array | None,
+    plan: Plan,
+    wanted: tuple[bool, bool],
+) -> tuple[jax.Array, Gradients]:
+    """The same of rows whose equal numbers are neighbours."""
+
+    def plain() -> tuple[jax.Array, Gradients]:
+        if numbers is not None and weights is not None:
+            return positive_sweep(left, right, numbers, weights, plan, wanted)
+        return sweep(left, right, plan, wanted, numbers)
+
     if plan.fused is None:
-        return sweep(*how)
+        return plain()
     from fmicl_jax.fused_pallas import fused_mean_and_gradients  # imports Pallas
 
+    fused = partial(fused_mean_and_gradients, left, right, plan, wanted, numbers, weights)
     if plan.fused.interpret:
-        return fused_mean_and_gradients(*how)
+        return fused()
     # While tracing the device was a guess: what is compiled for another is the plain tiles.
-    mean, gradients = jax.lax.platform_dependent(
-        cuda=lambda: fused_mean_and_gradients(*how), default=lambda: sweep(*how)
-    )
+    mean, gradients = jax.lax.platform_dependent(cuda=fused, default=plain)
     return mean, gradients
 
 
 def sweep(
-    left: jax.Array, right: jax.Array | None, plan: Plan, wanted: tuple[bool, bool]
+    left: jax.Array,
+    right: jax.Array | None,
+    plan: Plan,
+    wanted: tuple[bool, bool],
+    numbers: Numbers | None = None,
 ) -> tuple[jax.Array, Gradients]:
     """The mean excess, and its gradients in left and in right where they are wanted.
 
     A symmetric block (right None) visits each pair once, i < j, and has one gradient, in left.
+    Pairs with equal numbers count as 0.
     """
     pairwise, skips_diagonal, tile, _ = plan
     a, b, c = pairwise.coefficients()
@@ -99,6 +168,7 @@ def sweep(
     n, k = len(left), len(others)
     rows, columns = split_tiles(left, tile), split_tiles(others, tile)
     want_left, want_right = (wanted[0], wanted[0]) if symmetric else wanted
+    marks = None if numbers is None else tile_numbers(numbers, tile)
     # Made of the features, so that inside jax.shard_map the carry of the scan varies over the same
     # mesh axes, as it must; features that are not finite have no gradient anyway.
     zero = 0.0 * (left[0, 0] + others[0, 0])
@@ -106,8 +176,10 @@ def sweep(
     grad_columns = None if symmetric else GradientSums.zeros(columns, want_right, bool(b), zero)
 
     def at_edge(z: jax.Array, i: jax.Array, j: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Total and slopes without the diagonal and what was appended to fill the tile."""
+        """Total and slopes without the diagonal, equal numbers and what fills the tile."""
         keep = counted_pairs(i, j, z.shape, n, k, symmetric, skips_diagonal)
+        if marks is not None:
+            keep &= ~marks[0].equal(i, marks[1], j)
         excess, slope = pairwise.excess_and_slope(z, JAX)
         return JAX.sum(jnp.where(keep, excess, 0.0)), jnp.where(keep, slope, 0.0)
 
@@ -118,6 +190,8 @@ def sweep(
         grad_rows, grad_columns = carry
         i, j, edge = place
         x, y = rows[i], columns[j]
+        if marks is not None:
+            edge |= marks[0].meets(i, marks[1], j)
         z = product(a * x, y.T) + c
         if b:
             z = z + b * (square_lengths(x)[:, None] + square_lengths(y)[None, :])
@@ -136,70 +210,3 @@ def sweep(
     grad_left = grad_rows.finish(a, b, scale, left)
     grad_right = None if grad_columns is None else grad_columns.finish(a, b, scale, others)
     return totals.sum() * scale, (grad_left, grad_right)
-
-
-class GradientSums(NamedTuple):
-    """Sums over the tiles of one side: W y, and the row sums of W if z has squared lengths."""
-
-    products: jax.Array | None
-    masses: jax.Array | None
-
-    @classmethod
-    def zeros(
-        cls, tiles: jax.Array, wanted: bool, has_lengths: bool, zero: jax.Array
-    ) -> GradientSums:
-        """The sums before a tile is added; `zero` is 0 of the kind that a scan carries."""
-        products = jnp.zeros_like(tiles) + zero if wanted else None
-        masses = jnp.zeros_like(tiles[..., 0]) + zero if wanted and has_lengths else None
-        return cls(products, masses)
-
-    def add(self, place: jax.Array, weight: jax.Array, others: jax.Array) -> GradientSums:
-        """Add the weights of one tile times the features on its other side."""
-        products, masses = self
-        if products is not None:
-            products = products.at[place].add(product(weight, others))
-        if masses is not None:
-            masses = masses.at[place].add(weight.sum(axis=1))
-        return GradientSums(products, masses)
-
-    def finish(self, a: float, b: float, scale: float, rows: jax.Array) -> jax.Array | None:
-        """d/drows of scale times the sum of penalties: a W y + 2 b (sum of W) rows."""
-        if self.products is None:
-            return None
-        gradient = a * self.products.reshape(-1, rows.shape[1])[: len(rows)]
-        if self.masses is not None:
-            gradient += 2.0 * b * self.masses.reshape(-1)[: len(rows), None] * rows
-        return scale * gradient
-
-
-def split_tiles(x: jax.Array, tile: int) -> jax.Array:
-    """(N, D) as (tiles, rows, D) of equally many rows, at most `tile`; zeros fill the last one."""
-    count = -(-len(x) // tile)
-    size = -(-len(x) // count)
-    return jnp.pad(x, ((0, count * size - len(x)), (0, 0))).reshape(count, size, x.shape[1])
-
-
-def counted_pairs(
-    i: jax.Array, j: jax.Array, shape: tuple[int, ...], n: int, k: int, symmetric: bool, skips: bool
-) -> jax.Array:
-    """Which pairs of the tile count: not the diagonal, nor what was appended to fill the tile."""
-    row = i * shape[0] + jax.lax.broadcasted_iota(jnp.int32, shape, 0)
-    column = j * shape[1] + jax.lax.broadcasted_iota(jnp.int32, shape, 1)
-    keep = (row < n) & (column < k)
-    if skips:
-        keep &= (row < column) if symmetric else (row != column)
-    return keep
-
-
-def tile_places(
-    rows: tuple[int, ...], columns: tuple[int, ...], n: int, k: int, symmetric: bool, skips: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For every tile its row, its column, and whether some of its pairs do not count."""
-    i, j = np.indices((rows[0], columns[0]), dtype=np.int32).reshape(2, -1)
-    if symmetric:
-        i, j = i[i <= j], j[i <= j]
-    bottom, last = (i + 1) * rows[1], (j + 1) * columns[1]
-    edge = (bottom > n) | (last > k)
-    if skips:
-        edge |= (i * rows[1] < last) & (j * columns[1] < bottom)  # ranges of rows and columns meet
-    return i, j, edge

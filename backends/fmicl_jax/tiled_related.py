@@ -12,22 +12,35 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
 from fmicl_core.checks import once_differentiable
 from fmicl_core.forms import tile_size
-from fmicl_core.pairs import Block
-from fmicl_core.related import info_nce_anchors, info_nce_blocks
-from fmicl_jax.dense import Rows
+from fmicl_core.pairs import Pairs
+from fmicl_core.related import SoftmaxBlock, info_nce_anchors, info_nce_blocks
+from fmicl_jax.ids import in_order
 from fmicl_jax.ops import JAX, product
-from fmicl_jax.tiled import GradientSums, counted_pairs, split_tiles, tile_places
+from fmicl_jax.plan import Rows
+from fmicl_jax.tiles import (
+    GradientSums,
+    counted_pairs,
+    over_meeting_tiles,
+    split_tiles,
+    tile_numbers,
+    tile_places,
+)
 
-Places = tuple[np.ndarray, np.ndarray, np.ndarray]
 
+def tiled_info_nce(
+    rows: Rows,
+    temperature: float,
+    pairs: Pairs,
+    numbers: dict[str, jax.Array] | None,
+    weights: jax.Array | None,
+) -> jax.Array:
+    """The mean of `fmicl_jax.dense_related.dense_info_nce` in two passes, once differentiable.
 
-def tiled_info_nce(rows: Rows, temperature: float, negatives: str) -> jax.Array:
-    """InfoNCE in two passes, once differentiable; equals
+    Without ids it equals
 
         positive = (x * y).sum(axis=1) / temperature
         every = concatenate([positive[:, None], negative_scores], axis=1)
@@ -36,26 +49,43 @@ def tiled_info_nce(rows: Rows, temperature: float, negatives: str) -> jax.Array:
     averaged over the anchor views, with negative_scores (N, all negatives of the anchor).
 
     Args:
-        rows: features by the names "x" (N, D), "y" (N, D) and, if given, "bank" (K, D).
-        temperature: temperature > 0 that scores are divided by.
-        negatives: name of the scheme of negatives.
+        rows, temperature, pairs, numbers, weights: as for `dense_info_nce`.
     """
-    return _info_nce(rows, temperature, negatives, tile_size(jax.default_backend()))
+    present = None if weights is None else weights != 0
+    if numbers is not None and present is not None:
+        # Equal ids become neighbours, so that they lie in few tiles.
+        orders = {name: in_order(side)[0] for name, side in numbers.items()}
+        rows = {name: v[orders[name]] if name in orders else v for name, v in rows.items()}
+        numbers = {name: side[orders[name]] for name, side in numbers.items()}
+        present = present[orders["x"]]
+    tile = tile_size(jax.default_backend())
+    return _info_nce(rows, temperature, numbers, present, _Plan(pairs, tile))
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(2, 3))
-def _info_nce(rows: Rows, temperature: float, negatives: str, tile: int) -> jax.Array:
-    loss, _ = _log_sums(rows, temperature, negatives, tile)
+class _Plan(NamedTuple):
+    """All that the two passes are compiled for."""
+
+    pairs: Pairs
+    tile: int
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(4,))
+def _info_nce(
+    rows: Rows,
+    temperature: float,
+    numbers: dict[str, jax.Array] | None,
+    present: jax.Array | None,
+    plan: _Plan,
+) -> jax.Array:
+    loss, _ = _log_sums(rows, temperature, numbers, present, plan)
     return loss
 
 
-def _info_nce_jvp(
-    negatives: str, tile: int, primals: Any, tangents: Any
-) -> tuple[jax.Array, jax.Array]:
+def _info_nce_jvp(plan: _Plan, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     # The derivative is <gradient, tangent>: forward mode as it stands, reverse mode by transposing.
-    (rows, temperature), (moves, _) = primals, tangents
+    moves = tangents[0]
     wanted = tuple(name for name, move in moves.items() if not isinstance(move, SymbolicZero))
-    loss, gradients = _once(rows, temperature, negatives, tile, wanted)
+    loss, gradients = _once(*primals, plan, wanted)
     slope = jnp.zeros((), loss.dtype)
     for name in wanted:
         slope = slope + (gradients[name] * moves[name]).sum()
@@ -65,52 +95,60 @@ def _info_nce_jvp(
 _info_nce.defjvp(_info_nce_jvp, symbolic_zeros=True)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
+@partial(jax.custom_jvp, nondiff_argnums=(4, 5))
 def _once(
-    rows: Rows, temperature: jax.Array, negatives: str, tile: int, wanted: tuple[str, ...]
+    rows: Rows, temperature: Any, numbers: Any, present: Any, plan: _Plan, wanted: tuple[str, ...]
 ) -> tuple[jax.Array, Rows]:
-    loss, softmaxes = _log_sums(rows, temperature, negatives, tile)
-    return loss, _gradients(rows, temperature, softmaxes, negatives, tile, wanted)
+    loss, softmaxes = _log_sums(rows, temperature, numbers, present, plan)
+    return loss, _gradients(rows, temperature, numbers, softmaxes, plan, wanted)
 
 
 @_once.defjvp
-def _(negatives, tile, wanted, primals, tangents):  # type: ignore[no-untyped-def]
+def _(plan, wanted, primals, tangents):  # type: ignore[no-untyped-def]
     raise once_differentiable()
 
 
-@partial(jax.jit, static_argnums=(2, 3))
+@partial(jax.jit, static_argnums=(4,))
 def _log_sums(
-    rows: Rows, temperature: jax.Array, negatives: str, tile: int
+    rows: Rows,
+    temperature: jax.Array,
+    numbers: dict[str, jax.Array] | None,
+    present: jax.Array | None,
+    plan: _Plan,
 ) -> tuple[jax.Array, dict[str, _Softmax]]:
     """The loss, and the softmaxes by the name of the anchors' view, in tiles."""
+    pairs, tile = plan
     tiles = {name: split_tiles(side, tile) for name, side in rows.items()}
-    positive = (tiles["x"] * tiles["y"]).sum(axis=2) / temperature
-    start = _LogSum.none_yet(positive + _zero(rows))
-    sums = {name: start for name, _ in info_nce_anchors(negatives, "bank" in rows)}
-    for block, both in info_nce_blocks(negatives, "bank" in rows):
-        score, places = _scores(block, rows, tiles, temperature)
-        step = partial(_add_scores, block, both, score)
-        sums, _ = jax.lax.scan(step, sums, places)
-    softmaxes = {name: total.with_positive(positive) for name, total in sums.items()}
+    start = _LogSum.none_yet(jnp.zeros_like(tiles["x"][..., 0]) + _zero(rows))
+    sums = {name: start for name, _ in info_nce_anchors(pairs)}
+    for softmax in info_nce_blocks(pairs, numbers is not None):
+        sweep = _Sweep(softmax, rows, tiles, numbers, temperature, tile)
+        sums = sweep(partial(_add_scores, softmax), sums)
+    if pairs.single and present is not None:
+        held = split_tiles(present, tile)
+        softmaxes = {name: total.where_positive(held) for name, total in sums.items()}
+    else:
+        positive = (tiles["x"] * tiles["y"]).sum(axis=2) / temperature
+        softmaxes = {name: total.with_positive(positive) for name, total in sums.items()}
     margins = jnp.stack([s.margin.ravel()[: len(rows["x"])] for s in softmaxes.values()])
-    return JAX.softplus(margins).mean(), softmaxes
+    return (margins if pairs.single else JAX.softplus(margins)).mean(), softmaxes
 
 
 class _Softmax(NamedTuple):
-    """What makes up every anchor's softmax over its positive and all of its negatives."""
+    """What makes up every anchor's softmax over its positives and all of its negatives."""
 
-    peak: jax.Array  # the largest score of a negative
+    peak: jax.Array  # the largest score, that of the pair (x_i, y_i) excepted
     log: jax.Array  # log-sum-exp of all scores, less the peak
-    margin: jax.Array  # log-sum-exp of the negatives, less the score of the positive
+    margin: jax.Array  # log-sum-exp of all but the pair (x_i, y_i), less the score of that pair
 
     def log_share(self, place: jax.Array, scores: jax.Array, axis: int) -> jax.Array:
-        """Logarithms of the softmax of one tile of anchors, with their negatives along `axis`."""
+        """Logarithms of the softmax of one tile of anchors, with their others along `axis`."""
         peak, log = (jnp.expand_dims(part[place], axis) for part in (self.peak, self.log))
         return scores - peak - log
 
 
 class _LogSum(NamedTuple):
-    """The running log-sum-exp of the scores of every anchor's negatives.
+    """The running log-sum-exp of the scores of every anchor, without the pair (x_i, y_i).
 
     It is kept as peak + log(total): their sum would round away digits of log(total).
     """
@@ -119,101 +157,145 @@ class _LogSum(NamedTuple):
     total: jax.Array  # of e^(score - peak)
 
     @classmethod
-    def none_yet(cls, like: jax.Array) -> _LogSum:
-        """The sum before a score is added, shaped `like` this; its peak is finite."""
-        return cls(0.0 * like + 0.5 * jnp.finfo(like.dtype).min, 0.0 * like)
+    def none_yet(cls, zeros: jax.Array) -> _LogSum:
+        """The sum before a score is added; its peak is finite."""
+        return cls(zeros + 0.5 * jnp.finfo(zeros.dtype).min, zeros)
 
     def add(self, place: jax.Array, scores: jax.Array, axis: int) -> _LogSum:
-        """Add the scores of one tile of anchors with their negatives along `axis`."""
+        """Add the scores of one tile of anchors with others along `axis`."""
         before = self.peak[place]
         peak = jnp.maximum(before, scores.max(axis=axis))
         part = jnp.exp(scores - jnp.expand_dims(peak, axis)).sum(axis=axis)
         total = self.total[place] * jnp.exp(before - peak) + part
         return _LogSum(self.peak.at[place].set(peak), self.total.at[place].set(total))
 
+    def _log_total(self) -> jax.Array:
+        return jnp.log(jnp.where(self.total == 0, 1.0, self.total))  # 0: nothing was added
+
     def with_positive(self, positive: jax.Array) -> _Softmax:
-        """The softmaxes, given the scores of the positives."""
-        log = jnp.log(jnp.where(self.total == 0, 1.0, self.total))  # 0: a row that fills a tile
+        """The softmaxes, given the scores of the pairs (x_i, y_i)."""
+        log = self._log_total()
         margin = self.peak - positive + log
         return _Softmax(self.peak, log + JAX.softplus(-margin), margin)
 
+    def where_positive(self, present: jax.Array) -> _Softmax:
+        """The softmaxes of a single array, empty for anchors without a positive."""
+        log = self._log_total()
+        margin = jnp.where(present, self.peak + log, 0.0)
+        return _Softmax(self.peak, jnp.where(present, log, jnp.inf), margin)
+
 
 def _add_scores(
-    block: Block, both: bool, score: Callable[..., jax.Array], sums: Any, place: Any
-) -> tuple[Any, None]:
-    i, j, _ = place
-    scores = score(*place)
+    softmax: SoftmaxBlock, sums: Any, i: jax.Array, j: jax.Array, scores: jax.Array
+) -> Any:
+    block = softmax.block
     sums = {**sums, block.left: sums[block.left].add(i, scores, axis=1)}
-    if both:
+    if softmax.both:
         sums = {**sums, block.right: sums[block.right].add(j, scores, axis=0)}
-    return sums, None
+    return sums
 
 
-@partial(jax.jit, static_argnums=(3, 4, 5))
+@partial(jax.jit, static_argnums=(4, 5))
 def _gradients(
     rows: Rows,
     temperature: jax.Array,
+    numbers: dict[str, jax.Array] | None,
     softmaxes: dict[str, _Softmax],
-    negatives: str,
-    tile: int,
+    plan: _Plan,
     wanted: tuple[str, ...],
 ) -> Rows:
     """The gradients that are wanted, by name."""
+    pairs, tile = plan
     tiles = {name: split_tiles(side, tile) for name, side in rows.items()}
     zero = _zero(rows)
     sums = {k: GradientSums.zeros(v, k in wanted, False, zero) for k, v in tiles.items()}
-    for block, both in info_nce_blocks(negatives, "bank" in rows):
-        score, places = _scores(block, rows, tiles, temperature)
-        step = partial(_add_gradients, block, both, score, tiles, softmaxes)
-        sums, _ = jax.lax.scan(step, sums, places)
-    # Of every anchor's positive: its probability less 1, in a form that keeps the digits.
-    pulls = jnp.stack([-JAX.sigmoid(softmax.margin) for softmax in softmaxes.values()])
-    n = len(rows["x"])
-    pull = pulls.sum(axis=0).ravel()[:n, None]
-    own = {"x": pull * rows["y"], "y": pull * rows["x"]}
+    for softmax in info_nce_blocks(pairs, numbers is not None):
+        sweep = _Sweep(softmax, rows, tiles, numbers, temperature, tile)
+        sums = sweep(partial(_add_gradients, softmax, tiles, softmaxes), sums)
+    n, own = len(rows["x"]), {}
+    if not pairs.single:
+        # Of every pair (x_i, y_i): its probability less 1, in a form that keeps the digits.
+        pulls = jnp.stack([-JAX.sigmoid(softmax.margin) for softmax in softmaxes.values()])
+        pull = pulls.sum(axis=0).ravel()[:n, None]
+        own = {"x": pull * rows["y"], "y": pull * rows["x"]}
     scale = 1.0 / (temperature * len(softmaxes) * n)
     sides = {name: sums[name].finish(1.0, 0.0, 1.0, rows[name]) for name in wanted}
     return {k: scale * (v + own.get(k, 0.0)) for k, v in sides.items() if v is not None}
 
 
 def _add_gradients(
-    block: Block,
-    both: bool,
-    score: Callable[..., jax.Array],
+    softmax: SoftmaxBlock,
     tiles: Rows,
     softmaxes: dict[str, _Softmax],
     sums: Any,
-    place: Any,
-) -> tuple[Any, None]:
-    i, j, _ = place
-    scores = score(*place)
+    i: jax.Array,
+    j: jax.Array,
+    scores: jax.Array,
+) -> Any:
+    block = softmax.block
     weight = jnp.exp(softmaxes[block.left].log_share(i, scores, axis=1))
-    if both:
+    if softmax.both:
         weight = weight + jnp.exp(softmaxes[block.right].log_share(j, scores, axis=0))
     sums = {**sums, block.left: sums[block.left].add(i, weight, tiles[block.right][j])}
-    return {**sums, block.right: sums[block.right].add(j, weight.T, tiles[block.left][i])}, None
+    return {**sums, block.right: sums[block.right].add(j, weight.T, tiles[block.left][i])}
 
 
-def _scores(
-    block: Block, rows: Rows, tiles: Rows, temperature: jax.Array
-) -> tuple[Callable[..., jax.Array], Places]:
-    """The scores of the tile at a place, and the places of the block.
+class _Sweep:
+    """The sweep over the tiles of a block: step(carry, i, j, scores) for every tile.
 
     A symmetric block has each pair once, i < j. Pairs that do not count score -inf.
     """
-    left, right = tiles[block.left], tiles[block.right]
-    n, k = len(rows[block.left]), len(rows[block.right])
 
-    def at_edge(s: jax.Array, i: jax.Array, j: jax.Array) -> jax.Array:
-        keep = counted_pairs(i, j, s.shape, n, k, block.symmetric, block.skips_diagonal)
+    def __init__(
+        self,
+        softmax: SoftmaxBlock,
+        rows: Rows,
+        tiles: Rows,
+        numbers: dict[str, jax.Array] | None,
+        temperature: jax.Array,
+        tile: int,
+    ) -> None:
+        self.block, _, self.which = softmax
+        self.left, self.right = tiles[self.block.left], tiles[self.block.right]
+        self.sizes = len(rows[self.block.left]), len(rows[self.block.right])
+        self.temperature, self.marks = temperature, None
+        if self.which != "every" and numbers is not None and self.block.right in numbers:
+            self.marks = tile_numbers((numbers[self.block.left], numbers[self.block.right]), tile)
+
+    def __call__(self, step: Callable[..., Any], start: Any) -> Any:
+        block, marks = self.block, self.marks
+        if self.which == "equal" and marks is not None:
+
+            def visit(carry: Any, i: jax.Array, j: jax.Array) -> Any:
+                return step(carry, i, j, self.at_edge(self.scores(i, j), i, j))
+
+            return over_meeting_tiles(marks, block.symmetric, visit, start)
+
+        def visit_place(carry: Any, place: Any) -> tuple[Any, None]:
+            i, j, edge = place
+            if marks is not None:
+                edge |= marks[0].meets(i, marks[1], j)
+            scores = self.scores(i, j)
+            scores = jax.lax.cond(edge, self.at_edge, lambda s, i, j: s, scores, i, j)
+            return step(carry, i, j, scores), None
+
+        shapes = self.left.shape[:2], self.right.shape[:2]
+        places = tile_places(*shapes, *self.sizes, block.symmetric, block.skips_diagonal)
+        return jax.lax.scan(visit_place, start, places)[0]
+
+    def scores(self, i: jax.Array, j: jax.Array) -> jax.Array:
+        """Scores of all pairs of a tile."""
+        return product(self.left[i] / self.temperature, self.right[j].T)
+
+    def at_edge(self, s: jax.Array, i: jax.Array, j: jax.Array) -> jax.Array:
+        """The scores of a tile some of whose pairs do not count."""
+        block = self.block
+        how = *self.sizes, block.symmetric, block.skips_diagonal
+        keep = counted_pairs(i, j, s.shape, *how)
+        if self.marks is not None:
+            equal = self.marks[0].equal(i, self.marks[1], j)
+            keep &= equal if self.which == "equal" else ~equal
         return jnp.where(keep, s, -jnp.inf)
-
-    def score(i: jax.Array, j: jax.Array, edge: jax.Array) -> jax.Array:
-        s = product(left[i] / temperature, right[j].T)
-        return jax.lax.cond(edge, at_edge, lambda s, i, j: s, s, i, j)
-
-    shapes = left.shape[:2], right.shape[:2]
-    return score, tile_places(*shapes, n, k, block.symmetric, block.skips_diagonal)
 
 
 def _zero(rows: Rows) -> jax.Array:

@@ -39,7 +39,7 @@ class Gpu:
 def as_on_a_gpu(backend_named, monkeypatch):
     """JAX, taken to be on a GPU while it traces."""
     backend_named("jax")
-    monkeypatch.setattr(fused, "_device", lambda _: Gpu("9.0"))
+    monkeypatch.setattr(fused, "device_of", lambda _: Gpu("9.0"))
     fused._formulas_refused.cache_clear()
 
 
@@ -410,7 +410,7 @@ def test_which_gpus_have_the_fused_routine(capability, why):
 def test_the_device_is_that_of_the_features_or_the_default(backend_named):
     backend_named("jax")
     x, cpu = jnp.eye(3), jax.local_devices(backend="cpu")[0]
-    assert fused._device(x) == cpu
+    assert fused.device_of(x) == cpu
     for default in (None, "cpu", cpu):
         with jax.default_device(default):
-            assert jax.jit(lambda x: x * (fused._device(x) == cpu))(x).sum() == 3
+            assert jax.jit(lambda x: x * (fused.device_of(x) == cpu))(x).sum() == 3

@@ -1,0 +1,78 @@
+"""InfoNCE with every pair at once, differentiable to any order, O(N^2) memory."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from fmicl_core.pairs import Pairs
+from fmicl_core.related import SoftmaxBlock, info_nce_anchors, info_nce_blocks
+from fmicl_jax.ops import JAX, product
+from fmicl_jax.plan import Rows
+
+
+def dense_info_nce(
+    rows: Rows,
+    temperature: float,
+    pairs: Pairs,
+    numbers: dict[str, jax.Array] | None,
+    weights: jax.Array | None,
+) -> jax.Array:
+    """Mean over anchors of log Z, less s(x_i, y_i) where there is a y.
+
+    Anchors of a single array that have no positive count as 0.
+
+    Args:
+        rows: features by the names "x" (N, D) and, if given, "y" (N, D) and "bank" (K, D).
+        temperature: temperature > 0 that scores are divided by.
+        pairs: scheme of negatives and positives.
+        numbers: numbers of the rows by name, equal where their ids are; None without ids.
+        weights: (N,) weight of each positive of an anchor, 0 where it has none; None without ids.
+    """
+    losses = []
+    blocks = info_nce_blocks(pairs, numbers is not None)
+    for anchor, _ in info_nce_anchors(pairs):
+        every = jnp.concatenate(
+            [
+                _logits(rows, anchor, softmax, temperature, numbers)
+                for softmax in blocks
+                if anchor == softmax.block.left or (softmax.both and anchor == softmax.block.right)
+            ],
+            axis=1,
+        )
+        log_z = jax.nn.logsumexp(every, axis=1) if numbers is None else _log_sum(every)
+        if weights is not None and pairs.single:
+            losses.append(jnp.where(weights == 0, 0.0, log_z).mean())
+        else:
+            positive = (rows["x"] * rows["y"]).sum(axis=1) / temperature
+            # The same as log Z less the score, but where the loss is small nothing cancels.
+            losses.append(JAX.softplus(log_z - positive).mean())
+    return jnp.stack(losses).mean()
+
+
+def _logits(
+    rows: Rows,
+    anchor: str,
+    softmax: SoftmaxBlock,
+    temperature: float,
+    numbers: dict[str, jax.Array] | None,
+) -> jax.Array:
+    """Scores of the anchors with the rows on the other side of a block; -inf: does not count."""
+    block, _, which = softmax
+    other = block.right if anchor == block.left else block.left
+    s = product(rows[anchor], rows[other].T) / temperature
+    counts = jnp.ones(s.shape, bool)
+    if block.skips_diagonal:
+        counts = ~jnp.eye(len(s), dtype=bool)
+    if which != "every" and numbers is not None and other in numbers:
+        equal = numbers[anchor][:, None] == numbers[other][None, :]
+        counts &= equal if which == "equal" else ~equal
+    return jnp.where(counts, s, -jnp.inf)
+
+
+def _log_sum(logits: jax.Array) -> jax.Array:
+    """Log-sum-exp of every row; -inf where none counts, with no NaN in the derivative."""
+    none = (logits == -jnp.inf).all(axis=1)
+    return jnp.where(
+        none, -jnp.inf, jax.nn.logsumexp(jnp.where(none[:, None], 0.0, logits), axis=1)
+    )
