@@ -164,7 +164,8 @@ def test_targets_that_are_no_ids_are_refused(y_true, message):
 def test_fit_refuses_targets_that_are_no_ids(y_true, message):
     model = keras.Sequential([keras.layers.Input((2, 5)), keras.layers.Dense(3)])
     model.compile("sgd", loss=FMICLLoss(ids_from_targets=True))
-    with pytest.raises(ValueError, match=re.escape("`y_true`. Expected " + message)):
+    said = message.split("(11")[0]  # the batch is unknown to TensorFlow there
+    with pytest.raises(ValueError, match=re.escape("`y_true`. Expected " + said)):
         model.fit(draw(2), y_true, verbose=0)
 
 
@@ -205,9 +206,11 @@ def one_layer(loss, count, metrics=(), **how):
     return model
 
 
-@pytest.mark.parametrize("how", compiled_how())
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_one_step_of_fit_follows_the_labels(how, count):
+@pytest.mark.parametrize(
+    ("count", "how"), [(1, {}), (2, {}), *(pytest.param(3, *p.values, id=p.id, marks=p.marks)
+                                           for p in compiled_how())],
+)  # fmt: skip
+def test_one_step_of_fit_follows_the_labels(count, how):
     y_pred = draw(count).astype("float32")
     loss = FMICLLoss(divergence="js", ids_from_targets=True)
     terms = [FMICLScore(loss), FMICLPenalty(loss)]
@@ -225,11 +228,10 @@ def test_one_step_of_fit_follows_the_labels(how, count):
 
 
 @pytest.mark.parametrize("how", compiled_how())
-@pytest.mark.parametrize(("count", "last"), [(2, [4, 4]), (1, [3, 4, 5]), (1, [3, 3])], ids=str)
-@pytest.mark.parametrize("weights", [None, np.ones(11)], ids=["", "weights"])
-def test_a_last_batch_without_pairs_teaches_nothing_and_warns_once(
-    told, how, count, last, weights
-):
+@pytest.mark.parametrize(
+    ("count", "last", "weights"), [(2, [4, 4], None), (1, [3, 4, 5], np.ones(11))], ids=str
+)
+def test_a_last_batch_without_pairs_teaches_nothing_and_warns_once(told, how, count, last, weights):
     """Labels that are all alike, or where only they make positives all different."""
     n = 11 - len(last)
     y_pred, labels = draw(count).astype("float32"), np.concatenate([LABELS[:n], last])
@@ -275,7 +277,7 @@ def test_views_of_a_sample_stand_together():
     views = numpy(model(samples))
     assert views.shape == (7, 4, 3)
     assert 0.0 < np.abs(views - samples[:, None]).max() < 0.1
-    assert len(np.unique(views, axis=1)[0]) == 4 if views.ndim == 2 else True
+    assert len(np.unique(views[0], axis=0)) == 4
     model.compile(keras.optimizers.SGD(0.0), loss=InfoNCELoss())
     assert np.isfinite(model.fit(samples, verbose=0).history["loss"]).all()
     with pytest.raises(ValueError, match="`views`. Expected a whole number >= 2"):
