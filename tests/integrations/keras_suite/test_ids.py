@@ -101,7 +101,9 @@ def test_a_sample_s_loss_is_of_its_positives_and_its_share_of_the_negative_pairs
     for i in range(11):
         anchors = [2 * i, 2 * i + 1]
         positives = [[j for j in np.flatnonzero(equal[k]) if j != k] for k in anchors]
-        score = np.mean([settings.positive(z[k, p]).mean() for k, p in zip(anchors, positives)])
+        score = np.mean(
+            [settings.positive(z[k, p]).mean() for k, p in zip(anchors, positives, strict=True)]
+        )
         penalty = sum(settings.negative(z[k, ~equal[k]]).sum() for k in anchors)
         want.append(-score + 3.0 * 11 * penalty / (~equal).sum())
     loss = FMICLLoss(divergence="js", alpha=3.0, negatives="all", reduction="none",
@@ -182,7 +184,7 @@ def test_options_that_need_two_views_are_refused_for_more(loss, option, value, e
 
 
 def test_the_option_is_true_or_false():
-    with pytest.raises(ValueError, match="`ids_from_targets`. Expected True or False"):
+    with pytest.raises(ValueError, match=r"`ids_from_targets`. Expected True or False"):
         FMICLLoss(ids_from_targets="labels")
 
 
@@ -265,7 +267,7 @@ def test_labels_reach_a_loss_that_reads_them_and_no_other():
         ids = LABELS if loss.ids_from_targets else None
         want = truth_of(numpy(model(samples)), ids, "kl").loss
         assert got == pytest.approx(want, rel=1e-5)
-    with pytest.raises(ValueError, match="`y_true`. Expected whole numbers"):
+    with pytest.raises(ValueError, match=r"`y_true`. Expected whole numbers"):
         model.fit(samples, sample_weight=np.ones(11, int), verbose=0)
 
 
@@ -280,5 +282,5 @@ def test_views_of_a_sample_stand_together():
     assert len(np.unique(views[0], axis=0)) == 4
     model.compile(keras.optimizers.SGD(0.0), loss=InfoNCELoss())
     assert np.isfinite(model.fit(samples, verbose=0).history["loss"]).all()
-    with pytest.raises(ValueError, match="`views`. Expected a whole number >= 2"):
+    with pytest.raises(ValueError, match=r"`views`. Expected a whole number >= 2"):
         TwoViews(encoder, keras.layers.GaussianNoise(0.01), views=1)
