@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras.src.backend.common.symbolic_scope import in_symbolic_scope  # there is no public name
 
 from fmicl_core.checks import WHOLE_NUMBERS, invalid
 from fmicl_keras.backend import Tensor
@@ -16,7 +17,8 @@ EXPECTED = "one whole number per sample, (batch,) or (batch, 1)"
 def ids_of(y_true: Any, samples: int | None) -> Tensor:
     """The ids that targets hold, such as labels; (batch,) whole numbers.
 
-    Keras hands integers on as they are, so that a float dtype is a mistake whatever it holds.
+    Keras hands integers on as they are, so that a float dtype is a mistake whatever it holds. Only
+    where it builds a model for several replicas, from shapes alone, targets are float.
 
     Args:
         y_true: targets of a batch.
@@ -33,6 +35,8 @@ def ids_of(y_true: Any, samples: int | None) -> Tensor:
     if len(shape) not in (1, 2) or shape[1:] not in ((), (1,), (None,)):
         why = "One-hot rows become whole numbers by keras.ops.argmax(y_true, axis=-1)."
         raise invalid("y_true", EXPECTED, shape, what="y_true.shape", why=why)
+    if in_symbolic_scope():
+        ids = keras.ops.cast(ids, "int32")
     if not (dtype := _name(ids.dtype)).startswith(("int", "uint")):
         raise invalid("y_true", WHOLE_NUMBERS, dtype, what="y_true.dtype")
     if None not in (samples, shape[0]) and shape[0] != samples:
