@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras.src.backend.common.symbolic_scope import in_symbolic_scope  # there is no public name
+from keras.src.backend import in_symbolic_scope  # there is no public name
 
 from fmicl_core.checks import WHOLE_NUMBERS, invalid
 from fmicl_keras.backend import Tensor
