@@ -34,7 +34,7 @@ class EqualIds:
         positives = pairs.positives_of(same)
         self.has_positive = positives > 0
         #: What each positive of a row counts, (N,).
-        self.share = _where(self.has_positive, 1.0 / keras.ops.maximum(positives, 1.0), 0.0)
+        self.share = _where(self.has_positive, 1.0 / _where(self.has_positive, positives, 1.0), 0.0)
         rows = keras.ops.cast(keras.ops.shape(x)[0], x.dtype)
         #: The mean share of a row's pairs that are negative, scalar.
         self.negatives = mean(pairs.negatives_of(same, rows), 0)
