@@ -57,6 +57,23 @@ def count(x: Tensor, dtype: str) -> Tensor:
     return keras.ops.cast(keras.ops.shape(x)[0], dtype)
 
 
+def is_traced(value: Tensor) -> bool:
+    """Whether a value is not known yet, since a step is being compiled."""
+    name = keras.config.backend()
+    if name == "jax":
+        return isinstance(value, library("ops").jax.core.Tracer)
+    if name == "tensorflow":
+        return not library("ops").tf.executing_eagerly()
+    return library("ops").torch.compiler.is_compiling() or value.device.type == "meta"
+
+
+def mean(values: Tensor, axis: int) -> Tensor:
+    """The mean along an axis."""
+    # `keras.ops.mean` would round float64 to float32.
+    total = keras.ops.sum(values, axis=axis)
+    return total / keras.ops.cast(keras.ops.shape(values)[axis], values.dtype)
+
+
 def per_sample(sample_weight: Any, values: Tensor) -> Tensor:
     """Sample weights as an array like values, (batch,).
 

@@ -4,9 +4,11 @@
 loss. `FMICLScore` and `FMICLPenalty` are the terms of one f-MICL loss, loss = -score + alpha *
 penalty. `ContrastiveAccuracy` is the share of samples that are told from the rest of the batch.
 
-All read y_pred (batch, 2, dim) and ignore y_true. Each is a number of a batch, in a strategy with
-replicas of the union of their batches; what is shown is its mean over the batches since the last
-reset, weighted by their sizes. A batch of a single sample has no such number, and is left out.
+All read y_pred (batch, V, dim). The terms are of all V views, and of ids in y_true, as the loss is;
+the others are of the first two views of every sample. Each is a number of a batch, in a strategy
+with replicas of the union of their batches; what is shown is its mean over the batches since the
+last reset, weighted by their sizes. A batch of a single sample, or of samples with one id, has no
+such number, and is left out.
 """
 
 from __future__ import annotations
@@ -21,24 +23,29 @@ from fmicl_core.related import RELATED_DEFAULTS
 from fmicl_core.renamed import warn_renamed
 from fmicl_keras.backend import Tensor, count, library, product
 from fmicl_keras.loss import FMICLLoss
-from fmicl_keras.predictions import or_zero, unmasked
+from fmicl_keras.predictions import read
 from fmicl_keras.replicas import gather
 from fmicl_keras.sample_losses import without_diagonal
+from fmicl_keras.small_batches import has_pairs, or_zero
 
 
 class _OfBatches(keras.metrics.Mean):
     """Mean over samples of a number that a batch has."""
 
-    def of_batch(self, x: Tensor, y: Tensor) -> Tensor:
+    def read(self, y_true: Any, y_pred: Any) -> tuple[Tensor, Tensor | None]:
+        """Checked views (batch, V, dim), and the ids (batch,) of their samples or None."""
+        return read(y_true, y_pred, self.dtype, ids_from_targets=False)
+
+    def of_batch(self, views: Tensor, ids: Tensor | None) -> Tensor:
         raise NotImplementedError
 
     def update_state(self, y_true: Any, y_pred: Tensor, sample_weight: Any = None) -> None:
-        """Take in a batch, y_pred (batch, 2, dim); neither y_true nor weights are used."""
-        y_pred = ops.convert_to_tensor(unmasked(y_pred), dtype=self.dtype)
-        rows = gather(y_pred)
-        size = count(y_pred, self.dtype)
-        counted = ops.where(count(rows, self.dtype) < 2, ops.zeros_like(size), size)
-        super().update_state(or_zero(self.of_batch, rows), sample_weight=counted)
+        """Take in a batch, y_pred (batch, V, dim); weights are not used."""
+        own, ids = self.read(y_true, y_pred)
+        views, ids = gather(own), gather(ids)
+        size = count(own, self.dtype)
+        counted = ops.where(has_pairs(views, ids), size, ops.zeros_like(size))
+        super().update_state(or_zero(self.of_batch, views, ids), sample_weight=counted)
 
 
 class _OfFeatures(_OfBatches):
@@ -47,8 +54,8 @@ class _OfFeatures(_OfBatches):
     def of_views(self, x: Tensor, y: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def of_batch(self, x: Tensor, y: Tensor) -> Tensor:
-        rows = library("inputs").prepare(x, y, None, True)
+    def of_batch(self, views: Tensor, ids: Tensor | None) -> Tensor:
+        rows = library("inputs").prepare(views[:, 0], views[:, 1], None, True)
         return self.of_views(rows["x"], rows["y"])
 
 
@@ -112,6 +119,10 @@ class _Term(_OfBatches):
         super().__init__(name=name, dtype=dtype)
         self.loss = loss
 
+    def read(self, y_true: Any, y_pred: Any) -> tuple[Tensor, Tensor | None]:
+        """What the loss reads."""
+        return self.loss.read(y_true, y_pred)
+
     def get_config(self) -> dict[str, Any]:
         """Everything that makes an equal metric by `from_config`."""
         return super().get_config() | {"loss": keras.losses.serialize(self.loss)}
@@ -124,7 +135,7 @@ class _Term(_OfBatches):
 
 @keras.saving.register_keras_serializable("fmicl")
 class FMICLScore(_Term):
-    """Mean score of the positive pairs in an f-MICL loss, mean_i s(x_i, y_i); higher is closer.
+    """Mean score of the positive pairs in an f-MICL loss; higher is closer.
 
     Args:
         loss: whose term it is; taking it costs that loss, without its gradient, once more.
@@ -137,9 +148,9 @@ class FMICLScore(_Term):
     def __init__(self, loss: FMICLLoss, name: str = "fmicl_score", dtype: Any = None) -> None:
         super().__init__(loss, name, dtype)
 
-    def of_batch(self, x: Tensor, y: Tensor) -> Tensor:
+    def of_batch(self, views: Tensor, ids: Tensor | None) -> Tensor:
         """Of the batch; scalar."""
-        return self.loss.native.terms(x, y).score
+        return self.loss.terms_of(views, ids).score
 
 
 @keras.saving.register_keras_serializable("fmicl")
@@ -152,9 +163,9 @@ class FMICLPenalty(_Term):
     def __init__(self, loss: FMICLLoss, name: str = "fmicl_penalty", dtype: Any = None) -> None:
         super().__init__(loss, name, dtype)
 
-    def of_batch(self, x: Tensor, y: Tensor) -> Tensor:
+    def of_batch(self, views: Tensor, ids: Tensor | None) -> Tensor:
         """Of the batch; scalar."""
-        return self.loss.native.terms(x, y).penalty
+        return self.loss.terms_of(views, ids).penalty
 
 
 @keras.saving.register_keras_serializable("fmicl")

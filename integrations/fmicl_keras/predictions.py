@@ -1,37 +1,91 @@
-"""Predictions of two views, y_pred (batch, 2, dim): their checks, and batches without negatives."""
+"""Predictions of several views, y_pred (batch, V, dim): checked, and as the libraries take them."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 from keras.src.backend import get_keras_mask  # there is no public way to read a mask
 
 from fmicl_core.checks import invalid
-from fmicl_keras.backend import Tensor, float32_at_least
-
-#: The warning of a batch of a single sample, which is no error here: training goes on.
-NO_NEGATIVE = (
-    "A batch of a single sample has no negative. Its loss is 0 and nothing is learned of it: drop a"
-    " last batch of one, or choose another batch_size."
-)
+from fmicl_core.pairs import SINGLE
+from fmicl_keras.backend import Tensor
+from fmicl_keras.targets import ids_of
 
 
-def check_views(shape: Sequence[int | None]) -> None:
-    """Check the shape of predictions that hold the two views of every sample, (batch, 2, dim).
+def read(
+    y_true: Any, y_pred: Any, dtype: str, ids_from_targets: bool
+) -> tuple[Tensor, Tensor | None]:
+    """The views (batch, V, dim) in the dtype of the loss, and the ids (batch,) of their samples.
+
+    Args:
+        y_true: targets; read if `ids_from_targets`, else of any type and structure.
+        y_pred: views (batch, V, dim); with ids also features (batch, dim), a view of each sample.
+        dtype: name of the dtype.
+        ids_from_targets: whether y_true holds ids; otherwise these are None.
+
+    Raises:
+        ValueError: y_pred or the ids have another shape or dtype, or y_pred has a mask.
+    """
+    views = keras.ops.convert_to_tensor(unmasked(y_pred), dtype=dtype)
+    if not ids_from_targets:
+        check_views(views.shape)
+        return views, None
+    if len(views.shape) == 2:
+        views = views[:, None, :]
+    check_views(views.shape, least=1)
+    return views, ids_of(y_true, views.shape[0])
+
+
+def check_views(shape: Sequence[int | None], least: int = 2) -> None:
+    """Check the shape of predictions that hold all views of every sample, (batch, V, dim).
+
+    Args:
+        shape: shape of the predictions.
+        least: views that a sample needs; one is enough where ids say which samples belong together.
 
     Raises:
         ValueError: they have another shape.
     """
     shape = tuple(shape)
-    if len(shape) != 3 or shape[1] not in (2, None):
+    if len(shape) != 3 or (shape[1] is not None and shape[1] < least):
         why = "Views z1 and z2 become one by keras.ops.stack([z1, z2], axis=1)."
-        expected = "the two views of every sample, (batch, 2, dim)"
+        expected = f"the views of every sample, (batch, V, dim) with V >= {least}"
         raise invalid("y_pred", expected, shape, what="y_pred.shape", why=why)
     if shape[2] == 0:
         raise invalid("y_pred", "at least one feature, dim >= 1", shape, what="y_pred.shape")
+
+
+def check_pairs(views: int | None, negatives: str, positives: str) -> None:
+    """Check that options need no second array where there are not exactly two views of a sample.
+
+    Raises:
+        ValueError: they do.
+    """
+    if views in (2, None):
+        return
+    why = f"Samples with {views} views are a single array of all views."
+    if negatives not in SINGLE:
+        expected = "'anchor' or 'all' unless there are two views of a sample"
+        raise invalid("negatives", expected, negatives, why=why)
+    if positives == "pair":
+        expected = "'ids' unless there are two views of a sample"
+        raise invalid("positives", expected, positives, why=why)
+
+
+def arrays(views: Tensor, ids: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """What the libraries' losses take: x, y and ids.
+
+    Two views are two arrays. Any other number is a single array, (N V, D), with one id per row:
+    that of its sample, or else the number of its sample.
+    """
+    count, dim = views.shape[1:]
+    if count in (2, None):
+        return views[:, 0], views[:, 1], ids
+    if ids is None:
+        ids = keras.ops.arange(keras.ops.shape(views)[0], dtype="int32")
+    return keras.ops.reshape(views, (-1, dim)), None, keras.ops.repeat(ids, count)
 
 
 def unmasked(y_pred: Tensor) -> Tensor:
@@ -52,68 +106,3 @@ def unmasked(y_pred: Tensor) -> Tensor:
             " or have the last layer's compute_mask return None.",
         )  # fmt: skip
     return y_pred
-
-
-def or_zero(
-    function: Callable[[Tensor, Tensor], Tensor],
-    rows: Tensor,
-    axis: tuple[int, ...] | None = None,
-) -> Tensor:
-    """function(x, y) of the views in rows (N, 2, D); 0, with zero gradient, where N < 2.
-
-    A warning says so, once in a process, since Keras batches data to the last sample. Where
-    TensorFlow does not know N while it traces for XLA, there is none, as XLA cannot call Python.
-
-    Args:
-        function: loss or metric of the views x and y, (N, D).
-        rows: views (N, 2, D) of all replicas.
-        axis: axes of rows that the function's result lacks: None if it is a scalar, (1, 2) if it
-            is (N,).
-
-    Raises:
-        ValueError: rows have another shape.
-    """
-    check_views(rows.shape)
-
-    def nothing() -> Tensor:
-        wide = keras.ops.cast(rows, float32_at_least(keras.backend.standardize_dtype(rows.dtype)))
-        return keras.ops.sum(0.0 * wide, axis=axis)  # which has a gradient, and shows NaN
-
-    if rows.shape[0] is None:
-        return _chosen_when_run(function, rows, nothing())
-    if rows.shape[0] >= 2:
-        return function(rows[:, 0], rows[:, 1])
-    warn_of_no_negative()
-    return nothing()
-
-
-def _chosen_when_run(
-    function: Callable[[Tensor, Tensor], Tensor], rows: Tensor, nothing: Tensor
-) -> Tensor:
-    """The result of `or_zero` where TensorFlow does not know N while it traces.
-
-    Instead of a branch, through which TensorFlow and XLA cannot take every gradient, the function
-    has two rows of ones where there is one, and neither its value nor its gradient comes through.
-    """
-    import tensorflow as tf
-    from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
-
-    n = tf.shape(rows)[0]
-    enough = n >= 2
-    if not GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
-
-        def warn() -> Tensor:
-            tf.py_function(warn_of_no_negative, [], [])
-            return n
-
-        n = tf.cond(enough, lambda: n, warn)
-    two = tf.pad(rows, [[0, tf.maximum(2 - n, 0)], [0, 0], [0, 0]])
-    two = tf.ensure_shape(tf.where(enough, two, tf.ones_like(two)), rows.shape)
-    result = function(two[:, 0], two[:, 1])
-    return tf.where(enough, result[:n] if result.shape.rank else result, nothing)
-
-
-@cache
-def warn_of_no_negative() -> None:
-    """Warn of a batch of a single sample, once in a process."""
-    warnings.warn(NO_NEGATIVE, UserWarning, stacklevel=2)

@@ -14,10 +14,10 @@ import keras
 from fmicl_keras.backend import Tensor
 
 
-def gather(rows: Tensor) -> Tensor:
-    """The rows of all replicas, one replica after the other."""
+def gather(rows: Tensor | None) -> Tensor | None:
+    """The rows of all replicas, one replica after the other; of None, None."""
     context = _replica_context()
-    return rows if context is None else context.all_gather(rows, axis=0)
+    return rows if rows is None or context is None else context.all_gather(rows, axis=0)
 
 
 def own_share(values: Tensor, rows: Tensor) -> Tensor:

@@ -1,70 +1,150 @@
 """The losses of single samples, which sample weights need; their mean is the loss of the batch.
 
-The loss of a sample compares its positive with its own negatives, averaged over the views that are
+The loss of a sample compares its positives with its negatives, averaged over the views that are
 anchors (`fmicl_core.related.ANCHORS`). All pairs are held at once, O(N^2) memory.
 """
 
 from __future__ import annotations
 
+import math
+
 import keras
 
 from fmicl_core import FMICL
-from fmicl_core.related import info_nce_anchors
-from fmicl_keras.backend import Rows, Tensor, library, ops, product
+from fmicl_core.pairs import Pairs, pairs_of
+from fmicl_core.related import info_nce_anchors, info_nce_positives
+from fmicl_keras.backend import Rows, Tensor, library, mean, ops, product
 
 
-def fmicl_by_anchor(rows: Rows, objective: FMICL) -> Tensor:
-    """-s(x_i, y_i) + alpha * mean of f*(s) over the negatives of sample i; (N,).
+class EqualIds:
+    """Which rows have equal ids, and what that makes of them.
 
     Args:
-        rows: features (N, D), normalised where the objective says so, by the names "x" and "y".
-        objective: settings of the loss.
+        pairs: pairs that count.
+        x: features (N, D) of the rows, whose dtype counts have.
+        ids: (N,) whole numbers of the rows; None: all are different.
     """
+
+    def __init__(self, pairs: Pairs, x: Tensor, ids: Tensor | None) -> None:
+        same = keras.ops.ones_like(x[:, 0])
+        #: Pairs of equal ids without the diagonal, (N, N - 1); None if there are none.
+        self.mask = None if ids is None else without_diagonal(ids[:, None] == ids[None, :])
+        if self.mask is not None:
+            same = same + keras.ops.sum(keras.ops.cast(self.mask, x.dtype), axis=1)
+        positives = pairs.positives_of(same)
+        self.has_positive = positives > 0
+        #: What each positive of a row counts, (N,).
+        self.share = _where(self.has_positive, 1.0 / _where(self.has_positive, positives, 1.0), 0.0)
+        rows = keras.ops.cast(keras.ops.shape(x)[0], x.dtype)
+        #: The mean share of a row's pairs that are negative, scalar.
+        self.negatives = mean(pairs.negatives_of(same, rows), 0)
+
+
+def fmicl_by_anchor(rows: Rows, objective: FMICL, ids: Tensor | None = None) -> Tensor:
+    """-mean of s over the positives of row i + alpha * mean of f*(s) over its negatives; (N,).
+
+    Where rows have unequal numbers of negatives, the second mean is the sum over the negatives of
+    row i divided by the mean of these numbers: every negative pair of the batch has one weight.
+
+    Args:
+        rows: features (N, D), normalised where the objective says so, by the names "x" and "y", or
+            "x" alone for a single array.
+        objective: settings of the loss.
+        ids: (N,) whole numbers of the rows; None: all are different.
+    """
+    pairs = _pairs(rows, objective.negatives, objective.positives, ids)
+    equal, apart = EqualIds(pairs, rows["x"], ids), objective.pairwise.coincident
+    scores, penalties = [], []
+    for anchor, pools in info_nce_anchors(pairs):
+        views = _positives(pairs, anchor, ids)
+        needed = dict.fromkeys((*pools, *views))
+        z = {v: without_diagonal(_z(objective, rows[anchor], rows[v])) for v in needed}
+        # `apart` stands for pairs that do not count, where no derivative is NaN.
+        found = [objective.negative(_where(equal.mask, apart, z[p]), ops()) for p in pools]
+        penalties.append(_average([mean(_where(equal.mask, 0.0, f), 1) for f in found]))
+        found = [objective.positive(_where(equal.mask, z[v], apart), ops()) for v in views]
+        scores.append(sum(keras.ops.sum(_where(equal.mask, f, 0.0), axis=1) for f in found))
+    score = _average(scores)
+    if "y" in rows:
+        score = score + objective.positive(_z_of_twins(objective, rows), ops())
+    return objective.alpha * _average(penalties) / equal.negatives - equal.share * score
+
+
+def info_nce_by_anchor(
+    rows: Rows, temperature: float, negatives: str, positives: str, ids: Tensor | None = None
+) -> Tensor:
+    """-mean of s over the positives of row i + log Z; (N,). Rows without a positive have 0.
+
+    Z is the sum of e^s over the positives and the negatives of row i.
+
+    Args:
+        rows: features (N, D), normalised where asked for, by the names "x" and "y", or "x" alone
+            for a single array.
+        temperature: divisor of the scores s.
+        negatives: name of the scheme of negatives, see `fmicl_core.pairs.NEGATIVES`.
+        positives: name of the pairs with equal ids that are positive, see
+            `fmicl_core.pairs.POSITIVES`.
+        ids: (N,) whole numbers of the rows; None: all are different.
+    """
+    pairs = _pairs(rows, negatives, positives, ids)
+    equal = EqualIds(pairs, rows["x"], ids)
+    twins = [keras.ops.sum(rows["x"] * rows["y"], axis=1) / temperature] if "y" in rows else []
+    losses = []
+    for anchor, pools in info_nce_anchors(pairs):
+        views = _positives(pairs, anchor, ids)
+        logits, score = [t[:, None] for t in twins], sum(twins)
+        for view in dict.fromkeys((*pools, *views)):
+            s = without_diagonal(product(rows[anchor], rows[view]) / temperature)
+            if view not in views:
+                logits.append(_where(equal.mask, -math.inf, s))
+                continue
+            logits.append(s if view in pools else _where(equal.mask, s, -math.inf))
+            score = score + keras.ops.sum(_where(equal.mask, s, 0.0), axis=1)
+        log_z = keras.ops.logsumexp(keras.ops.concatenate(logits, axis=1), axis=1)
+        losses.append(log_z - equal.share * score)
+    loss = _average(losses)
+    return loss if twins else _where(equal.has_positive, loss, 0.0)
+
+
+def _pairs(rows: Rows, negatives: str, positives: str, ids: Tensor | None) -> Pairs:
+    has = {"has_y": "y" in rows, "has_ids": ids is not None}
+    return pairs_of(negatives, positives, **has, has_bank=False, has_bank_ids=False)
+
+
+def _positives(pairs: Pairs, anchor: str, ids: Tensor | None) -> tuple[str, ...]:
+    """The arrays whose rows with the anchor's id are positives, beside the pairs (x_i, y_i)."""
+    return () if ids is None else info_nce_positives(pairs)[anchor]
+
+
+def _where(mask: Tensor | None, value: Tensor | float, other: Tensor | float) -> Tensor:
+    """`value` where the mask holds, elsewhere `other`; without a mask `other`."""
+    if mask is None:
+        return other
+    dtype = getattr(value, "dtype", None) or other.dtype
+    return keras.ops.where(mask, *(keras.ops.convert_to_tensor(v, dtype) for v in (value, other)))
+
+
+def _z(objective: FMICL, left: Tensor, right: Tensor) -> Tensor:
+    """The numbers z of all pairs of rows; (N, N)."""
+    a, b, c = objective.coefficients()
+    z = a * product(left, right) + c
+    if b:
+        z = z + b * (_square_lengths(left)[:, None] + _square_lengths(right)[None, :])
+    return z
+
+
+def _z_of_twins(objective: FMICL, rows: Rows) -> Tensor:
+    """The numbers z of the pairs (x_i, y_i); (N,)."""
     a, b, c = objective.coefficients()
     x, y = rows["x"], rows["y"]
     z = a * keras.ops.sum(x * y, axis=1) + c
     if b:
         z = z + b * (_square_lengths(x) + _square_lengths(y))
-    losses = []
-    for anchor, pools in info_nce_anchors(objective.negatives, has_bank=False):
-        penalties = []
-        for pool in pools:
-            left, right = rows[anchor], rows[pool]
-            pairs = a * product(left, right) + c
-            if b:
-                lengths = _square_lengths(left)[:, None] + _square_lengths(right)[None, :]
-                pairs = pairs + b * lengths
-            penalties.append(_row_means(objective.negative(without_diagonal(pairs), ops())))
-        losses.append(_average(penalties))
-    return objective.alpha * _average(losses) - objective.positive(z, ops())
-
-
-def info_nce_by_anchor(rows: Rows, temperature: float, negatives: str) -> Tensor:
-    """log(e^s+ + sum over the negatives of sample i of e^s-) - s+; (N,).
-
-    Args:
-        rows: features (N, D), normalised where asked for, by the names "x" and "y".
-        temperature: divisor of the scores s.
-        negatives: name of the pairs that are negatives, see `fmicl_core.objective.NEGATIVES`.
-    """
-    positive = keras.ops.sum(rows["x"] * rows["y"], axis=1) / temperature
-    losses = []
-    for anchor, pools in info_nce_anchors(negatives, has_bank=False):
-        scores = [product(rows[anchor], rows[pool]) / temperature for pool in pools]
-        logits = [positive[:, None], *(without_diagonal(s) for s in scores)]
-        every = keras.ops.concatenate(logits, axis=1)
-        losses.append(keras.ops.logsumexp(every, axis=1) - positive)
-    return _average(losses)
+    return z
 
 
 def _average(losses: list[Tensor]) -> Tensor:
     return sum(losses[1:], losses[0]) / len(losses)
-
-
-def _row_means(x: Tensor) -> Tensor:
-    # `keras.ops.mean` would round float64 to float32.
-    total = keras.ops.sum(x, axis=1)
-    return total / keras.ops.cast(keras.ops.shape(x)[1], x.dtype)
 
 
 def _square_lengths(x: Tensor) -> Tensor:
@@ -72,6 +152,6 @@ def _square_lengths(x: Tensor) -> Tensor:
 
 
 def without_diagonal(square: Tensor) -> Tensor:
-    """A square matrix without its diagonal, (N, N) to (N, N - 1): the negatives of every row."""
+    """A square matrix without its diagonal, (N, N) to (N, N - 1): the others of every row."""
     n = keras.ops.shape(square)[0]
     return keras.ops.reshape(library("ops").off_diagonal(square), (n, n - 1))

@@ -1,4 +1,4 @@
-"""An encoder and an augmentation as one Keras model that trains on pairs of views."""
+"""An encoder and an augmentation as one Keras model that trains on two or more views."""
 
 from __future__ import annotations
 
@@ -7,29 +7,32 @@ from typing import Any, Self
 import keras
 from keras import ops
 
-from fmicl_core.checks import invalid
+from fmicl_core.checks import check_at_least, invalid
 from fmicl_keras.backend import Tensor
 
 
 @keras.saving.register_keras_serializable("fmicl")
 class TwoViews(keras.Model):
-    """Two random views of every sample through one encoder and its projection head.
+    """Two or more random views of every sample through one encoder and its projection head.
 
-    `model(x)` is (batch, 2, dim), what `FMICLLoss` takes, so that `compile` and `fit(x)` are
-    enough. `fit(x, labels)` and data sets with or without targets work as well, since the losses do
-    not read targets. `model.predict(x)` gives the encoder's features of x itself, (batch,
-    features), without augmentation and without head.
+    `model(x)` is (batch, views, dim), what `FMICLLoss` takes, so that `compile` and `fit(x)` are
+    enough. `fit(x, labels)` and data sets with or without targets work as well, since the losses
+    read targets only with `ids_from_targets=True`. `model.predict(x)` gives the encoder's features
+    of x itself, (batch, features), without augmentation and without head.
 
     Args:
         encoder: model from a batch of samples to features (batch, features).
         augmentation: any layer or model that changes samples at random in training mode, such as a
-            `keras.Sequential` of `keras.layers.Random*`. It is called twice, also by `evaluate`.
+            `keras.Sequential` of `keras.layers.Random*`. It is called once a view, also by
+            `evaluate`.
         head: layer or model from features to projections (batch, dim); None if the encoder ends in
             one.
+        views: number of views of every sample, >= 2.
         kwargs: options of `keras.Model`.
 
     Raises:
-        ValueError: encoder is no model, or augmentation or head no layer.
+        ValueError: encoder is no model, augmentation or head no layer, or views no whole number
+            >= 2.
     """
 
     def __init__(
@@ -37,6 +40,7 @@ class TwoViews(keras.Model):
         encoder: keras.Model,
         augmentation: keras.layers.Layer,
         head: keras.layers.Layer | None = None,
+        views: int = 2,
         **kwargs: Any,
     ) -> None:
         if not isinstance(encoder, keras.Model):
@@ -45,16 +49,17 @@ class TwoViews(keras.Model):
             if not isinstance(layer, keras.layers.Layer | None):
                 raise invalid(argument, "a Keras layer or model", layer)
         super().__init__(**kwargs)
+        self.views = check_at_least("views", views, 2)
         self.encoder, self.augmentation, self.head = encoder, augmentation, head
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
-        """Projections (batch, 2, dim) of two views; `training` concerns encoder and head."""
-        views = [self.augmentation(inputs, training=True) for _ in range(2)]
+        """Projections (batch, views, dim); `training` concerns encoder and head."""
+        views = [self.augmentation(inputs, training=True) for _ in range(self.views)]
         # Side by side and in one batch, as batch norm should see them: x_0, y_0, x_1, y_1, ...
-        both = keras.tree.map_structure(_interleave, *views)
-        features = self.encoder(both, training=training)
+        every = keras.tree.map_structure(_interleave, *views)
+        features = self.encoder(every, training=training)
         projections = features if self.head is None else self.head(features, training=training)
-        return ops.reshape(projections, (-1, 2, projections.shape[-1]))
+        return ops.reshape(projections, (-1, self.views, projections.shape[-1]))
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """`keras.Model.fit`; targets may be missing, also beside a sample_weight."""
@@ -73,9 +78,9 @@ class TwoViews(keras.Model):
         return self.encoder.predict_on_batch(x)
 
     def get_config(self) -> dict[str, Any]:
-        """The configuration: name, dtype, and those of the parts."""
+        """The configuration: name, dtype, number of views, and those of the parts."""
         parts = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in PARTS}
-        return super().get_config() | parts
+        return super().get_config() | {"views": self.views} | parts
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Self:
@@ -91,10 +96,13 @@ PARTS = ("encoder", "augmentation", "head")
 
 
 def _target(y: Any, options: dict[str, Any]) -> Any:
-    # Keras drops sample weights without a word where there is no target.
-    return options.get("sample_weight") if y is None else y
+    if y is not None or (weights := options.get("sample_weight")) is None:
+        return y
+    # Keras drops sample weights without a word where there is no target. As floats they are none
+    # that a loss would take for ids.
+    return keras.tree.map_structure(lambda w: ops.convert_to_numpy(w).astype("float32"), weights)
 
 
-def _interleave(first: Tensor, second: Tensor) -> Tensor:
-    pairs = ops.stack([first, second], axis=1)
-    return ops.reshape(pairs, (-1, *first.shape[1:]))
+def _interleave(*views: Tensor) -> Tensor:
+    rows = ops.stack(views, axis=1)
+    return ops.reshape(rows, (-1, *views[0].shape[1:]))

@@ -31,17 +31,17 @@ def seeded():
 
 @pytest.fixture
 def told():
-    """Calls a function and gives what it returned and how often it warned of a single sample."""
+    """Calls a function and gives what it returned and how often it warned of no pairs."""
     import warnings
 
-    from fmicl_keras.predictions import NO_NEGATIVE, warn_of_no_negative
+    from fmicl_keras.small_batches import NO_NEGATIVE, NO_PAIRS, warn_once
 
     def call(function):
-        warn_of_no_negative.cache_clear()
+        warn_once.cache_clear()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             value = function()
-        return value, [str(warning.message) for warning in caught].count(NO_NEGATIVE)
+        return value, sum(str(w.message) in (NO_NEGATIVE, NO_PAIRS) for w in caught)
 
     return call
 

@@ -18,16 +18,25 @@ def only(backend, why):
     return pytest.mark.skipif(os.environ["KERAS_BACKEND"] != backend, reason=why)
 
 
+LABELS = RNG.integers(0, 5, size=24)
+
+
 def trained(loss, weights, n):
-    """What one epoch of two steps, on 12 samples and on the rest of n, changed and reported."""
+    """What one epoch of two steps, on 12 samples and on the rest of n, changed and reported.
+
+    A loss with ids has three views of every sample.
+    """
+    y_pred = Y_PRED
+    if loss.ids_from_targets:
+        y_pred = np.concatenate([Y_PRED, Y_PRED[:, ::-1] + Y_PRED], axis=1)[:, :3]
     keras.utils.set_random_seed(0)
     encoder = [keras.layers.Dense(5, activation="tanh"), keras.layers.Dense(4)]
-    model = keras.Sequential([keras.layers.Input((2, 6)), *encoder])
-    metrics = [FMICLPenalty(FMICLLoss()), Uniformity()]
+    model = keras.Sequential([keras.layers.Input(y_pred.shape[1:]), *encoder])
+    metrics = [FMICLPenalty(loss if loss.ids_from_targets else FMICLLoss()), Uniformity()]
     model.compile(keras.optimizers.SGD(0.1), loss=loss, metrics=metrics)
     before = np.concatenate([w.ravel() for w in model.get_weights()])
     history = model.fit(
-        Y_PRED[:n], WEIGHTS[:n], batch_size=12, shuffle=False, verbose=0,
+        y_pred[:n], LABELS[:n], batch_size=12, shuffle=False, verbose=0,
         sample_weight=None if weights is None else weights[:n],
     ).history  # fmt: skip
     change = np.concatenate([w.ravel() for w in model.get_weights()]) - before
@@ -58,7 +67,10 @@ cases = pytest.mark.parametrize(("loss", "weights", "replicas"), [
     (FMICLLoss(divergence="js", negatives="all", implementation="dense"), None, 4),
     (FMICLLoss(reduction="mean_with_sample_weight"), WEIGHTS, 4),
     (InfoNCELoss(), WEIGHTS, 2),
-], ids=["tiled", "dense", "mean of weights", "InfoNCE, weights"])  # fmt: skip
+    (FMICLLoss(negatives="all", ids_from_targets=True), None, 4),
+    (FMICLLoss(ids_from_targets=True), WEIGHTS, 2),
+], ids=["tiled", "dense", "mean of weights", "InfoNCE, weights", "labels, views",
+        "labels, views, weights"])  # fmt: skip
 
 
 @only("tensorflow", "strategies are TensorFlow's")

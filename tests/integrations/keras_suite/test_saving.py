@@ -59,9 +59,11 @@ def test_every_named_option_round_trips(divergence, similarity):
 
 LOSSES = [
     FMICLLoss(divergence=fmicl_core.Tsallis(1.7), similarity=Gaussian(0.2, 2.0), alpha=2.5,
-              negatives="all", normalize=False, implementation="tiled", check_finite=False,
+              negatives="all", positives="pair", normalize=False, implementation="tiled",
+              check_finite=False, ids_from_targets=True,
               reduction="mean_with_sample_weight", name="mine", dtype="float64"),
-    InfoNCELoss(temperature=0.2, negatives="cross", normalize=False, reduction=None),
+    InfoNCELoss(temperature=0.2, negatives="cross", normalize=False, positives="pair",
+                ids_from_targets=True, reduction=None),
 ]  # fmt: skip
 
 
@@ -77,6 +79,17 @@ def test_copies_print_and_configure_alike(loss):
         assert twin.get_config() == loss.get_config()
         assert repr(twin) == repr(loss)
     assert repr(eval(repr(loss), scope)) == repr(loss)
+
+
+@pytest.mark.parametrize("loss", [FMICLLoss(), InfoNCELoss()], ids=repr)
+def test_a_file_from_before_there_were_ids_loads(loss):
+    stored = keras.losses.serialize(loss)
+    for option in ("ids_from_targets", "positives"):
+        del stored["config"][option]
+    assert keras.losses.deserialize(stored).get_config() == loss.get_config()
+    part = keras.layers.Identity
+    config = TwoViews(keras.Sequential([part()]), part(), part()).get_config()
+    assert config.pop("views") == TwoViews.from_config(config).views == 2
 
 
 def test_a_divergence_of_one_s_own_is_found_in_custom_objects_or_named_in_the_error():
@@ -110,10 +123,12 @@ def test_keras_takes_the_class_for_its_defaults_but_no_string():
 
 @pytest.mark.parametrize("whole", [False, True], ids=["model", "two views"])
 def test_a_compiled_model_saves_and_loads(views, tmp_path, whole):
-    loss, y_pred = FMICLLoss(divergence=Power(2.5), alpha=7.0), views(d=6).astype("float32")
+    loss = FMICLLoss(divergence=Power(2.5), alpha=7.0, ids_from_targets=True)
+    y_pred, labels = views(d=6).astype("float32"), np.arange(11) % 4
     layers = [keras.layers.Dense(8, activation="relu"), keras.layers.Dense(3)]
     if whole:
-        model = TwoViews(keras.Sequential(layers[:1]), keras.layers.GaussianNoise(0.0), layers[1])
+        parts = keras.Sequential(layers[:1]), keras.layers.GaussianNoise(0.0), layers[1]
+        model = TwoViews(*parts, views=3)
         y_pred = y_pred[:, 0]
     else:
         model = keras.Sequential(layers)
@@ -122,7 +137,7 @@ def test_a_compiled_model_saves_and_loads(views, tmp_path, whole):
         loss=loss,
         metrics=[Alignment(), FMICLScore(loss), ContrastiveAccuracy()],
     )
-    model.fit(y_pred, verbose=0)
+    model.fit(y_pred, labels, verbose=0)
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(
         tmp_path / "model.keras", custom_objects={"Power": Power}, safe_mode=True
@@ -132,10 +147,12 @@ def test_a_compiled_model_saves_and_loads(views, tmp_path, whole):
         again.predict(y_pred, verbose=0), model.predict(y_pred, verbose=0)
     )
     for twin in (model, again):
-        twin.fit(y_pred, epochs=2, verbose=0)
+        twin.fit(y_pred, labels, epochs=2, verbose=0)
     for ours, theirs in zip(model.weights, again.weights, strict=True):
         np.testing.assert_allclose(*map(keras.ops.convert_to_numpy, (ours, theirs)), atol=1e-5)
-    expected, got = (m.evaluate(y_pred, verbose=0, return_dict=True) for m in (model, again))
+    expected, got = (
+        m.evaluate(y_pred, labels, verbose=0, return_dict=True) for m in (model, again)
+    )
     assert got == pytest.approx(expected)
 
 
