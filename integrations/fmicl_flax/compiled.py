@@ -38,7 +38,8 @@ def train_step(
         mesh: devices to train on.
         state: state of (method, optimiser), whose memory is reused.
         images: uint8 images (N, H, W, C) of the batch.
-        plan: arguments that `Method.plan` returned for this step.
+        plan: arguments that `Method.plan` returned for this step, and the `ids` of the images if
+            the method is supervised.
         key: random key of the run. The step's own follows from it and the number of the step, so
             that a run that was stopped can go on exactly as if it had not been.
 
@@ -46,7 +47,8 @@ def train_step(
         The new state, and the result of `Method.contrast`.
     """
     method, optimizer = nnx.merge(graph, state)
-    views = method.views(images, jax.random.fold_in(key, optimizer.step[...]))
+    own = jax.random.fold_in(key, optimizer.step[...])
+    views = method.views(images, own, method.view_count)
 
     def loss_of(method: Method) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         loss, x, y = method.contrast(*views, **plan)

@@ -1,6 +1,6 @@
-"""What all methods share: an encoder, a head, two random views of every image.
+"""What all methods share: an encoder, a head, random views of every image.
 
-A method adds its own networks and `contrast`, from two views to a loss.
+A method adds its own networks and `contrast`, from the views to a loss.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from flax import nnx
 from fmicl_flax.augment import Augment, as_float, standardise
 
 #: Function from features x, y (N, d), and a bank of negatives (K, d) if there is one, to a scalar.
+#: More than two views are one array x, and `ids` (N,), `bank_ids` (K,) say which rows belong
+#: together; without them, and without labels, these are not passed.
 Loss = Callable[..., jax.Array]
 Contrast = tuple[jax.Array, jax.Array, jax.Array]
 
@@ -32,6 +34,8 @@ class Method(nnx.Module):
 
     #: Filter of the variables that have a gradient and an optimiser.
     trained: Any = nnx.Param
+    #: Number of random views of every image.
+    view_count = 2
 
     def __init__(self, encoder: nnx.Module, head: nnx.Module, loss: Loss, augment: Augment) -> None:
         self.encoder, self.head, self.loss, self.augment = encoder, head, loss, augment
@@ -46,10 +50,11 @@ class Method(nnx.Module):
         """
         return {}
 
-    def contrast(self, v1: jax.Array, v2: jax.Array, *args: Any, **plan: Any) -> Contrast:
-        """The loss of two views (N, H, W, C), and the two arrays (N, d) that it compares.
+    def contrast(self, *views: Any, **plan: Any) -> Contrast:
+        """The loss of the views (N, H, W, C), and the first two arrays (N, d) that it compares.
 
-        A method takes arguments of its own beside the views, those that its `plan` returns.
+        A method takes arguments of its own beside the views, those that its `plan` returns; a
+        supervised one also `ids`, the labels of the images.
         """
         raise NotImplementedError
 
@@ -61,12 +66,12 @@ class Method(nnx.Module):
         """Projections (N, d) of a view (N, H, W, C)."""
         return self.head(self.encoder(view).astype(jnp.float32))
 
-    def views(self, images: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Two random views (N, H, W, C) of uint8 images; every view has a key of its own."""
-        keys = jax.random.split(key, (2, len(images)))
+    def views(self, images: jax.Array, key: jax.Array, count: int = 2) -> tuple[jax.Array, ...]:
+        """Random views (N, H, W, C), `count` of them, of uint8 images, each by its own key."""
+        keys = jax.random.split(key, (count, len(images)))
         draw = jax.vmap(self.augment)
         floats = as_float(images)
-        return standardise(draw(keys[0], floats)), standardise(draw(keys[1], floats))
+        return tuple(standardise(draw(keys[view], floats)) for view in range(count))
 
     def project(self, images: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Projections (N, d) of two random views of uint8 images (N, H, W, C)."""

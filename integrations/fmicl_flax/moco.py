@@ -15,12 +15,14 @@ from fmicl_flax.layers import batch_norm, linear
 from fmicl_flax.method import Contrast, Loss, MomentumMethod
 from fmicl_flax.split_batch_norm import has_batch_norm, in_parts
 from fmicl_jax.ops import normalize_rows
+from fmicl_recipes.data.splits import NO_LABEL
 from fmicl_recipes.draws import initial_queue, key_order
+from fmicl_recipes.methods import labels_for
 from fmicl_recipes.settings import HEAD_NORMS, TrainSettings
 
 
 class Queue(nnx.Variable):
-    """A variable of the queue: the keys of earlier steps, or the slot of the oldest."""
+    """A variable of the queue: the keys of earlier steps, their labels, the slot of the oldest."""
 
 
 class MoCo(MomentumMethod):
@@ -34,7 +36,7 @@ class MoCo(MomentumMethod):
         encoder: any module from images (N, H, W, C) to features (N, F).
         feature_dim: width F of the features.
         loss: function from queries and keys (N, d) and a bank of negatives (K, d) to a scalar, such
-            as `fmicl_jax.FMICLLoss()`.
+            as `fmicl_jax.FMICLLoss()`; if supervised also from `ids` (N,) and `bank_ids` (K,).
         augment: function from a key and a float image in [0, 1] to one random view of it.
         projection_hidden: width of the hidden layer of the head.
         projection_dim: width d of queries and keys.
@@ -42,6 +44,8 @@ class MoCo(MomentumMethod):
         ema: momentum of the key encoder in [0, 1).
         bn_splits: number of parts of a batch.
         head_norm: "batch" or "none", see `mlp_head`.
+        supervised: whether the loss gets labels; keys with a query's label are then its positives,
+            and those in the queue no negatives of it.
         seed: seed of the queue's first rows and of the order of the keys.
         rngs: random numbers for the weights of the head.
     """
@@ -59,6 +63,7 @@ class MoCo(MomentumMethod):
         ema: float = TrainSettings.ema,
         bn_splits: int = TrainSettings.bn_splits,
         head_norm: str = TrainSettings.head_norm,
+        supervised: bool = TrainSettings.supervised,
         seed: int = TrainSettings.seed,
         rngs: nnx.Rngs,
     ) -> None:
@@ -66,8 +71,10 @@ class MoCo(MomentumMethod):
         head = mlp_head(feature_dim, projection_hidden, projection_dim, rngs, norm=norm)
         super().__init__(encoder, head, loss, augment)
         self.queue = Queue(jnp.asarray(initial_queue(queue_size, projection_dim, seed)))
+        if supervised:
+            self.queue_labels = Queue(jnp.full(queue_size, NO_LABEL, jnp.int32))
         self.oldest = Queue(jnp.zeros((), jnp.int32))
-        self.ema, self.seed = ema, seed
+        self.ema, self.supervised, self.seed = ema, supervised, seed
         self.parts = bn_splits if has_batch_norm(self) else 1
 
     def plan(self, step: int, steps: int, count: int) -> dict[str, Any]:
@@ -76,13 +83,23 @@ class MoCo(MomentumMethod):
             {"order": key_order(count, self.seed, step).astype(np.int32)} if self.parts > 1 else {}
         )
 
-    def contrast(self, v1: jax.Array, v2: jax.Array, order: jax.Array | None = None) -> Contrast:
-        """loss(q, k, bank=queue), then the keys enter the queue."""
+    def contrast(
+        self,
+        v1: jax.Array,
+        v2: jax.Array,
+        order: jax.Array | None = None,
+        ids: jax.Array | None = None,
+    ) -> Contrast:
+        """loss(q, k, bank=queue), with labels also of the queue; then the keys enter the queue."""
+        ids = labels_for(self.supervised, ids)
         q = in_parts(self.encoder, self.head, v1, self.parts)
         self.follow(self.ema)
         k = jax.lax.stop_gradient(self.keys(v2, order))
-        loss = self.loss(q, k, bank=self.queue[...])
-        self.enqueue(k)
+        bank = {"bank": self.queue[...]}
+        if ids is not None:
+            bank |= {"ids": ids, "bank_ids": self.queue_labels[...]}
+        loss = self.loss(q, k, **bank)
+        self.enqueue(k, ids)
         return loss, q, k
 
     def keys(self, view: jax.Array, order: jax.Array | None) -> jax.Array:
@@ -92,11 +109,16 @@ class MoCo(MomentumMethod):
         shuffled = in_parts(self.key_encoder, self.key_head, view[order], self.parts)
         return shuffled[jnp.argsort(order)]
 
-    def enqueue(self, keys: jax.Array) -> None:
-        """Overwrite the oldest rows by the keys in order; of more keys than rows the last stay."""
+    def enqueue(self, keys: jax.Array, labels: jax.Array | None = None) -> None:
+        """Overwrite the oldest rows by the keys in order; of more keys than rows the last stay.
+
+        Labels go where their keys go.
+        """
         size = len(self.queue)
         slots = (self.oldest[...] + jnp.arange(len(keys))) % size
         self.queue[...] = self.queue[...].at[slots[-size:]].set(normalize_rows(keys)[-size:])
+        if labels is not None:
+            self.queue_labels[...] = self.queue_labels[...].at[slots[-size:]].set(labels[-size:])
         self.oldest[...] = (self.oldest[...] + len(keys)) % size
 
 

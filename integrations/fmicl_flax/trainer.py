@@ -113,6 +113,8 @@ class MethodTrainer(Trainer):
         order = epoch_batches(len(images), settings.batch_size, settings.seed, epoch - 1)
         for step, batch in enumerate(order, start=first):
             plan = self.plan(step, self.steps, settings.batch_size)
+            if self.ids is not None:
+                plan |= {"ids": self.ids[batch]}
             placed = place(self.mesh, images[batch], plan)
             self.state, contrast = train_step(self.graph, self.mesh, self.state, *placed, self.key)
             yield contrast

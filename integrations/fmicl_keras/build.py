@@ -30,8 +30,9 @@ def build_loss(settings: TrainSettings) -> Loss:
     if settings.loss == "fmicl":  # which is that of the union already
         return loss
 
-    def of_union(x: Any, y: Any, **bank: Any) -> Any:
-        return loss(gather(x), gather(y), **bank)
+    def of_union(*views: Any, ids: Any = None, **bank: Any) -> Any:
+        labels = {} if ids is None else {"ids": gather(ids)}
+        return loss(*map(gather, views), **labels, **bank)
 
     return of_union
 

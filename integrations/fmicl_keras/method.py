@@ -1,6 +1,6 @@
-"""What all methods share: two views of every image in the graph, and a momentum copy.
+"""What all methods share: views of every image in the graph, and a momentum copy.
 
-A method adds its own networks, `compare`, from two views to what its loss compares, and
+A method adds its own networks, `compare`, from the views to what its loss compares, and
 `contrast`, from that to the loss. Everything that changes while training is a variable: Keras then
 carries it through `jax.jit`, `tf.function` and PyTorch alike.
 """
@@ -15,13 +15,18 @@ from keras import ops
 
 from fmicl_keras.augment import as_float, standardise
 from fmicl_keras.replicas import gather, replica_count
+from fmicl_recipes.methods import labels_for
 
 #: Function from features x, y (N, d), and a bank of negatives (K, d) if there is one, to a scalar.
+#: More than two views are one array x, and `ids` (N,), `bank_ids` (K,) say which rows belong
+#: together; without them, and without labels, these are not passed.
 Loss = Callable[..., Any]
 
 
 class Method(keras.Model):
     """A contrastive method for `compile(optimizer)` and `fit(images)`, uint8 (N, H, W, C).
+
+    A supervised one takes `fit(images, labels)`.
 
     Args:
         encoder: model from images (N, H, W, C) to features (N, F).
@@ -30,6 +35,11 @@ class Method(keras.Model):
             Keras backend's own library.
         augment: model from float images in [0, 1] to one random view of each.
     """
+
+    #: Number of random views of every image.
+    view_count = 2
+    #: Whether the labels that come with the images go to `contrast`, as `ids`.
+    supervised = False
 
     def __init__(
         self, encoder: keras.Model, head: keras.Model, loss: Loss, augment: keras.Model
@@ -41,17 +51,24 @@ class Method(keras.Model):
         self.last: LastViews | None = None
         self.built = True  # as all its parts are
 
-    def compare(self, v1: Any, v2: Any, training: bool) -> Any:
-        """The features (N, 2 or 4, d) that the loss compares of two views (N, H, W, C)."""
+    def compare(self, *views: Any, **mode: Any) -> Any:
+        """The features (N, V or more, d) that the loss compares of V views (N, H, W, C).
+
+        `training` says whether it is training.
+        """
         raise NotImplementedError
 
-    def contrast(self, features: Any, training: bool) -> Any:
-        """The loss of features that `compare` returned; every replica has that of all together."""
+    def contrast(self, *features: Any, **more: Any) -> Any:
+        """The loss of features that `compare` returned; every replica has that of all together.
+
+        `training` says whether it is training, and a supervised method takes `ids`, the labels of
+        the images.
+        """
         raise NotImplementedError
 
     def call(self, images: Any, training: bool = False) -> Any:
-        """The features that the loss compares of two random views of uint8 images (N, H, W, C)."""
-        return self.compare(*self.views(images), training=training)
+        """The features that the loss compares of random views of uint8 images (N, H, W, C)."""
+        return self.compare(*self.views(images, self.view_count), training=training)
 
     def compute_loss(
         self,
@@ -61,21 +78,28 @@ class Method(keras.Model):
         sample_weight: Any = None,
         training: bool = True,
     ) -> Any:
-        """The loss of the whole batch; each of several replicas has a share of it."""
+        """The loss of the whole batch, y its labels; each of several replicas has a share of it.
+
+        Raises:
+            ValueError: the method is supervised, and there are no labels.
+        """
+        labels = labels_for(self.supervised, y)
+        ids = {} if labels is None else {"ids": labels}
         features = ops.cast(y_pred, "float32")
         if self.last is not None:
             self.last.update_state(gather(features[:, :2]))
-        return self.contrast(features, training) / replica_count()  # Keras adds up the gradients
+        loss = self.contrast(features, training=training, **ids)
+        return loss / replica_count()  # Keras adds up the gradients
 
     def query(self, view: Any, training: bool) -> Any:
         """Projections (N, d) of a view (N, H, W, C)."""
         return self.head(self.encoder(view, training=training), training=training)
 
-    def views(self, images: Any) -> tuple[Any, Any]:
-        """Two random views (N, H, W, C) of uint8 images (N, H, W, C)."""
-        twice = self.augment(ops.repeat(as_float(images), 2, axis=0), training=True)
-        views = ops.reshape(standardise(twice), (-1, 2, *images.shape[1:]))
-        return views[:, 0], views[:, 1]
+    def views(self, images: Any, count: int = 2) -> tuple[Any, ...]:
+        """Random views (N, H, W, C), `count` of them, of uint8 images (N, H, W, C)."""
+        repeated = self.augment(ops.repeat(as_float(images), count, axis=0), training=True)
+        views = ops.reshape(standardise(repeated), (-1, count, *images.shape[1:]))
+        return tuple(views[:, view] for view in range(count))
 
     def features(self, images: Any) -> Any:
         """The encoder's features (N, F) of uint8 images (N, H, W, C)."""

@@ -13,6 +13,7 @@ from fmicl_keras.backend import library
 from fmicl_keras.layers import batch_norm, dense, has_batch_norm
 from fmicl_keras.method import Loss, MomentumMethod
 from fmicl_keras.replicas import gather, replica_count
+from fmicl_recipes.data.splits import NO_LABEL
 from fmicl_recipes.draws import initial_queue
 from fmicl_recipes.settings import HEAD_NORMS, TrainSettings
 
@@ -28,7 +29,8 @@ class MoCo(MomentumMethod):
         encoder: model from images (N, H, W, C) to features (N, F).
         feature_dim: width F of the features.
         loss: function from queries and keys (N, d) and a bank of negatives (K, d) to a scalar, such
-            as `FMICLLoss()` of the Keras backend's library.
+            as `FMICLLoss()` of the Keras backend's library; if supervised also from `ids` (N,) and
+            `bank_ids` (K,).
         augment: model from float images in [0, 1] to one random view of each.
         projection_hidden: width of the hidden layer of the head.
         projection_dim: width d of queries and keys.
@@ -36,6 +38,8 @@ class MoCo(MomentumMethod):
         ema: momentum of the key encoder in [0, 1).
         bn_splits: number of parts of a batch.
         head_norm: "batch" or "none", see `mlp_head`.
+        supervised: whether the loss gets labels, those of `fit(images, labels)`; keys with a
+            query's label are then its positives, and those in the queue no negatives of it.
         seed: seed of the queue's first rows and of the order of the keys.
     """
 
@@ -52,6 +56,7 @@ class MoCo(MomentumMethod):
         ema: float = TrainSettings.ema,
         bn_splits: int = TrainSettings.bn_splits,
         head_norm: str = TrainSettings.head_norm,
+        supervised: bool = TrainSettings.supervised,
         seed: int = TrainSettings.seed,
     ) -> None:
         norm = check_choice("head_norm", head_norm, HEAD_NORMS) == "batch"
@@ -62,12 +67,18 @@ class MoCo(MomentumMethod):
             rows.shape, trainable=False, aggregation="only_first_replica",
             initializer=lambda shape, dtype: ops.convert_to_tensor(rows, dtype),
         )  # fmt: skip
+        if supervised:
+            self.queue_labels = self.add_weight(
+                (queue_size,), keras.initializers.Constant(NO_LABEL), "int32", trainable=False,
+                aggregation="only_first_replica",
+            )  # fmt: skip
         #: Slot of the oldest key, the next to be overwritten.
         self.pointer = self.add_weight(
             (), "zeros", "int32", trainable=False, aggregation="only_first_replica"
         )
         self.order = keras.random.SeedGenerator(1000 * seed + 999)  # not augmentation's
         self.ema, self.splits = ema, bn_splits if has_batch_norm(self) else 1
+        self.supervised = supervised
 
     def compare(self, v1: Any, v2: Any, training: bool) -> Any:
         """Queries of the first view and keys of the second, (N, 2, d)."""
@@ -76,13 +87,16 @@ class MoCo(MomentumMethod):
             self.follow(self.ema)
         return ops.stack([q, self.shuffled_keys(v2, training)], axis=1)
 
-    def contrast(self, features: Any, training: bool) -> Any:
-        """loss(q, k, bank=queue), then the keys enter the queue."""
+    def contrast(self, features: Any, training: bool, ids: Any = None) -> Any:
+        """loss(q, k, bank=queue), with labels also of the queue; then the keys enter the queue."""
         q, k = features[:, 0], ops.stop_gradient(features[:, 1])
-        # A copy, since the queue changes before the gradient is taken.
-        loss = self.loss_of(q, k, bank=ops.stop_gradient(ops.copy(self.queue)))
+        # Copies, since the queue changes before the gradient is taken.
+        bank = {"bank": ops.stop_gradient(ops.copy(self.queue))}
+        if ids is not None:
+            bank |= {"ids": ids, "bank_ids": ops.copy(self.queue_labels)}
+        loss = self.loss_of(q, k, **bank)
         if training:
-            self.enqueue(gather(k))
+            self.enqueue(gather(k), None if ids is None else gather(ids))
         return loss
 
     def parts(self, view: Any) -> list[Any]:
@@ -102,14 +116,22 @@ class MoCo(MomentumMethod):
         keys = ops.concatenate([self.key(part, training) for part in shuffled])
         return ops.take(keys, ops.argsort(order), axis=0)
 
-    def enqueue(self, keys: Any) -> None:
-        """Overwrite the oldest rows by the keys in order; of more keys than rows the last stay."""
+    def enqueue(self, keys: Any, labels: Any = None) -> None:
+        """Overwrite the oldest rows by the keys in order; of more keys than rows the last stay.
+
+        Labels go where their keys go.
+        """
         size = self.queue.shape[0]
         count = ops.shape(keys)[0]
         slots = (self.pointer + ops.arange(count, dtype="int32")) % size
         rows = library("ops").normalize_rows(keys)
         queue = ops.scatter_update(self.queue, slots[-size:, None], rows[-size:])
         self.queue.assign(queue)
+        if labels is not None:
+            last = ops.cast(labels[-size:], "int32")
+            self.queue_labels.assign(
+                ops.scatter_update(self.queue_labels, slots[-size:, None], last)
+            )
         self.pointer.assign((self.pointer + count) % size)
 
 

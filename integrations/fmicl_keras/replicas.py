@@ -25,10 +25,20 @@ def own_share(values: Tensor, rows: Tensor) -> Tensor:
     context = _replica_context()
     if context is None:
         return values
-    n = keras.ops.shape(rows)[0]
-    sizes = context.all_gather(keras.ops.reshape(n, (1,)), axis=0)
-    start = keras.ops.sum(sizes[: context.replica_id_in_sync_group])
-    return values[start : start + n]
+    start = _first(context, rows)
+    return values[start : start + keras.ops.shape(rows)[0]]
+
+
+def numbers(rows: Tensor) -> Tensor:
+    """The numbers (N,) of this replica's rows in `gather(rows)`."""
+    context, own = _replica_context(), keras.ops.arange(keras.ops.shape(rows)[0], dtype="int32")
+    return own if context is None else own + _first(context, rows)
+
+
+def _first(context: Any, rows: Tensor) -> Tensor:
+    """The number of the replica's first row in `gather(rows)`."""
+    sizes = context.all_gather(keras.ops.reshape(keras.ops.shape(rows)[0], (1,)), axis=0)
+    return keras.ops.sum(sizes[: context.replica_id_in_sync_group])
 
 
 def add_up(value: Tensor) -> Tensor:

@@ -67,7 +67,9 @@ class MethodTrainer(Trainer):
             self._compile()
             if resume and folder.checkpoint.exists():
                 self._restore(folder, with_optimizer=True)
-            batches = EpochBatches(self.data.train_images, settings.batch_size, settings.seed)
+            batches = EpochBatches(
+                self.data.train_images, settings.batch_size, settings.seed, self.ids
+            )
             done = len(self.history)
             bar = Progress(
                 settings.title, settings.epochs, self.steps * settings.epochs, self.steps * done,

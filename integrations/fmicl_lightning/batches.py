@@ -36,17 +36,28 @@ class SharedData(ImageData):
         vars(self)["tensors"] = tensors
 
 
-class ImageBatches(Dataset[torch.Tensor]):
-    """The training images, uint8 (N, H, W, C), indexed by a whole batch of indices at once."""
+#: Images of a batch, or images and their ids.
+Batch = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
 
-    def __init__(self, data: ImageData) -> None:
+
+class ImageBatches(Dataset[Batch]):
+    """The training images, uint8 (N, H, W, C), indexed by a whole batch of indices at once.
+
+    Args:
+        data: images of the run.
+        ids: numbers (N,) to give with the images, which say which belong together; None gives none.
+    """
+
+    def __init__(self, data: ImageData, ids: NDArray[np.int32] | None = None) -> None:
         self.data = data
+        self.ids = None if ids is None else torch.from_numpy(ids)
 
     def __len__(self) -> int:
         return len(self.data.train_images)
 
-    def __getitem__(self, index: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(self.data.train_images[index.numpy()])
+    def __getitem__(self, index: torch.Tensor) -> Batch:
+        images = torch.from_numpy(self.data.train_images[index.numpy()])
+        return images if self.ids is None else (images, self.ids[index])
 
 
 class EpochOrder(Sampler[torch.Tensor]):
@@ -77,7 +88,9 @@ def _share(batch: NDArray[np.int64]) -> NDArray[np.int64]:
     return parts[torch.distributed.get_rank()]
 
 
-def loader(data: ImageData, batch_size: int, seed: int) -> DataLoader[torch.Tensor]:
-    """Batches of uint8 images for training."""
+def loader(
+    data: ImageData, batch_size: int, seed: int, ids: NDArray[np.int32] | None = None
+) -> DataLoader[Batch]:
+    """Batches of uint8 images for training, and of their ids if there are any."""
     sampler = EpochOrder(len(data.train_images), batch_size, seed)
-    return DataLoader(ImageBatches(data), batch_size=None, sampler=sampler)
+    return DataLoader(ImageBatches(data, ids), batch_size=None, sampler=sampler)

@@ -1,6 +1,6 @@
-"""What all methods share: two views of every image, checks, logs, optimiser and schedule.
+"""What all methods share: views of every image, checks, logs, optimiser and schedule.
 
-A method adds its own networks and `contrast`, from two views to a loss.
+A method adds its own networks and `contrast`, from the views to a loss.
 """
 
 from __future__ import annotations
@@ -16,13 +16,17 @@ from torch import nn
 
 from fmicl_core.checks import check_choice, invalid
 from fmicl_lightning.augment import as_float, standardise
+from fmicl_lightning.batches import Batch
 from fmicl_lightning.optimizers import build_optimizer, warmup_cosine
 from fmicl_recipes.draws import step_seed
 from fmicl_recipes.history import epoch_row, warn_of_collapse
+from fmicl_recipes.methods import labels_for
 from fmicl_recipes.settings import OPTIMIZERS, TrainSettings
 from fmicl_recipes.trainer import NonFiniteLossError
 
 #: Function from features x, y (N, d), and a bank of negatives (K, d) if there is one, to a scalar.
+#: More than two views are one array x, and `ids` (N,), `bank_ids` (K,) say which rows belong
+#: together; without them, and without labels, these are not passed.
 Loss = Callable[..., torch.Tensor]
 Contrast = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -47,6 +51,11 @@ class Method(lightning.LightningModule):
         ValueError: there is no such optimiser.
         NonFiniteLossError: the loss or a weight is not finite; the message says at which step.
     """
+
+    #: Number of random views of every image.
+    view_count = 2
+    #: Whether the labels that come with the images go to `contrast`, as `ids`.
+    supervised = False
 
     def __init__(
         self,
@@ -74,8 +83,11 @@ class Method(lightning.LightningModule):
         self.measured: dict[str, float] = {}
         self.last: tuple[torch.Tensor, torch.Tensor] | None = None
 
-    def contrast(self, v1: torch.Tensor, v2: torch.Tensor) -> Contrast:
-        """The loss of two views (N, C, H, W), and the two arrays (N, d) that it compares."""
+    def contrast(self, *views: Any, **ids: Any) -> Contrast:
+        """The loss of the views (N, C, H, W), and the first two arrays (N, d) that it compares.
+
+        A supervised method takes `ids`, the labels of the images of all devices.
+        """
         raise NotImplementedError
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -86,11 +98,11 @@ class Method(lightning.LightningModule):
         """Projections (N, d) of a view (N, C, H, W)."""
         return self.head(self.encoder(view))
 
-    def views(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Two random views (N, C, H, W) of uint8 images (N, H, W, C)."""
+    def views(self, images: torch.Tensor, count: int = 2) -> tuple[torch.Tensor, ...]:
+        """Random views (N, C, H, W), `count` of them, of uint8 images (N, H, W, C)."""
         with torch.autocast(images.device.type, enabled=False):
             floats = as_float(images)
-            return standardise(self.augment(floats)), standardise(self.augment(floats))
+            return tuple(standardise(self.augment(floats)) for _ in range(count))
 
     @property
     def world(self) -> int:
@@ -104,27 +116,35 @@ class Method(lightning.LightningModule):
         return self.query(v1), self.query(v2)
 
     def gather(self, rows: torch.Tensor) -> torch.Tensor:
-        """The rows of all devices in their order, in float32 at least.
+        """The rows of all devices in their order, in float32 at least; whole numbers as they are.
 
         The loss then is that of the whole batch on every device. Its gradient comes back W times
         too large, summed over W devices, and DDP's mean over them takes the W out again.
         """
-        rows = rows if rows.dtype == torch.float64 else rows.float()
+        features = rows.is_floating_point()
+        rows = rows.float() if features and rows.dtype != torch.float64 else rows
         if self.world == 1:
             return rows
-        everyone: Any = self.all_gather(rows, sync_grads=True)  # (W, N / W, ...)
+        everyone: Any = self.all_gather(rows, sync_grads=features)  # (W, N / W, ...)
         return everyone.flatten(0, 1)
 
-    def training_step(self, images: torch.Tensor) -> torch.Tensor:
-        """The loss of one batch of uint8 images (N, H, W, C)."""
-        loss, x, y = self.contrast(*self.views(images))
+    def training_step(self, batch: Batch) -> torch.Tensor:
+        """The loss of one batch of uint8 images (N, H, W, C), which may have labels (N,) beside it.
+
+        Raises:
+            ValueError: the method is supervised, and the batch has no labels.
+        """
+        images, labels = (batch, None) if isinstance(batch, torch.Tensor) else (*batch, None)[:2]
+        labels = labels_for(self.supervised, labels)
+        ids = {} if labels is None else {"ids": self.gather(labels)}
+        loss, x, y = self.contrast(*self.views(images, self.view_count), **ids)
         if not torch.isfinite(loss):
             raise NonFiniteLossError.at(loss.item(), self.global_step, self.current_epoch + 1)
         self.last = x.detach(), y.detach()
         self.log("loss", loss, on_step=True, on_epoch=True, batch_size=len(images))
         return loss
 
-    def on_train_batch_start(self, batch: torch.Tensor, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed the random views of this step by (seed, step, device) alone.
 
         A run that was stopped can thereby go on exactly as if it had not been.

@@ -7,6 +7,7 @@ from torch import nn
 
 from fmicl_core.checks import check_choice
 from fmicl_lightning.method import Contrast, Loss, MomentumMethod
+from fmicl_recipes.data.splits import NO_LABEL
 from fmicl_recipes.draws import initial_queue, key_order
 from fmicl_recipes.settings import HEAD_NORMS, TrainSettings
 from fmicl_torch.ops import normalize_rows
@@ -25,7 +26,7 @@ class MoCo(MomentumMethod):
         encoder: any module from images (N, C, H, W) to features (N, F).
         feature_dim: width F of the features.
         loss: function from queries and keys (N, d) and a bank of negatives (K, d) to a scalar, such
-            as `fmicl_torch.FMICLLoss()`.
+            as `fmicl_torch.FMICLLoss()`; if supervised also from `ids` (N,) and `bank_ids` (K,).
         augment: module from float images in [0, 1] to one random view of each.
         projection_hidden: width of the hidden layer of the head.
         projection_dim: width d of queries and keys.
@@ -33,11 +34,14 @@ class MoCo(MomentumMethod):
         ema: momentum of the key encoder in [0, 1).
         bn_splits: number of parts of a batch.
         head_norm: "batch" or "none", see `mlp_head`.
+        supervised: whether batches hold images and labels; keys with a query's label are then its
+            positives, and those in the queue no negatives of it.
         optimizer, lr, momentum, weight_decay, warmup_epochs: arguments of `Method`.
         seed: seed of the random views, of the queue's first rows and of the order of the keys.
     """
 
     queue: torch.Tensor
+    queue_labels: torch.Tensor
     pointer: torch.Tensor
 
     def __init__(
@@ -53,6 +57,7 @@ class MoCo(MomentumMethod):
         ema: float = TrainSettings.ema,
         bn_splits: int = TrainSettings.bn_splits,
         head_norm: str = TrainSettings.head_norm,
+        supervised: bool = TrainSettings.supervised,
         optimizer: str = TrainSettings.optimizer,
         lr: float = TrainSettings.lr,
         momentum: float = TrainSettings.momentum,
@@ -66,21 +71,28 @@ class MoCo(MomentumMethod):
             encoder, head, loss, augment, optimizer=optimizer, lr=lr, momentum=momentum,
             weight_decay=weight_decay, warmup_epochs=warmup_epochs, seed=seed,
         )  # fmt: skip
-        self.ema, self.bn_splits = ema, bn_splits
+        self.ema, self.bn_splits, self.supervised = ema, bn_splits, supervised
         queue = initial_queue(queue_size, projection_dim, seed)
         self.register_buffer("queue", torch.from_numpy(queue))
+        if supervised:
+            self.register_buffer("queue_labels", torch.full((queue_size,), NO_LABEL))
         #: Slot of the oldest key, the next to be overwritten.
         self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
         self.has_batch_norm = any(isinstance(m, BATCH_NORMS) for m in self.modules())
 
-    def contrast(self, v1: torch.Tensor, v2: torch.Tensor) -> Contrast:
-        """loss(q, k, bank=queue), then the keys enter the queue."""
+    def contrast(
+        self, v1: torch.Tensor, v2: torch.Tensor, *, ids: torch.Tensor | None = None
+    ) -> Contrast:
+        """loss(q, k, bank=queue), with labels also of the queue; then the keys enter the queue."""
         q = self.gather(torch.cat([self.query(part) for part in self.parts(v1)]))
         with torch.no_grad():
             self.follow(self.ema)
             k = self.shuffled_keys(v2) if self.has_batch_norm else self.gather(self.key(v2))
-        loss = self.loss(q, k, bank=self.queue.clone())  # the queue changes before the gradient
-        self.enqueue(k)
+        bank = {"bank": self.queue.clone()}  # the queue changes before the gradient
+        if ids is not None:
+            bank |= {"ids": ids, "bank_ids": self.queue_labels.clone()}
+        loss = self.loss(q, k, **bank)
+        self.enqueue(k, ids)
         return loss, q, k
 
     def parts(self, view: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -98,15 +110,18 @@ class MoCo(MomentumMethod):
         return keys[shuffle.argsort()]
 
     @torch.no_grad()
-    def enqueue(self, keys: torch.Tensor) -> None:
+    def enqueue(self, keys: torch.Tensor, labels: torch.Tensor | None = None) -> None:
         """Overwrite the oldest rows by the keys in order; of more keys than rows the last stay.
 
-        Keys of another dtype are normalised in the wider one and kept in the queue's.
+        Labels go where their keys go. Keys of another dtype are normalised in the wider one and
+        kept in the queue's.
         """
         size = len(self.queue)
         slots = (self.pointer + torch.arange(len(keys), device=keys.device)) % size
         wide = keys.to(torch.promote_types(keys.dtype, self.queue.dtype))
         self.queue[slots[-size:]] = normalize_rows(wide)[-size:].to(self.queue.dtype)
+        if labels is not None:
+            self.queue_labels[slots[-size:]] = labels[-size:].to(self.queue_labels.dtype)
         self.pointer.add_(len(keys)).remainder_(size)
 
 

@@ -1,25 +1,28 @@
-"""SimCLR (Chen et al. 2020): two views, one encoder, one head, a loss on their projections."""
+"""SimCLR (Chen et al. 2020): views, one encoder, one head, a loss on their projections."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
+from fmicl_core.checks import check_at_least
 from fmicl_lightning.method import Contrast, Loss, Method
 from fmicl_recipes.settings import TrainSettings
 
 
 class SimCLR(Method):
-    """Both views go through the same networks, in one batch; the loss takes their projections.
+    """All views go through the same networks, in one batch; the loss takes their projections.
 
     Args:
         encoder: any module from images (N, C, H, W) to features (N, F).
         feature_dim: width F of the features.
         loss: function from projections x, y (N, d) to a scalar, such as
-            `FMICLLoss(negatives="all")`.
+            `FMICLLoss(negatives="all")`; of more than two views from x (V N, d) and `ids` (V N,).
         augment: module from float images in [0, 1] to one random view of each.
         projection_hidden: width of the two hidden layers of the head.
         projection_dim: width d of the projections.
+        views: number V of random views of every image; each pair of them is positive.
+        supervised: whether batches hold images and labels, and the loss gets the labels as `ids`.
         optimizer, lr, momentum, weight_decay, warmup_epochs, seed: arguments of `Method`.
     """
 
@@ -32,6 +35,8 @@ class SimCLR(Method):
         *,
         projection_hidden: int = TrainSettings.projection_hidden,
         projection_dim: int = TrainSettings.projection_dim,
+        views: int = TrainSettings.views,
+        supervised: bool = TrainSettings.supervised,
         optimizer: str = TrainSettings.optimizer,
         lr: float = TrainSettings.lr,
         momentum: float = TrainSettings.momentum,
@@ -44,11 +49,21 @@ class SimCLR(Method):
             encoder, head, loss, augment, optimizer=optimizer, lr=lr, momentum=momentum,
             weight_decay=weight_decay, warmup_epochs=warmup_epochs, seed=seed,
         )  # fmt: skip
+        self.view_count, self.supervised = check_at_least("views", views, 2), supervised
 
-    def contrast(self, v1: torch.Tensor, v2: torch.Tensor) -> Contrast:
-        """loss(x, y) of the projections of the two views."""
-        x, y = map(self.gather, self.query(torch.cat([v1, v2])).chunk(2))
-        return self.loss(x, y), x, y
+    def contrast(self, *views: torch.Tensor, ids: torch.Tensor | None = None) -> Contrast:
+        """loss(x, y) of the projections of two views, and with labels loss(x, y, ids=labels).
+
+        More views are one array z, view after view: loss(z, ids=image numbers or labels).
+        """
+        projections = list(map(self.gather, self.query(torch.cat(views)).chunk(len(views))))
+        x, y, *more = projections
+        if more:
+            ids = torch.arange(len(x), device=x.device) if ids is None else ids
+            loss = self.loss(torch.cat(projections), ids=ids.repeat(len(views)))
+        else:
+            loss = self.loss(x, y) if ids is None else self.loss(x, y, ids=ids)
+        return loss, x, y
 
 
 def projection_head(inputs: int, hidden: int, outputs: int) -> nn.Sequential:

@@ -51,7 +51,7 @@ class MethodTrainer(Trainer):
         several = settings.devices > 1
         if several and not isinstance(self.data, SharedData):
             self.data = SharedData(**vars(self.data))
-        batches = loader(self.data, settings.batch_size, settings.seed)
+        batches = loader(self.data, settings.batch_size, settings.seed, self.ids)
         clock = RunClock(self, folder, len(batches) * settings.batch_size, progress)
         without_tensorflow()
         on_gpu = settings.device != "cpu" and torch.cuda.is_available()

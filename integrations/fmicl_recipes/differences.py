@@ -15,7 +15,7 @@ from fmicl_recipes.text import TextSettings
 #: The options that matter most come first, then all others in the order of the command line.
 FIRST = (
     "image_size", "encoder", "model", "training images", "limit", "epochs", "batch_size",
-    "augmentation", "seed", "alpha", "temperature", "negatives",
+    "augmentation", "seed", "supervised", "views", "alpha", "temperature", "negatives",
 )  # fmt: skip
 #: Options that titles or other lines stand for, and those that do not change what is compared.
 APART = ("loss", "divergence", "knn_k", "device", "knn_every", "save_steps", "mini_batch_size")

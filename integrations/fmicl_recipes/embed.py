@@ -15,7 +15,7 @@ from fmicl_recipes.data import Images
 from fmicl_recipes.data.arrays import stack
 from fmicl_recipes.data.pictures import Decoder
 from fmicl_recipes.data.sources import open_splits
-from fmicl_recipes.data.splits import Split, numbered
+from fmicl_recipes.data.splits import NO_LABEL, Split, numbered
 from fmicl_recipes.files import check_folder, make_folder, write_atomically
 from fmicl_recipes.loading import open_run
 from fmicl_recipes.progress import note
@@ -24,8 +24,6 @@ from fmicl_recipes.progress import note
 Encode = Callable[[Path, Images], NDArray[np.floating]]
 
 SUFFIXES = (".npz", ".parquet")
-#: What stands in the place of a label for an image that has none, where others have one.
-NO_LABEL = -1
 
 
 def embed(

@@ -139,6 +139,8 @@ def tell(settings: TrainSettings, data: ImageData) -> None:
         note(f"{count % size} of them, others in every epoch, are left out, as they fill no batch")
     if settings.augmentation == "photo" and data.train_images.shape[3] != 3:
         note("the images have no colour: hue, saturation and grey scale of the views are left out")
+    if settings.supervised:
+        note("the labels of the training images say which of them belong together")
     if data.labels is None:
         note(NO_LABELS)
 

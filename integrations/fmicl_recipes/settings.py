@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fmicl_core.checks import invalid
+from fmicl_core.checks import check_bool, invalid
 from fmicl_core.objective import DEFAULTS
-from fmicl_core.pairs import NEGATIVES
+from fmicl_core.pairs import NEGATIVES, Pairs
 from fmicl_recipes.augmentation import PHOTO, STRENGTHS, VIEWS, Photo, chosen_augmentation
 from fmicl_recipes.checks import at_least, check_not_negative, check_text, unit_interval
 from fmicl_recipes.options import option
@@ -36,7 +36,7 @@ SCHEMES = {"simclr": "all", "moco": "cross", "moco-v3": "cross"}
 FRAMEWORKS = ("torch", "jax", "tensorflow")
 KERAS_BACKENDS = ("tensorflow", "jax", "torch")
 LOSSES = ("fmicl", "info-nce", "alignment-uniformity", "spectral")
-#: Losses that can take all negatives from a queue.
+#: Losses that can take all negatives from a queue, and are told by ids which rows belong together.
 QUEUE_LOSSES = ("fmicl", "info-nce")
 OPTIMIZERS = ("sgd", "adamw", "lars")
 AUGMENTATIONS = ("auto", *VIEWS)
@@ -117,6 +117,14 @@ class TrainSettings(SharedSettings):
     negatives: str = option(
         None, "Which pairs are negatives.", "Loss", NEGATIVES,
         methods=("simclr", "moco-v3"), only=({"loss": QUEUE_LOSSES},), by_method=SCHEMES,
+    )  # fmt: skip
+    views: int = option(
+        2, "Random views of every image, each pair of them positive.", "Loss", at_least(2),
+        methods=("simclr",), only=({"loss": QUEUE_LOSSES},),
+    )  # fmt: skip
+    supervised: bool = option(
+        False, "Train with the labels: images of one class are positives of each other.", "Loss",
+        check_bool, methods=("simclr", "moco"), only=({"loss": QUEUE_LOSSES},),
     )  # fmt: skip
 
     encoder: str = option(
@@ -234,6 +242,8 @@ class TrainSettings(SharedSettings):
             self._check_moco()
         if self.warmup_epochs >= self.epochs:
             raise invalid("warmup_epochs", f"fewer than epochs = {self.epochs}", self.warmup_epochs)
+        if self.views > 2:
+            Pairs(self.negatives, single=True)  # refuses what needs two arrays
         if self.loss == "fmicl":
             self.objective()
 

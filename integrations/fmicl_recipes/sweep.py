@@ -11,6 +11,7 @@ from typing import Any
 from fmicl_core.checks import check_at_least, check_number, check_positive, invalid
 from fmicl_recipes import plots
 from fmicl_recipes.data import ImageData
+from fmicl_recipes.data.images import CLASSES
 from fmicl_recipes.files import check_folder, make_folder
 from fmicl_recipes.run_folder import RunFolder
 from fmicl_recipes.shared_settings import SharedSettings
@@ -75,8 +76,8 @@ def check_sweep(
 def check_labels(data: ImageData) -> None:
     """Raise ValueError where images have no labels, before the first run of a search by kNN."""
     if data.labels is None:
-        raise invalid("data", "images with labels, of two classes at least", data.name,
-                      why="The search compares kNN accuracies, which need labels.")  # fmt: skip
+        why = "The search compares kNN accuracies, which need labels."
+        raise invalid("data", CLASSES, data.name, why=why)
 
 
 def sweep_alpha(

@@ -52,6 +52,8 @@ class Trainer(ABC):
 
     def __init__(self, settings: TrainSettings, data: ImageData) -> None:
         self.settings, self.data = settings, data
+        #: Numbers (N,) that are equal for training images of one class; None unless `supervised`.
+        self.ids = data.class_ids() if settings.supervised else None
         #: A row an epoch, made by `epoch_row`.
         self.history: list[dict[str, float]] = []
         #: Seconds of training, over all the sittings of the run.

@@ -73,6 +73,8 @@ def test_help_of_a_method_has_its_options_and_no_others(monkeypatch, fmicl, comm
         ("moco", ("--negatives", "cross"), "'simclr' or 'moco-v3' or 'simcse'"),
         ("moco", ("--patch-projection", "learned"), "'moco-v3'"),
         ("moco", ("--pooling", "cls"), "'simcse'"),
+        ("moco", ("--views", "2"), "'simclr'"),
+        ("moco-v3", ("--supervised",), "'simclr' or 'moco'"),
         ("simcse", ("--width", "8"), "'simclr' or 'moco' or 'moco-v3'"),
     ],
 )

@@ -278,13 +278,15 @@ def test_the_command_does_not_search_without_labels(tmp_path, monkeypatch, fmicl
 
 
 def test_options_of_the_loss_count_where_they_have_an_effect(run_of, tmp_path, undrawn):
-    """Rows of one title differ in alpha; SimCLR has no queue, MoCo no scheme; half runs say so."""
+    """Rows of one title differ in alpha; SimCLR has no queue, MoCo no views; half runs say so."""
     a = run_of("a", options={"alpha": 5.0})
-    b = run_of("b", options={"method": "moco", "queue_size": 64})
-    c = run_of("c", options={}, loss_history=[1.0, 0.5])
+    b = run_of("b", options={"method": "moco", "queue_size": 64, "supervised": True})
+    c = run_of("c", options={"views": 4}, loss_history=[1.0, 0.5])
     remarks = compare_runs([a, b, c], tmp_path / "out").remarks
     kl_a, kl_c, moco = "simclr kl-micl (a)", "simclr kl-micl (c)", "moco kl-micl (b)"
     assert f"alpha: 5.0 in {kl_a}; 8.0 in {moco}; 40.0 in {kl_c}" in remarks
+    assert f"supervised: False in {kl_a}, {kl_c}; True in {moco}" in remarks
+    assert f"views: 2 in {kl_a}; 4 in {kl_c}" in remarks
     assert [line for line in remarks if line.startswith("epochs: 5 in")] == [
         f"epochs: 5 in {kl_a}, {moco}; 2 of 5 in {kl_c}"
     ]

@@ -17,6 +17,8 @@ from fmicl_core.checks import InvalidArgument  # noqa: E402
 from fmicl_recipes.data import ImageData, arrays, load_images, validation_split  # noqa: E402
 from fmicl_recipes.data import hub as hub_module  # noqa: E402
 from fmicl_recipes.data.sources import check_source  # noqa: E402
+from fmicl_recipes.settings import TrainSettings  # noqa: E402
+from fmicl_recipes.trainer import Trainer  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 GREY, COLOUR = Image.new("L", (2, 2), 7), Image.new("RGB", (2, 2), (1, 2, 3))
@@ -739,6 +741,26 @@ def test_arrays_of_ones_own_have_labels_if_they_are_of_two_classes():
     assert train is test is labels
     assert ImageData("own", images, None, images, None).labels is None
     assert ImageData("own", images, labels * 0, images, labels).labels is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [(None, "images with labels, of two classes at least. Supervised training takes the labels"),
+     ([7, 7, 7, 7], "images with labels, of two classes at least"),
+     ([3, -1, 5, -1], "a label other than -1, which is none, for every .* images. 2 have none.")],
+)  # fmt: skip
+def test_supervised_training_needs_the_label_of_every_image(labels, message):
+    """Whose numbers then are small, whatever the labels are."""
+    images, settings = np.zeros((4, 3, 3, 5), np.uint8), TrainSettings(supervised=True)
+    trainer = type("Stub", (Trainer,), dict.fromkeys(Trainer.__abstractmethods__))
+    labels = None if labels is None else np.array(labels)
+    data = ImageData("own", images, labels, images, labels)
+    with pytest.raises(InvalidArgument, match=f"`data`. Expected {message}.* Received: data='own'"):
+        trainer(settings, data)
+    assert trainer(TrainSettings(), data).ids is None
+    good = ImageData("own", images, np.array([2**40, -5, 0, 2**40]), images, None)
+    ids = trainer(settings, good).ids
+    assert (ids.dtype, ids.tolist()) == (np.int32, [2, 0, 1, 2])
 
 
 def test_the_example_of_arrays_trains_on_them(tmp_path, monkeypatch):

@@ -26,6 +26,8 @@ from flax import nnx  # noqa: E402
 
 from fmicl_flax import (  # noqa: E402
     MethodTrainer,
+    MoCo,
+    SimCLR,
     build_encoder,
     build_loss,
     build_method,
@@ -42,7 +44,7 @@ from fmicl_flax.split_batch_norm import in_parts  # noqa: E402
 from fmicl_jax import fmicl_loss, info_nce_loss  # noqa: E402
 from fmicl_recipes import RunFolder, resolve  # noqa: E402
 from fmicl_recipes.data import load_images  # noqa: E402
-from fmicl_recipes.draws import initial_queue, key_order  # noqa: E402
+from fmicl_recipes.draws import epoch_batches, initial_queue, key_order  # noqa: E402
 from fmicl_recipes.evaluation import knn_accuracy  # noqa: E402
 from fmicl_recipes.history import knn  # noqa: E402
 from fmicl_recipes.momentum import ema_schedule  # noqa: E402
@@ -197,17 +199,71 @@ def test_moco_takes_its_negatives_from_the_queue_and_enters_the_keys_after():
 
 @given(counts=st.lists(st.sampled_from([1, 4, 7, 25]), min_size=1, max_size=6))
 def test_the_queue_is_what_writing_one_key_after_another_gives(counts):
+    """With the label of every key."""
     method = nnx.clone(step_of("moco").method)
     method.queue, method.oldest = Queue(draw((10, 8))), Queue(jnp.zeros((), jnp.int32))
-    expected, place = np.array(method.queue[...]), 0
+    method.queue_labels = Queue(jnp.full(10, -1, jnp.int32))
+    expected, labels, place = np.array(method.queue[...]), [-1] * 10, 0
     for number, count in enumerate(counts):
         keys = draw((count, 8), number)
-        method.enqueue(keys)
-        for key in np.asarray(keys):
-            expected[place] = key / np.linalg.norm(key)
+        method.enqueue(keys, 100 * number + jnp.arange(count))
+        for i, key in enumerate(np.asarray(keys)):
+            expected[place], labels[place] = key / np.linalg.norm(key), 100 * number + i
             place = (place + 1) % 10
     np.testing.assert_allclose(method.queue[...], expected, rtol=1e-5, atol=1e-6)
+    assert method.queue_labels[...].tolist() == labels
     assert method.oldest[...] == place
+
+
+# More views, and labels
+
+
+class Plain(nnx.Module):
+    """In the place of an encoder: the pixels."""
+
+    def __call__(self, view):
+        return view.reshape(len(view), -1)
+
+
+@pytest.mark.parametrize("loss", ["fmicl", "info-nce"])
+@pytest.mark.parametrize(("views", "supervised"), [(2, True), (4, False), (3, True)])
+def test_simclr_says_by_ids_which_views_and_images_belong_together(loss, views, supervised):
+    of = build_loss(tiny("simclr", loss=loss))
+    method = SimCLR(Plain(), 9, of, None, projection_hidden=8, projection_dim=4, views=views,
+                    supervised=supervised, rngs=nnx.Rngs(0))  # fmt: skip
+    assert method.view_count == views
+    drawn, labels = draw((views, 16, 3, 3, 1)), jnp.arange(16) % 5
+    value, x, y = method.contrast(*drawn, **({"ids": labels} if supervised else {}))
+    every = method.query(drawn.reshape(-1, 3, 3, 1))
+    np.testing.assert_allclose(jnp.concatenate([x, y]), every[:32], rtol=1e-5, atol=1e-6)
+    ids = labels if supervised else jnp.arange(16)
+    want = of(x, y, ids=ids) if views == 2 else of(every, ids=jnp.tile(ids, views))
+    np.testing.assert_allclose(value, want, rtol=1e-5)
+
+
+def test_two_views_without_labels_are_two_arrays_and_nothing_else():
+    """A loss of one's own needs no ids; a supervised method needs them."""
+    make = partial(SimCLR, Plain(), 9, lambda x, y: jnp.mean((x - y) ** 2), None,
+                   projection_hidden=8, projection_dim=4, rngs=nnx.Rngs(0))  # fmt: skip
+    assert np.isfinite(make().contrast(*draw((2, 16, 3, 3, 1)))[0])
+    with pytest.raises(ValueError, match=r"`labels`. Expected labels of the images, \(N,\), as th"):
+        make(supervised=True).contrast(*draw((2, 16, 3, 3, 1)))
+
+
+@pytest.mark.parametrize("loss", ["fmicl", "info-nce"])
+def test_supervised_moco_keeps_the_labels_of_its_keys(loss):
+    of = build_loss(tiny("moco", loss=loss))
+    method = MoCo(Plain(), 9, of, None, projection_hidden=8, projection_dim=4, queue_size=24,
+                  head_norm="none", supervised=True, rngs=nnx.Rngs(0))  # fmt: skip
+    v1, v2 = draw((2, 16, 3, 3, 1))
+    for step in range(2):
+        bank, bank_ids = method.queue[...], method.queue_labels[...]
+        labels = (jnp.arange(16) + step) % 5
+        value, q, k = method.contrast(v1, v2, ids=labels)
+        want = of(q, k, bank=bank, ids=labels, bank_ids=bank_ids)
+        np.testing.assert_allclose(value, want, rtol=1e-5)
+    assert method.queue_labels[:8].tolist() == labels[8:].tolist()  # 32 keys in 24 slots
+    assert sorted(set(bank_ids.tolist())) == [-1, 0, 1, 2, 3, 4]
 
 
 def test_keys_are_encoded_in_other_groups_than_their_queries():
@@ -484,6 +540,51 @@ def test_an_interrupted_run_resumes_bit_for_bit(run_of, tmp_path, monkeypatch, m
         assert {**row, "images_per_second": 0} == {**want, "images_per_second": 0}
 
 
+def test_a_supervised_run_with_a_queue_resumes_bit_for_bit(tmp_path, monkeypatch):
+    """Its labels come in the order of their images, and the queue has kept them."""
+    settings = tiny("moco", supervised=True)
+    whole = fit(settings, RunFolder.create(tmp_path / "whole", settings))
+    batch = next(iter(epoch_batches(256, 64, 0, 0)))
+    seen = []
+
+    def look(graph, mesh, state, images, plan, key):
+        seen.append((np.array(images), plan["ids"].tolist()))
+        return train_step(graph, mesh, state, images, plan, key)
+
+    save = MethodTrainer._save
+
+    def stop(trainer, folder, step):
+        save(trainer, folder, step)
+        raise KeyError("power cut")
+
+    monkeypatch.setattr("fmicl_flax.trainer.train_step", look)
+    monkeypatch.setattr(MethodTrainer, "_save", stop)
+    with pytest.raises(KeyError, match="power cut"):
+        fit(settings, RunFolder.create(tmp_path / "cut", settings))
+    np.testing.assert_array_equal(seen[0][0], whole.data.train_images[batch])
+    assert seen[0][1] == whole.data.train_labels[batch].tolist()
+    monkeypatch.undo()
+    resumed = fit(settings, RunFolder(tmp_path / "cut"), resume=True)
+    assert equal(resumed.state, whole.state)
+    last = epoch_batches(256, 64, 0, 2)[-1]
+    slots = (np.arange(11 * 64, 12 * 64)) % 100
+    kept = resumed.method.queue_labels[...]
+    assert kept[slots].tolist() == whole.data.train_labels[last].tolist()
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"views": 4}, pytest.param({"views": 3, "supervised": True}, marks=pytest.mark.slow)],
+    ids=str,
+)
+def test_runs_with_more_views_and_labels_train(tmp_path, more):
+    settings = tiny("simclr", epochs=1, warmup_epochs=0, **more)
+    trainer = fit(settings, RunFolder.create(tmp_path / "run", settings))
+    assert np.isfinite(trainer.history[0]["loss"])
+    x, y = trainer.project(trainer.data.test_images[:9])
+    assert x.shape == y.shape == (9, 8)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_equal_runs_are_one_static_argument(method):
     """So are SimCLR and MoCo v3 of other seeds; another loss is not."""
@@ -712,10 +813,13 @@ def on_devices(count, settings):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
-def test_four_devices_make_the_steps_of_one(method):
+@pytest.mark.parametrize(("method", "more"), [
+    *((method, {}) for method in METHODS), ("simclr", {"views": 4}),
+    ("simclr", {"supervised": True}), ("moco", {"supervised": True}),
+])  # fmt: skip
+def test_four_devices_make_the_steps_of_one(method, more):
     # Not AdamW, whose first steps have the size of the rate, however small a gradient is.
-    told = on_devices(4, tiny(method, epochs=2, limit=128, optimizer="sgd", lr=0.02))
+    told = on_devices(4, tiny(method, epochs=2, limit=128, optimizer="sgd", lr=0.02, **more))
     one, four = told["losses"]
     assert len(one) == 4
     np.testing.assert_allclose(one, four, rtol=1e-5)

@@ -24,6 +24,7 @@ import lightning  # noqa: E402
 
 from fmicl_core.checks import InvalidArgument  # noqa: E402
 from fmicl_lightning import LARS, MethodTrainer, SimCLR, ViT, build_encoder, build_method  # noqa: E402
+from fmicl_lightning.batches import loader  # noqa: E402
 from fmicl_lightning.callbacks import RunClock, quiet  # noqa: E402
 from fmicl_lightning.encoders import feature_width  # noqa: E402
 from fmicl_lightning.optimizers import build_optimizer, warmup_cosine  # noqa: E402
@@ -132,15 +133,17 @@ def test_key_norms_keep_statistics_of_their_own():
 
 @given(counts=st.lists(st.sampled_from([1, 3, 4, 7, 12, 25]), min_size=1, max_size=6))
 def test_the_queue_is_what_writing_one_key_after_another_gives(counts):
-    module, _, _ = build("moco", queue_size=10)
-    expected, place = module.queue.clone(), 0
+    """With the label of every key, -1 for the random rows at first."""
+    module, _, _ = build("moco", queue_size=10, supervised=True)
+    expected, labels, place = module.queue.clone(), [-1] * 10, 0
     for number, count in enumerate(counts):
         keys = torch.randn(count, 8, dtype=torch.float64, generator=torch.manual_seed(number))
-        module.enqueue(keys)
-        for key in keys:
-            expected[place] = key / key.norm()
+        module.enqueue(keys, 100 * number + torch.arange(count, dtype=torch.int32))
+        for i, key in enumerate(keys):
+            expected[place], labels[place] = key / key.norm(), 100 * number + i
             place = (place + 1) % 10
     torch.testing.assert_close(module.queue, expected)
+    assert module.queue_labels.tolist() == labels
     assert module.pointer == place
 
 
@@ -181,6 +184,97 @@ def test_moco_takes_its_negatives_from_the_queue_and_enters_the_keys_after(loss)
     value.backward()  # the queue that the gradient needs has not changed
     torch.testing.assert_close(module.queue[:64], torch.nn.functional.normalize(k))
     torch.testing.assert_close(module.queue[64:], queue[64:])
+
+
+# More views, and labels
+
+
+@pytest.mark.parametrize("loss", ["fmicl", "info-nce"])
+@pytest.mark.parametrize(("views", "supervised"), [(2, True), (4, False), (3, True)])
+def test_simclr_says_by_ids_which_views_and_images_belong_together(loss, views, supervised):
+    module, *_ = build("simclr", loss=loss, views=views, supervised=supervised)
+    drawn = torch.rand(views, 64, 1, 8, 8, dtype=torch.float64)
+    labels = torch.arange(64) % 5
+    value, x, y = module.contrast(*drawn, **({"ids": labels} if supervised else {}))
+    every = module.query(drawn.flatten(0, 1)).unflatten(0, (views, 64))
+    torch.testing.assert_close(torch.stack([x, y]), every[:2])
+    of = partial(fmicl_loss if loss == "fmicl" else info_nce_loss, negatives="all")
+    ids = labels if supervised else torch.arange(64)
+    want = of(x, y, ids=ids) if views == 2 else of(every.flatten(0, 1), ids=ids.repeat(views))
+    torch.testing.assert_close(value, want)
+
+
+def test_two_views_without_labels_are_two_arrays_and_nothing_else():
+    """A loss of one's own needs no ids; labels that come all the same are left aside."""
+    module, v1, v2 = build("simclr")
+    module.loss = lambda x, y: (x - y).square().mean()
+    assert torch.isfinite(module.contrast(v1, v2)[0])
+    at_step(module, 0, 10).log = lambda *_, **__: None
+    images = torch.randint(0, 256, (64, 8, 8, 1), dtype=torch.uint8)
+    losses = []
+    for batch in (images, [images], (images, torch.arange(64))):
+        torch.manual_seed(0)
+        losses.append(module.float().training_step(batch).item())
+    assert losses == [losses[0]] * 3
+
+
+def test_more_views_begin_with_the_same_two():
+    module = build("simclr", views=4)[0].float()
+    images = torch.randint(0, 256, (64, 8, 8, 1), dtype=torch.uint8)
+    drawn = []
+    for count in (2, module.view_count):
+        torch.manual_seed(0)
+        drawn.append(torch.stack(module.views(images, count)))
+    assert torch.equal(drawn[0], drawn[1][:2])
+    assert len(drawn[1]) == 4
+
+
+@pytest.mark.parametrize("loss", ["fmicl", "info-nce"])
+def test_supervised_moco_keeps_the_labels_of_its_keys(loss):
+    module, v1, v2 = build("moco", loss=loss, supervised=True)
+    of = fmicl_loss if loss == "fmicl" else info_nce_loss
+    options = {"alpha": ALPHAS["moco"]} if loss == "fmicl" else {}
+    for step in range(2):
+        bank, bank_ids = module.queue.clone(), module.queue_labels.clone()
+        labels = (torch.arange(64, dtype=torch.int32) + step) % 5
+        value, q, k = module.contrast(v1, v2, ids=labels)
+        want = of(q, k, bank=bank, ids=labels, bank_ids=bank_ids, **options)
+        torch.testing.assert_close(value, want)
+    value.backward()  # the labels that the gradient needs have not changed
+    assert module.queue_labels[:28].tolist() == labels[36:].tolist()  # 128 keys in 100 slots
+    assert sorted(set(bank_ids.tolist())) == [-1, 0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("options", [
+    {"views": 4}, {"supervised": True}, {"views": 3, "supervised": True, "loss": "info-nce"},
+    {"method": "moco", "supervised": True},
+], ids=str)  # fmt: skip
+def test_runs_with_more_views_and_labels_train_and_evaluate(tmp_path, options):
+    settings = tiny(options.pop("method", "simclr"), **options, epochs=2)
+    trainer = fit(settings, tmp_path / "run")
+    assert np.isfinite([row["loss"] for row in trainer.history]).all()
+    assert all(rows.shape == (64, 8) for rows in trainer.module.last)
+    x, y = trainer.project(trainer.data.test_images[:9])
+    assert x.shape == y.shape == (9, 8)
+
+
+def test_labels_come_in_the_order_of_their_images():
+    images = np.arange(10, dtype=np.uint8)[:, None, None, None]
+    data = dataclasses.replace(load_images("digits"), train_images=images)
+    ids = (10 * np.arange(10)).astype(np.int32)
+    batches = list(loader(data, 4, seed=1, ids=ids))
+    assert len(batches) == 2
+    for batch, labels in batches:
+        assert (10 * batch.flatten()).tolist() == labels.tolist()
+    assert all(isinstance(batch, torch.Tensor) for batch in loader(data, 4, seed=1))
+
+
+def test_a_supervised_method_needs_labels():
+    module, *_ = build("moco", supervised=True)
+    images = torch.zeros(64, 8, 8, 1, dtype=torch.uint8)
+    for batch in (images, [images]):
+        with pytest.raises(InvalidArgument, match=r"`labels`. Expected labels of the images, \(N"):
+            module.training_step(batch)
 
 
 # Batch norm must not give the key away
@@ -422,9 +516,11 @@ def test_images_and_widths_that_do_not_fit_are_named():
 # Runs
 
 
-@pytest.mark.parametrize("method", MOMENTUM)
-def test_an_interrupted_run_resumes_bit_for_bit(tmp_path, monkeypatch, method):
-    settings = tiny(method, epochs=4)
+@pytest.mark.parametrize(
+    ("method", "options"), [("moco", {}), ("moco", {"supervised": True}), ("moco-v3", {})]
+)
+def test_an_interrupted_run_resumes_bit_for_bit(tmp_path, monkeypatch, method, options):
+    settings = tiny(method, **options, epochs=4)
     whole = fit(settings, tmp_path / "whole")
     start = RunClock.on_train_epoch_start
 
@@ -534,11 +630,14 @@ def test_bf16_trains(tmp_path, method):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
-def test_two_processes_make_the_step_of_one(tmp_path, method):
+@pytest.mark.parametrize(("method", "options"), [
+    *((method, {}) for method in METHODS), ("simclr", {"views": 4}),
+    ("simclr", {"supervised": True}), ("moco", {"supervised": True}),
+])  # fmt: skip
+def test_two_processes_make_the_step_of_one(tmp_path, method, options):
     """DDP on two CPU processes, float64: the same loss, and gradients of ratio 1 and cosine 1."""
     settings = tiny(method, epochs=1, limit=64, warmup_epochs=0, optimizer="sgd", lr=1.0,
-                    momentum=0.0, weight_decay=0.0)  # fmt: skip
+                    momentum=0.0, weight_decay=0.0, **options)  # fmt: skip
     command = [sys.executable, DDP, json.dumps(settings.to_dict()), tmp_path]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -550,6 +649,9 @@ def test_two_processes_make_the_step_of_one(tmp_path, method):
     assert (a @ b / (a.norm() * b.norm())).item() == pytest.approx(1.0, abs=1e-9)
     if method == "moco":
         torch.testing.assert_close(one["queue"], two["queue"])
+    if "supervised" in options and method == "moco":
+        assert torch.equal(one["queue_labels"], two["queue_labels"])
+        assert two["queue_labels"][:64].min() >= 0
 
 
 class NoProcessError(Exception):

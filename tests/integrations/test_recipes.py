@@ -51,6 +51,12 @@ BAD_SETTINGS = [
     ({"similarity": "cosine", "divergence": "js"}, "`similarity`. Expected a cosine temperature"),
     ({"warmup_epochs": 200}, "`warmup_epochs`. Expected fewer than epochs = 200"),
     ({"epoch": 3}, "`option`. Expected one of 'method'"),
+    ({"views": 1}, "`views`. Expected a whole number >= 2. Received: views=1"),
+    ({"views": 4, "loss": "spectral"}, "`views`. Expected .* loss = 'fmicl' or 'info-nce' beside"),
+    ({"views": 4, "negatives": "within"}, "`negatives`. Expected 'anchor' or 'all' for a single a"),
+    ({"views": 4, "negatives": "cross", "loss": "info-nce"}, "`negatives`. Expected 'anchor' or"),
+    ({"supervised": 1}, "`supervised`. Expected True or False. Received: supervised=1"),
+    ({"supervised": True, "loss": "spectral"}, "`supervised`. Expected .* loss = 'fmicl' or 'info"),
 ]
 
 
@@ -225,7 +231,8 @@ def test_every_option_has_a_help_text_and_a_check(kind):
 def test_options_of_other_methods_are_refused(method):
     defaults = TrainSettings(method=method).to_dict()
     values = {"queue_size": 9, "bn_splits": 2, "head_norm": "none", "ema": 0.5,
-              "patch_projection": "learned", "negatives": "within"}  # fmt: skip
+              "patch_projection": "learned", "negatives": "within", "views": 3,
+              "supervised": True}  # fmt: skip
     methods = {n: f.metadata["methods"] for n, f in TrainSettings.options().items()}
     assert {name for name in methods if methods[name]} == set(values)
     for name, value in values.items():
@@ -235,6 +242,7 @@ def test_options_of_other_methods_are_refused(method):
 
 
 def test_settings_of_a_former_version_are_read():
-    """They have no alpha, and no negatives, where the loss has none."""
+    """They have no alpha, and no negatives, where the loss has none; nor views and supervision."""
     old = TrainSettings(loss="spectral").to_dict() | {"alpha": None, "negatives": None}
+    del old["views"], old["supervised"]
     assert TrainSettings.from_dict(old, optional=old) == TrainSettings(loss="spectral")

@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fmicl_recipes.data.splits import Labels
+from fmicl_core.checks import invalid
+from fmicl_recipes.data.splits import NO_LABEL, Labels
 
 #: Images (N, H, W, C), or one image (H, W, C).
 Images = NDArray[np.uint8]
+#: What is expected of images whose labels are needed.
+CLASSES = "images with labels, of two classes at least"
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,21 @@ class ImageData:
         if train is None or test is None or len(np.unique(train)) < 2:
             return None
         return train, test
+
+    def class_ids(self) -> NDArray[np.int32]:
+        """The classes (N,) of the training images as numbers 0, 1, ..., for a supervised loss.
+
+        Raises:
+            ValueError: there are no labels, or all the same, or an image has the label -1, none.
+        """
+        labels = self.train_labels
+        why = "Supervised training takes the labels of the training images."
+        if labels is None or len(classes := np.unique(labels)) < 2:
+            raise invalid("data", CLASSES, self.name, why=why)
+        if none := int((labels == NO_LABEL).sum()):
+            expected = f"a label other than {NO_LABEL}, which is none, for every training image"
+            raise invalid("data", expected, self.name, why=f"{why} {none} have none.")
+        return np.searchsorted(classes, labels).astype(np.int32)
 
     @property
     def digest(self) -> str:

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 Labels = NDArray[np.int64]
 
+#: What stands in the place of a label where there is none.
+NO_LABEL = -1
+
 #: Splits to evaluate on; the first that has labels is taken. Those of a "test" are often kept back.
 TEST_SPLITS = ("validation", "valid", "val", "test")
 #: The splits that words in the names of files and folders stand for.

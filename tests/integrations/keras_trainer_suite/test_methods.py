@@ -152,17 +152,55 @@ def test_key_norms_keep_statistics_of_their_own(build, numpy):
 
 
 def test_the_queue_is_what_writing_one_key_after_another_gives(build, numpy):
-    model, _ = build("moco", queue_size=10)
-    expected, place = initial_queue(10, 8, seed=0), 0
+    """With the label of every key, -1 for the random rows at first."""
+    model, _ = build("moco", queue_size=10, supervised=True)
+    expected, labels, place = initial_queue(10, 8, seed=0), [-1] * 10, 0
     np.testing.assert_array_equal(numpy([model.queue])[0], expected)
     for number, count in enumerate([4, 3, 7, 25, 1, 12, 10]):
         keys = np.random.default_rng(number).standard_normal((count, 8)).astype(np.float32)
-        model.enqueue(ops.convert_to_tensor(keys))
-        for key in keys:
-            expected[place] = key / np.linalg.norm(key)
+        given = (100 * number + np.arange(count)).astype(np.int32)
+        model.enqueue(ops.convert_to_tensor(keys), ops.convert_to_tensor(given))
+        for key, label in zip(keys, given, strict=True):
+            expected[place], labels[place] = key / np.linalg.norm(key), label
             place = (place + 1) % 10
         np.testing.assert_allclose(numpy([model.queue])[0], expected, rtol=1e-5)
+        assert numpy([model.queue_labels])[0].tolist() == labels
         assert int(model.pointer) == place
+
+
+@pytest.mark.parametrize("loss", ["fmicl", "info-nce"])
+def test_supervised_moco_keeps_the_labels_of_its_keys(loss, build, numpy):
+    model, images = build("moco", loss=loss, supervised=True)
+    for step in range(2):
+        bank, bank_ids = map(ops.convert_to_tensor, numpy([model.queue, model.queue_labels]))
+        labels = ops.convert_to_tensor(((np.arange(64) + step) % 5).astype(np.int32))
+        features = model(images, training=True)
+        value = float(model.compute_loss(y=labels, y_pred=features))
+        pair = {"ids": labels, "bank_ids": bank_ids}
+        want = public_loss(loss, "moco")(features[:, 0], features[:, 1], bank=bank, **pair)
+        assert value == pytest.approx(float(want), rel=1e-5)
+    kept, labels, before = numpy([model.queue_labels, labels, bank_ids])
+    assert kept[:28].tolist() == labels[36:].tolist()  # 128 keys in 100 slots
+    assert sorted(set(before.tolist())) == [-1, 0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("loss", ["fmicl", "info-nce"])
+@pytest.mark.parametrize(("views", "supervised"), [(2, True), (4, False), (3, True)])
+def test_simclr_says_by_ids_which_views_and_images_belong_together(loss, views, supervised, build):
+    model, images = build("simclr", loss=loss, views=views, supervised=supervised)
+    features = model(images, training=True)
+    assert features.shape == (64, views, 8)
+    labels = ops.convert_to_tensor((np.arange(64) % 5).astype(np.int32))
+    value = float(model.compute_loss(y=labels, y_pred=features))  # left aside if not supervised
+    of = partial(getattr(library(), f"{loss.replace('-', '_')}_loss"), negatives="all")
+    every = [features[:, view] for view in range(views)]
+    ids = labels if supervised else ops.arange(64, dtype="int32")
+    rows = every if views == 2 else [ops.concatenate(every)]
+    want = of(*rows, ids=ids if views == 2 else ops.tile(ids, views))
+    assert value == pytest.approx(float(want), rel=1e-5)
+    if supervised:
+        with pytest.raises(ValueError, match=r"`labels`. Expected labels of the images, \(N,\)"):
+            model.compute_loss(y_pred=features)
 
 
 @pytest.mark.parametrize("loss", ["fmicl", "info-nce"])

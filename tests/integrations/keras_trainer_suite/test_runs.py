@@ -15,6 +15,7 @@ from fmicl_keras.callbacks import Run
 from fmicl_keras.checkpoints import load_checkpoint, save_checkpoint
 from fmicl_recipes import RunFolder, resolve
 from fmicl_recipes.data import load_images
+from fmicl_recipes.draws import epoch_batches
 from fmicl_recipes.history import knn
 from fmicl_recipes.run import evaluate_run, train_run
 from fmicl_recipes.settings import LOSSES, METHODS
@@ -34,7 +35,8 @@ one_quick = pytest.mark.parametrize(
 def test_an_interrupted_run_resumes_bit_for_bit(
     tmp_path, monkeypatch, method, tiny, fit, trainer_of, numpy
 ):
-    settings = tiny(method, epochs=3)
+    """A queue also keeps labels."""
+    settings = tiny(method, epochs=3, **({"supervised": True} if method == "moco" else {}))
     folder, cut = RunFolder.create(tmp_path / "whole", settings), tmp_path / "cut"
     end = Run.on_epoch_end
 
@@ -54,6 +56,9 @@ def test_an_interrupted_run_resumes_bit_for_bit(
             np.testing.assert_array_equal(a, b, err_msg=variable.path)
     if method == "moco":  # 4 batches of 64 an epoch, 3 epochs, 100 slots
         assert int(resumed.model.pointer) == 12 * 64 % 100
+        last, slots = epoch_batches(256, 64, 0, 2)[-1], np.arange(11 * 64, 12 * 64) % 100
+        kept = numpy([resumed.model.queue_labels])[0][slots]
+        np.testing.assert_array_equal(kept, resumed.data.train_labels[last])
     for name in ("epoch", "step", "loss", "alignment", "uniformity", "embedding_rank"):
         assert [r[name] for r in resumed.history] == [r[name] for r in whole.history]
     restored = trainer_of(settings)
@@ -128,6 +133,19 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
         load_checkpoint(tmp_path / "c", {"model": other.weights})
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"views": 4}, pytest.param({"views": 3, "supervised": True}, marks=pytest.mark.slow)],
+    ids=str,
+)
+def test_runs_with_more_views_and_labels_train(tmp_path, options, tiny, fit):
+    settings = tiny("simclr", epochs=1, warmup_epochs=0, **options)
+    trainer = fit(settings, RunFolder.create(tmp_path / "run", settings))
+    assert np.isfinite(trainer.history[0]["loss"])
+    x, y = trainer.project(trainer.data.test_images[:9])
+    assert x.shape == y.shape == (9, 8)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("loss", [loss for loss in LOSSES if loss != "fmicl"])
 def test_every_loss_trains(tmp_path, loss, tiny, fit):
@@ -147,8 +165,12 @@ def test_bf16_trains(tmp_path, method, tiny, fit):
 
 @pytest.mark.slow
 @pytest.mark.skipif(BACKEND == "torch", reason="Keras trains on one device with PyTorch")
-@pytest.mark.parametrize("method", METHODS)
-def test_two_devices_train_as_one(tmp_path, monkeypatch, method, tiny, fit):
+@pytest.mark.parametrize(("method", "more"), [
+    *((method, {}) for method in METHODS), ("simclr", {"views": 4}),
+    ("simclr", {"supervised": True, "loss": "info-nce"}), ("moco", {"supervised": True}),
+    ("simclr", {"views": 3, "loss": "info-nce"}),
+])  # fmt: skip
+def test_two_devices_train_as_one(tmp_path, monkeypatch, method, more, tiny, fit):
     """Without augmentation: the same batches, losses and features.
 
     MoCo's batch norms have statistics of their own on every device, so that its networks have none
@@ -161,7 +183,9 @@ def test_two_devices_train_as_one(tmp_path, monkeypatch, method, tiny, fit):
     options = {"encoder": "vit-s6", "head_norm": "none"} if method == "moco" else {}
     runs = []
     for devices in (1, 2):
-        settings = tiny(method, devices=devices, epochs=2, optimizer="sgd", lr=1e-4, **options)
+        settings = tiny(
+            method, devices=devices, epochs=2, optimizer="sgd", lr=1e-4, **options, **more
+        )
         folder = RunFolder.create(tmp_path / str(devices), settings)
         trainer = fit(settings, folder)
         runs.append((trainer.history[-1], trainer.encode(trainer.data.test_images)))

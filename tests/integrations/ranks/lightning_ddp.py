@@ -50,7 +50,8 @@ def one_step(settings, folder):
     run = RunFolder.create(folder / f"run{settings.devices}", settings)
     trainer.fit(run, resume=False, progress=False)
     found = {"step": vector(module) - before, "loss": trainer.history[0]["loss"]}
-    torch.save(found | {"queue": getattr(module, "queue", None)}, folder / f"{settings.devices}.pt")
+    queue = {name: getattr(module, name, None) for name in ("queue", "queue_labels")}
+    torch.save(found | queue, folder / f"{settings.devices}.pt")
 
 
 if __name__ == "__main__":
