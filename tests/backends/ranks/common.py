@@ -27,6 +27,25 @@ def cases(
         yield f"bank-{kind}", {"implementation": kind}, True
 
 
+def cases_with_ids(
+    rows: int, kinds: tuple[str, ...] = ("dense", "tiled")
+) -> Iterator[tuple[str, dict[str, Any], tuple[str, ...], dict[str, np.ndarray]]]:
+    """Name, options, names of the arrays beside x, and ids by argument; equal ones on all ranks."""
+    labels, stacked = np.arange(rows) * 7 % 3 - 1, np.arange(rows) % (rows - rows // 2)
+    bank_ids = np.array([0, 5, -1, 9, 9, 0])
+    for kind in kinds:
+        form = {"implementation": kind}
+        yield f"labels-{kind}", form, (), {"ids": labels}
+        yield f"stacked views-{kind}", form, (), {"ids": stacked}
+        for scheme in ("cross", "all"):
+            yield f"labels-{scheme}-{kind}", form | {"negatives": scheme}, ("y",), {"ids": labels}
+        duplicates = form | {"negatives": "within", "positives": "pair"}
+        yield f"duplicates-{kind}", duplicates, ("y",), {"ids": stacked}
+        for arrays in (("bank",), ("y", "bank")):
+            ids = {"ids": labels, "bank_ids": bank_ids}
+            yield f"{'-'.join(arrays)}-ids-{kind}", form, arrays, ids
+
+
 def report(got: Any, gradient: Any, want: Any, truth: Any) -> dict[str, float]:
     """Largest difference of the values; ratio of the gradients' norms, and their cosine."""
     a, b = np.ravel(gradient), np.ravel(truth)
