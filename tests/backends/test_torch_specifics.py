@@ -174,8 +174,9 @@ def test_the_module_has_no_state():
     assert loss.load_state_dict({}, strict=True)
 
 
+@pytest.mark.parametrize("labels", [0, 10])
 @both_losses
-def test_tiled_saves_linear_memory_for_the_backward_pass(name):
+def test_tiled_saves_linear_memory_for_the_backward_pass(name, labels):
     def saved(n, implementation):
         total = 0
 
@@ -185,8 +186,10 @@ def test_tiled_saves_linear_memory_for_the_backward_pass(name):
             return tensor
 
         x, y = views(n, 16, torch.float32)
+        options = {"implementation": implementation, "negatives": "cross"}
+        options |= {"ids": torch.arange(n) % labels} if labels else {}
         with torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
-            getattr(fmicl_torch, name)(x, y, implementation=implementation, negatives="cross")
+            getattr(fmicl_torch, name)(x, y, **options)
         return total
 
     assert saved(2048, "tiled") < 2.2 * saved(1024, "tiled")
@@ -205,27 +208,49 @@ def test_auto_is_dense_for_small_batches_and_tiled_for_large_ones(name):
     curvature(*views(100, 4))
 
 
-@pytest.mark.parametrize("negatives", ["anchor", "within", "cross", "all"])
-def test_rows_of_one_sample_are_no_negatives(negatives):
-    x, y = views(6, 3)
-    bank = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
-    samples, others = torch.tensor([0, 1, 2, 0, 1, 0]), torch.tensor([-1, 1, -1, 2, -1])
-    loss = fmicl_torch.FMICLLoss(divergence="js", similarity=Gaussian(0.3), negatives=negatives)
-    for given, numbers in ((None, None), (bank, others), (bank, None)):
-        arrays = [None if v is None else v.detach().numpy() for v in (x, y, given)]
-        truth = fmicl_reference(
-            *arrays[:2], loss.objective, arrays[2], samples.numpy(),
-            None if numbers is None else numbers.numpy(),
-        )  # fmt: skip
-        got = loss.terms(x, y, given, samples, numbers)
-        assert got.penalty.item() == pytest.approx(truth.penalty, rel=1e-12)
-        for a, b in zip(gradients(got.loss, x, y), (truth.grad_x, truth.grad_y), strict=True):
-            np.testing.assert_allclose(a.numpy(), b, atol=1e-10)
+@both
+@both_losses
+def test_other_ids_compile_nothing_anew(name, implementation):
+    loss = partial(getattr(fmicl_torch, name), implementation=implementation)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    step = torch.compile(lambda x, ids: loss(x, ids=ids), fullgraph=True, backend="aot_eager")
+    x, _ = views(24)
+    for ids in (torch.arange(24) % 3, torch.arange(24) // 2, torch.arange(-5, 19) ** 2):
+        got, want = step(x, ids), loss(x, ids=ids)
+        assert got.item() == pytest.approx(want.item(), rel=1e-12)
+        torch.testing.assert_close(*(torch.autograd.grad(value, x)[0] for value in (got, want)))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
-def test_samples_are_refused_where_they_cannot_be():
-    x, y = views(6, 3)
-    with pytest.raises(ValueError, match=r"`samples`. Expected at least two different samples"):
-        fmicl_torch.FMICLLoss().terms(x, y, None, torch.zeros(6, dtype=torch.long))
-    with pytest.raises(ValueError, match=r"`implementation`. Expected 'auto' or 'dense' with"):
-        fmicl_torch.FMICLLoss(implementation="tiled").terms(x, y, None, torch.arange(6))
+@both
+def test_a_loss_with_ids_is_exported(implementation):
+    class Model(torch.nn.Module):
+        def forward(self, x, ids):
+            return fmicl_torch.fmicl_loss(x, ids=ids, implementation=implementation)
+
+    x, ids = views()[0].detach(), torch.arange(40) % 7
+    program = torch.export.export(Model(), (x, ids % 3)).module()
+    assert program(x, ids).item() == Model()(x, ids).item()
+
+
+@pytest.mark.parametrize("ids", [np.arange(40)[::-1] % 7, (np.arange(40)[::-1] % 7).astype(">i4"),
+                                 (np.arange(40, dtype=np.uint64)[::-1] % 7) << 61])  # fmt: skip
+def test_ids_may_be_numpy_arrays_of_any_layout(ids):
+    x, _ = views()
+    plain = torch.arange(39, -1, -1) % 7
+    assert fmicl_torch.fmicl_loss(x, ids=ids).item() == fmicl_torch.fmicl_loss(x, ids=plain).item()
+    with pytest.raises(ValueError, match=r"`ids`. Expected a torch.Tensor. Received: type\(ids\)="):
+        fmicl_torch.fmicl_loss(x, ids=ids.tolist())
+
+
+@both_losses
+def test_ids_take_deterministic_algorithms(name):
+    x, y = views()
+    loss = partial(getattr(fmicl_torch, name), ids=torch.arange(40) % 7, implementation="tiled")
+    want = gradients(loss(x, y), x, y)
+    torch.use_deterministic_algorithms(True)
+    try:
+        torch.testing.assert_close(gradients(loss(x, y), x, y), want, rtol=0, atol=0)
+    finally:
+        torch.use_deterministic_algorithms(False)

@@ -19,15 +19,21 @@ def name(request):
     return request.param
 
 
+@pytest.fixture(params=[{}, {"ids": torch.arange(20) * 7 % 4}], ids=["", "ids"])
+def options(request):
+    """Options of a loss of 20 rows."""
+    return {"negatives": "all", **request.param}
+
+
 @pytest.fixture(params=["dense", "tiled"])
-def loss(name, request, set_tile):
+def loss(name, options, request, set_tile):
     set_tile(8)
-    return partial(getattr(fmicl_torch, name), implementation=request.param, negatives="all")
+    return partial(getattr(fmicl_torch, name), implementation=request.param, **options)
 
 
 @pytest.fixture
-def dense(name):
-    return partial(getattr(fmicl_torch, name), implementation="dense", negatives="all")
+def dense(name, options):
+    return partial(getattr(fmicl_torch, name), implementation="dense", **options)
 
 
 def gradient(of, x, y):
@@ -77,3 +83,15 @@ def test_second_derivatives_are_exact_or_refused(loss, dense):
         return
     with pytest.raises(RuntimeError, match=r"use implementation='dense'"):
         bend(loss)(xs[0])
+
+
+@pytest.mark.parametrize("options", [{}], ids=[""])
+def test_ids_may_be_vmapped_beside_features_or_alone(loss, dense):
+    xs, ids = batches()[0], torch.arange(60).view(3, 20) * 7 % torch.tensor([[4], [3], [5]])
+    bank = {"bank": batches()[1][0], "bank_ids": torch.arange(20) % 6}
+    for more in ({}, bank):
+        of = lambda x, ids, loss=loss, more=more: loss(x, ids=ids, **more)  # noqa: E731
+        want = torch.stack([of(x, i, dense) for x, i in zip(xs, ids, strict=True)])
+        torch.testing.assert_close(func.vmap(of)(xs, ids), want)
+        shared = torch.stack([of(xs[0], i, dense) for i in ids])
+        torch.testing.assert_close(func.vmap(of, in_dims=(None, 0))(xs[0], ids), shared)
