@@ -330,7 +330,7 @@ def test_shards_go_round_the_ring_through_the_fused_routine():
         command = [sys.executable, Path(__file__).parent / "ring.py", str(free.getsockname()[1])]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     errors = json.loads(output.splitlines()[-1])
-    assert set(errors) == {"cross", "all"}
+    assert set(errors) == {"cross", "all", "ids"}
     assert max(errors.values()) < 1e-5
 
 
