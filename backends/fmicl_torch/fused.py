@@ -153,7 +153,7 @@ def fused_sums(
     dtype = str(launch.dtype).removeprefix("torch.")
     tiles = tiles_for(left.shape[1], dtype, _tf32(), _facts(left)[1], launch.atomic and grad)
     both = grad and columns and right is not None
-    own, others = (None, None) if numbers is None else numbers
+    own, others = numbers or (None, None)
     if numbers is not None:
         launch = launch._replace(pairs="different" if weights is None else "equal")
 
@@ -171,7 +171,7 @@ def fused_sums(
     if weights is not None:  # equal for equal numbers, so that a row's is that of all its pairs
         totals = totals * weights
         _weigh(weights, grad_x, mass_x)
-        if both:
+        if both and own is not None and others is not None:
             _weigh(weights_by_number(others, own, weights), grad_y, mass_y)
     total = totals.sum(dtype=torch.float64)
     grad_x, grad_y = (g[..., : left.shape[1]].contiguous() for g in (grad_x, grad_y))

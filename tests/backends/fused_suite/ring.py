@@ -20,15 +20,17 @@ def run(rank, port):
     x, y = (torch.randn(27, 5, generator=generator).requires_grad_() for _ in range(2))
     mine = slice(0, 17) if rank == 0 else slice(17, 27)
     errors = {}
-    for negatives in ("cross", "all"):
+    numbers = torch.randint(9, (27,), generator=generator)
+    for negatives, ids in (("cross", None), ("all", None), ("all", numbers)):
         options = {"divergence": "js", "negatives": negatives, "implementation": "fused"}
         whole, part = FMICLLoss(**options), FMICLLoss(distributed=True, **options)
-        wanted, got = whole(x, y), part(x[mine], y[mine])
+        own = None if ids is None else ids[mine]
+        wanted, got = whole(x, y, ids=ids), part(x[mine], y[mine], ids=own)
         grads = [torch.autograd.grad(loss, (x, y)) for loss in (wanted, got)]
         for grad in grads[1]:
             dist.all_reduce(grad)
         apart = [(g / 2.0 - w).abs().max().item() for w, g in zip(*grads, strict=True)]
-        errors[negatives] = max(abs(got.item() - wanted.item()), *apart)
+        errors[negatives if ids is None else "ids"] = max(abs(got.item() - wanted.item()), *apart)
     if rank == 0:
         print(json.dumps(errors), flush=True)
     dist.barrier()  # no rank may leave while another still talks to it

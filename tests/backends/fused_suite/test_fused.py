@@ -233,8 +233,12 @@ def test_the_operator_keeps_its_promises(normalize):
     """Schema, sizes, layouts and dtypes of what it returns, as torch.compile relies on them."""
     text = register(FMICL("js", normalize=normalize).pairwise)
     x, y, _ = features(20, 6)
-    for grad, columns in ((True, True), (True, False), (False, False)):
-        arguments = x.T.contiguous().T, y, text, True, 512, grad, columns, "bfloat16"
+    numbers = torch.arange(20, dtype=torch.int32) // 3
+    ids = numbers, numbers + 1, torch.ones(20)
+    for grad, columns, more in (
+        (True, True, (None,) * 3), (True, False, ids), (False, False, (*ids[:2], None))
+    ):  # fmt: skip
+        arguments = x.T.contiguous().T, y, *more, text, True, 512, grad, columns, "bfloat16"
         torch.library.opcheck(
             torch.ops.fmicl.block_mean.default, arguments,
             test_utils=("test_schema", "test_faketensor"),
@@ -330,7 +334,7 @@ def test_shards_go_round_the_ring_through_the_fused_routine():
         command = [sys.executable, Path(__file__).parent / "ring.py", str(free.getsockname()[1])]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     errors = json.loads(output.splitlines()[-1])
-    assert set(errors) == {"cross", "all"}
+    assert set(errors) == {"cross", "all", "ids"}
     assert max(errors.values()) < 1e-5
 
 
