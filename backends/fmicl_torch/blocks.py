@@ -9,7 +9,7 @@ import torch
 
 from fmicl_core.forms import FUSED, choose_form
 from fmicl_core.pairs import Block, mean_over_blocks
-from fmicl_torch.dense import Rows, dense_block_mean, positive_scores
+from fmicl_torch.dense import Rows, dense_block_mean, dense_positive_mean, positive_scores
 from fmicl_torch.distributed import Prepared, Ranks
 from fmicl_torch.ids import Numbers, anchor_weights, sides_of, sort_rows
 from fmicl_torch.inputs import largest_block
@@ -18,8 +18,8 @@ from fmicl_torch.ring import ring_mean
 from fmicl_torch.tiled import tiled_block_mean
 
 
-class Side(NamedTuple):
-    """Rows that blocks are made of.
+class Batch(NamedTuple):
+    """Rows that blocks of pairs are made of.
 
     Args:
         rows: features by name.
@@ -31,9 +31,9 @@ class Side(NamedTuple):
     numbers: Rows
     weights: torch.Tensor | None
 
-    def sorted(self) -> Side:
+    def sorted(self) -> Batch:
         """The same with rows of equal numbers side by side, so that they stand in few tiles."""
-        return Side(*sort_rows(*self)) if self.numbers else self
+        return Batch(*sort_rows(*self)) if self.numbers else self
 
 
 class BlockMeans:
@@ -53,11 +53,11 @@ class BlockMeans:
         rows, weights = given.rows, None
         if numbers is not None and given.pairs.positive_blocks:
             weights = anchor_weights(given.pairs, numbers, rows["x"].dtype)
-        self.union = Side({}, {} if numbers is None else numbers.by_name, weights)
+        self.union = Batch({}, {} if numbers is None else numbers.by_name, weights)
         self.given = self.union._replace(rows=rows)
         n, k = largest_block(rows, numbers is not None)
         if ranks is not None:
-            self.given = Side(
+            self.given = Batch(
                 rows,
                 {k: v if k == "bank" else ranks.own(v) for k, v in self.union.numbers.items()},
                 None if weights is None else ranks.own(weights),
@@ -96,14 +96,18 @@ class BlockMeans:
         numbers, weights = self.union.numbers.get("x"), self.own.weights if positives else None
         return ring_mean(rows, self.text, blocks, self.ranks, self.fused, numbers, weights)
 
-    def _of(self, side: Side, blocks: Sequence[Block], positives: bool) -> torch.Tensor:
-        weights = side.weights if positives else None
+    def _of(self, batch: Batch, blocks: Sequence[Block], positives: bool) -> torch.Tensor:
+        weights = batch.weights if positives else None
 
         def block_mean(block: Block) -> torch.Tensor:
-            left, right = block.sides(side.rows)
-            more = sides_of(side.numbers, block), weights
-            if self.form == "dense":
-                return dense_block_mean(left, right, KNOWN[self.text], block.skips_diagonal, *more)
-            return tiled_block_mean(left, right, self.text, block.skips_diagonal, self.fused, *more)
+            left, right = block.sides(batch.rows)
+            numbers = sides_of(batch.numbers, block)
+            if self.form != "dense":
+                options = self.text, block.skips_diagonal, self.fused
+                return tiled_block_mean(left, right, *options, numbers, weights)
+            dense = left, right, KNOWN[self.text], block.skips_diagonal
+            if weights is None or numbers is None:
+                return dense_block_mean(*dense, numbers)
+            return dense_positive_mean(*dense, numbers, weights)
 
         return mean_over_blocks(blocks, block_mean)

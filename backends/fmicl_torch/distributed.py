@@ -53,9 +53,9 @@ class Prepared(NamedTuple):
         """By name, what must be the same on every rank: all but the rows and alpha's value."""
         sizes = {f"{name}.shape[{axis}]": side.shape[axis] for name, side in self.rows.items()
                  for axis in ((0, 1) if name == "bank" else (1,))}  # fmt: skip
+        given = {name: "given" if name in self.ids else None for name in ("ids", "bank_ids")}
         options = {"implementation": self.implementation, "fused": self.fused}
-        options |= {name: name in self.ids for name in ("ids", "bank_ids")}
-        return sizes | {"dtype": self.rows["x"].dtype} | options
+        return sizes | {"dtype": self.rows["x"].dtype} | options | given
 
 
 class Ranks:

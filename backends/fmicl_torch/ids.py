@@ -10,7 +10,7 @@ import torch
 
 from fmicl_core.checks import InvalidArgument, check_ids, invalid, no_negatives, no_positives
 from fmicl_core.pairs import Block, Pairs
-from fmicl_torch.dense import Rows
+from fmicl_torch.dense import Rows, Sides
 
 #: How many pairs of a tile have equal numbers, as far as smallest and largest numbers tell.
 NONE, SOME, ALL = range(3)
@@ -127,7 +127,7 @@ def sort_rows(
     return moved, ranked, None if weights is None else weights[own]
 
 
-def sides_of(numbers: Rows, block: Block) -> tuple[torch.Tensor, torch.Tensor] | None:
+def sides_of(numbers: Rows, block: Block) -> Sides | None:
     """Numbers of the rows on the left and on the right of a block, if both have some."""
     if block.right not in numbers:
         return None

@@ -9,15 +9,14 @@ from typing import Any
 import torch
 
 from fmicl_core import Pairwise
+from fmicl_torch.dense import Sides
 from fmicl_torch.fused import Sums
 from fmicl_torch.ids import NONE, equal_in_tiles
 from fmicl_torch.ops import TORCH
 
-Numbers = tuple[torch.Tensor, torch.Tensor]
-
 
 def tiles_of(
-    left: torch.Tensor, right: torch.Tensor | None, numbers: Numbers | None, tile: int
+    left: torch.Tensor, right: torch.Tensor | None, numbers: Sides | None, tile: int
 ) -> Iterator[tuple[slice, slice, int]]:
     """Rows and columns of every tile, and which of its pairs have equal numbers: none, some or all.
 
@@ -35,7 +34,7 @@ def tiles_of(
                 yield slice(i, i + tile), slice(j, j + tile), state
 
 
-def equal_pairs(numbers: Numbers, i: slice, j: slice) -> torch.Tensor:
+def equal_pairs(numbers: Sides, i: slice, j: slice) -> torch.Tensor:
     """Which pairs of a tile have equal numbers."""
     return numbers[0][i, None] == numbers[1][None, j]
 

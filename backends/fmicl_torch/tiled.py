@@ -12,10 +12,11 @@ import torch
 
 from fmicl_core import Pairwise
 from fmicl_core.forms import positive_tile_size, tile_size
+from fmicl_torch.dense import Sides
 from fmicl_torch.fused import Launch, fused_sums
 from fmicl_torch.ids import ALL, NONE, SOME
 from fmicl_torch.registry import pairwise_of
-from fmicl_torch.sweep import Numbers, PositiveSweep, Sweep, equal_pairs, tiles_of
+from fmicl_torch.sweep import PositiveSweep, Sweep, equal_pairs, tiles_of
 from fmicl_torch.transforms import (
     along,
     asks_for_gradient,
@@ -30,7 +31,7 @@ def tiled_block_mean(
     text: str,
     skips_diagonal: bool,
     fused: str = "",
-    numbers: Numbers | None = None,
+    numbers: Sides | None = None,
     weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Mean excess over the pairs (left_i, right_j), i != j if so asked; right None means left.
@@ -64,7 +65,7 @@ def block_mean_and_gradients(
     grad: bool,
     columns: bool = True,
     fused: str = "",
-    numbers: Numbers | None = None,
+    numbers: Sides | None = None,
     weights: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The mean of `tiled_block_mean` and its gradients.

@@ -6,21 +6,20 @@ log-sum-exp, the second, only where a gradient is wanted, the weights and what t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from fmicl_core.forms import tile_size
 from fmicl_core.pairs import Pairs
-from fmicl_core.related import info_nce_anchors, info_nce_blocks
+from fmicl_core.related import info_nce_anchors
 from fmicl_torch.dense import Rows
-from fmicl_torch.ids import ALL, NONE, SOME, Numbers, sides_of, sort_rows
+from fmicl_torch.ids import Numbers, sort_rows
 from fmicl_torch.ops import TORCH
-from fmicl_torch.sweep import equal_pairs, tiles_of
+from fmicl_torch.softmax import NAMES, LogSum, SoftmaxTiles
 from fmicl_torch.transforms import OnceDifferentiable, along, loops_under_vmap
 
-NAMES = ("x", "y", "bank")
 Softmax = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
@@ -77,14 +76,15 @@ def _info_nce(
     Args:
         x, y, bank: features; y is None in a single array.
         numbers, bank_numbers: numbers of the rows of x, and y, and of those of the bank, or None.
-        counted: (N,) anchors of a single array that count, which are those with a positive.
+        counted: (N,) anchors of a single array that count, which are those with a positive; None
+            with two views, of which all do.
         negatives, positives: options that make the pairs.
         temperature: temperature > 0 that scores are divided by.
         tile: rows and columns of a tile, at most.
     """
-    block = _Blocks(x, y, bank, numbers, bank_numbers, negatives, positives, temperature, tile)
+    block = SoftmaxTiles(x, y, bank, numbers, bank_numbers, negatives, positives, temperature, tile)
     positive = x.new_zeros(len(x)) if y is None else (x * y).sum(dim=1) / temperature
-    sums = {name: _LogSum(positive) for name in block.anchors}  # of all but the own pair
+    sums = {name: LogSum(positive) for name in block.anchors}  # of all but the own pair
     for left, right, i, j, s, columns in block.tiles():
         sums[left].add(i, s, dim=1)
         if columns:
@@ -92,13 +92,10 @@ def _info_nce(
     peaks = torch.stack([total.peak for total in sums.values()])
     logs = torch.stack([total.total for total in sums.values()]).log_()
     margins = peaks - positive + logs
-    if y is None:
-        if counted is not None:
-            logs.masked_fill_(~counted, torch.inf)  # a softmax of zeros
-            return margins.where(counted, 0.0).mean(), peaks, logs, margins
-        return margins.mean(), peaks, logs, margins
-    own = TORCH.softplus(-margins)
-    logs += own  # with the own pair; where it is alone, no score has a peak
+    if counted is not None:
+        logs.masked_fill_(~counted, torch.inf)  # a softmax of zeros
+        return margins.where(counted, 0.0).mean(), peaks, logs, margins
+    logs += TORCH.softplus(-margins)  # with the own pair, which may be alone
     logs = torch.where(margins == -torch.inf, positive - peaks, logs)
     return TORCH.softplus(margins).mean(), peaks, logs, margins
 
@@ -120,7 +117,7 @@ def _gradients(
     wanted: Sequence[bool],
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The gradients in x, y and bank; empty where not wanted."""
-    block = _Blocks(x, y, bank, numbers, bank_numbers, negatives, positives, temperature, tile)
+    block = SoftmaxTiles(x, y, bank, numbers, bank_numbers, negatives, positives, temperature, tile)
     rows = block.rows
     with torch.autocast(x.device.type, enabled=False):  # the backward pass may run inside one
         grads = {k: torch.zeros_like(rows[k]) for k, w in zip(NAMES, wanted, strict=True) if w}
@@ -143,78 +140,6 @@ def _gradients(
         for grad in grads.values():
             grad /= temperature * peaks.numel()
     return tuple(grads[name] if name in grads else x.new_empty(0) for name in NAMES)  # type: ignore[return-value]
-
-
-class _Blocks:
-    """The scores of the pairs that stand in the softmaxes, but the pairs (x_i, y_i).
-
-    Args:
-        x, y, bank, numbers, bank_numbers, negatives, positives, temperature, tile: as for
-            `_info_nce`.
-    """
-
-    def __init__(
-        self,
-        x: torch.Tensor,
-        y: torch.Tensor | None,
-        bank: torch.Tensor | None,
-        numbers: torch.Tensor | None,
-        bank_numbers: torch.Tensor | None,
-        negatives: str,
-        positives: str,
-        temperature: float,
-        tile: int,
-    ) -> None:
-        pairs = Pairs(negatives, positives, y is None, bank is not None)
-        given = zip(NAMES, (x, y, bank), (numbers, numbers, bank_numbers), strict=True)
-        named = [(name, rows, number) for name, rows, number in given if rows is not None]
-        self.rows = {name: rows for name, rows, _ in named}
-        self.numbers = {name: number for name, _, number in named if number is not None}
-        self.anchors = [name for name, _ in info_nce_anchors(pairs)]
-        self.softmaxes = info_nce_blocks(pairs, numbers is not None)
-        self.temperature, self.tile = temperature, tile
-
-    def tiles(self) -> Iterator[tuple[str, str, slice, slice, torch.Tensor, bool]]:
-        """Every tile: its sides, its rows, its columns, its scores, whether columns are anchors.
-
-        A symmetric block has its tiles on and above the diagonal. Pairs that do not count score
-        -inf. The scores may be overwritten.
-        """
-        for block, both, which in self.softmaxes:
-            left, right = block.sides(self.rows)
-            numbers = None if which == "every" else sides_of(self.numbers, block)
-            left_out = ALL if which == "different" else NONE
-            for i, j, state in tiles_of(left, right, numbers, self.tile):
-                if numbers is not None and state == left_out:
-                    continue
-                s = (left[i] / self.temperature) @ self.rows[block.right][j].T
-                if numbers is not None and state == SOME:
-                    equal = equal_pairs(numbers, i, j)
-                    s.masked_fill_(equal if which == "different" else ~equal, -torch.inf)
-                if block.skips_diagonal and i == j:
-                    s.fill_diagonal_(-torch.inf)
-                columns = both and not (block.symmetric and i == j)  # there, the rows have all
-                yield block.left, block.right, i, j, s, columns
-
-
-class _LogSum:
-    """The running log-sum-exp of every anchor's scores; at first of none.
-
-    It is kept as peak + log(total): their sum would round away digits of log(total).
-    """
-
-    def __init__(self, like: torch.Tensor) -> None:
-        # Below every score, and far enough from -inf for differences.
-        self.peak = torch.full_like(like, 0.5 * torch.finfo(like.dtype).min)
-        self.total = torch.zeros_like(like)  # of e^(score - peak)
-
-    def add(self, anchors: slice, scores: torch.Tensor, dim: int) -> None:
-        """Add the scores of these anchors with their negatives along `dim`."""
-        before = self.peak[anchors]
-        peak = torch.maximum(before, scores.amax(dim=dim))
-        part = (scores - peak.unsqueeze(dim)).exp_().sum(dim=dim)
-        self.total[anchors] = self.total[anchors] * torch.exp(before - peak) + part
-        self.peak[anchors] = peak
 
 
 @_info_nce.register_fake
