@@ -61,13 +61,12 @@ def _logits(
     block, _, which = softmax
     other = block.right if anchor == block.left else block.left
     s = product(rows[anchor], rows[other].T) / temperature
-    counts = jnp.ones(s.shape, bool)
     if block.skips_diagonal:
-        counts = ~jnp.eye(len(s), dtype=bool)
-    if which != "every" and numbers is not None and other in numbers:
-        equal = numbers[anchor][:, None] == numbers[other][None, :]
-        counts &= equal if which == "equal" else ~equal
-    return jnp.where(counts, s, -jnp.inf)
+        s = jnp.where(jnp.eye(len(s), dtype=bool), -jnp.inf, s)
+    if which == "every" or numbers is None or other not in numbers:
+        return s
+    equal = numbers[anchor][:, None] == numbers[other][None, :]
+    return jnp.where(equal if which == "equal" else ~equal, s, -jnp.inf)
 
 
 def _log_sum(logits: jax.Array) -> jax.Array:

@@ -125,7 +125,8 @@ def _keys(arrays: list[jax.Array | np.ndarray]) -> list[Keys]:
     """For every array of ids its keys: all are equal where the ids are."""
     dtypes = {a.dtype if a.dtype.itemsize >= 4 else np.dtype(np.int32) for a in arrays}
     if len(dtypes) == 1 and dtypes == {jax.dtypes.canonicalize_dtype(d) for d in dtypes}:
-        return [(jnp.asarray(a).astype(*dtypes),) for a in arrays]
+        (dtype,) = dtypes
+        return [(jnp.asarray(a, dtype),) for a in arrays]
     return [_words(a) for a in arrays]
 
 

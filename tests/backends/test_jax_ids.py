@@ -76,10 +76,11 @@ def test_vmap_over_features_and_ids_equals_a_loop(x, name, implementation):
     def run(x, ids):
         return jax.value_and_grad(lambda x: loss(x, ids=ids))(x)
 
-    want = [run(*each) for each in zip(many, ids, strict=True)]
-    for got, truth in zip(jax.vmap(run)(many, ids), zip(*want, strict=True), strict=True):
+    want = [jax.jit(run)(*each) for each in zip(many, ids, strict=True)]
+    batched = jax.jit(jax.vmap(run))(many, ids)
+    for got, truth in zip(batched, zip(*want, strict=True), strict=True):
         np.testing.assert_allclose(got, truth, rtol=1e-10, atol=1e-12)
-    shared = jax.vmap(run, in_axes=(0, None))(many, ids[0])
+    shared = jax.jit(jax.vmap(run, in_axes=(0, None)))(many, ids[0])
     np.testing.assert_allclose(shared[1][0], want[0][1], rtol=1e-10, atol=1e-12)
 
 
@@ -88,8 +89,9 @@ def test_forward_mode_is_the_gradient_times_the_tangent(draw, name, implementati
     loss = partial(getattr(fmicl_jax, name), implementation=implementation, negatives="all")
     views, ids = [jnp.asarray(v) for v in draw(0)[:2]], jnp.asarray(IDS)
     tangents = [jnp.cos(v) for v in views]
-    _, slope = jax.jvp(lambda x, y: loss(x, y, ids=ids), views, tangents)
-    gradients = jax.grad(lambda x, y: loss(x, y, ids=ids), argnums=(0, 1))(*views)
+    loss = partial(loss, ids=ids)
+    _, slope = jax.jit(partial(jax.jvp, loss))(views, tangents)
+    gradients = jax.jit(jax.grad(loss, argnums=(0, 1)))(*views)
     want = sum((g * t).sum() for g, t in zip(gradients, tangents, strict=True))
     assert slope == pytest.approx(float(want), rel=1e-12)
 
@@ -99,8 +101,9 @@ def test_second_derivatives_of_the_dense_form_see_no_pair_that_does_not_count(x)
     x = x.at[2].set(x[0])
     options = {"similarity": "laplace", "implementation": "dense", "positives": "pair"}
     loss = partial(fmicl_jax.fmicl_loss, ids=jnp.asarray(IDS), **options)
-    slope = jax.grad(lambda v: loss(v, x[::-1]))
-    _, curved = jax.jvp(slope, (x,), (jnp.cos(x),))
+    y = jnp.roll(x, 4, axis=0)
+    slope = jax.jit(jax.grad(lambda v: loss(v, y)))
+    _, curved = jax.jit(partial(jax.jvp, slope))((x,), (jnp.cos(x),))
     ahead, behind = (slope(x + s * jnp.cos(x)) for s in (1e-5, -1e-5))
     np.testing.assert_allclose(curved, (ahead - behind) / 2e-5, rtol=1e-5, atol=1e-7)
     with pytest.raises(RuntimeError, match=r"use implementation='dense'"):
