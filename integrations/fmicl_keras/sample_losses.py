@@ -120,7 +120,7 @@ def _where(mask: Tensor | None, value: Tensor | float, other: Tensor | float) ->
     """`value` where the mask holds, elsewhere `other`; without a mask `other`."""
     if mask is None:
         return other
-    dtype = getattr(value, "dtype", None) or other.dtype
+    dtype = getattr(value, "dtype", None) or getattr(other, "dtype", None)
     return keras.ops.where(mask, *(keras.ops.convert_to_tensor(v, dtype) for v in (value, other)))
 
 
