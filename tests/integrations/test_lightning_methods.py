@@ -189,8 +189,10 @@ def test_moco_takes_its_negatives_from_the_queue_and_enters_the_keys_after(loss)
 # More views, and labels
 
 
-@pytest.mark.parametrize("loss", ["fmicl", "info-nce"])
-@pytest.mark.parametrize(("views", "supervised"), [(2, True), (4, False), (3, True)])
+@pytest.mark.parametrize(
+    ("loss", "views", "supervised"),
+    [("fmicl", 2, True), ("info-nce", 4, False), ("fmicl", 4, False), ("info-nce", 3, True)],
+)
 def test_simclr_says_by_ids_which_views_and_images_belong_together(loss, views, supervised):
     module, *_ = build("simclr", loss=loss, views=views, supervised=supervised)
     drawn = torch.rand(views, 64, 1, 8, 8, dtype=torch.float64)
