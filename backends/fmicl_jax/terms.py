@@ -61,7 +61,8 @@ def terms_of(
     n, k = largest_block(rows, has_ids, devices)
     known = None if ids is None else row_ids(ids, bank_ids, rows, axis_name)
     dtype = jnp.result_type(*(side for side in (x, y, bank) if side is not None)).name
-    fused = fused_for(implementation, pairwise, x, dtype, n, k)
+    among_ids = has_ids and bool(pairs.positive_blocks)
+    fused = fused_for(implementation, pairwise, x, dtype, n, k, among_ids)
     dense = fused is None and choose_form(implementation, n, k) == "dense"
     block_mean: BlockMean = dense_block_mean if dense else partial(tiled_block_mean, fused=fused)
     positive_mean: BlockMean = (

@@ -62,7 +62,8 @@ def terms_of(
         pairs = pairs_of(negatives, positives, **shape, **given)
         rows = prepare(x, y, bank, pairwise.normalize, ids is not None, least, form)
         dtype = reduce(torch.promote_types, [v.dtype for v in (x, y, bank) if v is not None])
-        fused = fused_dtype(form, text, x, dtype)
+        among_ids = ids is not None and bool(pairs.positive_blocks)
+        fused = fused_dtype(form, text, x, dtype, positives=among_ids)
         return Prepared(rows, ids_of_rows(ids, bank_ids, rows), pairs, form, fused, weight)
 
     ranks = None if distributed is False else ranks_of(distributed, x)
