@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any
 
 import keras
+from keras.src.backend import in_symbolic_scope  # there is no public name
 
 from fmicl_keras.backend import Tensor, float32_at_least, is_traced
 
@@ -79,7 +80,8 @@ def or_zero(
         enough = bool(enough)
     if enough:
         return function(views, ids)
-    warn_once(NO_NEGATIVE if ids is None else NO_PAIRS)
+    if not in_symbolic_scope():  # in which Keras builds a model, and labels may be all alike
+        warn_once(NO_NEGATIVE if ids is None else NO_PAIRS)
     return nothing()
 
 
