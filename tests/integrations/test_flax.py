@@ -496,7 +496,7 @@ def run_of(tmp_path_factory):
     return cache(lambda method: Run(method, tmp_path_factory.mktemp("runs") / method))
 
 
-#: MoCo has the most to keep, a queue with labels; whole runs of the others compile for half a minute each.
+#: MoCo has the most to keep, a queue and its labels; runs of the others compile for half a minute.
 one_quick = pytest.mark.parametrize(
     "method", [m if m == "moco" else pytest.param(m, marks=pytest.mark.slow) for m in METHODS]
 )
