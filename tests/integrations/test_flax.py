@@ -60,7 +60,7 @@ SMALL = {"width": 8, "batch_size": 64, "limit": 256, "epochs": 3, "warmup_epochs
 #: What each method takes to learn the digits in seconds.
 LEARNS = {
     "simclr": {"alpha": 10.0},
-    "moco": {"queue_size": 500},
+    "moco": {"queue_size": 500, "supervised": True},
     "moco-v3": {"ema": 0.9},
 }
 
@@ -496,7 +496,7 @@ def run_of(tmp_path_factory):
     return cache(lambda method: Run(method, tmp_path_factory.mktemp("runs") / method))
 
 
-#: MoCo has the most to keep, a queue; whole runs of the others compile for half a minute each.
+#: MoCo has the most to keep, a queue and its labels; runs of the others compile for half a minute.
 one_quick = pytest.mark.parametrize(
     "method", [m if m == "moco" else pytest.param(m, marks=pytest.mark.slow) for m in METHODS]
 )
@@ -537,40 +537,12 @@ def test_an_interrupted_run_resumes_bit_for_bit(run_of, tmp_path, monkeypatch, m
     assert resumed.seconds > 0
     if method == "moco":  # 22 batches of 64 an epoch, 15 epochs, 500 slots
         assert resumed.method.oldest[...] == 22 * 15 * 64 % 500
+        last = epoch_batches(len(resumed.data.train_labels), 64, 0, 14)[-1]
+        slots = np.arange((22 * 15 - 1) * 64, 22 * 15 * 64) % 500
+        kept = resumed.method.queue_labels[...][slots]
+        np.testing.assert_array_equal(kept, resumed.data.train_labels[last])
     for row, want in zip(resumed.history, whole.trainer.history, strict=True):
         assert {**row, "images_per_second": 0} == {**want, "images_per_second": 0}
-
-
-def test_a_supervised_run_with_a_queue_resumes_bit_for_bit(tmp_path, monkeypatch):
-    """Its labels come in the order of their images, and the queue has kept them."""
-    settings = tiny("moco", supervised=True)
-    whole = fit(settings, RunFolder.create(tmp_path / "whole", settings))
-    batch = next(iter(epoch_batches(256, 64, 0, 0)))
-    seen = []
-
-    def look(graph, mesh, state, images, plan, key):
-        seen.append((np.array(images), plan["ids"].tolist()))
-        return train_step(graph, mesh, state, images, plan, key)
-
-    save = MethodTrainer._save
-
-    def stop(trainer, folder, step):
-        save(trainer, folder, step)
-        raise KeyError("power cut")
-
-    monkeypatch.setattr("fmicl_flax.trainer.train_step", look)
-    monkeypatch.setattr(MethodTrainer, "_save", stop)
-    with pytest.raises(KeyError, match="power cut"):
-        fit(settings, RunFolder.create(tmp_path / "cut", settings))
-    np.testing.assert_array_equal(seen[0][0], whole.data.train_images[batch])
-    assert seen[0][1] == whole.data.train_labels[batch].tolist()
-    monkeypatch.undo()
-    resumed = fit(settings, RunFolder(tmp_path / "cut"), resume=True)
-    assert equal(resumed.state, whole.state)
-    last = epoch_batches(256, 64, 0, 2)[-1]
-    slots = (np.arange(11 * 64, 12 * 64)) % 100
-    kept = resumed.method.queue_labels[...]
-    assert kept[slots].tolist() == whole.data.train_labels[last].tolist()
 
 
 @pytest.mark.parametrize(

@@ -518,10 +518,9 @@ def test_images_and_widths_that_do_not_fit_are_named():
 # Runs
 
 
-@pytest.mark.parametrize(
-    ("method", "options"), [("moco", {}), ("moco", {"supervised": True}), ("moco-v3", {})]
-)
+@pytest.mark.parametrize(("method", "options"), [("moco", {"supervised": True}), ("moco-v3", {})])
 def test_an_interrupted_run_resumes_bit_for_bit(tmp_path, monkeypatch, method, options):
+    """A queue also keeps labels."""
     settings = tiny(method, **options, epochs=4)
     whole = fit(settings, tmp_path / "whole")
     start = RunClock.on_train_epoch_start
