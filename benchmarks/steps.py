@@ -62,25 +62,30 @@ def jax_step_of(loss: Callable[[Any, Any], Any], n: int, d: int) -> Step:
 
 
 def tensorflow_step(n: int, d: int, loss: str = "fmicl_loss", **options: Any) -> Step:
+    """A loss of fmicl_tensorflow."""
+    import fmicl_tensorflow
+
+    return tensorflow_step_of(partial(getattr(fmicl_tensorflow, loss), **options), n, d)
+
+
+def tensorflow_step_of(loss: Callable[[Any, Any], Any], n: int, d: int) -> Step:
     """In a function that XLA compiles."""
     import tensorflow as tf
 
-    import fmicl_tensorflow
-
     x, y = (tf.constant(v) for v in views(n, d))
-    of = partial(getattr(fmicl_tensorflow, loss), **options)
 
     @tf.function(jit_compile=True)
     def run(x: tf.Tensor, y: tf.Tensor) -> Any:
         with tf.GradientTape() as tape:
             tape.watch((x, y))
-            value = of(x, y)
+            value = loss(x, y)
         return tape.gradient(value, (x, y))
 
     def step() -> tuple[Any, Any]:
         gradients = run(x, y)
         for gradient in gradients:
-            gradient.numpy()  # waits; on a CPU it is a view
+            if gradient is not None:  # the loss does not use y
+                gradient.numpy()  # waits; on a CPU it is a view
         return gradients
 
     return step
@@ -90,6 +95,13 @@ STEPS: dict[str, Callable[..., Step]] = {
     "torch": torch_step,
     "jax": jax_step,
     "tensorflow": tensorflow_step,
+}
+
+#: The step of a loss of x and y, by framework.
+STEPS_OF: dict[str, Callable[..., Step]] = {
+    "torch": torch_step_of,
+    "jax": jax_step_of,
+    "tensorflow": tensorflow_step_of,
 }
 
 

@@ -150,9 +150,8 @@ def _(x, y, bank, numbers, bank_numbers, counted, negatives, positives, temperat
 
 
 @_gradients.register_fake
-def _(x, y, bank, numbers, bank_numbers, peaks, logs, margins, negatives, positives,
-      temperature, tile, wanted):  # type: ignore[no-untyped-def]  # fmt: skip
-    sides = zip((x, y, bank), wanted, strict=True)
+def _(x: torch.Tensor, *more: Any) -> tuple[torch.Tensor, ...]:
+    sides = zip((x, *more[:2]), more[-1], strict=True)
     return tuple(torch.empty_like(side) if w else x.new_empty(0) for side, w in sides)
 
 

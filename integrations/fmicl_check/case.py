@@ -104,8 +104,9 @@ class Case:
         """The settings of an f-MICL loss."""
         similarity, normalize = SIMILARITIES[self.similarity]
         scheme = "anchor" if self.negatives == "bank" else self.negatives
-        options = {"negatives": scheme, "normalize": normalize, "positives": self.positives}
-        return FMICL(self.loss, similarity, **options)
+        return FMICL(
+            self.loss, similarity, negatives=scheme, normalize=normalize, positives=self.positives
+        )
 
     @property
     def positives(self) -> str:

@@ -14,6 +14,8 @@ from fmicl_core.related import info_nce_reference
 seeds = st.integers(0, 2**32 - 1)
 both = pytest.mark.parametrize("implementation", ["dense", "tiled"])
 some = settings(max_examples=5)
+#: Slow in JAX and TensorFlow, which compile for every case.
+many_compilations = pytest.mark.many_compilations
 #: Eleven rows with five ids, one of them a row's own, and a bank that has two of these ids.
 IDS = np.array([4, -7, 4, 1, 9, 4, 1, 300, 1, 4, 9])
 BANK_IDS = np.array([9, 5, 4, 6, 4, 5, 4, 8, 9])
@@ -32,10 +34,13 @@ GIVEN = [
     ("", "ids", "all", "squared_hellinger", Laplace(0.9), False),
     ("bank", "ids", "anchor", "kl", Gaussian(0.4), False),
 ]
-every_case = pytest.mark.parametrize("case", GIVEN, ids=lambda c: "-".join(map(str, c[:4])))
-few_cases = pytest.mark.parametrize(
-    "case", [GIVEN[i] for i in (1, 3, 6, 7, 9)], ids=lambda c: "-".join(map(str, c[:4]))
-)
+named = partial(pytest.mark.parametrize, "case", ids=lambda c: "-".join(map(str, c[:4])))
+#: All, of which JAX and TensorFlow, which compile for each, have three in short; and those three.
+every_case = named(
+    [case if i in (1, 7, 9) else pytest.param(case, marks=pytest.mark.many_compilations)
+     for i, case in enumerate(GIVEN)]
+)  # fmt: skip
+few_cases = named([GIVEN[i] for i in (1, 7, 9)])
 
 
 def objective_of(case):
@@ -69,6 +74,7 @@ def test_it_is_the_reference(backend, set_tile, draw, distance, case, implementa
     assert distance(got, truth) < 1e-12
 
 
+@many_compilations
 @pytest.mark.parametrize("tile", [1, 3, 12])
 @few_cases
 def test_the_size_of_tiles_does_not_matter(backend, set_tile, draw, distance, case, tile):
@@ -80,7 +86,10 @@ def test_the_size_of_tiles_does_not_matter(backend, set_tile, draw, distance, ca
 
 @both
 @pytest.mark.parametrize("positives", POSITIVES)
-@pytest.mark.parametrize("negatives", [*NEGATIVES, "bank"])
+@pytest.mark.parametrize(
+    "negatives", [*(pytest.param(n, marks=many_compilations) for n in NEGATIVES if n != "all"),
+                  "all", "bank"],
+)  # fmt: skip
 def test_ids_that_are_all_different_change_no_bit(
     backend, set_tile, draw, negatives, positives, implementation
 ):
@@ -106,6 +115,7 @@ def test_ids_that_are_all_different_change_no_bit(
             assert np.abs(named.grads[name] - gradient).max() <= loose * largest
 
 
+@many_compilations
 @both
 @few_cases
 @some
@@ -129,6 +139,7 @@ def test_rows_may_be_permuted_and_ids_renamed(backend, set_tile, draw, case, imp
     np.testing.assert_allclose(moved.grads["x"], base.grads["x"][order], atol=1e-11)
 
 
+@many_compilations
 @both
 @some
 @given(seed=seeds)
@@ -159,6 +170,7 @@ def test_many_views_are_the_mean_of_two(backend, set_tile, draw, implementation,
     assert whole.penalty == pytest.approx(penalty, rel=1e-11)
 
 
+@many_compilations
 @both
 @pytest.mark.parametrize("negatives", NEGATIVES)
 def test_a_duplicate_exerts_no_force(backend, set_tile, draw, negatives, implementation):
@@ -182,6 +194,7 @@ def test_a_duplicate_exerts_no_force(backend, set_tile, draw, negatives, impleme
         assert np.abs(one.grads["x"][3] - two.grads["x"][3]).max() > 1e-4
 
 
+@many_compilations
 @both
 @some
 @given(seed=seeds)
@@ -201,6 +214,7 @@ def test_the_parts_of_a_bank_add_up(backend, set_tile, draw, implementation, see
     assert {round(p.score, 12) for p in parts} == {round(whole.score, 12)}
 
 
+@many_compilations
 @both
 @few_cases
 def test_the_gradient_is_the_central_difference(backend, set_tile, draw, case, implementation):
@@ -267,6 +281,7 @@ def test_ids_that_differ_beyond_32_bits_are_different(backend, draw, implementat
     assert far == near
 
 
+@many_compilations
 @both
 @pytest.mark.parametrize("ids", [np.arange(11), np.zeros(11, int)], ids=["alone", "together"])
 @pytest.mark.parametrize("name", ["fmicl_loss", "info_nce_loss"])
@@ -298,7 +313,10 @@ def info_nce(backend, case, seed, draw, implementation, **options):
     return got, truth
 
 
-@pytest.mark.parametrize("case", NCE, ids=str)
+@pytest.mark.parametrize(
+    "case", [case if i in (3, 7, 10) else pytest.param(case, marks=many_compilations)
+             for i, case in enumerate(NCE)], ids=str,
+)  # fmt: skip
 @settings(max_examples=3)
 @given(seed=seeds)
 def test_info_nce_is_its_reference(backend, set_tile, draw, case, seed):
@@ -313,6 +331,7 @@ def test_info_nce_is_its_reference(backend, set_tile, draw, case, seed):
         np.testing.assert_allclose(tiled.grads[name], gradient, rtol=1e-9, atol=1e-12)
 
 
+@many_compilations
 @both
 @pytest.mark.parametrize("case", [NCE[3], NCE[8], NCE[10]], ids=str)
 def test_compiled_info_nce_is_eager(backend, set_tile, draw, case, implementation):
@@ -325,6 +344,7 @@ def test_compiled_info_nce_is_eager(backend, set_tile, draw, case, implementatio
         np.testing.assert_allclose(compiled.grads[name], gradient, atol=1e-11)
 
 
+@many_compilations
 @both
 @pytest.mark.parametrize("negatives", [*NEGATIVES, "bank"])
 def test_info_nce_of_ids_that_are_all_different_is_the_one_without(
