@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from fmicl_core.checks import check_bool, invalid
 from fmicl_core.objective import DEFAULTS
-from fmicl_core.pairs import NEGATIVES, Pairs
+from fmicl_core.pairs import NEGATIVES, SINGLE
 from fmicl_recipes.augmentation import PHOTO, STRENGTHS, VIEWS, Photo, chosen_augmentation
 from fmicl_recipes.checks import at_least, check_not_negative, check_text, unit_interval
 from fmicl_recipes.options import option
@@ -242,8 +242,10 @@ class TrainSettings(SharedSettings):
             self._check_moco()
         if self.warmup_epochs >= self.epochs:
             raise invalid("warmup_epochs", f"fewer than epochs = {self.epochs}", self.warmup_epochs)
-        if self.views > 2:
-            Pairs(self.negatives, single=True)  # refuses what needs two arrays
+        if self.views > 2 and self.negatives not in SINGLE:
+            schemes = " or ".join(repr(name) for name in SINGLE)
+            raise invalid("negatives", f"{schemes} with views = {self.views}", self.negatives,
+                          why="Others compare a first with a second view.")  # fmt: skip
         if self.loss == "fmicl":
             self.objective()
 

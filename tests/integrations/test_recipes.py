@@ -53,7 +53,7 @@ BAD_SETTINGS = [
     ({"epoch": 3}, "`option`. Expected one of 'method'"),
     ({"views": 1}, "`views`. Expected a whole number >= 2. Received: views=1"),
     ({"views": 4, "loss": "spectral"}, "`views`. Expected .* loss = 'fmicl' or 'info-nce' beside"),
-    ({"views": 4, "negatives": "within"}, "`negatives`. Expected 'anchor' or 'all' for a single a"),
+    ({"views": 4, "negatives": "within"}, "`negatives`. Expected 'anchor' or 'all' with views = 4"),
     ({"views": 4, "negatives": "cross", "loss": "info-nce"}, "`negatives`. Expected 'anchor' or"),
     ({"supervised": 1}, "`supervised`. Expected True or False. Received: supervised=1"),
     ({"supervised": True, "loss": "spectral"}, "`supervised`. Expected .* loss = 'fmicl' or 'info"),
