@@ -39,9 +39,9 @@ def fmicl_loss(
 
     s = f'(G(|x - y|^2)) is the f-Gaussian similarity, f* the convex conjugate of f.
 
-    With `ids` the score of an anchor is the mean over its positives, and rows with equal ids are no
-    negatives: `fmicl_loss(features, ids=labels)` takes labels, or several views stacked in one
-    array.
+    With `ids` rows with equal ids belong together: they are positives, and no negatives. The score
+    of an anchor then is the mean over its positives. `fmicl_loss(features, ids=labels)` takes
+    labels, or several views stacked in one array.
 
     Args:
         x: (N, D) features of the first view, or of all rows in a single array; float16, bfloat16,
