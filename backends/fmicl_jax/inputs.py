@@ -29,7 +29,7 @@ def prepare(
     normalize: bool,
     *,
     least: int = 2,
-    has_ids: bool = False,
+    has_ids: bool | None = None,
 ) -> Rows:
     """Checked features by name, in one dtype of float32 at least, of unit length where asked for.
 
@@ -39,7 +39,7 @@ def prepare(
         bank: features of the bank of negatives, or None.
         normalize: whether rows are scaled to unit length.
         least: rows that x needs without a bank; 1 for a shard of a distributed batch.
-        has_ids: whether ids say which rows of x belong together.
+        has_ids: whether ids say which rows of x belong together; None for a loss that takes none.
 
     Raises:
         ValueError: a feature array is no array, or shapes or dtypes do not fit.

@@ -63,7 +63,8 @@ def flip_sign(monkeypatch):
     """Give the positive pairs of a framework the wrong sign."""
 
     def flip(framework):
-        terms = import_module(f"fmicl_{framework}.terms")
+        place = {"torch": "blocks"}.get(framework, "terms")
+        terms = import_module(f"fmicl_{framework}.{place}")
         right = terms.positive_scores
         monkeypatch.setattr(terms, "positive_scores", lambda rows, o: -right(rows, o))
 

