@@ -24,7 +24,6 @@ ROWS_OF_X = {1: "at least one row, N >= 1", 2: "at least two rows, N >= 2, or a 
 SHAPE_OF_X = "the shape of `x`"
 SOME_ROW = "at least one row, {rows} >= 1"
 WHOLE_NUMBERS = "whole numbers, in a dtype such as int64 or int32"
-ID_A_ROW = "one whole number for each row of `{whose}`, ({letter},)"
 WIDTH_OF_X = "the width of `x`"
 
 #: How two views in one array are taken apart, by the library that holds the array.
@@ -214,10 +213,14 @@ def check_ids(argument: str, ids: Shape, dtype: str, rows: int | None) -> None:
     if not dtype.startswith(("int", "uint")):
         raise invalid(argument, WHOLE_NUMBERS, dtype, what=f"{argument}.dtype")
     if len(ids) != 1 or not _equal(ids, (rows,)):
-        whose, letter = ("bank", "K") if argument == "bank_ids" else ("x", "N")
-        expected = ID_A_ROW.format(whose=whose, letter=letter)
         rest = "" if rows is None else f" = ({rows},)"
-        raise invalid(argument, expected + rest, tuple(ids), what=f"{argument}.shape")
+        raise invalid(argument, id_a_row(argument) + rest, tuple(ids), what=f"{argument}.shape")
+
+
+def id_a_row(argument: str) -> str:
+    """What is expected of the shape of "ids" or "bank_ids", as graphs check it when they run."""
+    whose, letter = ("bank", "K") if argument == "bank_ids" else ("x", "N")
+    return f"one whole number for each row of `{whose}`, ({letter},)"
 
 
 def _check_array(name: str, shape: tuple[int | None, ...], dtype: str) -> None:

@@ -145,11 +145,10 @@ class Pairs:
 def pairs_of(
     negatives: str,
     positives: str,
-    *,
-    has_y: bool,
-    has_bank: bool,
-    has_ids: bool,
-    has_bank_ids: bool,
+    y: Array | None,
+    bank: Array | None,
+    ids: Array | None,
+    bank_ids: Array | None,
 ) -> Pairs:
     """Which pairs count between the arrays that a loss was given.
 
@@ -157,15 +156,15 @@ def pairs_of(
 
     Args:
         negatives, positives: as for `Pairs`.
-        has_y, has_bank, has_ids, has_bank_ids: whether the caller gave this argument.
+        y, bank, ids, bank_ids: arguments of the loss; only whether they were given counts.
 
     Raises:
         ValueError: an option is unknown, or needs an argument that is missing.
     """
-    for needed, given in (("ids", has_ids), ("bank", has_bank)):
-        if has_bank_ids and not given:
+    for needed, given in (("ids", ids), ("bank", bank)):
+        if bank_ids is not None and given is None:
             raise invalid("bank_ids", f"None without `{needed}`", "an array")
-    return Pairs(negatives, positives, has_ids and not has_y, has_bank)
+    return Pairs(negatives, positives, ids is not None and y is None, bank is not None)
 
 
 def mean_over_blocks(blocks: Sequence[Block], block_mean: Callable[[Block], Array]) -> Array:

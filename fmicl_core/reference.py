@@ -71,9 +71,7 @@ def fmicl_reference(
     Raises:
         ValueError: shapes do not fit, or there is no positive or no negative pair.
     """
-    given = {"has_ids": ids is not None, "has_bank_ids": bank_ids is not None}
-    shape = {"has_y": y is not None, "has_bank": bank is not None}
-    pairs = pairs_of(objective.negatives, objective.positives, **given, **shape)
+    pairs = pairs_of(objective.negatives, objective.positives, y, bank, ids, bank_ids)
     raw = checked_arrays(x, y, bank, ids is not None)
     rows = {name: value.astype(np.float64) for name, value in raw.items()}
     if objective.normalize:

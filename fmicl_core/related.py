@@ -135,8 +135,7 @@ def info_nce_reference(
     al. 2020, eq. 1). With ids "all" is supervised contrastive (Khosla et al. 2020, L_out, eq. 2).
     An anchor without a positive has a loss of 0.
     """
-    given = {"has_ids": ids is not None, "has_bank_ids": bank_ids is not None}
-    pairs = pairs_of(negatives, positives, has_y=y is not None, has_bank=bank is not None, **given)
+    pairs = pairs_of(negatives, positives, y, bank, ids, bank_ids)
     rows = _rows(x, y, bank, normalize, ids is not None)
     same = equal_ids(rows, ids, bank_ids)
     twins = np.eye(len(rows["x"]), dtype=bool)

@@ -17,7 +17,6 @@ from fmicl_core.checks import (
     non_finite,
     wide_dtype,
 )
-from fmicl_core.pairs import Pairs, pairs_of
 from fmicl_jax.ops import normalize_rows
 from fmicl_jax.plan import Rows
 
@@ -66,18 +65,6 @@ def prepare(
     )
     wide = {name: value.astype(wide_dtype(dtypes)) for name, value in arrays.items()}
     return {k: normalize_rows(v) for k, v in wide.items()} if normalize else wide
-
-
-def given_pairs(
-    negatives: str, positives: str, y: Any, bank: Any, ids: Any, bank_ids: Any
-) -> Pairs:
-    """Which pairs count between the arrays that were given.
-
-    Raises:
-        ValueError: an option is unknown, or needs an argument that is missing.
-    """
-    given = {"y": y, "bank": bank, "ids": ids, "bank_ids": bank_ids}
-    return pairs_of(negatives, positives, **{f"has_{k}": v is not None for k, v in given.items()})
 
 
 def largest_block(rows: Rows, has_ids: bool, devices: int = 1) -> tuple[int, int]:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from fmicl_core.checks import check_positive
 from fmicl_core.forms import check_implementation, choose_form
-from fmicl_core.pairs import Pairs
+from fmicl_core.pairs import Pairs, pairs_of
 from fmicl_core.related import (
     INFO_NCE_OPTIONS,
     RELATED_DEFAULTS,
@@ -20,7 +20,7 @@ from fmicl_core.related import (
 from fmicl_jax.dense_related import dense_info_nce
 from fmicl_jax.distributed import tell_of_devices
 from fmicl_jax.ids import RowIds, row_ids
-from fmicl_jax.inputs import given_pairs, largest_block, prepare
+from fmicl_jax.inputs import largest_block, prepare
 from fmicl_jax.ops import off_diagonal, product, square_lengths
 from fmicl_jax.plan import Rows
 from fmicl_jax.tiled_related import tiled_info_nce
@@ -87,7 +87,7 @@ def info_nce_loss(
     tell_of_devices("info_nce_loss")
     temperature = check_positive("temperature", temperature)
     check_implementation(implementation)
-    pairs, has_ids = given_pairs(negatives, positives, y, bank, ids, bank_ids), ids is not None
+    pairs, has_ids = pairs_of(negatives, positives, y, bank, ids, bank_ids), ids is not None
     rows = prepare(x, y, bank, normalize, has_ids=has_ids)
     tiled = choose_form(implementation, *largest_block(rows, has_ids)) == "tiled"
     info_nce = tiled_info_nce if tiled else dense_info_nce

@@ -13,13 +13,13 @@ import jax.numpy as jnp
 from fmicl_core import FMICL
 from fmicl_core.checks import check_alpha_value, check_bool, overflowed
 from fmicl_core.forms import WITH_FUSED, check_implementation, choose_form
-from fmicl_core.pairs import Block, mean_over_blocks
+from fmicl_core.pairs import Block, mean_over_blocks, pairs_of
 from fmicl_core.renamed import with_old_names
 from fmicl_jax.dense import dense_block_mean, dense_positive_mean, positive_scores
 from fmicl_jax.distributed import BlockMean, against_all, axis_size, shared_mean
 from fmicl_jax.fused import fused_for
 from fmicl_jax.ids import row_ids
-from fmicl_jax.inputs import explain_non_finite, given_pairs, largest_block, prepare, weight_of
+from fmicl_jax.inputs import explain_non_finite, largest_block, prepare, weight_of
 from fmicl_jax.tiled import tiled_block_mean, tiled_positive_mean
 
 
@@ -54,7 +54,7 @@ def terms_of(
     check_bool("check_finite", check_finite)
     implementation = check_implementation(implementation, WITH_FUSED)
     weight, pairwise = weight_of(alpha), settings.pairwise
-    pairs = given_pairs(settings.negatives, settings.positives, y, bank, ids, bank_ids)
+    pairs = pairs_of(settings.negatives, settings.positives, y, bank, ids, bank_ids)
     least, has_ids = 2 if axis_name is None else 1, ids is not None
     rows = prepare(x, y, bank, pairwise.normalize, least=least, has_ids=has_ids)
     devices = 1 if axis_name is None else axis_size(axis_name, x)

@@ -7,8 +7,14 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from fmicl_core import checks
-from fmicl_core.checks import InvalidArgument, check_ids, invalid, no_negatives, no_positives
+from fmicl_core.checks import (
+    InvalidArgument,
+    check_ids,
+    id_a_row,
+    invalid,
+    no_negatives,
+    no_positives,
+)
 from fmicl_core.pairs import Block, Pairs
 from fmicl_tensorflow.dense import Rows, Sides
 from fmicl_tensorflow.distributed import Replicas
@@ -112,9 +118,7 @@ def _checked(name: str, ids: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
     n = tf.shape(rows)[0]
     asserted = []
     if ids.shape[0] is None or rows.shape[0] is None:
-        whose, letter = ("bank", "K") if name == "bank_ids" else ("x", "N")
-        rule = checks.ID_A_ROW.format(whose=whose, letter=letter)
-        asserted = [assert_when_run(tf.size(ids) == n, name, rule, ids)]
+        asserted = [assert_when_run(tf.size(ids) == n, name, id_a_row(name), ids)]
     with tf.control_dependencies(asserted):
         # To a shape that XLA, which knows no assertions, would refuse if it did not fit.
         return tf.reshape(tf.cast(ids, tf.int64), [n])

@@ -83,10 +83,7 @@ def info_nce_loss(
     tell_of_replicas("info_nce_loss")
     temperature = check_positive("temperature", temperature)
     check_implementation(implementation)
-    pairs = pairs_of(
-        negatives, positives, has_y=y is not None, has_bank=bank is not None,
-        has_ids=ids is not None, has_bank_ids=bank_ids is not None,
-    )  # fmt: skip
+    pairs = pairs_of(negatives, positives, y, bank, ids, bank_ids)
     rows = prepare(x, y, bank, normalize, has_ids=ids is not None)
     numbers = numbers_of(ids, bank_ids, rows)
     n, k = rows["x"].shape[0], rows.get("bank", rows["x"]).shape[0]

@@ -63,10 +63,7 @@ def terms_of(
     check_bool("check_finite", check_finite)
     check_bool("distributed", distributed)
     check_implementation(implementation)
-    pairs = pairs_of(
-        settings.negatives, settings.positives, has_y=y is not None, has_bank=bank is not None,
-        has_ids=ids is not None, has_bank_ids=bank_ids is not None,
-    )  # fmt: skip
+    pairs = pairs_of(settings.negatives, settings.positives, y, bank, ids, bank_ids)
     weight, pairwise = weight_of(alpha), settings.pairwise
     context = replica_context() if distributed else None
     least = 2 if context is None else 1

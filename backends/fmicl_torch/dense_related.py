@@ -88,7 +88,6 @@ def pull_of_ids(rows: Rows, temperature: float, pairs: Pairs, numbers: Numbers) 
 
 def _others(rows: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
     """For each row the sum of the other rows with its number; (N, D)."""
-    alone = rows.view_as(
-        rows
-    )  # a node of its own: its two gradients cancel before others are added
+    # A node of its own, so that its two gradients cancel before others are added.
+    alone = rows.view_as(rows)
     return torch.zeros_like(rows).index_add(0, numbers, alone)[numbers] - alone

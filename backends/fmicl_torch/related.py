@@ -80,9 +80,7 @@ def info_nce_loss(
     tell_of_ranks("info_nce_loss")
     temperature = check_positive("temperature", temperature)
     check_implementation(implementation)
-    shape = {"has_y": y is not None, "has_bank": bank is not None}
-    given = {"has_ids": ids is not None, "has_bank_ids": bank_ids is not None}
-    pairs = pairs_of(negatives, positives, **shape, **given)
+    pairs = pairs_of(negatives, positives, y, bank, ids, bank_ids)
     rows = prepare(x, y, bank, normalize, ids is not None, implementation=implementation)
     own = ids_of_rows(ids, bank_ids, rows)
     form = choose_form(implementation, *largest_block(rows, bool(own)))

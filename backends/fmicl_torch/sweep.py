@@ -143,9 +143,8 @@ class PositiveSweep(Sweep):
         if on_diagonal or equal is not None:
             equal = torch.ones_like(z, dtype=torch.bool) if equal is None else equal
             equal = _without(equal, on_diagonal, None)
-            z.masked_fill_(
-                ~equal, self.pairwise.coincident
-            )  # of other pairs a score may be infinite
+            # Of other pairs a score may be infinite.
+            z.masked_fill_(~equal, self.pairwise.coincident)
             weights = weights * equal
         total = (weights * self.pairwise.positive(z, TORCH)).sum()
         return total, weights * self.pairwise.positive_slope(z, TORCH) if self.grad else None

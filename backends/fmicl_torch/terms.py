@@ -57,9 +57,7 @@ def terms_of(
         check_bool("check_finite", check_finite)
         form = check_implementation(implementation, WITH_FUSED)
         weight = weight_of(alpha, read=check_finite)
-        shape = {"has_y": y is not None, "has_bank": bank is not None}
-        given = {"has_ids": ids is not None, "has_bank_ids": bank_ids is not None}
-        pairs = pairs_of(negatives, positives, **shape, **given)
+        pairs = pairs_of(negatives, positives, y, bank, ids, bank_ids)
         rows = prepare(x, y, bank, pairwise.normalize, ids is not None, least, form)
         dtype = reduce(torch.promote_types, [v.dtype for v in (x, y, bank) if v is not None])
         among_ids = ids is not None and bool(pairs.positive_blocks)

@@ -52,7 +52,7 @@ def fmicl_by_anchor(rows: Rows, objective: FMICL, ids: Tensor | None = None) -> 
         objective: settings of the loss.
         ids: (N,) whole numbers of the rows; None: all are different.
     """
-    pairs = _pairs(rows, objective.negatives, objective.positives, ids)
+    pairs = pairs_of(objective.negatives, objective.positives, rows.get("y"), None, ids, None)
     equal, apart = EqualIds(pairs, rows["x"], ids), objective.pairwise.coincident
     scores, penalties = [], []
     for anchor, pools in info_nce_anchors(pairs):
@@ -86,7 +86,7 @@ def info_nce_by_anchor(
             `fmicl_core.pairs.POSITIVES`.
         ids: (N,) whole numbers of the rows; None: all are different.
     """
-    pairs = _pairs(rows, negatives, positives, ids)
+    pairs = pairs_of(negatives, positives, rows.get("y"), None, ids, None)
     equal = EqualIds(pairs, rows["x"], ids)
     twins = [keras.ops.sum(rows["x"] * rows["y"], axis=1) / temperature] if "y" in rows else []
     losses = []
@@ -104,11 +104,6 @@ def info_nce_by_anchor(
         losses.append(log_z - equal.share * score)
     loss = _average(losses)
     return loss if twins else _where(equal.has_positive, loss, 0.0)
-
-
-def _pairs(rows: Rows, negatives: str, positives: str, ids: Tensor | None) -> Pairs:
-    has = {"has_y": "y" in rows, "has_ids": ids is not None}
-    return pairs_of(negatives, positives, **has, has_bank=False, has_bank_ids=False)
 
 
 def _positives(pairs: Pairs, anchor: str, ids: Tensor | None) -> tuple[str, ...]:
