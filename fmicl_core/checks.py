@@ -17,7 +17,9 @@ FLOAT_DTYPES = ("float16", "bfloat16", "float32", "float64")
 Shape = Sequence[int | None]
 
 # What is expected of sizes, for `check_features` and for graphs that check sizes when they run.
-ALPHA = "a finite number > 0, or an array of no dimension that holds one"
+#: Scalars of a loss that may have any sign; the others, such as alpha, are > 0.
+ANY_SIGN = ("logit_bias",)
+OR_ARRAY = ", or an array of no dimension that holds one"
 SOME_FEATURE = "at least one feature, D >= 1"
 #: By the rows that x needs without a bank: one where other ranks hold more of the batch.
 ROWS_OF_X = {1: "at least one row, N >= 1", 2: "at least two rows, N >= 2, or a `bank`"}
@@ -94,24 +96,31 @@ def check_positive(argument: str, value: Any) -> float:
     return _real(argument, value, "a finite number > 0", lambda v: v > 0)
 
 
-def check_alpha(value: Any, shape: Shape | None) -> Any:
-    """Return the weight of the negative term: a float > 0, or an array of no dimension as it is.
+def check_scalar(argument: str, value: Any, shape: Shape | None) -> Any:
+    """Return a scalar of a loss: a float, or an array of no dimension as it is.
 
     Args:
-        value: value of the argument `alpha`.
+        argument: name of the argument: "alpha", "temperature", "logit_scale", which are > 0, or one
+            in `ANY_SIGN`.
+        value: value of the argument.
         shape: shape of `value` where it is an array of the framework, whose value is not read here.
     """
     if shape is None:
-        return check_positive("alpha", value)
+        return (check_number if argument in ANY_SIGN else check_positive)(argument, value)
     if len(shape) > 0:
-        raise invalid("alpha", ALPHA, tuple(shape), what="alpha.shape")
+        raise invalid(argument, _scalar(argument), tuple(shape), what=f"{argument}.shape")
     return value
 
 
-def check_alpha_value(value: float) -> None:
-    """Check the number that an array given for `alpha` holds."""
-    if not 0.0 < value < math.inf:
-        raise invalid("alpha", ALPHA, value)
+def check_scalar_value(argument: str, value: float) -> None:
+    """Check the number that an array given for a scalar of a loss holds."""
+    low = -math.inf if argument in ANY_SIGN else 0.0
+    if not low < value < math.inf:
+        raise invalid(argument, _scalar(argument), value)
+
+
+def _scalar(argument: str) -> str:
+    return f"a finite number{'' if argument in ANY_SIGN else ' > 0'}{OR_ARRAY}"
 
 
 def check_at_least(argument: str, value: Any, low: int) -> int:
@@ -234,10 +243,13 @@ def _check_array(name: str, shape: tuple[int | None, ...], dtype: str) -> None:
 
 
 #: What of an f-MICL loss can change after all.
-BUT_ALPHA = "; all that can change is `alpha`, which may be an array of no dimension"
+BUT_SCALARS = (
+    "; all that can change is `alpha`, `logit_scale` and `logit_bias`, which may be arrays of no"
+    " dimension"
+)
 
 
-def fixed_option(name: str, value: Any, but: str = BUT_ALPHA) -> InvalidArgument:
+def fixed_option(name: str, value: Any, but: str = BUT_SCALARS) -> InvalidArgument:
     """Build the error for an option that is assigned to a loss after it was made."""
     expected = "to be given when the loss is made"
     return invalid(name, expected, value, why=f"Make a new loss{but}.")

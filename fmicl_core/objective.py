@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from fmicl_core.checks import check_choice, check_positive
+from fmicl_core.checks import check_choice, check_positive, check_scalar
 from fmicl_core.divergences import Divergence, get_divergence
 from fmicl_core.ops import NUMPY, Array, Ops
 from fmicl_core.pairs import NEGATIVES, POSITIVES
@@ -26,8 +26,22 @@ class Defaults(NamedTuple):
 
 
 DEFAULTS = Defaults()
-#: What a loss keeps as it was made; alpha alone may change.
+#: What a loss keeps as it was made; the others, `SCALARS`, may change.
 FIXED = ("divergence", "similarity", "negatives", "normalize", "positives", "objective")
+#: What of a loss may be an array of no dimension, and learn.
+SCALARS = ("alpha", "logit_scale", "logit_bias")
+
+
+def number_for(name: str, value: Any, is_array: bool) -> Any:
+    """The value of a scalar in `SCALARS`, or where it is an array a number that stands for it.
+
+    Settings hold numbers; what is compiled by them must not depend on that of an array.
+    """
+    return (
+        {"alpha": DEFAULTS.alpha, "logit_scale": 1.0, "logit_bias": 0.0}[name]
+        if is_array
+        else value
+    )
 
 
 @dataclass(frozen=True)
@@ -46,6 +60,10 @@ class FMICL:
         normalize: whether rows are scaled to unit length first; a zero row stays zero.
         positives: pairs of rows with equal ids that are positive: "ids", every one; "pair", (x_i,
             y_i) alone, so that other rows with that id are neither positive nor negative.
+        logit_scale: factor > 0 of x . y in z = logit_scale (x . y) + logit_bias, where z is the
+            Gaussian's L, or the score of the cosine; None: that of the similarity.
+        logit_bias: constant of z; None: that of the similarity. Where one of the two is given,
+            lengths of rows do not count, whether they are normalised or not.
 
     Raises:
         ValueError: an option is unknown or out of range, or a cosine leaves the domain of f*.
@@ -60,6 +78,8 @@ class FMICL:
     negatives: str = DEFAULTS.negatives
     normalize: bool = DEFAULTS.normalize
     positives: str = DEFAULTS.positives
+    logit_scale: float | None = None
+    logit_bias: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "divergence", get_divergence(self.divergence))
@@ -67,12 +87,23 @@ class FMICL:
         object.__setattr__(self, "alpha", check_positive("alpha", self.alpha))
         check_choice("negatives", self.negatives, NEGATIVES)
         check_choice("positives", self.positives, POSITIVES)
+        for name in ("logit_scale", "logit_bias"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, check_scalar(name, getattr(self, name), None))
         _ = self.pairwise  # checks that the options go together
 
     @cached_property
     def pairwise(self) -> Pairwise:
         """What one pair contributes: these settings without alpha and which pairs count."""
-        return Pairwise(self.generator, self.critic, self.normalize)
+        critic = self.critic.learned(self.generator) if self.logits else self.critic
+        return Pairwise(self.generator, critic, self.normalize)
+
+    @property
+    def logits(self) -> tuple[float, float] | None:
+        """(logit_scale, logit_bias), of which one may be the similarity's; None without either."""
+        if self.logit_scale is None and self.logit_bias is None:
+            return None
+        return self.critic.logits(self.logit_scale, self.logit_bias)
 
     @property
     def generator(self) -> Divergence:
@@ -87,11 +118,14 @@ class FMICL:
     def listed(self, **more: object) -> str:
         """The options, and some more, as they would be pasted between brackets."""
         own = {field.name: getattr(self, field.name) for field in fields(self)}
+        own = {k: v for k, v in own.items() if v is not None}
         return ", ".join(f"{name}={value!r}" for name, value in (own | more).items())
 
     def coefficients(self) -> tuple[float, float, float]:
         """(a, b, c) of z = a (x . y) + b (|x|^2 + |y|^2) + c; see `Pairwise.coefficients`."""
-        return self.pairwise.coefficients()
+        if self.logits is None:
+            return self.pairwise.coefficients()
+        return self.logits[0], 0.0, self.logits[1]
 
     def positive(self, z: Array, ops: Ops = NUMPY) -> Array:
         """Score of positive pairs, elementwise in z."""

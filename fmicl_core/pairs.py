@@ -68,6 +68,9 @@ class Pairs:
         positives: name in `POSITIVES`.
         single: whether there is no y: one array of labelled rows, or of several views.
         has_bank: whether a bank supplies the negatives.
+        symmetric: whether the rows of y are anchors of InfoNCE beside those of x where negatives
+            are "cross", as in CLIP.
+        decoupled: whether positives stand in no softmax of InfoNCE, as in Yeh et al. (2022).
 
     Raises:
         ValueError: an option is unknown, or needs a second view `y`.
@@ -77,6 +80,8 @@ class Pairs:
     positives: str = POSITIVES[0]
     single: bool = False
     has_bank: bool = False
+    symmetric: bool = False
+    decoupled: bool = False
 
     def __post_init__(self) -> None:
         check_choice("negatives", self.negatives, NEGATIVES)
@@ -149,13 +154,16 @@ def pairs_of(
     bank: Array | None,
     ids: Array | None,
     bank_ids: Array | None,
+    *,
+    symmetric: bool = False,
+    decoupled: bool = False,
 ) -> Pairs:
     """Which pairs count between the arrays that a loss was given.
 
     Where both y and ids are missing, `check_features` says so.
 
     Args:
-        negatives, positives: as for `Pairs`.
+        negatives, positives, symmetric, decoupled: as for `Pairs`.
         y, bank, ids, bank_ids: arguments of the loss; only whether they were given counts.
 
     Raises:
@@ -164,7 +172,8 @@ def pairs_of(
     for needed, given in (("ids", ids), ("bank", bank)):
         if bank_ids is not None and given is None:
             raise invalid("bank_ids", f"None without `{needed}`", "an array")
-    return Pairs(negatives, positives, ids is not None and y is None, bank is not None)
+    single = ids is not None and y is None
+    return Pairs(negatives, positives, single, bank is not None, symmetric, decoupled)
 
 
 def mean_over_blocks(blocks: Sequence[Block], block_mean: Callable[[Block], Array]) -> Array:

@@ -15,8 +15,10 @@ from fmicl_core.similarities import Similarity
 class Pairwise:
     """Score of a positive pair and penalty of a negative pair, as functions of one number z.
 
-    z = a (x . y) + b (|x|^2 + |y|^2) + c. It is what backends keep compiled code by: alpha and the
-    scheme of negatives are not part of it, so that a change of these compiles nothing anew.
+    z = a (x . y) + b (|x|^2 + |y|^2) + c. It is what backends keep compiled code by: alpha, the
+    scheme of negatives, logit_scale and logit_bias are not part of it, so that a change of these
+    compiles nothing anew. With a learned scale and bias (`FMICL.pairwise`) z = x . y + bias, where
+    the rows carry the square root of the scale.
 
     Args:
         divergence: f-divergence that scores and penalties come from.
@@ -52,7 +54,7 @@ class Pairwise:
         direction, thereby counts as orthogonal to every feature.
         """
         a, b, c = self.similarity.coefficients()
-        return (a, 0.0, c + 2.0 * b) if self.normalize else (a, b, c)
+        return (a, 0.0, self.similarity.logits()[1]) if self.normalize else (a, b, c)
 
     @property
     def coincident(self) -> float:
@@ -90,6 +92,15 @@ class Pairwise:
         """`excess` and its slope in z, which is that of `negative`."""
         return self.similarity.excess_and_slope(self.divergence, z, ops)
 
-    def excess_total_and_slope(self, z: Array, ops: Ops = NUMPY) -> tuple[Array, Array]:
-        """Sum of the excesses of the negative pairs in z, and the slope per pair."""
-        return self.similarity.excess_total_and_slope(self.divergence, z, ops)
+    def excess_total_and_slope(
+        self, z: Array, ops: Ops = NUMPY, bounded: bool = False
+    ) -> tuple[Array, Array]:
+        """Sum of the excesses of the negative pairs in z, and the slope per pair.
+
+        Args:
+            z: number of every pair.
+            ops: functions of the framework.
+            bounded: whether e^z is known to be below SUM_LOG_BOUND / 2 where a learned scale and
+                bias leave that open; it may be faster.
+        """
+        return self.similarity.excess_total_and_slope(self.divergence, z, ops, bounded)

@@ -31,6 +31,8 @@ class Reference:
         grad_x: (N, D) gradient of the loss.
         grad_y: (N, D) gradient of the loss, or None without y.
         grad_bank: (K, D) gradient of the loss, or None without a bank.
+        grad_scale: derivative of the loss in the factor a of x . y, which is `logit_scale`.
+        grad_bias: derivative of the loss in the constant c, which is `logit_bias`.
     """
 
     loss: float
@@ -39,6 +41,8 @@ class Reference:
     grad_x: Matrix
     grad_y: Matrix | None
     grad_bank: Matrix | None
+    grad_scale: float
+    grad_bias: float
 
 
 def fmicl_reference(
@@ -77,14 +81,17 @@ def fmicl_reference(
     if objective.normalize:
         rows = {name: normalize_rows(value) for name, value in rows.items()}
     grads = {name: np.zeros_like(value) for name, value in rows.items()}
+    grads |= {name: np.zeros(()) for name in ("scale", "bias")}
 
     same = equal_ids(rows, ids, bank_ids)
     score = _positives(rows, grads, objective, pairs, same["x", "x"])
     penalty = _negatives(rows, grads, objective, pairs, same)
     if objective.normalize:
-        grads = {k: _through_normalize(raw[k].astype(np.float64), g) for k, g in grads.items()}
+        grads |= {k: _through_normalize(v.astype(np.float64), grads[k]) for k, v in raw.items()}
     loss = -score + objective.alpha * penalty
-    return Reference(loss, score, penalty, grads["x"], grads.get("y"), grads.get("bank"))
+    sides = grads["x"], grads.get("y"), grads.get("bank")
+    scalars = float(grads["scale"]), float(grads["bias"])
+    return Reference(loss, score, penalty, *sides, *scalars)
 
 
 def checked_arrays(
@@ -207,11 +214,14 @@ def _add_block(
     left, right = rows[block.left], rows[block.right]
     a, b, c = objective.coefficients()
     lengths = (left**2).sum(axis=1)[:, None] + (right**2).sum(axis=1)[None, :]
-    z = a * (left @ right.T) + b * lengths + c
+    inner = left @ right.T
+    z = a * inner + b * lengths + c
     some = counts != 0  # of other pairs a value may be infinite
     value, slope = value_and_slope(objective, z[some])
     weight = np.zeros_like(counts)
     weight[some] = factor * counts[some] * slope
+    grads["scale"] += (weight * inner).sum()
+    grads["bias"] += weight.sum()
     grads[block.left] += a * weight @ right + 2 * b * weight.sum(axis=1)[:, None] * left
     grads[block.right] += a * weight.T @ left + 2 * b * weight.sum(axis=0)[:, None] * right
     return float((counts[some] * value).sum())

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fmicl_core.checks import check_bool, check_positive, no_negatives, no_positives
+from fmicl_core.checks import check_bool, check_positive, invalid, no_negatives, no_positives
 from fmicl_core.forms import check_implementation
 from fmicl_core.pairs import POSITIVES, Block, Pairs, pairs_of
 from fmicl_core.reference import Matrix, checked_arrays, equal_ids, normalize_rows
@@ -38,12 +38,16 @@ ANCHORS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
     "cross": (("x", ("y",)),),
     "all": (("x", ("x", "y")), ("y", ("y", "x"))),
 }
+#: Those of CLIP: "cross" in both directions.
+SYMMETRIC = (("x", ("y",)), ("y", ("x",)))
 
 
 def info_nce_anchors(pairs: Pairs) -> tuple[tuple[str, tuple[str, ...]], ...]:
     """Pairs (anchor view, pools of negatives); the loss averages over the anchor views."""
     if pairs.has_bank:
         return (("x", ("bank",)),)
+    if pairs.symmetric:
+        return SYMMETRIC
     return ANCHORS["anchor" if pairs.single else pairs.negatives]
 
 
@@ -66,17 +70,20 @@ def info_nce_blocks(pairs: Pairs, has_ids: bool) -> tuple[SoftmaxBlock, ...]:
 
     Negatives are rows with different ids; positives, rows with equal ids, stand in the denominator
     beside them. Where both come from the same array all of its rows count, whatever their ids.
+    Decoupled, no positive stands anywhere.
     """
     anchors = {name for name, _ in info_nce_anchors(pairs)}
     sides = {(b.left, b.right) for b in pairs.positive_blocks}
     negatives = {(b.left, b.right): b for b in pairs.negative_blocks}
     softmaxes = [
         SoftmaxBlock(
-            block, block.right in anchors, "different" if has_ids and at not in sides else "every"
+            block,
+            block.right in anchors,
+            "different" if has_ids and (pairs.decoupled or at not in sides) else "every",
         )
         for at, block in negatives.items()
     ]
-    if not has_ids:
+    if not has_ids or pairs.decoupled:
         return tuple(softmaxes)
     more = [b for b in pairs.positive_blocks if (b.left, b.right) not in negatives]
     return (*softmaxes, *(SoftmaxBlock(b, b.right in anchors, "equal") for b in more))
@@ -96,6 +103,21 @@ def info_nce_positives(pairs: Pairs) -> dict[str, tuple[str, ...]]:
 
 #: What an object of InfoNCE is made with.
 INFO_NCE_OPTIONS = ("temperature", "negatives", "normalize", "positives", "implementation")
+
+
+def one_scale(temperature: Any, logit_scale: Any) -> tuple[str, Any]:
+    """Which of the two factors of the scores was given, by its name, and its value.
+
+    Raises:
+        ValueError: both were given; they say the same.
+    """
+    if logit_scale is None:
+        return "temperature", temperature
+    default = RELATED_DEFAULTS.temperature
+    if not isinstance(temperature, float) or temperature != default:
+        expected = "to be left out beside `logit_scale`, which is 1 / temperature"
+        raise invalid("temperature", expected, temperature)
+    return "logit_scale", logit_scale
 
 
 def check_info_nce(
@@ -126,6 +148,10 @@ def info_nce_reference(
     positives: str = RELATED_DEFAULTS.positives,
     ids: Any = None,
     bank_ids: Any = None,
+    logit_scale: float | None = None,
+    *,
+    symmetric: bool = False,
+    decoupled: bool = False,
 ) -> float:
     """InfoNCE: mean over anchors of the mean over their positives of log(Z) - s+.
 
@@ -133,9 +159,12 @@ def info_nce_reference(
     anchor. Without ids the one positive of x_i is y_i: "all" then is the NT-Xent of SimCLR (Chen et
     al. 2020, eq. 1), "cross" one direction of CLIP or of MoCo v3, `bank` the queue of MoCo (He et
     al. 2020, eq. 1). With ids "all" is supervised contrastive (Khosla et al. 2020, L_out, eq. 2).
-    An anchor without a positive has a loss of 0.
+    An anchor without a positive has a loss of 0. `logit_scale` is 1 / temperature. `symmetric` and
+    `decoupled` as for `fmicl_core.pairs.Pairs`.
     """
-    pairs = pairs_of(negatives, positives, y, bank, ids, bank_ids)
+    scale = 1.0 / temperature if logit_scale is None else logit_scale
+    chosen = {"symmetric": symmetric, "decoupled": decoupled}
+    pairs = pairs_of(negatives, positives, y, bank, ids, bank_ids, **chosen)
     rows = _rows(x, y, bank, normalize, ids is not None)
     same = equal_ids(rows, ids, bank_ids)
     twins = np.eye(len(rows["x"]), dtype=bool)
@@ -150,10 +179,11 @@ def info_nce_reference(
         negative = {pool: ~same["x", "bank" if pool == "bank" else "x"] for pool in pools}
         if not any(mask.any() for mask in negative.values()):
             raise no_negatives(len(rows[pools[0]]), pairs.has_bank)
-        scores = {v: rows[anchor] @ rows[v].T / temperature for v in {*positive, *pools}}
+        scores = {v: rows[anchor] @ rows[v].T * scale for v in sorted({*positive, *pools})}
         none = np.zeros((), bool)
+        within = {} if decoupled else positive
         logits = [
-            np.where(positive.get(v, none) | negative.get(v, none), s, -np.inf)
+            np.where(within.get(v, none) | negative.get(v, none), s, -np.inf)
             for v, s in scores.items()
         ]
         log_z = _logsumexp(np.concatenate(logits, axis=1), axis=1)

@@ -60,15 +60,73 @@ class Similarity(Value):
         raise NotImplementedError(f"{type(self).__name__} does not define excess_and_slope")
 
     def excess_total_and_slope(
-        self, divergence: Divergence, z: Array, ops: Ops
+        self, divergence: Divergence, z: Array, ops: Ops, bounded: bool = False
     ) -> tuple[Array, Array]:
-        """Sum of the excesses of all pairs in z, and the slope per pair."""
+        """Sum of the excesses of all pairs in z, and the slope per pair.
+
+        `bounded` says that e^z is known to be below SUM_LOG_BOUND / 2.
+        """
         excess, slope = self.excess_and_slope(divergence, z, ops)
         return ops.sum(excess), slope
 
+    def learned(self, divergence: Divergence) -> Similarity:
+        """What it becomes beside `logit_scale` and `logit_bias`: z = x . y + bias.
+
+        The rows then carry the square root of the scale.
+
+        Raises:
+            ValueError: it is none whose logit is z, or a cosine could leave the domain of f*.
+        """
+        expected = "'gaussian' or 'cosine' beside `logit_scale` and `logit_bias`"
+        raise invalid("similarity", expected, self)
+
+    def logits(self, scale: Any = None, bias: Any = None) -> tuple[Any, Any]:
+        """(logit_scale, logit_bias), each its own on unit features where None is given."""
+        a, b, c = self.coefficients()
+        return a if scale is None else scale, c + 2.0 * b if bias is None else bias
+
 
 @dataclass(frozen=True)
-class Gaussian(Similarity):
+class Logit(Similarity):
+    """L = z = x . y + bias: the f-Gaussian whose scale is in the rows, and whose bias is given.
+
+    It is what `logit_scale` and `logit_bias` make of the Gaussian. No bound of L is known.
+    """
+
+    def coefficients(self) -> tuple[float, float, float]:
+        return 1.0, 0.0, 0.0
+
+    def learned(self, divergence: Divergence) -> Similarity:
+        return Logit()
+
+    def positive(self, divergence: Divergence, z: Array, ops: Ops) -> Array:
+        return divergence.score(z, ops)
+
+    def positive_slope(self, divergence: Divergence, z: Array, ops: Ops) -> Array:
+        return divergence.score_slope(z, ops)
+
+    def negative(self, divergence: Divergence, z: Array, ops: Ops) -> Array:
+        return divergence.penalty(z, ops)
+
+    def limit(self, divergence: Divergence) -> float:
+        return divergence.penalty_limit
+
+    def excess(self, divergence: Divergence, z: Array, ops: Ops) -> Array:
+        return divergence.excess(z, ops)
+
+    def excess_and_slope(self, divergence: Divergence, z: Array, ops: Ops) -> tuple[Array, Array]:
+        return divergence.excess_and_slope(z, ops)
+
+    def excess_total_and_slope(
+        self, divergence: Divergence, z: Array, ops: Ops, bounded: bool = False
+    ) -> tuple[Array, Array]:
+        if bounded:
+            return divergence.excess_total_and_slope(z, ops)
+        return super().excess_total_and_slope(divergence, z, ops)
+
+
+@dataclass(frozen=True)
+class Gaussian(Logit):
     """f-Gaussian: s = f'(G), G = mu exp(-|x - y|^2 / (2 sigma2)), so z = L = log G.
 
     Args:
@@ -92,30 +150,11 @@ class Gaussian(Similarity):
         rate = 1.0 / self.sigma2
         return rate, -0.5 * rate, math.log(self.mu)
 
-    def positive(self, divergence: Divergence, z: Array, ops: Ops) -> Array:
-        return divergence.score(z, ops)
-
-    def positive_slope(self, divergence: Divergence, z: Array, ops: Ops) -> Array:
-        return divergence.score_slope(z, ops)
-
-    def negative(self, divergence: Divergence, z: Array, ops: Ops) -> Array:
-        return divergence.penalty(z, ops)
-
-    def limit(self, divergence: Divergence) -> float:
-        return divergence.penalty_limit
-
-    def excess(self, divergence: Divergence, z: Array, ops: Ops) -> Array:
-        return divergence.excess(z, ops)
-
-    def excess_and_slope(self, divergence: Divergence, z: Array, ops: Ops) -> tuple[Array, Array]:
-        return divergence.excess_and_slope(z, ops)
-
     def excess_total_and_slope(
-        self, divergence: Divergence, z: Array, ops: Ops
+        self, divergence: Divergence, z: Array, ops: Ops, bounded: bool = False
     ) -> tuple[Array, Array]:
-        if self.mu < SUM_LOG_BOUND / 2:
-            return divergence.excess_total_and_slope(z, ops)
-        return super().excess_total_and_slope(divergence, z, ops)
+        bounded = bounded or self.mu < SUM_LOG_BOUND / 2
+        return super().excess_total_and_slope(divergence, z, ops, bounded)
 
 
 @dataclass(frozen=True)
@@ -254,6 +293,18 @@ class Cosine(Similarity):
         else:
             expected, range_ = "'gaussian'", "cosine scores are positive for similar features"
         raise invalid("similarity", expected, self, why=f"{domain}, and {range_}.")
+
+    def learned(self, divergence: Divergence) -> Similarity:
+        if divergence.conjugate_domain != (-math.inf, math.inf):
+            low, high = divergence.conjugate_domain
+            why = (
+                f"The conjugate of {divergence!r} is finite only for scores in ({low:g}, {high:g})"
+            )
+            expected = "'gaussian' beside `logit_scale` and `logit_bias` and this divergence"
+            raise invalid(
+                "similarity", expected, self, why=f"{why}, and a learned scale has no bound."
+            )
+        return Cosine()
 
     def positive(self, divergence: Divergence, z: Array, ops: Ops) -> Array:
         return z

@@ -139,7 +139,8 @@ class Adapter:
 
         Args:
             function: name of the function, such as "fmicl_terms" or "info_nce_loss".
-            arrays: features by argument, "x", "y" and "bank"; all but None get a gradient.
+            arrays: features by argument, "x", "y" and "bank", and scalars such as "logit_scale" as
+                arrays of no dimension; all but None get a gradient.
             ids: whole numbers of the rows by argument, "ids" and "bank_ids".
             dtype: dtype of the framework's arrays.
             compiled: whether the framework compiles the function.
@@ -153,7 +154,7 @@ class Adapter:
 
             def values(given: dict[str, Any], *fixed: Any) -> tuple[Any, ...]:
                 more = dict(zip(named, fixed, strict=True))
-                more |= {"bank": given["bank"]} if "bank" in given else {}
+                more |= {k: v for k, v in given.items() if k not in ("x", "y")}
                 value = loss_of(given["x"], given.get("y"), **more, **options)
                 return tuple(value) if isinstance(value, tuple) else (value,)
 
@@ -176,10 +177,12 @@ class Adapter:
         ids: Array | None = None,
         bank_ids: Array | None = None,
     ) -> Result:
-        """Loss, terms and gradients of the backend's `fmicl_terms`."""
+        """Loss, terms and gradients of the backend's `fmicl_terms`; scalars that learn have one."""
         o = objective or FMICL()
+        learned = {"logit_scale": o.logit_scale, "logit_bias": o.logit_bias}
+        scalars = {k: np.array(v) for k, v in learned.items() if v is not None}
         return self.call(
-            "fmicl_terms", {"x": x, "y": y, "bank": bank}, dtype, compiled,
+            "fmicl_terms", {"x": x, "y": y, "bank": bank, **scalars}, dtype, compiled,
             {"ids": ids, "bank_ids": bank_ids},
             negatives=o.negatives, normalize=o.normalize, positives=o.positives,
             implementation=implementation, divergence=o.divergence, similarity=o.similarity,

@@ -24,7 +24,7 @@ from fmicl_check.case import (
     TILE,
     Case,
 )
-from fmicl_check.truth import RELATED, Truth, fmicl_truth, related_truth
+from fmicl_check.truth import LEARNED, RELATED, TILED, Truth, fmicl_truth, related_truth
 from fmicl_core import FMICL
 from fmicl_core.checks import check_choice
 from fmicl_core.forms import FUSED
@@ -84,6 +84,7 @@ def cases(dtypes: Iterable[str] = DTYPES, full: bool = False, fused: bool = Fals
     precision is about rounding and compilers about operations, so there each divergence comes in
     both forms: in each dtype eagerly, in one dtype compiled, which takes a framework longest.
     Ids come in both forms with every divergence, and in turn with what they say and with the rest.
+    So does a learned scale and bias.
 
     Args:
         dtypes: dtypes to compute in.
@@ -94,7 +95,8 @@ def cases(dtypes: Iterable[str] = DTYPES, full: bool = False, fused: bool = Fals
         ValueError: a dtype is unknown.
     """
     chosen = [check_choice("dtype", dtype, DTYPES) for dtype in dtypes]
-    battery = [*(_all_combinations() if full else _pairs()), *_large(), *_related(), *_with_ids()]
+    battery = [*(_all_combinations() if full else _pairs()), *_large()]
+    battery += [*_related(), *_with_ids(), *_learned()]
     battery += _fused() if fused else ()
     return [case for case in battery if case.dtype in chosen]
 
@@ -138,6 +140,21 @@ def _with_ids() -> Iterator[Case]:
             yield Case("info_nce_loss", negatives="all", implementation=form, ids=kind)
 
 
+def _learned() -> Iterator[Case]:
+    kinds = list(IDS)
+    for i, loss in enumerate(SUITABLE):
+        scheme, forms = SCHEMES[i % len(SCHEMES)], ("dense", "tiled")
+        yield Case(loss, "gaussian", scheme, forms[i % 2], learned=True)
+        yield Case(loss, "gaussian", scheme, forms[1 - i % 2], DTYPES[1 + i % 2], learned=True)
+    for form, dtype in zip(("dense", "tiled"), DTYPES[:2], strict=True):
+        yield Case("kl", "cosine", "all", form, learned=True)
+        yield Case("js", "gaussian, any norm", "cross", form, dtype, compiled=True, learned=True)
+        yield Case("js", "gaussian", "all", form, ids=kinds[1], learned=True)
+    for loss in LEARNED:
+        for form in ("dense", "tiled"):
+            yield Case(loss, negatives=RELATED[loss][0], implementation=form, learned=True)
+
+
 def _fused() -> Iterator[Case]:
     similarities = list(SIMILARITIES)
     for i, loss in enumerate(SUITABLE):
@@ -158,7 +175,7 @@ def _related() -> Iterator[Case]:
     for loss, schemes in RELATED.items():
         for j, scheme in enumerate(schemes):
             yield Case(loss, negatives=scheme, compiled=j > 0)
-            if loss == "info_nce_loss":
+            if loss in TILED:
                 yield Case(loss, negatives=scheme, implementation="tiled")
 
 
@@ -180,8 +197,13 @@ def run_case(framework: str | Adapter, case: Case, device: str = "cpu") -> Outco
     except Exception as error:
         return Outcome(adapter.name, adapter.device, case, problem=describe(error))
     truth = _truth(case, features)
-    scale = max(float(np.abs(wanted).max()) for wanted in truth.gradients.values())
-    errors = [np.abs(got.grads[k] - wanted).max() / scale for k, wanted in truth.gradients.items()]
+    largest = {k: float(np.abs(wanted).max()) for k, wanted in truth.gradients.items()}
+    # Scalars gather what all features add up to, so that these are measured by themselves.
+    sides = max(largest[k] for k in features)
+    errors = [
+        np.abs(got.grads[k] - wanted).max() / (sides if k in features else max(largest.values()))
+        for k, wanted in truth.gradients.items()
+    ]
     terms = zip((got.loss, got.score, got.penalty), truth.terms, strict=False)
     distances = [abs(value - wanted) for value, wanted in terms]
     return Outcome(
@@ -200,6 +222,7 @@ def _compute(adapter: Adapter, case: Case, features: dict[str, Array]) -> Result
             options["implementation"] = case.implementation
         ids: dict[str, Array | None] = {**case.numbers()}
         options |= {"ids": ids, "positives": case.positives} if ids else {}
+        arrays |= {k: np.array(v) for k, v in case.scalars().items()}
         with adapter.tiles(SMALL_TILE):
             return adapter.call(case.loss, arrays, case.dtype, case.compiled, **options)
     with adapter.tiles(TILE) if case.implementation == "tiled" else nullcontext():
@@ -212,7 +235,8 @@ def _compute(adapter: Adapter, case: Case, features: dict[str, Array]) -> Result
 def _truth(case: Case, features: dict[str, Array]) -> Truth:
     if case.is_related:
         positives = {"positives": case.positives} if case.ids else {}
-        return related_truth(case.loss, case.negatives, features, **case.numbers(), **positives)
+        given = features | {k: np.array(v) for k, v in case.scalars().items()}
+        return related_truth(case.loss, case.negatives, given, **case.numbers(), **positives)
     return fmicl_truth(case.objective, features, **case.numbers())
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fmicl_check.base import Array
-from fmicl_check.truth import RELATED
+from fmicl_check.truth import LEARNED, RELATED
 from fmicl_core import DIVERGENCES, FMICL, Cauchy, Cosine, Gaussian, Laplace, Similarity
 from fmicl_core.forms import FUSED
 from fmicl_core.pairs import NEGATIVES, POSITIVES
@@ -61,10 +61,12 @@ class Case:
         similarity: name in `SIMILARITIES`; it means nothing to a related loss.
         negatives: name of a scheme, or "bank".
         implementation: form of the loss: "dense", "tiled" (in tiles so small that it takes many),
-            "fused", or "auto" (on a large batch). InfoNCE is the only related loss that has forms.
+            "fused", or "auto" (on a large batch). Of the related losses those in `truth.TILED` have
+            forms.
         dtype: dtype of the features.
         compiled: whether the loss is compiled, by torch.compile, jax.jit or tf.function with XLA.
         ids: what ids say, a name in `IDS`, or "" without ids.
+        learned: whether it has scalars that learn: logit_scale, and logit_bias where there is one.
     """
 
     loss: str
@@ -74,6 +76,7 @@ class Case:
     dtype: str = "float64"
     compiled: bool = False
     ids: str = ""
+    learned: bool = False
 
     @property
     def is_related(self) -> bool:
@@ -90,6 +93,7 @@ class Case:
         """The case in a few words, to say what is being computed."""
         how = f"{self.implementation} {self.dtype}" + ", compiled" * self.compiled
         how = f"{self.ids}, {how}" if self.ids else how
+        how = f"learned scale, {how}" if self.learned else how
         if self.is_related:
             return f"{self.loss}, {how}"
         return f"{self.loss}, {self.similarity}, {self.negatives}, {how}"
@@ -105,8 +109,9 @@ class Case:
         similarity, normalize = SIMILARITIES[self.similarity]
         scheme = "anchor" if self.negatives == "bank" else self.negatives
         return FMICL(
-            self.loss, similarity, negatives=scheme, normalize=normalize, positives=self.positives
-        )
+            self.loss, similarity, negatives=scheme, normalize=normalize, positives=self.positives,
+            **self.scalars(),
+        )  # fmt: skip
 
     @property
     def positives(self) -> str:
@@ -122,6 +127,10 @@ class Case:
         if self.ids and not IDS[self.ids][0]:
             del arrays["y"]
         return arrays | ({"bank": rng.normal(size=(k, d))} if self.negatives == "bank" else {})
+
+    def scalars(self) -> dict[str, float]:
+        """The scalars that learn, if the case has any."""
+        return LEARNED.get(self.loss, LEARNED["siglip_loss"]) if self.learned else {}
 
     def numbers(self) -> dict[str, Array]:
         """The ids of the rows, and of the bank's, if the case has any."""

@@ -9,6 +9,7 @@ import pytest
 
 from fmicl_check import ADAPTERS
 from fmicl_core import DIVERGENCES, FMICL, Cauchy, Cosine, Gaussian, Laplace, forms
+from fmicl_core.objective import SCALARS
 from fmicl_core.pairs import NEGATIVES
 
 SIMILARITIES = (Gaussian(0.4, 1.2), Gaussian(0.5, 150.0), Cosine(1.6), Laplace(0.9), Cauchy(1.1))
@@ -144,6 +145,7 @@ def distance():
     def between(result, truth):
         wanted = getattr(truth, "grads", None) or {
             "x": truth.grad_x, "y": truth.grad_y, "bank": truth.grad_bank,
+            "logit_scale": truth.grad_scale, "logit_bias": truth.grad_bias,
         }  # fmt: skip
         size = abs(truth.score) + abs(truth.penalty)
         errors = [
@@ -151,8 +153,12 @@ def distance():
             abs(result.score - truth.score) / size,
             abs(result.penalty - truth.penalty) / size,
         ]
-        scale = max(np.abs(g).max() for g in wanted.values() if g is not None) or 1.0
-        errors += [np.abs(g - wanted[k]).max() / scale for k, g in result.grads.items()]
+        largest = {k: np.abs(g).max() for k, g in wanted.items() if g is not None}
+        scale = max(v for k, v in largest.items() if k not in SCALARS) or 1.0
+        errors += [
+            np.abs(g - wanted[k]).max() / (max(scale, largest[k]) if k in SCALARS else scale)
+            for k, g in result.grads.items()
+        ]
         return float(np.max(errors))  # NaN if there is one
 
     return between
