@@ -191,6 +191,8 @@ def kcl_reference(
 
     Koromilas et al. (2024).
     """
-    scalars = {"logit_scale": logit_scale, "logit_bias": logit_bias}
-    objective = FMICL(KernelContrast(), similarity, alpha, negatives, **scalars)
+    objective = FMICL(
+        KernelContrast(), similarity, alpha, negatives,
+        logit_scale=logit_scale, logit_bias=logit_bias,
+    )  # fmt: skip
     return fmicl_reference(x, y, objective, **arrays).loss

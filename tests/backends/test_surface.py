@@ -20,15 +20,19 @@ from fmicl_core import (
     Similarity,
     specification,
 )
+from fmicl_core.family import FAMILY_DEFAULTS
 from fmicl_core.objective import DEFAULTS
 from fmicl_core.related import RELATED_DEFAULTS
 
 FUNCTIONS = ("fmicl_loss", "fmicl_terms", "info_nce_loss", "alignment_uniformity_loss",
-             "spectral_contrastive_loss")  # fmt: skip
+             "spectral_contrastive_loss", "siglip_loss", "clip_loss", "dcl_loss", "dhel_loss",
+             "kcl_loss")  # fmt: skip
 OBJECTS = ("FMICLLoss", "InfoNCELoss")
 PUBLIC = (*FUNCTIONS, *OBJECTS, "FMICLTerms")
 #: Arguments that are a framework's own: how it names ranks.
 OWN = {"distributed", "axis_name"}
+#: Modules with parameters, which PyTorch's users expect; elsewhere the functions take them.
+MODULES = {"CLIPLoss", "SigLIPLoss"}
 ARRAYS = "|".join(re.escape(adapter.array_name) for adapter in ADAPTERS.values())
 
 
@@ -64,8 +68,10 @@ def outline(documented):
 
 
 def test_public_names(backend, torch_library):
-    assert backend.library.__all__ == torch_library.__all__
-    assert {*PUBLIC, *specification.__all__} == set(torch_library.__all__)
+    of_all = [name for name in torch_library.__all__ if name not in MODULES]
+    assert [name for name in backend.library.__all__ if name not in MODULES] == of_all
+    assert {*PUBLIC, *specification.__all__} == set(of_all)
+    assert {*torch_library.__all__} - {*of_all} == MODULES
 
 
 def test_one_import_is_enough(backend):
@@ -132,12 +138,23 @@ def test_docstrings_list_every_argument_and_what_it_raises(torch_library, name):
     assert sections == ["Args", "Returns", "Raises", "Source"]
 
 
+def defaults_of(name):
+    """Those of the specification by argument."""
+    if "fmicl" in name.lower():
+        return DEFAULTS._asdict()
+    own = f"{name.removesuffix('_loss')}_"
+    family = {k.removeprefix(own): v for k, v in FAMILY_DEFAULTS._asdict().items()}
+    family |= {f"logit_{k}": family[k] for k in ("scale", "bias") if k in family}
+    named = any(k.startswith(own) for k in FAMILY_DEFAULTS._fields)
+    return family if named else RELATED_DEFAULTS._asdict()
+
+
 @pytest.mark.parametrize("name", [*FUNCTIONS, *OBJECTS])
 def test_defaults_are_the_specification_s(backend, name):
-    defaults = DEFAULTS if "fmicl" in name.lower() else RELATED_DEFAULTS
+    defaults = defaults_of(name)
     for parameter in inspect.signature(getattr(backend.library, name)).parameters.values():
-        if parameter.name in defaults._fields:
-            assert parameter.default == getattr(defaults, parameter.name)
+        if parameter.name in defaults:
+            assert parameter.default == defaults[parameter.name]
             assert parameter.kind is inspect.Parameter.KEYWORD_ONLY
 
 

@@ -42,6 +42,23 @@ def cases_with_ids(
         yield f"bank with ids-{kind}", form, ("y", "bank"), {"ids": labels} | more
 
 
+def learned_cases(
+    kinds: tuple[str, ...] = ("dense", "tiled"),
+) -> Iterator[tuple[str, str, dict[str, Any], bool, dict[str, float]]]:
+    """Name, function, options, whether there is a bank, and the scalars that learn by argument.
+
+    A rank's gradients in the scalars are averaged over the ranks, as those of an encoder are.
+    """
+    scalars = {"logit_scale": 3.5, "logit_bias": -1.25}
+    for kind in kinds:
+        for scheme in ("all", "cross"):
+            options = {"divergence": "js", "negatives": scheme, "implementation": kind}
+            yield f"learned-{scheme}-{kind}", "fmicl_loss", options, False, scalars
+        bank = {"divergence": "js", "implementation": kind}
+        yield f"learned-bank-{kind}", "fmicl_loss", bank, True, scalars
+        yield f"siglip-{kind}", "siglip_loss", {"implementation": kind}, False, scalars
+
+
 def report(got: Any, gradient: Any, want: Any, truth: Any) -> dict[str, float]:
     """Largest difference of the values; ratio of the gradients' norms, and their cosine."""
     a, b = np.ravel(gradient), np.ravel(truth)
