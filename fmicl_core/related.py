@@ -105,15 +105,21 @@ def info_nce_positives(pairs: Pairs) -> dict[str, tuple[str, ...]]:
 INFO_NCE_OPTIONS = ("temperature", "negatives", "normalize", "positives", "implementation")
 
 
-def one_scale(temperature: Any, logit_scale: Any) -> tuple[str, Any]:
+def one_scale(
+    temperature: Any, logit_scale: Any, default: float = RELATED_DEFAULTS.temperature
+) -> tuple[str, Any]:
     """Which of the two factors of the scores was given, by its name, and its value.
+
+    Args:
+        temperature: value of the argument `temperature`.
+        logit_scale: value of the argument `logit_scale`, or None.
+        default: value of `temperature` where it is left out.
 
     Raises:
         ValueError: both were given; they say the same.
     """
     if logit_scale is None:
         return "temperature", temperature
-    default = RELATED_DEFAULTS.temperature
     if not isinstance(temperature, float) or temperature != default:
         expected = "to be left out beside `logit_scale`, which is 1 / temperature"
         raise invalid("temperature", expected, temperature)
