@@ -10,9 +10,10 @@ import numpy as np
 from digits import DIGITS, PIXELS, TEST, TRAIN, placed, view
 
 NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
-PHRASES = ("a handwritten {}", "the digit {}", "{}", "somebody wrote {} here")
+PHRASES = ("a handwritten {}", "the digit {}", "{}", "somebody wrote {} here", "this says {}",
+           "an image of a {}", "the numeral for {}", "{} in grey")  # fmt: skip
 #: A phrase that no training batch has.
-NEW_PHRASE = "a grey picture of the number {}"
+NEW_PHRASE = "a picture of the number {}"
 #: Rows of the table of letter triples; a triple has the row that its letters add up to.
 TRIPLES = 512
 #: Letter triples of a caption, at most; row 0 fills shorter ones up.

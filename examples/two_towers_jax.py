@@ -43,7 +43,7 @@ def loss_of(weights, images, captions, ids):
     )  # fmt: skip
 
 
-def main(epochs: int = 30) -> None:
+def main(epochs: int = 100) -> None:
     """Train, print what the towers find before and after, and what the loss learned."""
     weights = initial_weights(jax.random.key(0))
     optimizer = optax.adam(2e-3)

@@ -47,7 +47,7 @@ def main() -> None:
     """Train, print what the towers find before and after, and what the loss learned."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--loss", choices=("siglip", "clip"), default="siglip")
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--epochs", type=int, default=100)
     options = parser.parse_args()
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if ranks > 1:
