@@ -50,6 +50,7 @@ bench-peers: $(VENV)-peers/.done  ## the same beside other libraries' losses, in
 $(VENV)-peers/.done: requirements/peers.txt $(CHECKED)
 	$(PYTHON) -m venv $(VENV)-peers
 	$(VENV)-peers/bin/python -m pip --disable-pip-version-check install --quiet -r $<
+	$(VENV)-peers/bin/python -m pip install --quiet --no-deps open_clip_torch==3.3.0
 	$(VENV)-peers/bin/python -m pip install --quiet --no-build-isolation --no-deps -e .
 	@touch $@
 

@@ -5,7 +5,8 @@ float32, of the same two views. Peak memory is that of a process of its own, in 
 and gradients; a loss that fails there, or takes too long, is left out of the timing. That takes all
 others in turn in one process; what needs seconds has only been timed once, in the process of its
 own. Rows whose `computes` is the same give the same number. With --labels both views stand in one
-array, whose rows have labels (`benchmarks.labelled`).
+array, whose rows have labels (`benchmarks.labelled`); --towers are SigLIP and CLIP
+(`benchmarks.towers`).
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.__main__ import show, write
 from benchmarks.contestants import CONTESTANTS, Contestant
 from benchmarks.labelled import LABELLED
 from benchmarks.memory import peak_of_second_run
 from benchmarks.timing import Row, interleaved, median_ratio, medians
+from benchmarks.towers import TOWERS
 
 SIZES = (256, 512, 1024, 4096, 16384, 65536)
 #: What one loss may take of this machine before it counts as failed.
@@ -31,14 +33,33 @@ LIMIT_GIB, LIMIT_SECONDS = 18, 240.0
 #: Above this time of one step a loss is not timed again in turn with the others, and above the
 #: next ones, ours and theirs, it has no further sizes.
 ONCE_SECONDS, LAST_SECONDS = 3.0, {True: 3.0, False: 2.5}
-OURS = "fmicl KL"
-Contestants = dict[str, Contestant]
 
 
-def probe(name: str, n: int, d: int, labels: bool) -> Row:
+class Group(NamedTuple):
+    """Losses of the same inputs.
+
+    Args:
+        contestants: losses by their names.
+        ours: the loss that times are ratios to.
+        target: file of the results.
+    """
+
+    contestants: dict[str, Contestant]
+    ours: str
+    target: str
+
+
+GROUPS = {
+    "views": Group(CONTESTANTS, "fmicl KL", "peers_cpu.csv"),
+    "labels": Group(LABELLED, "fmicl KL", "peers_labels_cpu.csv"),
+    "towers": Group(TOWERS, "fmicl SigLIP", "peers_towers_cpu.csv"),
+}
+
+
+def probe(group: str, name: str, n: int, d: int) -> Row:
     """Memory and error of one loss, measured in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.peers", "--probe", name, str(n), str(d)]
-    command += ["--labels"] if labels else []
+    command += ["--of", group]
     try:
         run = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_SECONDS)
     except subprocess.TimeoutExpired:
@@ -64,9 +85,10 @@ def probe_here(contestant: Contestant, n: int, d: int) -> Row:
     return row
 
 
-def rows_of(contestants: Contestants, n: int, d: int, names: list[str], repeats: int) -> list[Row]:
+def rows_of(group: str, n: int, d: int, names: list[str], repeats: int) -> list[Row]:
     """One row for every loss at one batch size."""
-    probes = {name: probe(name, n, d, contestants is LABELLED) for name in names}
+    contestants, ours, _ = GROUPS[group]
+    probes = {name: probe(group, name, n, d) for name in names}
     fit = [name for name in names if "failure" not in probes[name]]
     quick = [name for name in fit if float(probes[name]["once_s"]) < ONCE_SECONDS]
     calls: dict[str, Callable[[], Any]] = {name: contestants[name].step(n, d) for name in quick}
@@ -76,7 +98,7 @@ def rows_of(contestants: Contestants, n: int, d: int, names: list[str], repeats:
     for name in names:
         row: Row = {"loss": name, "computes": contestants[name].computes, "n": n, "d": d}
         row["time_s"] = measured.get(f"{name}_s", probes[name].get("once_s", ""))
-        row["times_ours"] = median_ratio(times, name, OURS) if {name, OURS} <= set(quick) else ""
+        row["times_ours"] = median_ratio(times, name, ours) if {name, ours} <= set(quick) else ""
         for column in ("extra_mib", "saved_mib", "error", "failure"):
             row[column] = probes[name].get(column, "")
         rows.append(show(row))
@@ -103,25 +125,35 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--d", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--labels", action="store_true", help="losses of one array with labels")
-    parser.add_argument("--only", nargs="+", choices={**CONTESTANTS, **LABELLED})
+    of = parser.add_mutually_exclusive_group()
+    of.add_argument("--of", choices=GROUPS, default="views", help=argparse.SUPPRESS)
+    for name, what in (
+        ("labels", "losses of one array with labels"),
+        ("towers", "SigLIP and CLIP, scale and bias learned"),
+    ):
+        of.add_argument(f"--{name}", action="store_const", const=name, dest="of", help=what)
+    every = [name for group in GROUPS.values() for name in group.contestants]
+    parser.add_argument("--only", nargs="+", choices=every)
     parser.add_argument("--probe", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    contestants = LABELLED if options.labels else CONTESTANTS
+    contestants, _, target = GROUPS[options.of]
     if options.probe:
         name, n, d = options.probe
         print(json.dumps(probe_here(contestants[name], int(n), int(d))))
         return
     names, rows = options.only or list(contestants), []
     for n in options.sizes:
-        found = rows_of(contestants, n, options.d, names, options.repeats)
+        found = rows_of(options.of, n, options.d, names, options.repeats)
         rows += found
         once = {str(row["loss"]): float(row["time_s"]) for row in found if row["time_s"] != ""}
         names = [name for name in once if once[name] < LAST_SECONDS[name.startswith("fmicl")]]
-    target = "peers_labels_cpu.csv" if options.labels else "peers_cpu.csv"
-    write(target, rows, ("torch", "jax", "optax", "lightly", "pytorch_metric_learning"))
+    write(
+        target,
+        rows,
+        ("torch", "jax", "optax", "lightly", "pytorch_metric_learning", "open_clip_torch"),
+    )
     exponents(rows)
-    if not options.labels:
+    if options.of == "views":
         from benchmarks.plot import draw
 
         draw()
