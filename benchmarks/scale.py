@@ -1,7 +1,7 @@
 """`python -m benchmarks.scale`: what a learned scale and bias cost, in time and in memory.
 
 Two views, tiled, float32, forward and backward: the loss with the similarity's own numbers, with
-logit_scale and logit_bias as numbers, and with both learned, so that their gradients are taken, too.
+logit_scale and logit_bias as numbers, and with both learned, whose gradients are taken, too.
 Times are taken in turn in one process, memory in a process of its own.
 
     python -m benchmarks.scale                    # all frameworks that are installed
@@ -42,15 +42,20 @@ def step_of(framework: str, loss: str, kind: str, n: int, d: int) -> Step:
     of = partial(getattr(import_module(f"fmicl_{framework}"), name), **options)
     of = partial(of, implementation="tiled")
     names = ("logit_scale", "logit_bias") if name == "fmicl_loss" else ("logit_scale",)
-    values = dict(zip(names, (SCALE, BIAS), strict=False))
+    values: dict[str, Any] = dict(zip(names, (SCALE, BIAS), strict=False))
+
+    if kind == "own":
+        values = {}
+    elif kind == "learned" and framework == "torch":
+        import torch
+
+        values = {k: torch.nn.Parameter(torch.tensor(v)) for k, v in values.items()}
 
     def value(x: Any, y: Any) -> Any:
-        if kind == "own":
-            return of(x, y)
-        if kind == "numbers":
-            return of(x, y, **values)
-        # Scalars that depend on x have gradients, which go on into x, in every framework.
-        return of(x, y, **{k: v + 0.0 * x[0, 0] for k, v in values.items()})
+        if kind == "learned" and framework != "torch":
+            # Scalars that depend on x have gradients, which go on into x.
+            return of(x, y, **{k: v + 0.0 * x[0, 0] for k, v in values.items()})
+        return of(x, y, **values)
 
     return STEPS_OF[framework](value, n, d)
 
