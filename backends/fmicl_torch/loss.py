@@ -247,4 +247,7 @@ class FMICLLoss(torch.nn.Module):
 
 def _text_of(made: FMICL) -> str:
     """The text of the settings in the registry, as it is without a learned scale."""
-    return register(Pairwise(made.generator, made.critic, made.normalize))
+    plain = made.logits is None
+    return register(
+        made.pairwise if plain else Pairwise(made.generator, made.critic, made.normalize)
+    )

@@ -72,7 +72,8 @@ def _info_nce(
 
     These are: the largest of its scores but that of its own pair (x_i, y_i); the log-sum-exp of all
     that stand in its softmax, less that; and its margin, the log-sum-exp of all but its own pair
-    less the score of this pair. In a single array, where there is no own pair, the margin is the log-sum-exp.
+    less the score of this pair. In a single array, where there is no own pair, the margin is the
+    log-sum-exp.
 
     Args:
         x, y, bank: features; y is None in a single array.
