@@ -10,6 +10,7 @@ import tensorflow as tf
 from fmicl_core import FMICL, Divergence, Similarity
 from fmicl_core.checks import check_scalar, check_scalar_value
 from fmicl_core.objective import number_for
+from fmicl_core.related import RELATED_DEFAULTS, one_scale
 
 #: A number, or a tensor or a variable of no dimension.
 Scalar = float | tf.Tensor
@@ -24,6 +25,24 @@ def checked_scalar(name: str, value: Scalar) -> Scalar:
         ValueError: it is no number in its range and no tensor of no dimension.
     """
     return check_scalar(name, value, value.shape if _is_array(value) else None)
+
+
+def scale_of(
+    temperature: Scalar,
+    logit_scale: Scalar | None,
+    default: float = RELATED_DEFAULTS.temperature,
+) -> Scale:
+    """The factor of the scores of InfoNCE, checked.
+
+    Args:
+        temperature, logit_scale: as for `info_nce_loss`.
+        default: value of `temperature` where it is left out.
+
+    Raises:
+        ValueError: both were given, or one is no number > 0 and no tensor of no dimension.
+    """
+    name, value = one_scale(temperature, logit_scale, default)
+    return name, checked_scalar(name, value)
 
 
 def check_values_of(**scalars: Scalar | None) -> None:
