@@ -19,7 +19,7 @@ Scale: TypeAlias = tuple[str, Scalar]
 
 
 def checked_scalar(name: str, value: Scalar) -> Scalar:
-    """A scalar of a loss, checked; that of a tensor is left to `check_values_of`.
+    """A scalar of a loss, checked; the value of a tensor is left to `check_values_of`.
 
     Raises:
         ValueError: it is no number in its range and no tensor of no dimension.
