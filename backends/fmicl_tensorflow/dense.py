@@ -12,13 +12,14 @@ Rows = dict[str, tf.Tensor]
 Sides = tuple[tf.Tensor, tf.Tensor]
 
 
-def positive_scores(rows: Rows, pairwise: Pairwise) -> tf.Tensor:
-    """Score of every positive pair (x_i, y_i); (N,)."""
+def positive_scores(rows: Rows, pairwise: Pairwise, bias: tf.Tensor | None = None) -> tf.Tensor:
+    """Score of every positive pair (x_i, y_i), whose z a learned bias is added to; (N,)."""
     x, y = rows["x"], rows["y"]
     a, b, c = pairwise.coefficients()
     z = a * tf.reduce_sum(x * y, axis=1) + c
     if b:
         z = z + b * (square_lengths(x) + square_lengths(y))
+    z = z if bias is None else z + bias
     return pairwise.positive(z, TENSORFLOW)
 
 
@@ -26,14 +27,16 @@ def dense_block_mean(
     left: tf.Tensor,
     right: tf.Tensor | None,
     pairwise: Pairwise,
+    bias: tf.Tensor | None,
     skips_diagonal: bool,
     numbers: Sides | None = None,
 ) -> tf.Tensor:
     """Mean excess over the pairs (left_i, right_j), i != j if so asked; right None means left.
 
-    Pairs with equal numbers count as 0. Without a pair, as a replica with a single row may be, 0.
+    A learned bias is added to z of every pair. Pairs with equal numbers count as 0. Without a pair,
+    as a replica with a single row may be, 0.
     """
-    z = _block_z(left, right, pairwise)
+    z = _block_z(left, right, pairwise, bias)
     z = off_diagonal(z) if skips_diagonal else z
     if numbers is None:
         excess = pairwise.excess(z, TENSORFLOW)
@@ -51,12 +54,13 @@ def dense_positive_sum(
     left: tf.Tensor,
     right: tf.Tensor | None,
     pairwise: Pairwise,
+    bias: tf.Tensor | None,
     skips_diagonal: bool,
     numbers: Sides,
     weights: tf.Tensor,
 ) -> tf.Tensor:
     """Sum of weights_i times the score over the pairs (left_i, right_j) with equal numbers."""
-    z = _block_z(left, right, pairwise)
+    z = _block_z(left, right, pairwise, bias)
     positive = numbers[0][:, None] == numbers[1][None, :]
     if skips_diagonal:
         place = tf.range(tf.shape(z)[0])
@@ -66,11 +70,13 @@ def dense_positive_sum(
     return tf.reduce_sum(weights * tf.reduce_sum(score, axis=1))
 
 
-def _block_z(left: tf.Tensor, right: tf.Tensor | None, pairwise: Pairwise) -> tf.Tensor:
+def _block_z(
+    left: tf.Tensor, right: tf.Tensor | None, pairwise: Pairwise, bias: tf.Tensor | None
+) -> tf.Tensor:
     """Number z of every pair of a block; right None means left."""
     a, b, c = pairwise.coefficients()
     right = left if right is None else right
     z = a * tf.matmul(left, right, transpose_b=True) + c
     if b:
         z = z + b * (square_lengths(left)[:, None] + square_lengths(right)[None, :])
-    return z
+    return z if bias is None else z + bias

@@ -13,7 +13,6 @@ from fmicl_tensorflow.ops import TENSORFLOW
 
 def dense_info_nce(
     rows: Rows,
-    temperature: float,
     pairs: Pairs,
     numbers: Numbers | None = None,
     weights: tf.Tensor | None = None,
@@ -23,35 +22,34 @@ def dense_info_nce(
     A single array has no s(x_i, y_i), and 0 for an anchor without a positive.
 
     Args:
-        rows: features by the names "x" (N, D) and, if given, "y" (N, D) and "bank" (K, D).
-        temperature: temperature > 0 that scores are divided by.
+        rows: features by the names "x" (N, D) and, if given, "y" (N, D) and "bank" (K, D), whose
+            products are the scores.
         pairs: pairs that count.
         numbers: numbers of the rows, or None without ids.
         weights: one over the number of positives of every anchor, or 0; (N,).
     """
     losses = []
     for anchor, _ in info_nce_anchors(pairs):
-        logits = _logits(rows, anchor, temperature, pairs, numbers)
+        logits = _logits(rows, anchor, pairs, numbers)
         every = tf.reduce_logsumexp(tf.concat(logits, axis=1), axis=1)
         if pairs.single and weights is not None:
             losses.append(tf.reduce_mean(tf.where(weights > 0.0, every, tf.zeros_like(every))))
             continue
-        positive = tf.reduce_sum(rows["x"] * rows["y"], axis=1) / temperature
+        margin = every - tf.reduce_sum(rows["x"] * rows["y"], axis=1)
         # The same as log-sum-exp of all less s+, but where the loss is small nothing cancels.
-        losses.append(tf.reduce_mean(TENSORFLOW.softplus(every - positive)))
+        loss = margin if pairs.decoupled else TENSORFLOW.softplus(margin)
+        losses.append(tf.reduce_mean(loss))
     return tf.reduce_mean(tf.stack(losses))
 
 
-def _logits(
-    rows: Rows, anchor: str, temperature: float, pairs: Pairs, numbers: Numbers | None
-) -> list[tf.Tensor]:
+def _logits(rows: Rows, anchor: str, pairs: Pairs, numbers: Numbers | None) -> list[tf.Tensor]:
     """The scores in the softmaxes of the anchors; of pairs that do not count far below all."""
     found = []
     for block, both, which in info_nce_blocks(pairs, numbers is not None):
         if anchor != block.left and not (both and anchor == block.right):
             continue
         pool = block.right if anchor == block.left else block.left
-        s = tf.matmul(rows[anchor], rows[pool], transpose_b=True) / temperature
+        s = tf.matmul(rows[anchor], rows[pool], transpose_b=True)
         never = tf.constant(0.5 * s.dtype.min, s.dtype)  # -inf of all pairs would give NaN
         sides = None if numbers is None or which == "every" else numbers.of(block)
         if sides is not None:

@@ -64,28 +64,31 @@ class Replicas:
             left: tf.Tensor,
             right: tf.Tensor | None,
             pairwise: Pairwise,
+            bias: tf.Tensor | None,
             skips_diagonal: bool,
             numbers: Sides | None = None,
         ) -> tf.Tensor:
             if not skips_diagonal:  # every replica has the whole bank
-                return form.block_mean(left, right, pairwise, False, numbers)
+                return form.block_mean(left, right, pairwise, bias, False, numbers)
             n, total = (tf.cast(size, left.dtype) for size in (self.rows, self.total))
             others = self.others(left if right is None else right)
-            near = (n - 1.0) * form.block_mean(left, right, pairwise, True, numbers)
-            far = (total - n) * form.block_mean(left, others, pairwise, False, beside(numbers))
-            return (near + far) / (total - 1.0)
+            near = form.block_mean(left, right, pairwise, bias, True, numbers)
+            far = form.block_mean(left, others, pairwise, bias, False, beside(numbers))
+            return ((n - 1.0) * near + (total - n) * far) / (total - 1.0)
 
         def positive_sum(
             left: tf.Tensor,
             right: tf.Tensor | None,
             pairwise: Pairwise,
+            bias: tf.Tensor | None,
             skips_diagonal: bool,
             numbers: Sides,
             weights: tf.Tensor,
         ) -> tf.Tensor:
             others = self.others(left if right is None else right)
-            near = form.positive_sum(left, right, pairwise, skips_diagonal, numbers, weights)
-            return near + form.positive_sum(left, others, pairwise, False, beside(numbers), weights)
+            near = form.positive_sum(left, right, pairwise, bias, skips_diagonal, numbers, weights)
+            rest = beside(numbers)
+            return near + form.positive_sum(left, others, pairwise, bias, False, rest, weights)
 
         def beside(numbers: Sides | None) -> Sides | None:
             return None if numbers is None or union is None else (numbers[0], self._rest(union))

@@ -51,17 +51,20 @@ class Numbers(NamedTuple):
 
     def negative_share(self, pairs: Pairs, dtype: tf.DType) -> tf.Tensor:
         """Share of negative pairs among all pairs; exactly 1 where all ids are different."""
-        others = self.bank if pairs.has_bank else self.union
-        if others is None:
-            return tf.ones((), dtype)
-        same = tf.cast(self._count(others, self.union), dtype)
-        return tf.reduce_mean(pairs.negatives_of(same, tf.cast(tf.size(others), dtype)))
+        return tf.reduce_mean(self._negative_shares(pairs, dtype))
+
+    def lack_negatives(self, pairs: Pairs) -> tf.Tensor:
+        """Whether there is no negative pair, or if decoupled a softmax without one."""
+        none = self._negative_shares(pairs, tf.float32) == 0.0
+        if not pairs.decoupled:
+            return tf.reduce_all(none)
+        return tf.reduce_any(none & (self.weights(pairs, tf.float32) > 0.0))
 
     def explain(self, pairs: Pairs) -> InvalidArgument | None:
         """The error where there is no positive or no negative pair."""
         if tf.reduce_any(tf.math.is_nan(self.weights(pairs, tf.float32))):
             return no_positives(int(tf.size(self.union)))
-        if self.negative_share(pairs, tf.float32) > 0.0:
+        if not self.lack_negatives(pairs):
             return None
         others = self.bank if pairs.has_bank else self.union
         return no_negatives(int(tf.size(others)), pairs.has_bank)
@@ -70,6 +73,14 @@ class Numbers(NamedTuple):
         """For every row the sum of the rows with its id, itself included; (N, D)."""
         sums = tf.math.unsorted_segment_sum(rows, self.own, tf.shape(rows)[0])
         return tf.gather(sums, self.own)
+
+    def _negative_shares(self, pairs: Pairs, dtype: tf.DType) -> tf.Tensor:
+        """The same of the pairs of every anchor of the union; (N,)."""
+        others = self.bank if pairs.has_bank else self.union
+        if others is None:
+            return tf.ones(tf.shape(self.union), dtype)
+        same = tf.cast(self._count(others, self.union), dtype)
+        return pairs.negatives_of(same, tf.cast(tf.size(others), dtype))
 
     def _count(self, among: tf.Tensor, anchors: tf.Tensor) -> tf.Tensor:
         """Number of rows `among` these that have the number of each anchor."""

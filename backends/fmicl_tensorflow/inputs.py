@@ -8,7 +8,6 @@ import tensorflow as tf
 from fmicl_core import checks
 from fmicl_core.checks import (
     InvalidArgument,
-    check_alpha,
     check_bool,
     check_features,
     invalid,
@@ -17,6 +16,7 @@ from fmicl_core.checks import (
 )
 from fmicl_tensorflow.dense import Rows
 from fmicl_tensorflow.ops import normalize_rows
+from fmicl_tensorflow.scalars import Scale, root_of
 
 
 def prepare(
@@ -24,11 +24,14 @@ def prepare(
     y: tf.Tensor | None,
     bank: tf.Tensor | None,
     normalize: bool,
+    scale: Scale | None = None,
     *,
     least: int = 2,
     has_ids: bool | None = None,
 ) -> Rows:
     """Checked features by name, in one dtype of float32 at least, of unit length where asked for.
+
+    With a scale they then carry its square root.
 
     Sizes unknown while a graph is traced are checked when it runs, unless XLA compiles it.
 
@@ -37,6 +40,7 @@ def prepare(
         y: features of the second view; None, where the caller left it out, is refused without ids.
         bank: features of the bank of negatives, or None.
         normalize: whether rows are scaled to unit length.
+        scale: factor of the scores that is given beside the features, checked; None: there is none.
         least: rows that x needs without a bank; 1 for a replica's part of a batch.
         has_ids: whether ids say which rows of x belong together; None for a loss that takes none.
 
@@ -65,8 +69,12 @@ def prepare(
     )
     if not all(tensor.shape.is_fully_defined() for tensor in tensors.values()):
         tensors = _checked_when_run(tensors, least)
-    wide = {name: tf.cast(value, wide_dtype(dtypes)) for name, value in tensors.items()}
-    return {k: normalize_rows(v) for k, v in wide.items()} if normalize else wide
+    dtype = tf.as_dtype(wide_dtype(dtypes))
+    wide = {name: tf.cast(value, dtype) for name, value in tensors.items()}
+    root = None if scale is None else root_of(scale, dtype)
+    if normalize:
+        return {k: normalize_rows(v, root) for k, v in wide.items()}
+    return wide if root is None else {k: root * v for k, v in wide.items()}
 
 
 def _checked_when_run(tensors: Rows, least: int) -> Rows:
@@ -95,17 +103,6 @@ def assert_when_run(
     """Check, when the graph runs, that the shape of an argument is what is expected."""
     message = f"{checks.expectation(name, expected)} Received: {name}.shape="
     return tf.debugging.Assert(holds, [message, tf.shape(value)])
-
-
-def weight_of(alpha: float | tf.Tensor) -> float | tf.Tensor:
-    """alpha, checked; of a tensor or a variable the value is checked with that of the loss.
-
-    Raises:
-        ValueError: alpha is no finite number > 0 and no tensor of no dimension.
-    """
-    if isinstance(alpha, tf.Tensor | tf.Variable | np.ndarray):
-        return check_alpha(alpha, alpha.shape)
-    return check_alpha(alpha, None)
 
 
 def explain_non_finite(

@@ -9,8 +9,8 @@ import tensorflow as tf
 from fmicl_core import FMICL, Divergence, Similarity
 from fmicl_core.checks import check_bool, fixed_option
 from fmicl_core.forms import check_implementation
-from fmicl_core.objective import DEFAULTS, FIXED
-from fmicl_tensorflow.inputs import weight_of
+from fmicl_core.objective import DEFAULTS, FIXED, SCALARS
+from fmicl_tensorflow.scalars import Scalars
 from fmicl_tensorflow.terms import FMICLTerms, terms_of
 
 
@@ -22,6 +22,8 @@ def fmicl_loss(
     divergence: Divergence | str = DEFAULTS.divergence,
     similarity: Similarity | str = DEFAULTS.similarity,
     alpha: float | tf.Tensor = DEFAULTS.alpha,
+    logit_scale: float | tf.Tensor | None = None,
+    logit_bias: float | tf.Tensor | None = None,
     negatives: str = DEFAULTS.negatives,
     positives: str = DEFAULTS.positives,
     bank: tf.Tensor | None = None,
@@ -53,6 +55,11 @@ def fmicl_loss(
         similarity: name or `fmicl_core.Similarity`: "gaussian", "cosine", "laplace", "cauchy".
         alpha: weight of the negative term, > 0; a number, or a tensor or a variable of no
             dimension, which may change from step to step in a `tf.function`.
+        logit_scale: factor > 0 of x . y in z = logit_scale (x . y) + logit_bias, where z is L = log
+            G of the Gaussian, or the score of the cosine; a number, or a tensor of no dimension,
+            which may learn. None: that of the similarity.
+        logit_bias: constant of z; a number, or a tensor of no dimension, which may learn. None:
+            that of the similarity. With a scale or a bias lengths of rows do not count.
         negatives: scheme of negatives: "anchor" {(x_i, x_j), i != j}, the paper's; "within",
             "anchor" averaged with its twin on y; "cross" {(x_i, y_j), i != j}; "all" pairs of
             different samples of both views.
@@ -83,9 +90,10 @@ def fmicl_loss(
 
     Source: the objective of Lu et al. (2023); `fmicl_core.fmicl_reference` is it in float64 NumPy.
     """
-    settings = FMICL(divergence, similarity, DEFAULTS.alpha, negatives, normalize, positives)
+    scalars = Scalars.checked(alpha=alpha, logit_scale=logit_scale, logit_bias=logit_bias)
+    settings = scalars.settings(divergence, similarity, negatives, normalize, positives)
     options = implementation, check_finite, distributed
-    return terms_of(settings, alpha, x, y, bank, ids, bank_ids, *options).loss
+    return terms_of(settings, scalars, x, y, bank, ids, bank_ids, *options).loss
 
 
 def fmicl_terms(
@@ -96,6 +104,8 @@ def fmicl_terms(
     divergence: Divergence | str = DEFAULTS.divergence,
     similarity: Similarity | str = DEFAULTS.similarity,
     alpha: float | tf.Tensor = DEFAULTS.alpha,
+    logit_scale: float | tf.Tensor | None = None,
+    logit_bias: float | tf.Tensor | None = None,
     negatives: str = DEFAULTS.negatives,
     positives: str = DEFAULTS.positives,
     bank: tf.Tensor | None = None,
@@ -116,23 +126,25 @@ def fmicl_terms(
     Returns:
         Named tuple (loss, score, penalty) of scalars, each differentiable.
     """
-    settings = FMICL(divergence, similarity, DEFAULTS.alpha, negatives, normalize, positives)
+    scalars = Scalars.checked(alpha=alpha, logit_scale=logit_scale, logit_bias=logit_bias)
+    settings = scalars.settings(divergence, similarity, negatives, normalize, positives)
     options = implementation, check_finite, distributed
-    return terms_of(settings, alpha, x, y, bank, ids, bank_ids, *options)
+    return terms_of(settings, scalars, x, y, bank, ids, bank_ids, *options)
 
 
 class FMICLLoss(tf.Module):
-    """`fmicl_loss` as a module: the same options, no variables and no state.
+    """`fmicl_loss` as a module: the same options, and no variables but those that it is given.
 
     Negatives are by default the other samples of x, `negatives="anchor"`: the paper's printed
     equation, and the cheapest. `InfoNCELoss` takes "all" by default, as NT-Xent does.
 
     What it was made with does not change, since a `tf.function` that has been traced would not
-    learn of it. For an alpha that changes give a `tf.Variable`, and call `alpha.assign`.
+    learn of it. For an alpha, a logit_scale or a logit_bias that changes or learns give a
+    `tf.Variable`; `assign` gives it another value.
 
     Args:
-        divergence, similarity, alpha, negatives, positives, normalize, implementation,
-            check_finite: as for `fmicl_loss`.
+        divergence, similarity, alpha, logit_scale, logit_bias, negatives, positives, normalize,
+            implementation, check_finite: as for `fmicl_loss`.
         distributed: as for `fmicl_loss`.
 
     Raises:
@@ -145,6 +157,8 @@ class FMICLLoss(tf.Module):
         divergence: Divergence | str = DEFAULTS.divergence,
         similarity: Similarity | str = DEFAULTS.similarity,
         alpha: float | tf.Tensor = DEFAULTS.alpha,
+        logit_scale: float | tf.Tensor | None = None,
+        logit_bias: float | tf.Tensor | None = None,
         negatives: str = DEFAULTS.negatives,
         positives: str = DEFAULTS.positives,
         normalize: bool = DEFAULTS.normalize,
@@ -153,9 +167,11 @@ class FMICLLoss(tf.Module):
         distributed: bool = True,
     ) -> None:
         super().__init__()
-        self._alpha = weight_of(alpha)
-        number = self._alpha if isinstance(self._alpha, float) else DEFAULTS.alpha
-        self._made_with = FMICL(divergence, similarity, number, negatives, normalize, positives)
+        scalars = Scalars.checked(alpha=alpha, logit_scale=logit_scale, logit_bias=logit_bias)
+        # One by one: TensorFlow would wrap a tuple.
+        self._alpha, self._logit_scale, self._logit_bias = scalars
+        options = divergence, similarity, negatives, normalize, positives
+        self._made_with = scalars.settings(*options)
         self.implementation = check_implementation(implementation)
         self.check_finite = check_bool("check_finite", check_finite)
         self.distributed = check_bool("distributed", distributed)
@@ -183,7 +199,7 @@ class FMICLLoss(tf.Module):
     ) -> FMICLTerms:
         """The loss, mean score and mean penalty, as `fmicl_terms`."""
         options = self.implementation, self.check_finite, self.distributed
-        return terms_of(self._made_with, self._alpha, x, y, bank, ids, bank_ids, *options)
+        return terms_of(self._made_with, self._scalars, x, y, bank, ids, bank_ids, *options)
 
     @property
     def alpha(self) -> float | tf.Tensor:
@@ -191,12 +207,26 @@ class FMICLLoss(tf.Module):
         return self._alpha
 
     @property
+    def logit_scale(self) -> float | tf.Tensor | None:
+        """Factor of x . y in z, as it was given."""
+        return self._logit_scale
+
+    @property
+    def logit_bias(self) -> float | tf.Tensor | None:
+        """Constant of z, as it was given."""
+        return self._logit_bias
+
+    @property
+    def _scalars(self) -> Scalars:
+        return Scalars(self._alpha, self._logit_scale, self._logit_bias)
+
+    @property
     def objective(self) -> FMICL:
-        """The settings, with alpha as it is now."""
-        return replace(self._made_with, alpha=float(self._alpha))
+        """The settings, with alpha, logit_scale and logit_bias as they are now."""
+        return replace(self._made_with, **self._scalars.values())
 
     def __setattr__(self, name: str, value: object) -> None:
-        if name in (*FIXED, "alpha"):
+        if name in (*FIXED, *SCALARS):
             raise fixed_option(name, value)
         super().__setattr__(name, value)
 
@@ -204,4 +234,4 @@ class FMICLLoss(tf.Module):
         """The options, as they would be pasted."""
         more = {"implementation": self.implementation, "check_finite": self.check_finite}
         more |= {} if self.distributed else {"distributed": False}
-        return f"FMICLLoss({self._made_with.listed(alpha=float(self._alpha), **more)})"
+        return f"FMICLLoss({self.objective.listed(**more)})"

@@ -35,8 +35,8 @@ TENSORFLOW = Ops(
 )
 
 
-def normalize_rows(x: tf.Tensor) -> tf.Tensor:
-    """Rows scaled to unit length, x / |x|; (N, D) to (N, D). A zero row stays zero.
+def normalize_rows(x: tf.Tensor, length: tf.Tensor | None = None) -> tf.Tensor:
+    """Rows scaled to a length, 1 if None is given; (N, D) to (N, D). A zero row stays zero.
 
     The largest entry is divided out first, so that no finite row overflows or underflows; as the
     result does not depend on it, no gradient flows through it.
@@ -44,7 +44,8 @@ def normalize_rows(x: tf.Tensor) -> tf.Tensor:
     largest = tf.stop_gradient(tf.reduce_max(tf.abs(x), axis=1, keepdims=True))
     scaled = x / tf.where(largest == 0.0, tf.ones_like(largest), largest)
     square = tf.reduce_sum(scaled * scaled, axis=1, keepdims=True)
-    return scaled / tf.sqrt(tf.where(square == 0.0, tf.ones_like(square), square))
+    divisor = tf.sqrt(tf.where(square == 0.0, tf.ones_like(square), square))
+    return scaled / (divisor if length is None else divisor / length)
 
 
 def square_lengths(x: tf.Tensor) -> tf.Tensor:

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import math
-
 import tensorflow as tf
 
 from fmicl_core.checks import check_positive, fixed_option
-from fmicl_core.forms import check_implementation, choose_form
-from fmicl_core.pairs import Pairs, pairs_of
-from fmicl_core.related import (
-    INFO_NCE_OPTIONS,
-    RELATED_DEFAULTS,
-    check_info_nce,
-    info_nce_positives,
-)
-from fmicl_tensorflow.dense import Rows
-from fmicl_tensorflow.dense_related import dense_info_nce
+from fmicl_core.pairs import pairs_of
+from fmicl_core.related import INFO_NCE_OPTIONS, RELATED_DEFAULTS, check_info_nce
 from fmicl_tensorflow.distributed import tell_of_replicas
-from fmicl_tensorflow.ids import Numbers, numbers_of
+from fmicl_tensorflow.info_nce import info_nce_of
 from fmicl_tensorflow.inputs import prepare
 from fmicl_tensorflow.ops import off_diagonal, square_lengths
-from fmicl_tensorflow.tiled_related import tiled_info_nce
+from fmicl_tensorflow.scalars import scale_of
 
 
 def info_nce_loss(
@@ -29,7 +19,8 @@ def info_nce_loss(
     y: tf.Tensor | None = None,
     /,
     *,
-    temperature: float = RELATED_DEFAULTS.temperature,
+    temperature: float | tf.Tensor = RELATED_DEFAULTS.temperature,
+    logit_scale: float | tf.Tensor | None = None,
     negatives: str = RELATED_DEFAULTS.negatives,
     positives: str = RELATED_DEFAULTS.positives,
     bank: tf.Tensor | None = None,
@@ -55,7 +46,10 @@ def info_nce_loss(
         x: (N, D) features of the first view, or of all rows in a single array; any float dtype.
         y: (N, D) features of the second view; row i belongs to the same sample as row i of x. None:
             `ids` say which rows of x belong together.
-        temperature: temperature > 0 that scores are divided by.
+        temperature: temperature > 0 that scores are divided by; a number, or a tensor of no
+            dimension, which may learn.
+        logit_scale: 1 / temperature, in place of it; a number, or a tensor of no dimension. None:
+            the temperature counts.
         negatives: scheme of negatives: "all", the NT-Xent of SimCLR: the anchors are both views,
             the negatives all other samples of both; "cross": anchors x, negatives y (CLIP in one
             direction, MoCo v3); "anchor": anchors x, negatives x; "within": "anchor" averaged with
@@ -81,45 +75,9 @@ def info_nce_loss(
     al. (2020), eq. 2.
     """
     tell_of_replicas("info_nce_loss")
-    temperature = check_positive("temperature", temperature)
-    check_implementation(implementation)
+    scale = scale_of(temperature, logit_scale)
     pairs = pairs_of(negatives, positives, y, bank, ids, bank_ids)
-    rows = prepare(x, y, bank, normalize, has_ids=ids is not None)
-    numbers = numbers_of(ids, bank_ids, rows)
-    n, k = rows["x"].shape[0], rows.get("bank", rows["x"]).shape[0]
-    form = choose_form(implementation, n, k)
-    of_softmaxes = dense_info_nce if form == "dense" else tiled_info_nce
-    if numbers is None:
-        return of_softmaxes(rows, temperature, pairs)
-    weights = numbers.weights(pairs, rows["x"].dtype)
-    loss = of_softmaxes(rows, temperature, pairs, numbers, weights)
-    loss = loss + _other_positives(rows, temperature, pairs, numbers, weights)
-    # Whether there is a negative is seen by nothing above.
-    nothing = numbers.negative_share(pairs, loss.dtype) == 0.0
-    loss = tf.where(nothing, tf.constant(math.nan, loss.dtype), loss)
-    if tf.executing_eagerly() and tf.math.is_nan(loss) and (error := numbers.explain(pairs)):
-        raise error
-    return loss
-
-
-def _other_positives(
-    rows: Rows, temperature: float, pairs: Pairs, numbers: Numbers, weights: tf.Tensor
-) -> tf.Tensor:
-    """What the positives beside y_i add: mean of (1 - w_i) s(x_i, y_i) - w_i sum_p s(x_i, p).
-
-    The sum is x_i times the sum of the rows with its id, so that no pairs are looked at.
-    """
-    parts = []
-    for anchor, views in info_nce_positives(pairs).items():
-        own, part = rows[anchor], tf.zeros_like(weights)
-        if not pairs.single:
-            twin = tf.reduce_sum(rows["x"] * rows["y"], axis=1) / temperature
-            part = (1.0 - weights) * twin
-        for view in views:
-            others = numbers.sum_by_id(rows[view]) - rows[view]
-            part = part - weights * tf.reduce_sum(own * others, axis=1) / temperature
-        parts.append(tf.reduce_mean(part))
-    return tf.reduce_mean(tf.stack(parts))
+    return info_nce_of(pairs, scale, x, y, bank, ids, bank_ids, normalize, implementation)
 
 
 class InfoNCELoss(tf.Module):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from fmicl_core import FMICL, Pairwise
-from fmicl_core.checks import check_alpha_value, check_bool, overflowed
+from fmicl_core.checks import check_bool, overflowed
 from fmicl_core.forms import check_implementation, choose_form
 from fmicl_core.pairs import Pairs, mean_over_blocks, pairs_of
 from fmicl_core.renamed import with_old_names
@@ -21,7 +21,8 @@ from fmicl_tensorflow.dense import (
 )
 from fmicl_tensorflow.distributed import Form, Replicas, replica_context
 from fmicl_tensorflow.ids import Numbers, numbers_of
-from fmicl_tensorflow.inputs import explain_non_finite, prepare, weight_of
+from fmicl_tensorflow.inputs import explain_non_finite, prepare
+from fmicl_tensorflow.scalars import Scalars, as_tensor, check_values_of
 from fmicl_tensorflow.tiled import tiled_block_mean, tiled_positive_sum
 
 
@@ -43,7 +44,7 @@ FORMS = {
 
 def terms_of(
     settings: FMICL,
-    alpha: float | tf.Tensor,
+    scalars: Scalars,
     x: tf.Tensor,
     y: tf.Tensor | None,
     bank: tf.Tensor | None,
@@ -52,22 +53,27 @@ def terms_of(
     implementation: str,
     check_finite: bool,
     distributed: bool,
+    summed: bool = False,
 ) -> FMICLTerms:
     """The loss and its terms; what every public form of it calls.
 
     Args:
-        settings: settings of the loss but alpha, which may be an array.
-        alpha, x, y, bank, ids, bank_ids, implementation, check_finite, distributed: as for
-            `fmicl_loss`.
+        settings: settings of the loss, which hold numbers in place of `scalars` that are tensors.
+        scalars: alpha, logit_scale and logit_bias as they were given.
+        x, y, bank, ids, bank_ids, implementation, check_finite, distributed: as for `fmicl_loss`.
+        summed: whether the terms are sums over pairs, each divided by N and by N (N - 1), and alpha
+            is N - 1, so that every pair has the weight 1/N, as in SigLIP.
     """
     check_bool("check_finite", check_finite)
     check_bool("distributed", distributed)
     check_implementation(implementation)
     pairs = pairs_of(settings.negatives, settings.positives, y, bank, ids, bank_ids)
-    weight, pairwise = weight_of(alpha), settings.pairwise
+    pairwise, (scale, bias) = settings.pairwise, scalars.logits(settings)
     context = replica_context() if distributed else None
     least = 2 if context is None else 1
-    rows = prepare(x, y, bank, pairwise.normalize, least=least, has_ids=ids is not None)
+    rows = prepare(x, y, bank, pairwise.normalize, scale, least=least, has_ids=ids is not None)
+    dtype = rows["x"].dtype
+    bias = None if bias is None else as_tensor(bias, dtype)
     replicas = None if context is None else Replicas(context, rows["x"])
     numbers = numbers_of(ids, bank_ids, rows, replicas)
     n, k = rows["x"].shape[0], rows.get("bank", rows["x"]).shape[0]
@@ -79,26 +85,29 @@ def terms_of(
     if replicas is not None:
         form = replicas.against_all(form, None if numbers is None else numbers.union)
         mean = replicas.mean
-    score = _score(rows, pairwise, pairs, numbers, form, mean)
+    score = _score(rows, pairwise, bias, pairs, numbers, form, mean, summed)
     excess = mean(
         mean_over_blocks(
             pairs.negative_blocks,
             lambda block: form.block_mean(
-                *block.sides(rows), pairwise, block.skips_diagonal,
+                *block.sides(rows), pairwise, bias, block.skips_diagonal,
                 None if numbers is None else numbers.of(block),
             ),
         )
     )  # fmt: skip
     if numbers is not None:
-        excess = excess * (1.0 / numbers.negative_share(pairs, excess.dtype))
+        share = numbers.negative_share(pairs, dtype)
+        excess = excess * (1.0 / share)  # NaN where there is no negative pair
+        excess = excess * share if summed else excess
+    if summed:
+        total = tf.shape(rows["x"])[0] if replicas is None else replicas.total
+        scalars = scalars._replace(alpha=tf.cast(total - 1, dtype))
     penalty = pairwise.limit + excess
-    if not isinstance(weight, float):  # a number stays one, which tf.cast would take for float32
-        weight = tf.cast(weight, excess.dtype)
-    loss = weight * penalty - score
+    loss = as_tensor(scalars.alpha, dtype) * penalty - score
     if check_finite and tf.executing_eagerly():
-        check_alpha_value(float(weight))
+        check_values_of(**scalars._asdict())
         if not tf.math.is_finite(loss):
-            objective = replace(settings, alpha=float(weight))
+            objective = replace(settings, **scalars.values())
             no_pairs = None if numbers is None else numbers.explain(pairs)
             found = no_pairs or explain_non_finite(x, y, bank)
             raise found or overflowed(objective, float(loss))
@@ -108,21 +117,24 @@ def terms_of(
 def _score(
     rows: Rows,
     pairwise: Pairwise,
+    bias: tf.Tensor | None,
     pairs: Pairs,
     numbers: Numbers | None,
     form: Form,
     mean: Callable[[tf.Tensor], tf.Tensor],
+    summed: bool,
 ) -> tf.Tensor:
-    """Mean over the anchors of the mean score of their positives."""
+    """Mean over the anchors of the mean score of their positives, or of the sum."""
     if numbers is None:
-        return mean(positive_scores(rows, pairwise))
+        return mean(positive_scores(rows, pairwise, bias))
     weights = numbers.weights(pairs, rows["x"].dtype)
+    weights = tf.ones_like(weights) if summed else weights
     # Of a single array none, yet NaN if there is no positive at all.
-    own = weights * (0.0 if pairs.single else positive_scores(rows, pairwise))
+    own = weights * (0.0 if pairs.single else positive_scores(rows, pairwise, bias))
     n = tf.cast(tf.size(weights), weights.dtype)
     others = [
         block.share / n * form.positive_sum(
-            *block.sides(rows), pairwise, block.skips_diagonal, numbers.of(block), weights
+            *block.sides(rows), pairwise, bias, block.skips_diagonal, numbers.of(block), weights
         )
         for block in pairs.positive_blocks
     ]  # fmt: skip

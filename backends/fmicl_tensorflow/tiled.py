@@ -46,56 +46,60 @@ def tiled_block_mean(
     left: tf.Tensor,
     right: tf.Tensor | None,
     pairwise: Pairwise,
+    bias: tf.Tensor | None,
     skips_diagonal: bool,
     numbers: Sides | None = None,
 ) -> tf.Tensor:
     """`dense_block_mean`, tile by tile."""
     which = "every" if numbers is None else "different"
     plan = Plan(pairwise, skips_diagonal, which, tile_size(device()))
-    return _swept(plan, left, right, numbers, None)
+    return _swept(plan, left, right, bias, numbers, None)
 
 
 def tiled_positive_sum(
     left: tf.Tensor,
     right: tf.Tensor | None,
     pairwise: Pairwise,
+    bias: tf.Tensor | None,
     skips_diagonal: bool,
     numbers: Sides,
     weights: tf.Tensor,
 ) -> tf.Tensor:
     """`dense_positive_sum`, tile by tile."""
     plan = Plan(pairwise, skips_diagonal, "equal", positive_tile_size(device()))
-    return _swept(plan, left, right, numbers, weights)
+    return _swept(plan, left, right, bias, numbers, weights)
 
 
 def _swept(
     plan: Plan,
     left: tf.Tensor,
     right: tf.Tensor | None,
+    bias: tf.Tensor | None,
     numbers: Sides | None,
     weights: tf.Tensor | None,
 ) -> tf.Tensor:
-    """The value of a sweep, with gradient in the features."""
+    """The value of a sweep, with gradient in the features and in a learned bias."""
     sides = [left] if right is None else [left, right]
     if numbers is not None:
         orders = [tf.argsort(part, stable=True) for part in numbers[: len(sides)]]
         sides = [permuted(side, order) for side, order in zip(sides, orders, strict=True)]
         numbers = tf.gather(numbers[0], orders[0]), tf.gather(numbers[1], orders[-1])
         weights = None if weights is None else tf.gather(weights, orders[0])
-    sweep = _compiled_sweep(plan)
+    sweep, count = _compiled_sweep(plan), len(sides)
 
     @tf.custom_gradient
-    def value_of(*sides: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], list[tf.Tensor]]]:
+    def value_of(*inputs: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], list[tf.Tensor]]]:
         # Else an enclosing tape would ask TensorFlow for the derivative of the sweep itself.
-        value, *gradients = sweep(numbers, weights, *(tf.stop_gradient(side) for side in sides))
+        fixed = [tf.stop_gradient(part) for part in inputs]
+        value, *gradients = sweep(numbers, weights, fixed[:count], *fixed[count:])
 
         def backward(upstream: tf.Tensor) -> list[tf.Tensor]:
-            pairs = zip(gradients, sides, strict=True)
-            return [times_once(upstream, gradient, side) for gradient, side in pairs]
+            pairs = zip(gradients, inputs, strict=True)
+            return [times_once(upstream, gradient, part) for gradient, part in pairs]
 
         return value, backward
 
-    return value_of(*sides)
+    return value_of(*sides) if bias is None else value_of(*sides, bias)
 
 
 def device() -> str:
@@ -105,9 +109,9 @@ def device() -> str:
 
 @tf.custom_gradient
 def times_once(
-    upstream: tf.Tensor, gradient: tf.Tensor, side: tf.Tensor
+    upstream: tf.Tensor, gradient: tf.Tensor, source: tf.Tensor
 ) -> tuple[tf.Tensor, Callable[..., None]]:
-    """Gradient times upstream; `side` ties it to the features, so that an outer tape gets here."""
+    """Gradient in `source` times upstream; tied to the source, so that an outer tape gets here."""
 
     def backward(*_: tf.Tensor) -> None:
         raise once_differentiable()
@@ -131,7 +135,10 @@ def _compiled_sweep(plan: Plan) -> Callable[..., list[tf.Tensor]]:
 
     @tf.function(jit_compile=True, autograph=False)
     def sweep(
-        numbers: Sides | None, weights: tf.Tensor | None, *sides: tf.Tensor
+        numbers: Sides | None,
+        weights: tf.Tensor | None,
+        sides: list[tf.Tensor],
+        bias: tf.Tensor | None = None,
     ) -> list[tf.Tensor]:
         tiles = [split_tiles(side, plan.tile) for side in sides]
         n, k = (tf.shape(side)[0] for side in (sides[0], sides[-1]))
@@ -140,11 +147,11 @@ def _compiled_sweep(plan: Plan) -> Callable[..., list[tf.Tensor]]:
             grid = grid.with_numbers(plan.which, numbers)
         if weights is not None:
             one = tf.ones((), weights.dtype)
-            return _sweep(plan.pairwise, grid, _scores(plan, grid, weights), sides, one)
+            return _sweep(plan.pairwise, grid, _scores(plan, grid, weights), sides, bias, one)
         dtype = sides[0].dtype
         pairs = tf.cast(n, dtype) * tf.cast(k - 1 if plan.skips_diagonal else k, dtype)
         penalties = _penalties(plan.pairwise, grid)
-        return _sweep(plan.pairwise, grid, penalties, sides, tf.maximum(pairs, 1.0))
+        return _sweep(plan.pairwise, grid, penalties, sides, bias, tf.maximum(pairs, 1.0))
 
     return sweep
 
@@ -192,30 +199,34 @@ def _sweep(
     pairwise: Pairwise,
     grid: TileGrid,
     tile_sum: TileSum,
-    sides: tuple[tf.Tensor, ...],
+    sides: list[tf.Tensor],
+    bias: tf.Tensor | None,
     divisor: tf.Tensor,
 ) -> list[tf.Tensor]:
-    """The sum over all pairs by the divisor, and its gradients in the sides.
+    """The sum over all pairs by the divisor, and its gradients in the sides and a learned bias.
 
     A symmetric block (one side) visits each pair once, i < j.
     """
     a, b, c = pairwise.coefficients()
+    c = c if bias is None else c + bias
     symmetric = grid.symmetric
 
     def add(i: tf.Tensor, j: tf.Tensor, state: list[Any]) -> list[Any]:
-        total, sums = state
+        total, mass, sums = state
         x, y = grid.left[i], grid.right[j]
         z = tf.matmul(a * x, y, transpose_b=True) + c
         if b:
             z += b * (square_lengths(x)[:, None] + square_lengths(y)[None, :])
         part, weight = tile_sum(z, i, j)
+        mass = mass if bias is None else mass + TENSORFLOW.sum(weight)
         sums = [sums[0].add(i, weight, y), *sums[1:]]
         sums[-1] = sums[-1].add(j, tf.transpose(weight), x)
-        return [total + part, sums]
+        return [total + part, mass, sums]
 
     tiles = [grid.left] if symmetric else [grid.left, grid.right]
     sums = [GradientSums.zeros(part, bool(b)) for part in tiles]
-    total, sums = grid.sweep(add, [tf.zeros((), sides[0].dtype), sums])
+    zero = tf.zeros((), sides[0].dtype)
+    total, mass, sums = grid.sweep(add, [zero, zero, sums])
     scale = (2.0 if symmetric else 1.0) / divisor
     gradients = [s.finish(a, b, scale, side) for s, side in zip(sums, sides, strict=True)]
-    return [scale * total, *gradients]
+    return [scale * total, *gradients, *([] if bias is None else [scale * mass])]

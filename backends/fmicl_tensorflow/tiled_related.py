@@ -34,7 +34,6 @@ class Plan(NamedTuple):
 
 def tiled_info_nce(
     rows: Rows,
-    temperature: float,
     pairs: Pairs,
     numbers: Numbers | None = None,
     weights: tf.Tensor | None = None,
@@ -42,7 +41,6 @@ def tiled_info_nce(
     """`dense_info_nce` in two passes, once differentiable."""
     plan = Plan(tuple(rows), pairs, numbers is not None, tile_size(device()))
     first, second = _compiled_passes(plan)
-    divisor = tf.constant(temperature, rows["x"].dtype)
     by_name: Rows = {}
     if numbers is not None and weights is not None:
         of = {name: numbers.bank if name == "bank" else numbers.own for name in rows}
@@ -55,10 +53,10 @@ def tiled_info_nce(
     def loss_of(*sides: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], list[tf.Tensor]]]:
         # Else an enclosing tape would ask TensorFlow for the derivatives of the passes themselves.
         fixed = [tf.stop_gradient(side) for side in sides]
-        loss, softmaxes = first(divisor, by_name, weights, *fixed)
+        loss, softmaxes = first(by_name, weights, *fixed)
 
         def backward(upstream: tf.Tensor) -> list[tf.Tensor]:
-            pairs = zip(second(divisor, by_name, softmaxes, *fixed), sides, strict=True)
+            pairs = zip(second(by_name, softmaxes, *fixed), sides, strict=True)
             return [times_once(upstream, gradient, side) for gradient, side in pairs]
 
         return loss, backward
@@ -72,15 +70,13 @@ def _compiled_passes(plan: Plan) -> tuple[Callable[..., Any], ...]:
 
     @tf.function(jit_compile=True, autograph=False)
     def first(
-        temperature: tf.Tensor, numbers: Rows, weights: tf.Tensor | None, *sides: tf.Tensor
+        numbers: Rows, weights: tf.Tensor | None, *sides: tf.Tensor
     ) -> tuple[tf.Tensor, Softmaxes]:
-        return _log_sums(_Scores(plan, sides, temperature, numbers), weights)
+        return _log_sums(_Scores(plan, sides, numbers), weights)
 
     @tf.function(jit_compile=True, autograph=False)
-    def second(
-        temperature: tf.Tensor, numbers: Rows, softmaxes: Softmaxes, *sides: tf.Tensor
-    ) -> list[tf.Tensor]:
-        return _gradients(_Scores(plan, sides, temperature, numbers), softmaxes)
+    def second(numbers: Rows, softmaxes: Softmaxes, *sides: tf.Tensor) -> list[tf.Tensor]:
+        return _gradients(_Scores(plan, sides, numbers), softmaxes)
 
     return first, second
 
@@ -88,15 +84,13 @@ def _compiled_passes(plan: Plan) -> tuple[Callable[..., Any], ...]:
 class _Scores:
     """What both passes see: the features in tiles, and the scores of a tile of pairs."""
 
-    def __init__(
-        self, plan: Plan, sides: tuple[tf.Tensor, ...], temperature: tf.Tensor, numbers: Rows
-    ) -> None:
-        self.single = plan.pairs.single
+    def __init__(self, plan: Plan, sides: tuple[tf.Tensor, ...], numbers: Rows) -> None:
+        self.single, self.decoupled = plan.pairs.single, plan.pairs.decoupled
         self.anchors = [name for name, _ in info_nce_anchors(plan.pairs)]
         self.blocks = info_nce_blocks(plan.pairs, plan.has_ids)
         self.rows = dict(zip(plan.names, sides, strict=True))
         self.tiles = {name: split_tiles(side, plan.tile) for name, side in self.rows.items()}
-        self.temperature, self.numbers, self.tile = temperature, numbers, plan.tile
+        self.numbers, self.tile = numbers, plan.tile
 
     def grid(self, part: SoftmaxBlock) -> TileGrid:
         """The tiles of a block; a symmetric one has each pair once, i < j."""
@@ -111,7 +105,7 @@ class _Scores:
 
     def at(self, grid: TileGrid, i: tf.Tensor, j: tf.Tensor) -> tf.Tensor:
         """The scores of a tile; pairs that do not count score -inf."""
-        s = tf.matmul(grid.left[i] / self.temperature, grid.right[j], transpose_b=True)
+        s = tf.matmul(grid.left[i], grid.right[j], transpose_b=True)
         never = tf.fill(tf.shape(s), tf.constant(-float("inf"), s.dtype))
         return tf.cond(
             grid.is_edge(i, j), lambda: tf.where(grid.counted(i, j), s, never), lambda: s
@@ -128,19 +122,19 @@ def _log_sums(scores: _Scores, weights: tf.Tensor | None) -> tuple[tf.Tensor, So
         some = tf.reshape(split_tiles(weights[:, None], scores.tile), tf.shape(x)[:2]) > 0.0
         softmaxes = {name: total.where(some) for name, total in sums.items()}
     else:
-        positive = tf.reduce_sum(x * scores.tiles["y"], axis=2) / scores.temperature
-        softmaxes = {name: total.with_positive(positive) for name, total in sums.items()}
+        positive = tf.reduce_sum(x * scores.tiles["y"], axis=2)
+        softmaxes = {name: total.beside(positive, scores.decoupled) for name, total in sums.items()}
     n = tf.shape(scores.rows["x"])[0]
     margins = tf.stack([tf.reshape(softmax.margin, [-1])[:n] for softmax in softmaxes.values()])
-    losses = margins if scores.single else TENSORFLOW.softplus(margins)
-    return tf.reduce_mean(losses), softmaxes
+    alone = scores.single or scores.decoupled  # no (x_i, y_i) stands in a softmax
+    return tf.reduce_mean(margins if alone else TENSORFLOW.softplus(margins)), softmaxes
 
 
 class _Softmax(NamedTuple):
     """What makes up every anchor's softmax."""
 
     peak: tf.Tensor  # the largest score but that of (x_i, y_i)
-    log: tf.Tensor  # log-sum-exp of all scores, less the peak
+    log: tf.Tensor  # log-sum-exp of all scores in the softmax, less the peak
     margin: tf.Tensor  # log-sum-exp of all but (x_i, y_i), less the score of that pair
 
     def log_share(self, place: tf.Tensor, scores: tf.Tensor, axis: int) -> tf.Tensor:
@@ -192,11 +186,11 @@ class _LogSum(NamedTuple):
             tf.tensor_scatter_nd_update(self.total, at, total[None]),
         )
 
-    def with_positive(self, positive: tf.Tensor) -> _Softmax:
-        """The softmaxes, given the scores of (x_i, y_i)."""
+    def beside(self, positive: tf.Tensor, decoupled: bool) -> _Softmax:
+        """The softmaxes, given the scores of (x_i, y_i), which decoupled ones do not hold."""
         log = self._log()
         margin = self.peak - positive + log
-        return _Softmax(self.peak, log + TENSORFLOW.softplus(-margin), margin)
+        return _Softmax(self.peak, log if decoupled else log + TENSORFLOW.softplus(-margin), margin)
 
     def where(self, some: tf.Tensor) -> _Softmax:
         """The softmaxes of a single array; an anchor without `some` positive has none."""
@@ -221,14 +215,16 @@ def _gradients(scores: _Scores, softmaxes: Softmaxes) -> list[tf.Tensor]:
     n, own = tf.shape(scores.rows["x"])[0], {}
     if not scores.single:
         # Of (x_i, y_i): its probability less 1, in a form that keeps the digits.
-        pulls = [-TENSORFLOW.sigmoid(softmax.margin) for softmax in softmaxes.values()]
+        pulls = [
+            -(tf.ones_like(margin) if scores.decoupled else TENSORFLOW.sigmoid(margin))
+            for _, _, margin in softmaxes.values()
+        ]
         pull = tf.reshape(tf.add_n(pulls), [-1])[:n, None]
         own = {"x": pull * scores.rows["y"], "y": pull * scores.rows["x"]}
-    dtype = scores.temperature.dtype
-    count = tf.cast(len(softmaxes) * n, dtype)
-    one, scale = tf.ones((), dtype), 1.0 / (scores.temperature * count)
+    one = tf.ones((), scores.rows["x"].dtype)
+    count = tf.cast(len(softmaxes) * n, one.dtype)
     sides = {name: sums[name].finish(1.0, 0.0, one, side) for name, side in scores.rows.items()}
-    return [scale * (side + own.get(name, 0.0)) for name, side in sides.items()]
+    return [(side + own.get(name, 0.0)) / count for name, side in sides.items()]
 
 
 def _pull_block(

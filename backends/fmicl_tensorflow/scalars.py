@@ -1,0 +1,117 @@
+"""What of a loss may be a tensor that learns: alpha, logit_scale, logit_bias, temperature."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from fmicl_core import FMICL, Divergence, Similarity
+from fmicl_core.checks import check_scalar, check_scalar_value
+from fmicl_core.objective import number_for
+from fmicl_core.related import RELATED_DEFAULTS, one_scale
+
+#: A number, or a tensor or a variable of no dimension.
+Scalar = float | tf.Tensor
+#: Which of "temperature" and "logit_scale" says the factor of the scores, and its value.
+Scale = tuple[str, Scalar]
+
+
+def checked_scalar(name: str, value: Scalar) -> Scalar:
+    """A scalar of a loss, checked; that of a tensor is left to `check_values_of`.
+
+    Raises:
+        ValueError: it is no number in its range and no tensor of no dimension.
+    """
+    return check_scalar(name, value, value.shape if _is_array(value) else None)
+
+
+def scale_of(
+    temperature: Scalar,
+    logit_scale: Scalar | None,
+    default: float = RELATED_DEFAULTS.temperature,
+) -> Scale:
+    """The factor of the scores of InfoNCE, checked.
+
+    Args:
+        temperature, logit_scale: as for `info_nce_loss`.
+        default: value of `temperature` where it is left out.
+
+    Raises:
+        ValueError: both were given, or one is no number > 0 and no tensor of no dimension.
+    """
+    name, value = one_scale(temperature, logit_scale, default)
+    return name, checked_scalar(name, value)
+
+
+def check_values_of(**scalars: Scalar | None) -> None:
+    """Check what the tensors among these scalars hold; only outside of a graph.
+
+    Raises:
+        ValueError: a value is not in the range of its argument.
+    """
+    for name, value in scalars.items():
+        if _is_array(value):
+            check_scalar_value(name, float(value))
+
+
+def as_tensor(value: Scalar, dtype: tf.DType) -> tf.Tensor:
+    """The scalar in this dtype, with gradient."""
+    # A number would go through float32 in tf.cast.
+    return tf.cast(value, dtype) if _is_array(value) else tf.constant(value, dtype)
+
+
+def root_of(scale: Scale, dtype: tf.DType) -> tf.Tensor:
+    """Square root of the factor of the scores, which rows on both sides of a pair carry."""
+    name, value = scale[0], as_tensor(scale[1], dtype)
+    return tf.sqrt(value if name == "logit_scale" else 1.0 / value)
+
+
+def _is_array(value: object) -> bool:
+    return isinstance(value, tf.Tensor | tf.Variable | np.ndarray)
+
+
+class Scalars(NamedTuple):
+    """The scalars of an f-MICL loss, as they were given."""
+
+    alpha: Scalar
+    logit_scale: Scalar | None
+    logit_bias: Scalar | None
+
+    @classmethod
+    def checked(cls, **given: Scalar | None) -> Scalars:
+        """Those of these arguments, of which logit_scale and logit_bias may be None.
+
+        Raises:
+            ValueError: one is no number in its range and no tensor of no dimension.
+        """
+        return cls(**{k: None if v is None else checked_scalar(k, v) for k, v in given.items()})
+
+    def settings(
+        self,
+        divergence: Divergence | str,
+        similarity: Similarity | str,
+        negatives: str,
+        normalize: bool,
+        positives: str,
+    ) -> FMICL:
+        """The settings of the loss, which hold a number in place of each tensor.
+
+        Raises:
+            ValueError: an option is unknown, or options do not go together.
+        """
+        numbers = {k: number_for(k, v, _is_array(v)) for k, v in self._asdict().items()}
+        options = {"negatives": negatives, "normalize": normalize, "positives": positives}
+        return FMICL(divergence, similarity, **options, **numbers)
+
+    def logits(self, settings: FMICL) -> tuple[Scale | None, Scalar | None]:
+        """The factor and the constant of z that are in the place of the similarity's own."""
+        if settings.logits is None:
+            return None, None
+        scale, bias = settings.critic.logits(self.logit_scale, self.logit_bias)
+        return ("logit_scale", scale), bias
+
+    def values(self) -> dict[str, float | None]:
+        """The numbers that they are now."""
+        return {k: None if v is None else float(v) for k, v in self._asdict().items()}
