@@ -116,10 +116,9 @@ class FMICL:
         return get_similarity(self.similarity)
 
     def listed(self, **more: object) -> str:
-        """The options, and some more, as they would be pasted between brackets."""
-        own = {field.name: getattr(self, field.name) for field in fields(self)}
-        own = {k: v for k, v in own.items() if v is not None}
-        return ", ".join(f"{name}={value!r}" for name, value in (own | more).items())
+        """The options, and some more, but None, as they would be pasted between brackets."""
+        every = {field.name: getattr(self, field.name) for field in fields(self)} | more
+        return ", ".join(f"{name}={value!r}" for name, value in every.items() if value is not None)
 
     def coefficients(self) -> tuple[float, float, float]:
         """(a, b, c) of z = a (x . y) + b (|x|^2 + |y|^2) + c; see `Pairwise.coefficients`."""

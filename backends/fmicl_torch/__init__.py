@@ -2,6 +2,7 @@
 
 from fmicl_core import specification
 from fmicl_core.specification import *  # noqa: F403
+from fmicl_torch.family import clip_loss, dcl_loss, dhel_loss, kcl_loss, siglip_loss
 from fmicl_torch.loss import FMICLLoss, fmicl_loss, fmicl_terms
 from fmicl_torch.related import (
     InfoNCELoss,
@@ -10,15 +11,23 @@ from fmicl_torch.related import (
     spectral_contrastive_loss,
 )
 from fmicl_torch.terms import FMICLTerms
+from fmicl_torch.towers import CLIPLoss, SigLIPLoss
 
 __all__ = [
+    "CLIPLoss",
     "FMICLLoss",
     "FMICLTerms",
     "InfoNCELoss",
+    "SigLIPLoss",
     "alignment_uniformity_loss",
+    "clip_loss",
+    "dcl_loss",
+    "dhel_loss",
     "fmicl_loss",
     "fmicl_terms",
     "info_nce_loss",
+    "kcl_loss",
+    "siglip_loss",
     "spectral_contrastive_loss",
 ]
 __all__ += specification.__all__

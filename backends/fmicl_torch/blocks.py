@@ -44,15 +44,22 @@ class BlockMeans:
         text: text of the specification in the registry.
         numbers: numbers of the rows of all ranks; None without ids.
         ranks: ranks that share the batch, or None for this process alone.
+        each_pair: whether each positive of an anchor has the weight 1, however many there are.
     """
 
     def __init__(
-        self, given: Prepared, text: str, numbers: Numbers | None, ranks: Ranks | None
+        self,
+        given: Prepared,
+        text: str,
+        numbers: Numbers | None,
+        ranks: Ranks | None,
+        each_pair: bool = False,
     ) -> None:
-        self.text, self.ranks = text, ranks
+        self.text, self.ranks, self.bias = text, ranks, given.bias
         rows, weights = given.rows, None
         if numbers is not None and given.pairs.positive_blocks:
             weights = anchor_weights(given.pairs, numbers, rows["x"].dtype)
+            weights = torch.ones_like(weights) if each_pair else weights
         self.union = Batch({}, {} if numbers is None else numbers.by_name, weights)
         self.given = self.union._replace(rows=rows)
         n, k = largest_block(rows, numbers is not None)
@@ -70,7 +77,7 @@ class BlockMeans:
 
     def score_of_views(self) -> torch.Tensor:
         """Mean over the anchors of the weighted scores of the pairs (x_i, y_i)."""
-        scores = positive_scores(self.given.rows, KNOWN[self.text])
+        scores = positive_scores(self.given.rows, KNOWN[self.text], self.bias)
         scores = scores if self.given.weights is None else self.given.weights * scores
         return scores.mean() if self.ranks is None else self.ranks.mean(scores)
 
@@ -94,7 +101,8 @@ class BlockMeans:
             union = {name: self.ranks.gather(side) for name, side in rows.items()}
             return self._of(self.union._replace(rows=union), blocks, positives)
         numbers, weights = self.union.numbers.get("x"), self.own.weights if positives else None
-        return ring_mean(rows, self.text, blocks, self.ranks, self.fused, numbers, weights)
+        ids = numbers, weights
+        return ring_mean(rows, self.text, blocks, self.ranks, self.fused, *ids, self.bias)
 
     def _of(self, batch: Batch, blocks: Sequence[Block], positives: bool) -> torch.Tensor:
         weights = batch.weights if positives else None
@@ -104,10 +112,10 @@ class BlockMeans:
             numbers = sides_of(batch.numbers, block)
             if self.form != "dense":
                 options = self.text, block.skips_diagonal, self.fused
-                return tiled_block_mean(left, right, *options, numbers, weights)
+                return tiled_block_mean(left, right, *options, numbers, weights, self.bias)
             dense = left, right, KNOWN[self.text], block.skips_diagonal
             if weights is None or numbers is None:
-                return dense_block_mean(*dense, numbers)
-            return dense_positive_mean(*dense, numbers, weights)
+                return dense_block_mean(*dense, numbers, self.bias)
+            return dense_positive_mean(*dense, numbers, weights, self.bias)
 
         return mean_over_blocks(blocks, block_mean)

@@ -12,11 +12,13 @@ Rows = dict[str, torch.Tensor]
 Sides = tuple[torch.Tensor, torch.Tensor]
 
 
-def positive_scores(rows: Rows, pairwise: Pairwise) -> torch.Tensor:
-    """Score of every positive pair (x_i, y_i); (N,)."""
+def positive_scores(
+    rows: Rows, pairwise: Pairwise, bias: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Score of every positive pair (x_i, y_i); (N,). `bias` as for `dense_block_mean`."""
     x, y = rows["x"], rows["y"]
     a, b, c = pairwise.coefficients()
-    z = a * (x * y).sum(dim=1) + c
+    z = a * (x * y).sum(dim=1) + (c if bias is None else bias)
     if b:
         z = z + b * (x.square().sum(dim=1) + y.square().sum(dim=1))
     return pairwise.positive(z, TORCH)
@@ -28,6 +30,7 @@ def dense_block_mean(
     pairwise: Pairwise,
     skips_diagonal: bool,
     numbers: Sides | None = None,
+    bias: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Mean excess over the pairs (left_i, right_j), i != j if so asked; right None means left.
 
@@ -38,8 +41,9 @@ def dense_block_mean(
         skips_diagonal: whether the pairs with i = j are left out.
         numbers: numbers of the rows on the left and on the right; pairs with equal ones count as 0.
             None: all pairs count.
+        bias: constant of z in place of that of the similarity, a scalar; or None.
     """
-    z = _pairs(left, right, pairwise)
+    z = _pairs(left, right, pairwise, bias)
     if numbers is None:
         return pairwise.excess(off_diagonal(z) if skips_diagonal else z, TORCH).mean()
     equal = numbers[0][:, None] == numbers[1][None, :]
@@ -59,14 +63,15 @@ def dense_positive_mean(
     skips_diagonal: bool,
     numbers: Sides,
     weights: torch.Tensor,
+    bias: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Mean over i of weights_i times the sum of the scores of (left_i, right_j) with equal numbers.
 
     Args:
-        left, right, pairwise, skips_diagonal, numbers: as for `dense_block_mean`.
+        left, right, pairwise, skips_diagonal, numbers, bias: as for `dense_block_mean`.
         weights: (N,) weights of the left rows.
     """
-    z = _pairs(left, right, pairwise)
+    z = _pairs(left, right, pairwise, bias)
     equal = numbers[0][:, None] == numbers[1][None, :]
     if skips_diagonal:
         equal = equal & ~torch.eye(len(z), dtype=torch.bool, device=z.device)
@@ -74,11 +79,16 @@ def dense_positive_mean(
     return (weights * torch.where(equal, score, 0.0).sum(dim=1)).mean()
 
 
-def _pairs(left: torch.Tensor, right: torch.Tensor | None, pairwise: Pairwise) -> torch.Tensor:
+def _pairs(
+    left: torch.Tensor,
+    right: torch.Tensor | None,
+    pairwise: Pairwise,
+    bias: torch.Tensor | None,
+) -> torch.Tensor:
     """The number z of every pair, (N, K)."""
     a, b, c = pairwise.coefficients()
     right = left if right is None else right
-    z = a * (left @ right.T) + c
+    z = a * (left @ right.T) + (c if bias is None else bias)
     if b:
         z = z + b * (left.square().sum(dim=1)[:, None] + right.square().sum(dim=1)[None, :])
     return z

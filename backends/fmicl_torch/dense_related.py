@@ -11,17 +11,16 @@ from fmicl_torch.ids import Numbers, anchor_weights, sides_of
 from fmicl_torch.ops import TORCH
 
 
-def dense_info_nce(
-    rows: Rows, temperature: float, pairs: Pairs, numbers: Numbers | None
-) -> torch.Tensor:
+def dense_info_nce(rows: Rows, pairs: Pairs, numbers: Numbers | None) -> torch.Tensor:
     """InfoNCE of the pairs (x_i, y_i); of a single array, the mean of log(Z) over the anchors.
 
-    Z is the sum of e^s over all positives and all negatives of the anchor. An anchor of a single
-    array without a positive counts as 0. What other positives pull is `pull_of_ids`.
+    Z is the sum of e^s over all positives and all negatives of the anchor, and if decoupled over
+    its negatives alone. An anchor of a single array without a positive counts as 0. What other
+    positives pull is `pull_of_ids`.
 
     Args:
-        rows: features by the names "x" (N, D) and, if given, "y" (N, D) and "bank" (K, D).
-        temperature: temperature > 0 that scores are divided by.
+        rows: features by the names "x" (N, D) and, if given, "y" (N, D) and "bank" (K, D), whose
+            products are the scores.
         pairs: pairs that count.
         numbers: numbers of the rows; None without ids.
     """
@@ -31,7 +30,7 @@ def dense_info_nce(
     equal: dict[str, list[torch.Tensor]] = {name: [] for name in anchors}
     for softmax in info_nce_blocks(pairs, numbers is not None):
         block, kept = softmax.block, equal if softmax.which == "equal" else logits
-        s = rows[block.left] @ rows[block.right].T / temperature
+        s = rows[block.left] @ rows[block.right].T
         s = s.masked_fill(_left_out(s, softmax, names), -torch.inf)
         kept[block.left].append(s)
         if softmax.both and not block.symmetric:
@@ -43,9 +42,10 @@ def dense_info_nce(
     if pairs.single and numbers is not None:
         losses = [torch.where(numbers.same > 1, every["x"], 0.0)]
     else:
-        positive = (rows["x"] * rows["y"]).sum(dim=1) / temperature
+        positive = (rows["x"] * rows["y"]).sum(dim=1)
+        margins = [e - positive for e in every.values()]
         # The same as log-sum-exp of all less s+, but where the loss is small nothing cancels.
-        losses = [TORCH.softplus(e - positive) for e in every.values()]
+        losses = margins if pairs.decoupled else [TORCH.softplus(m) for m in margins]
     return torch.stack([loss.mean() for loss in losses]).mean()
 
 
@@ -64,7 +64,7 @@ def _left_out(s: torch.Tensor, softmax: SoftmaxBlock, numbers: Rows) -> torch.Te
     return out
 
 
-def pull_of_ids(rows: Rows, temperature: float, pairs: Pairs, numbers: Numbers) -> torch.Tensor:
+def pull_of_ids(rows: Rows, pairs: Pairs, numbers: Numbers) -> torch.Tensor:
     """What InfoNCE of (x_i, y_i) lacks of the mean over all positives; 0 with all ids different.
 
     The scores of an anchor's positives add up to its product with the sum of their rows, so that
@@ -78,11 +78,11 @@ def pull_of_ids(rows: Rows, temperature: float, pairs: Pairs, numbers: Numbers) 
     pulls = []
     for name, partners in views.items():
         more = sum((others[p] for p in partners[1:]), others[partners[0]])
-        pulls.append(-weights * (rows[name] * more).sum(dim=1) / temperature)
+        pulls.append(-weights * (rows[name] * more).sum(dim=1))
     pull = torch.stack(pulls).mean()
     if pairs.single:
         return pull
-    positive = (rows["x"] * rows["y"]).sum(dim=1) / temperature
+    positive = (rows["x"] * rows["y"]).sum(dim=1)
     return pull + ((1.0 - weights) * positive).mean()
 
 

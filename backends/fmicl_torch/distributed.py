@@ -39,6 +39,7 @@ class Prepared(NamedTuple):
         implementation: name of a form, or "auto".
         fused: dtype of the fused products, or "" where no fused routine takes these features.
         weight: weight alpha of the negative term.
+        bias: constant of z beside a learned scale, a scalar; or None.
     """
 
     rows: Rows
@@ -47,13 +48,15 @@ class Prepared(NamedTuple):
     implementation: str
     fused: str
     weight: float | torch.Tensor
+    bias: torch.Tensor | None
 
     @property
     def shared(self) -> dict[str, Any]:
-        """By name, what must be the same on every rank: all but the rows and alpha's value."""
+        """By name, what must be the same on every rank: all but the rows and scalars' values."""
         sizes = {f"{name}.shape[{axis}]": side.shape[axis] for name, side in self.rows.items()
                  for axis in ((0, 1) if name == "bank" else (1,))}  # fmt: skip
         given = {name: "given" if name in self.ids else None for name in ("ids", "bank_ids")}
+        given |= {"logit_scale": None if self.bias is None else "given"}
         options = {"implementation": self.implementation, "fused": self.fused}
         return sizes | {"dtype": self.rows["x"].dtype} | options | given
 

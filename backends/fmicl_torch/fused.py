@@ -111,6 +111,7 @@ class Sums(NamedTuple):
     grad_right: torch.Tensor
     mass_left: torch.Tensor | None
     mass_right: torch.Tensor | None
+    slope: torch.Tensor | None  # of the total in the constant of z, where it is given
 
 
 class Side(NamedTuple):
@@ -118,7 +119,8 @@ class Side(NamedTuple):
 
     Args:
         rows: features (N, D), padded to the width of the tiles, in the dtype of the products.
-        bias: numbers (N,) to add to z, or none where z has no squared lengths.
+        bias: numbers (N,) to add to z, or none where it has no squared lengths and its constant is
+            the similarity's.
         numbers: numbers (N,) of the rows, int32, or None.
     """
 
@@ -130,6 +132,7 @@ class Side(NamedTuple):
 def fused_sums(
     left: torch.Tensor, right: torch.Tensor | None, launch: Launch, grad: bool, columns: bool,
     numbers: tuple[torch.Tensor, torch.Tensor] | None = None, weights: torch.Tensor | None = None,
+    constant: torch.Tensor | None = None,
 ) -> Sums:  # fmt: skip
     """The sums of one block in one launch, or in two where atomics must not be used.
 
@@ -148,6 +151,7 @@ def fused_sums(
             count as 0. None: all pairs count.
         weights: weights (N,) of the rows of left, equal for equal numbers. If given, pairs with
             equal numbers are all that count, as positive pairs: their scores, times the weight.
+        constant: constant of z in place of that of the similarity, a scalar; or None.
     """
     b = launch.pairwise.coefficients()[1]
     dtype = str(launch.dtype).removeprefix("torch.")
@@ -159,6 +163,8 @@ def fused_sums(
 
     def side(rows: torch.Tensor, numbers: torch.Tensor | None) -> Side:
         bias = b * rows.square().sum(dim=1) if b else rows.new_empty(0)
+        if constant is not None:  # half of it on either side, which may be one and the same
+            bias = (0.5 * constant).repeat(len(rows))
         return Side(_padded(rows, launch.dtype, tiles.width), bias, numbers)
 
     x = side(left, own)
@@ -175,7 +181,9 @@ def fused_sums(
             _weigh(weights_by_number(others, own, weights), grad_y, mass_y)
     total = totals.sum(dtype=torch.float64)
     grad_x, grad_y = (g[..., : left.shape[1]].contiguous() for g in (grad_x, grad_y))
-    return Sums(total, grad_x, grad_y, mass_x if b else None, mass_y if b else None)
+    # A symmetric block has either order of a pair in the mass, as in the total.
+    slope = None if constant is None or not grad else mass_x.sum(dtype=torch.float64)
+    return Sums(total, grad_x, grad_y, mass_x if b else None, mass_y if b else None, slope)
 
 
 def _padded(rows: torch.Tensor, dtype: torch.dtype, width: int) -> torch.Tensor:

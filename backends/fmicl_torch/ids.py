@@ -89,18 +89,27 @@ def anchor_weights(pairs: Pairs, numbers: Numbers, dtype: torch.dtype) -> torch.
 
 def share_of_negatives(pairs: Pairs, numbers: Numbers, dtype: torch.dtype) -> torch.Tensor:
     """Share of the pairs of all anchors that are negative; 1 with all ids different, a scalar."""
+    return _shares_of_negatives(pairs, numbers, dtype).mean()
+
+
+def _shares_of_negatives(pairs: Pairs, numbers: Numbers, dtype: torch.dtype) -> torch.Tensor:
+    """Share of the pairs of each anchor that are negative, (N,)."""
     if not pairs.has_bank:
-        return pairs.negatives_of(numbers.same.to(dtype), len(numbers.own)).mean()  # type: ignore[no-any-return]
+        return pairs.negatives_of(numbers.same.to(dtype), len(numbers.own))  # type: ignore[no-any-return]
     # Without ids of the bank none is alike, whatever its number of rows.
     rows = 1 if numbers.bank is None else len(numbers.bank)
-    return pairs.negatives_of(numbers.alike.to(dtype), rows).mean()  # type: ignore[no-any-return]
+    return pairs.negatives_of(numbers.alike.to(dtype), rows)  # type: ignore[no-any-return]
 
 
 def explain_ids(pairs: Pairs, numbers: Numbers) -> InvalidArgument | None:
-    """The error that says that there are no positive or no negative pairs, if it is so."""
+    """The error that says that there are no positive or no negative pairs, if it is so.
+
+    A decoupled softmax, which holds negatives alone, needs some for every anchor.
+    """
     if not pairs.positives_of(numbers.same).any():
         return no_positives(len(numbers.own))
-    if share_of_negatives(pairs, numbers, torch.float64) == 0:
+    none = _shares_of_negatives(pairs, numbers, torch.float64) == 0
+    if none.any() if pairs.decoupled else none.all():
         held = numbers.own if numbers.bank is None else numbers.bank
         return no_negatives(len(held), pairs.has_bank)
     return None

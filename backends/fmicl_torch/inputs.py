@@ -7,12 +7,12 @@ import math
 import torch
 
 from fmicl_core.checks import (
+    ANY_SIGN,
     InvalidArgument,
-    check_alpha,
-    check_alpha_value,
     check_bool,
     check_features,
-    check_positive,
+    check_scalar,
+    check_scalar_value,
     invalid,
     non_finite,
     wide_dtype,
@@ -21,6 +21,9 @@ from fmicl_core.forms import choose_form
 from fmicl_torch.dense import Rows
 from fmicl_torch.ops import normalize_rows, unit_rows
 from fmicl_torch.transforms import is_batched
+
+#: A number, or a tensor of no dimension, which may learn.
+Scalar = float | torch.Tensor
 
 
 def prepare(
@@ -31,6 +34,7 @@ def prepare(
     has_ids: bool | None = None,
     least: int = 2,
     implementation: str = "dense",
+    scale: Scalar | None = None,
 ) -> Rows:
     """Checked features by name, in one dtype of float32 at least, of unit length where asked for.
 
@@ -43,6 +47,7 @@ def prepare(
         least: rows that x needs without a bank; 1 for a shard of a distributed batch.
         implementation: name of the form, or "auto". All but the dense form can be differentiated
             once, and so can their unit rows, which keep less in memory.
+        scale: factor of x . y, whose square root the rows are multiplied by; or None.
 
     Raises:
         ValueError: a feature array is no tensor, or shapes, dtypes or devices do not fit.
@@ -66,12 +71,13 @@ def prepare(
     wide = getattr(torch, wide_dtype(dtypes))
     with torch.autocast(x.device.type, enabled=False):
         rows = {k: v.to(wide) for k, v in given.items()}
+        factor = None if scale is None else as_tensor(scale, rows["x"]).sqrt()
         if not normalize:
-            return rows
+            return rows if factor is None else {k: v * factor for k, v in rows.items()}
         n, k = largest_block(rows, bool(has_ids))
         dense = choose_form(implementation, n, k, fused=True) == "dense"
         unit = normalize_rows if dense else unit_rows
-        return {name: unit(value) for name, value in rows.items()}
+        return {name: unit(value, factor) for name, value in rows.items()}
 
 
 def largest_block(rows: Rows, has_ids: bool) -> tuple[int, int]:
@@ -81,30 +87,40 @@ def largest_block(rows: Rows, has_ids: bool) -> tuple[int, int]:
 
 
 @torch.compiler.disable
-def alpha_must_be_a_finite_number_above_0(alpha: float) -> float:
+def refuse_scalar(name: str, value: float) -> float:
     """Raise our error, outside of compiled code, which cannot."""
-    return check_positive("alpha", alpha)
+    return float(check_scalar(name, value, None))
 
 
-def weight_of(alpha: float | torch.Tensor, read: bool = False) -> float | torch.Tensor:
-    """alpha, checked.
+def scalar_of(name: str, value: Scalar, read: bool = False) -> Scalar:
+    """A scalar of a loss, checked.
 
     Args:
-        alpha: weight of the negative term, as given to the loss.
+        name: name of the argument, as for `fmicl_core.checks.check_scalar`.
+        value: value of the argument, as given to the loss.
         read: whether the value of a tensor is checked, too, unless it is compiled or vmapped.
 
     Raises:
-        ValueError: alpha is no finite number > 0 and no tensor of no dimension that holds one.
+        ValueError: the value is no finite number, > 0 where it has to be, and no tensor of no
+            dimension that holds one.
     """
-    if torch.compiler.is_compiling() and isinstance(alpha, float | int):
+    if torch.compiler.is_compiling() and isinstance(value, float | int):
         # Dynamo takes it for a symbol as soon as it changes, and keeps to one graph.
-        return alpha if 0 < alpha < math.inf else alpha_must_be_a_finite_number_above_0(alpha)
-    if not isinstance(alpha, torch.Tensor):
-        return check_alpha(alpha, None)
-    check_alpha(alpha, alpha.shape)
-    if read and not torch.compiler.is_compiling() and not is_batched(alpha):
-        check_alpha_value(alpha.item())
-    return alpha
+        low = -math.inf if name in ANY_SIGN else 0.0
+        return value if low < value < math.inf else refuse_scalar(name, value)
+    if not isinstance(value, torch.Tensor):
+        return float(check_scalar(name, value, None))
+    check_scalar(name, value, value.shape)
+    if read and not torch.compiler.is_compiling() and not is_batched(value):
+        check_scalar_value(name, value.item())
+    return value
+
+
+def as_tensor(value: Scalar, like: torch.Tensor) -> torch.Tensor:
+    """A scalar of a loss as a tensor of no dimension, in the dtype of the rows, on their device."""
+    if isinstance(value, torch.Tensor):
+        return value.to(like.device, like.dtype)
+    return torch.full((), value, dtype=like.dtype, device=like.device)
 
 
 def explain_non_finite(

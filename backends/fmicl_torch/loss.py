@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from fmicl_core import FMICL, Divergence, Similarity
+from fmicl_core import FMICL, Divergence, Pairwise, Similarity
 from fmicl_core.checks import check_bool, fixed_option
 from fmicl_core.forms import WITH_FUSED, check_implementation
-from fmicl_core.objective import DEFAULTS, FIXED
+from fmicl_core.objective import DEFAULTS, FIXED, SCALARS, number_for
 from fmicl_torch.distributed import Distributed
-from fmicl_torch.inputs import weight_of
+from fmicl_torch.inputs import scalar_of
 from fmicl_torch.registry import register, register_options
 from fmicl_torch.terms import FMICLTerms, terms_of
 
@@ -25,6 +25,8 @@ def fmicl_loss(
     divergence: Divergence | str = DEFAULTS.divergence,
     similarity: Similarity | str = DEFAULTS.similarity,
     alpha: float | torch.Tensor = DEFAULTS.alpha,
+    logit_scale: float | torch.Tensor | None = None,
+    logit_bias: float | torch.Tensor | None = None,
     negatives: str = DEFAULTS.negatives,
     positives: str = DEFAULTS.positives,
     bank: torch.Tensor | None = None,
@@ -56,6 +58,11 @@ def fmicl_loss(
         similarity: name or `fmicl_core.Similarity`: "gaussian", "cosine", "laplace", "cauchy".
         alpha: weight of the negative term, > 0; a number, or a tensor of no dimension. Either may
             change from step to step in compiled code.
+        logit_scale: factor > 0 of x . y in z = logit_scale (x . y) + logit_bias, where z is L = log
+            G of the Gaussian, or the score of the cosine; a number, or a tensor of no dimension,
+            which may learn. None: that of the similarity.
+        logit_bias: constant of z; a number, or a tensor of no dimension, which may learn. None:
+            that of the similarity. With a scale or a bias lengths of rows do not count.
         negatives: scheme of negatives: "anchor" {(x_i, x_j), i != j}, the paper's; "within",
             "anchor" averaged with its twin on y; "cross" {(x_i, y_j), i != j}; "all" pairs of
             different samples of both views.
@@ -89,9 +96,9 @@ def fmicl_loss(
     Source: the objective of Lu et al. (2023); `fmicl_core.fmicl_reference` is it in float64 NumPy.
     """
     text = register_options(divergence, similarity, negatives, normalize)
-    inputs = x, y, bank, ids, bank_ids
+    scalars, inputs = (alpha, logit_scale, logit_bias), (x, y, bank, ids, bank_ids)
     options = implementation, check_finite, distributed
-    return terms_of(text, negatives, positives, alpha, *inputs, *options).loss
+    return terms_of(text, negatives, positives, scalars, *inputs, *options).loss
 
 
 def fmicl_terms(
@@ -102,6 +109,8 @@ def fmicl_terms(
     divergence: Divergence | str = DEFAULTS.divergence,
     similarity: Similarity | str = DEFAULTS.similarity,
     alpha: float | torch.Tensor = DEFAULTS.alpha,
+    logit_scale: float | torch.Tensor | None = None,
+    logit_bias: float | torch.Tensor | None = None,
     negatives: str = DEFAULTS.negatives,
     positives: str = DEFAULTS.positives,
     bank: torch.Tensor | None = None,
@@ -123,22 +132,23 @@ def fmicl_terms(
         Named tuple (loss, score, penalty) of scalars, each differentiable.
     """
     text = register_options(divergence, similarity, negatives, normalize)
-    inputs = x, y, bank, ids, bank_ids
+    scalars, inputs = (alpha, logit_scale, logit_bias), (x, y, bank, ids, bank_ids)
     options = implementation, check_finite, distributed
-    return terms_of(text, negatives, positives, alpha, *inputs, *options)
+    return terms_of(text, negatives, positives, scalars, *inputs, *options)
 
 
 class FMICLLoss(torch.nn.Module):
-    """`fmicl_loss` as a module: the same options, no parameters and no state.
+    """`fmicl_loss` as a module: the same options, no parameters of its own and no state.
 
     Negatives are by default the other samples of x, `negatives="anchor"`: the paper's printed
     equation, and the cheapest. `InfoNCELoss` takes "all" by default, as NT-Xent does.
 
-    `alpha` may be assigned at any time; the other options are those that the loss was made with.
+    `alpha`, `logit_scale` and `logit_bias` may be assigned at any time, and an `nn.Parameter` is a
+    parameter of the module; the other options are those that the loss was made with.
 
     Args:
-        divergence, similarity, alpha, negatives, positives, normalize, implementation,
-            check_finite: as for `fmicl_loss`.
+        divergence, similarity, alpha, logit_scale, logit_bias, negatives, positives, normalize,
+            implementation, check_finite: as for `fmicl_loss`.
         distributed: as for `fmicl_loss`.
 
     Raises:
@@ -151,6 +161,8 @@ class FMICLLoss(torch.nn.Module):
         divergence: Divergence | str = DEFAULTS.divergence,
         similarity: Similarity | str = DEFAULTS.similarity,
         alpha: float | torch.Tensor = DEFAULTS.alpha,
+        logit_scale: float | torch.Tensor | None = None,
+        logit_bias: float | torch.Tensor | None = None,
         negatives: str = DEFAULTS.negatives,
         positives: str = DEFAULTS.positives,
         normalize: bool = DEFAULTS.normalize,
@@ -159,10 +171,13 @@ class FMICLLoss(torch.nn.Module):
         distributed: Distributed = False,
     ) -> None:
         super().__init__()
-        number = DEFAULTS.alpha if isinstance(alpha, torch.Tensor) else alpha
-        self._made_with = FMICL(divergence, similarity, number, negatives, normalize, positives)
-        self._text = register(self._made_with.pairwise)
-        self.alpha = alpha
+        given = {"alpha": alpha, "logit_scale": logit_scale, "logit_bias": logit_bias}
+        numbers = {k: number_for(k, v, isinstance(v, torch.Tensor)) for k, v in given.items()}
+        options = divergence, similarity, numbers.pop("alpha"), negatives, normalize, positives
+        self._made_with = FMICL(*options, **numbers)
+        self._text = _text_of(self._made_with)
+        for name, value in given.items():
+            setattr(self, name, value)
         self.implementation = check_implementation(implementation, WITH_FUSED)
         self.check_finite = check_bool("check_finite", check_finite)
         self.distributed = distributed
@@ -190,34 +205,49 @@ class FMICLLoss(torch.nn.Module):
     ) -> FMICLTerms:
         """The loss, mean score and mean penalty, as `fmicl_terms`."""
         made, inputs = self._made_with, (x, y, bank, ids, bank_ids)
+        scalars = self.alpha, self.logit_scale, self.logit_bias
         options = self.implementation, self.check_finite, self.distributed
-        return terms_of(self._text, made.negatives, made.positives, self.alpha, *inputs, *options)
+        return terms_of(self._text, made.negatives, made.positives, scalars, *inputs, *options)
 
     @property
     def objective(self) -> FMICL:
-        """The settings, with alpha as it is now."""
-        made_with, alpha = self._made_with, float(self.alpha)
-        return made_with if alpha == made_with.alpha else replace(made_with, alpha=alpha)
+        """The settings, with the scalars as they are now."""
+        made, now = self._made_with, self._scalars()
+        same = all(getattr(made, name) == value for name, value in now.items())
+        return made if same else replace(made, **now)
+
+    def _scalars(self) -> dict[str, Any]:
+        """The numbers that alpha, logit_scale and logit_bias are now, or None, by name."""
+        values = {name: getattr(self, name) for name in SCALARS}
+        return {k: v.item() if isinstance(v, torch.Tensor) else v for k, v in values.items()}
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in FIXED:
             raise fixed_option(name, value)
-        if name == "alpha":
-            value = weight_of(value)
-            self.__dict__.pop("alpha", None)
-            self._buffers.pop("alpha", None)
+        if name in SCALARS:
+            if name == "alpha" or value is not None:
+                value = scalar_of(name, value)
+            for kept in (self.__dict__, self._buffers, self._parameters):
+                kept.pop(name, None)
             if isinstance(value, torch.Tensor) and not isinstance(value, torch.nn.Parameter):
-                self.register_buffer("alpha", value, persistent=False)  # moves with the module
+                self.register_buffer(name, value, persistent=False)  # moves with the module
                 return
         super().__setattr__(name, value)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._text = register(self._made_with.pairwise)  # a copy may come from another process
+        self._text = _text_of(self._made_with)  # a copy may come from another process
 
     def extra_repr(self) -> str:
         """The options, as they would be pasted."""
         more = {"implementation": self.implementation, "check_finite": self.check_finite}
         more |= {} if self.distributed is False else {"distributed": self.distributed}
-        alpha = self.alpha.item() if isinstance(self.alpha, torch.Tensor) else self.alpha
-        return self._made_with.listed(alpha=alpha, **more)
+        return self._made_with.listed(**self._scalars(), **more)
+
+
+def _text_of(made: FMICL) -> str:
+    """The text of the settings in the registry, as it is without a learned scale."""
+    plain = made.logits is None
+    return register(
+        made.pairwise if plain else Pairwise(made.generator, made.critic, made.normalize)
+    )

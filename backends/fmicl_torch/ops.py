@@ -45,64 +45,96 @@ TORCH = Ops(
 )
 
 
-def normalize_rows(x: torch.Tensor) -> torch.Tensor:
+def normalize_rows(x: torch.Tensor, factor: torch.Tensor | None = None) -> torch.Tensor:
     """Rows scaled to unit length, x / |x|; (N, D) to (N, D). A zero row stays zero.
 
     The largest entry is divided out first, so that no finite row overflows or underflows; as the
     result does not depend on it, no gradient flows through it.
+
+    Args:
+        x: (N, D) rows.
+        factor: length > 0 that the rows get instead of 1, a scalar of their dtype; or None.
     """
     largest = x.detach().abs().amax(dim=1, keepdim=True)
     scaled = x / torch.where(largest == 0, 1.0, largest)
     square = (scaled * scaled).sum(dim=1, keepdim=True)
-    return scaled / torch.where(square == 0, 1.0, square).sqrt()
+    length = torch.where(square == 0, 1.0, square).sqrt()
+    return scaled / (length if factor is None else length / factor)
 
 
-def unit_rows(x: torch.Tensor) -> torch.Tensor:
+def unit_rows(x: torch.Tensor, factor: torch.Tensor | None = None) -> torch.Tensor:
     """`normalize_rows`, once differentiable: keeps only its result and two numbers a row."""
     function = _UnitRows if torch.compiler.is_compiling() else _UnitRowsInBothModes
-    unit: torch.Tensor = function.apply(x)[0]
-    return unit
+    rows: torch.Tensor = function.apply(x, factor)[0]
+    return rows
 
 
 class _UnitRows(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        # x / |x|, and |x| as the product of two numbers a row.
+    def forward(
+        x: torch.Tensor, factor: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        # factor x / |x|, and |x| / factor as the product of two numbers a row.
         largest = x.abs().amax(dim=1, keepdim=True)
         largest = torch.where(largest == 0, 1.0, largest)
         unit = x / largest
         length = torch.linalg.vector_norm(unit, dim=1, keepdim=True)
         length = torch.where(length == 0, 1.0, length)
-        return unit.div_(length), largest, length
+        if factor is None:
+            return unit.div_(length), largest, length
+        length = length / factor
+        return unit / length, largest, length  # not in place: of many factors there are many
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(*output)
-        ctx.save_for_forward(*output)
+        ctx.save_for_backward(*output, inputs[1])
+        ctx.save_for_forward(*output, inputs[1])
 
     @staticmethod
-    def backward(ctx: Any, upstream: torch.Tensor, *_: Any) -> torch.Tensor:
-        unit, largest, length = ctx.saved_tensors
-        return differentiated_once(_across(unit, upstream, largest, length), unit)
+    def backward(
+        ctx: Any, upstream: torch.Tensor, *_: Any
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        rows, largest, length, factor = ctx.saved_tensors
+        in_x, along = _across(rows, upstream, largest, length, factor)
+        if factor is None:
+            return differentiated_once(in_x, rows), None
+        in_factor = differentiated_once(along.sum() / factor, rows, factor)
+        return differentiated_once(in_x, rows, factor), in_factor
 
 
 class _UnitRowsInBothModes(_UnitRows):
     """With forward mode, which Dynamo does not take."""
 
     @staticmethod
-    def jvp(ctx: Any, tangent: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        return _across(ctx.saved_tensors[0], tangent, *ctx.saved_tensors[1:]), None, None
+    def jvp(
+        ctx: Any, tangent: torch.Tensor | None, of_factor: torch.Tensor | None
+    ) -> tuple[torch.Tensor, None, None]:
+        rows, largest, length, factor = ctx.saved_tensors
+        moved = []
+        if tangent is not None:
+            moved.append(_across(rows, tangent, largest, length, factor)[0])
+        if of_factor is not None:
+            moved.append(rows * (of_factor / factor))
+        return sum(moved[1:], moved[0]), None, None
 
 
 def _across(
-    unit: torch.Tensor, change: torch.Tensor, largest: torch.Tensor, length: torch.Tensor
-) -> torch.Tensor:
-    """The part of a change at right angles to the row, over its length."""
-    inner = (unit * change).sum(dim=1, keepdim=True)
-    return torch.addcmul(change, unit, inner, value=-1.0).div_(length).div_(largest)
+    rows: torch.Tensor,
+    change: torch.Tensor,
+    largest: torch.Tensor,
+    length: torch.Tensor,
+    factor: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The part of a change at right angles to a row, over the row's length; and <row, change>."""
+    inner = (rows * change).sum(dim=1, keepdim=True)
+    part = inner if factor is None else inner / factor.square()
+    across = torch.addcmul(change, rows, part, value=-1.0)
+    if factor is None:
+        return across.div_(length).div_(largest), inner
+    return across / length / largest, inner
 
 
 def off_diagonal(square: torch.Tensor) -> torch.Tensor:

@@ -16,15 +16,19 @@ import torch
 
 from fmicl_core import DIVERGENCES, FMICL, SIMILARITIES, Divergence, Pairwise, Similarity
 from fmicl_core.checks import invalid
+from fmicl_core.family import KernelContrast, Sigmoid
 from fmicl_core.objective import DEFAULTS
+from fmicl_core.similarities import Logit
 
 #: Specifications that this process has met, by their text. Entries are never changed or removed.
 KNOWN: dict[str, Pairwise] = {}
 _adding = threading.Lock()
 #: What a text may name.
 _LIBRARY: dict[str, Callable[..., Any]] = {
-    kind.__name__: kind for kind in (*DIVERGENCES.values(), *SIMILARITIES.values(), Pairwise)
-}
+    kind.__name__: kind
+    for kind in (*DIVERGENCES.values(), Sigmoid, KernelContrast, *SIMILARITIES.values(), Logit,
+                 Pairwise)
+}  # fmt: skip
 
 
 def register(pairwise: Pairwise) -> str:
@@ -49,6 +53,23 @@ def register_options(
         ValueError: an option is unknown or out of range.
     """
     return register(FMICL(divergence, similarity, DEFAULTS.alpha, negatives, normalize).pairwise)
+
+
+@torch.compiler.assume_constant_result
+def learned(text: str) -> str:
+    """The text of what the specification becomes beside `logit_scale` and `logit_bias`.
+
+    Raises:
+        ValueError: its similarity takes neither.
+    """
+    return _learned(text)
+
+
+@lru_cache(maxsize=256)
+def _learned(text: str) -> str:
+    known = KNOWN[text]
+    similarity = known.similarity.learned(known.divergence)
+    return register(Pairwise(known.divergence, similarity, known.normalize))
 
 
 def pairwise_of(text: str) -> Pairwise:

@@ -8,12 +8,12 @@ import torch
 
 from fmicl_core.checks import check_positive
 from fmicl_core.forms import check_implementation, choose_form
-from fmicl_core.pairs import pairs_of
-from fmicl_core.related import INFO_NCE_OPTIONS, RELATED_DEFAULTS, check_info_nce
+from fmicl_core.pairs import Pairs, pairs_of
+from fmicl_core.related import INFO_NCE_OPTIONS, RELATED_DEFAULTS, check_info_nce, one_scale
 from fmicl_torch.dense_related import dense_info_nce, pull_of_ids
 from fmicl_torch.distributed import tell_of_ranks
 from fmicl_torch.ids import explain_ids, ids_of_rows, number_rows, share_of_negatives
-from fmicl_torch.inputs import largest_block, prepare
+from fmicl_torch.inputs import Scalar, largest_block, prepare, scalar_of
 from fmicl_torch.ops import off_diagonal
 from fmicl_torch.tiled_related import tiled_info_nce
 from fmicl_torch.transforms import is_batched
@@ -24,7 +24,8 @@ def info_nce_loss(
     y: torch.Tensor | None = None,
     /,
     *,
-    temperature: float = RELATED_DEFAULTS.temperature,
+    temperature: float | torch.Tensor = RELATED_DEFAULTS.temperature,
+    logit_scale: float | torch.Tensor | None = None,
     negatives: str = RELATED_DEFAULTS.negatives,
     positives: str = RELATED_DEFAULTS.positives,
     bank: torch.Tensor | None = None,
@@ -52,7 +53,10 @@ def info_nce_loss(
         x: (N, D) features of the first view, or of all rows in a single array; any float dtype.
         y: (N, D) features of the second view; row i belongs to the same sample as row i of x. None:
             `ids` say which rows of x belong together.
-        temperature: temperature > 0 that scores are divided by.
+        temperature: temperature > 0 that scores are divided by; a number, or a tensor of no
+            dimension, which may learn.
+        logit_scale: 1 / temperature, in place of it; a number, or a tensor of no dimension. None:
+            the temperature counts.
         negatives: scheme of negatives: "all", the NT-Xent of SimCLR: the anchors are both views,
             the negatives all other samples of both; "cross": anchors x, negatives y (CLIP in one
             direction, MoCo v3); "anchor": anchors x, negatives x; "within": "anchor" averaged with
@@ -78,20 +82,45 @@ def info_nce_loss(
     Khosla et al. (2020), eq. 2.
     """
     tell_of_ranks("info_nce_loss")
-    temperature = check_positive("temperature", temperature)
-    check_implementation(implementation)
+    given = one_scale(temperature, logit_scale)
     pairs = pairs_of(negatives, positives, y, bank, ids, bank_ids)
-    rows = prepare(x, y, bank, normalize, ids is not None, implementation=implementation)
+    return softmax_loss(given, pairs, x, y, bank, ids, bank_ids, normalize, implementation)
+
+
+def softmax_loss(
+    given: tuple[str, Scalar],
+    pairs: Pairs,
+    x: torch.Tensor,
+    y: torch.Tensor | None,
+    bank: torch.Tensor | None,
+    ids: torch.Tensor | None,
+    bank_ids: torch.Tensor | None,
+    normalize: bool,
+    implementation: str,
+) -> torch.Tensor:
+    """InfoNCE of these pairs; what every public form of it calls.
+
+    Args:
+        given: name and value of the argument that scales the scores, "temperature" or
+            "logit_scale".
+        pairs: pairs that count.
+        x, y, bank, ids, bank_ids, normalize, implementation: as for `info_nce_loss`.
+    """
+    name, value = given[0], scalar_of(*given, read=True)
+    scale = 1.0 / value if name == "temperature" else value
+    check_implementation(implementation)
+    has_ids, form = ids is not None, implementation
+    rows = prepare(x, y, bank, normalize, has_ids, implementation=form, scale=scale)
     own = ids_of_rows(ids, bank_ids, rows)
     form = choose_form(implementation, *largest_block(rows, bool(own)))
     info_nce = tiled_info_nce if form == "tiled" else dense_info_nce
     with torch.autocast(x.device.type, enabled=False):
         if not own:
-            return info_nce(rows, temperature, pairs, None)
+            return info_nce(rows, pairs, None)
         numbers = number_rows(own["ids"], own.get("bank_ids"))
-        loss = info_nce(rows, temperature, pairs, numbers)
+        loss = info_nce(rows, pairs, numbers)
         if pairs.positive_blocks:
-            loss = loss + pull_of_ids(rows, temperature, pairs, numbers)
+            loss = loss + pull_of_ids(rows, pairs, numbers)
         # Without a negative pair it is no contrast, and NaN.
         loss = loss + 0.0 / share_of_negatives(pairs, numbers, loss.dtype)
     checked = not torch.compiler.is_compiling() and not is_batched(loss)

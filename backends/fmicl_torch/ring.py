@@ -22,6 +22,7 @@ def ring_mean(
     fused: str = "",
     numbers: torch.Tensor | None = None,
     weights: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Mean over blocks of the union, which no rank ever holds; O(N D / W) memory.
 
@@ -39,11 +40,14 @@ def ring_mean(
         fused: dtype of the products of the Triton routine; "" for plain tiles.
         numbers: (N,) numbers of the rows of all ranks; None where all are different.
         weights: (n,) weights of this rank's anchors, for positives; None for negatives.
+        bias: constant of z in place of that of the similarity, a scalar; or None. Its derivative
+            is that of this rank's share of the tiles, times the number of ranks.
     """
     ranked = (
         None if numbers is None else [part.sort().values for part in numbers.split(ranks.sizes)]
     )
-    return _Ring.apply(text, blocks, ranks, fused, ranked, weights, list(rows), *rows.values())
+    given = text, blocks, ranks, fused, ranked, weights
+    return _Ring.apply(*given, list(rows), bias, *rows.values())
 
 
 class _Ring(torch.autograd.Function):
@@ -57,6 +61,7 @@ class _Ring(torch.autograd.Function):
         ranked: list[torch.Tensor] | None,
         weights: torch.Tensor | None,
         names: list[str],
+        bias: torch.Tensor | None,
         *sides: torch.Tensor,
     ) -> torch.Tensor:
         grad = any(ctx.needs_input_grad)
@@ -65,6 +70,7 @@ class _Ring(torch.autograd.Function):
         guest, guest_grad = own, torch.zeros_like(own)
         own_grad = torch.zeros_like(own)
         total = own.new_zeros((), dtype=torch.float64)
+        slope = None if bias is None else torch.zeros_like(bias)
         parts = {name: slice(i * sides[0].shape[1], (i + 1) * sides[0].shape[1])
                  for i, name in enumerate(names)}  # fmt: skip
         for step in range(ranks.count):
@@ -77,16 +83,18 @@ class _Ring(torch.autograd.Function):
                     continue
                 here = step == 0
                 one_sided = here and block.symmetric
-                mean, grad_left, grad_right = block_mean_and_gradients(
+                mean, grad_left, grad_right, in_bias = block_mean_and_gradients(
                     own[:, left].contiguous(),
                     None if one_sided else guest[:, right].contiguous(),
-                    text, here and block.skips_diagonal, grad, True, fused, numbers, weights,
+                    text, here and block.skips_diagonal, grad, True, fused, numbers, weights, bias,
                 )  # fmt: skip
                 total += share * mean
                 if grad:
                     own_grad[:, left] += share * grad_left
                     if not one_sided:
                         guest_grad[:, right] += share * grad_right
+                    if slope is not None:
+                        slope += share * in_bias
             rows = ranks.sizes[(host - 1) % ranks.count]
             if step + 1 < ranks.count:
                 guest = ranks.pass_on(guest, rows)
@@ -94,16 +102,17 @@ class _Ring(torch.autograd.Function):
                 guest_grad = ranks.pass_on(guest_grad, rows)
         dist.all_reduce(total, group=ranks.group)
         own_grad += guest_grad
-        ctx.save_for_backward(own_grad)
+        ctx.save_for_backward(own_grad, slope)
         ctx.widths, ctx.count = [side.shape[1] for side in sides], ranks.count
         return total.to(own.dtype)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
-        (own_grad,) = ctx.saved_tensors
+        own_grad, slope = ctx.saved_tensors
+        in_bias = None if slope is None else ctx.count * grad * slope
         sides = (ctx.count * grad * own_grad).split(ctx.widths, dim=1)
-        return *[None] * 7, *sides
+        return *[None] * 7, in_bias, *sides
 
 
 def _share(block: Block, ranks: Ranks, step: int, guests: int, positives: bool) -> float:

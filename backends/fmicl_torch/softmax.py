@@ -18,7 +18,7 @@ class SoftmaxTiles:
     """The scores of the pairs that stand in the softmaxes, but the pairs (x_i, y_i).
 
     Args:
-        x, y, bank, numbers, bank_numbers, negatives, positives, temperature, tile: as for
+        x, y, bank, numbers, bank_numbers, negatives, positives, symmetric, decoupled, tile: as for
             `_info_nce`.
     """
 
@@ -31,17 +31,19 @@ class SoftmaxTiles:
         bank_numbers: torch.Tensor | None,
         negatives: str,
         positives: str,
-        temperature: float,
+        symmetric: bool,
+        decoupled: bool,
         tile: int,
     ) -> None:
-        pairs = Pairs(negatives, positives, y is None, bank is not None)
+        given_arrays = y is None, bank is not None
+        pairs = Pairs(negatives, positives, *given_arrays, symmetric, decoupled)
         given = zip(NAMES, (x, y, bank), (numbers, numbers, bank_numbers), strict=True)
         named = [(name, rows, number) for name, rows, number in given if rows is not None]
         self.rows = {name: rows for name, rows, _ in named}
         self.numbers = {name: number for name, _, number in named if number is not None}
         self.anchors = [name for name, _ in info_nce_anchors(pairs)]
         self.softmaxes = info_nce_blocks(pairs, numbers is not None)
-        self.temperature, self.tile = temperature, tile
+        self.tile = tile
 
     def tiles(self) -> Iterator[tuple[str, str, slice, slice, torch.Tensor, bool]]:
         """Every tile: its sides, its rows, its columns, its scores, whether columns are anchors.
@@ -53,13 +55,10 @@ class SoftmaxTiles:
             left, right = block.sides(self.rows)
             numbers = None if which == "every" else sides_of(self.numbers, block)
             left_out = ALL if which == "different" else NONE
-            before = None
             for i, j, state in tiles_of(left, right, numbers, self.tile):
                 if numbers is not None and state == left_out:
                     continue
-                if i != before:
-                    before, scaled = i, left[i] / self.temperature
-                s = scaled @ self.rows[block.right][j].T
+                s = left[i] @ self.rows[block.right][j].T
                 if numbers is not None and state == SOME:
                     equal = equal_pairs(numbers, i, j)
                     s.masked_fill_(equal if which == "different" else ~equal, -torch.inf)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import repeat
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 
 from fmicl_core import Pairwise
+from fmicl_core.ops import SUM_LOG_BOUND
 from fmicl_torch.dense import Sides
 from fmicl_torch.fused import Sums
 from fmicl_torch.ids import NONE, equal_in_tiles
@@ -46,6 +48,7 @@ class Sweep:
         left: (N, D) features.
         right: (K, D) features, or None for left.
         pairwise: the specification; its normalization has been applied.
+        bias: constant of z in place of that of the similarity, a scalar; or None.
         grad: whether gradients are wanted at all.
         columns: whether the gradient in right is wanted.
     """
@@ -55,6 +58,7 @@ class Sweep:
         left: torch.Tensor,
         right: torch.Tensor | None,
         pairwise: Pairwise,
+        bias: torch.Tensor | None,
         grad: bool,
         columns: bool,
     ) -> None:
@@ -62,13 +66,16 @@ class Sweep:
         self.columns = columns
         self.a, self.b, self.c = pairwise.coefficients()
         self.left, self.right = left, left if right is None else right
-        self.bias = self.right.new_full((len(self.right),), self.c)
+        k = len(self.right)
+        self.bias = self.right.new_full((k,), self.c) if bias is None else bias.expand(k)
+        self.bounded = bias is not None and grad and _bounded(left, self.right, bias)
         if self.b:
             self.bias += self.b * self.right.square().sum(dim=1)
             self.left_bias = self.b * self.left.square().sum(dim=1, keepdim=True)
         # One accumulator, updated in place: small tensors kept between tiles would split the heap.
         wide = left.dtype if left.device.type == "mps" else torch.float64
         self.total = left.new_zeros((), dtype=wide)
+        self.slope = None if bias is None or not grad else left.new_zeros((), dtype=wide)
         self.grad_left = torch.zeros_like(left) if grad else left.new_empty(0)
         self.grad_right = self.grad_left
         self.mass_left = left.new_zeros(len(left)) if grad and self.b else None
@@ -80,7 +87,8 @@ class Sweep:
     @property
     def sums(self) -> Sums:
         """The sums so far."""
-        return Sums(self.total, self.grad_left, self.grad_right, self.mass_left, self.mass_right)
+        grads = self.grad_left, self.grad_right
+        return Sums(self.total, *grads, self.mass_left, self.mass_right, self.slope)
 
     def tile(self, i: slice, j: slice, on_diagonal: bool, equal: torch.Tensor | None) -> None:
         """Add the tile of rows i and columns j.
@@ -98,6 +106,8 @@ class Sweep:
         self.total.add_(total, alpha=2 if mirrored else 1)
         if weight is not None:
             self._add_gradient(weight, i, j, mirrored or self.columns)
+            if self.slope is not None:
+                self.slope.add_(weight.sum(), alpha=2 if mirrored else 1)
 
     def _evaluate(
         self, z: torch.Tensor, i: slice, on_diagonal: bool, equal: torch.Tensor | None
@@ -105,7 +115,7 @@ class Sweep:
         """Sum of the tile's values, and their slopes if a gradient is wanted."""
         inside = not on_diagonal and equal is None
         if self.grad and inside:
-            return self.pairwise.excess_total_and_slope(z, TORCH)
+            return self.pairwise.excess_total_and_slope(z, TORCH, self.bounded)
         if not self.grad:
             return _without(self.pairwise.excess(z, TORCH), on_diagonal, equal).sum(), None
         excess, weight = self.pairwise.excess_and_slope(z, TORCH)
@@ -148,6 +158,17 @@ class PositiveSweep(Sweep):
             weights = weights * equal
         total = (weights * self.pairwise.positive(z, TORCH)).sum()
         return total, weights * self.pairwise.positive_slope(z, TORCH) if self.grad else None
+
+
+def _bounded(left: torch.Tensor, right: torch.Tensor, bias: torch.Tensor) -> bool:
+    """Whether e^z is known to be small enough for `Ops.sum_log`; on a CPU, where asking is cheap.
+
+    A sum of logarithms is a logarithm of products there.
+    """
+    if left.device.type != "cpu":
+        return False
+    longest = [torch.linalg.vector_norm(side, dim=1).max() for side in (left, right)]
+    return (longest[0] * longest[1] + bias).item() < math.log(SUM_LOG_BOUND / 2)
 
 
 def _without(values: torch.Tensor, on_diagonal: bool, equal: torch.Tensor | None) -> torch.Tensor:

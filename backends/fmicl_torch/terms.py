@@ -16,9 +16,12 @@ from fmicl_torch.blocks import BlockMeans
 from fmicl_torch.distributed import Distributed, Prepared, ranks_of
 from fmicl_torch.fused import fused_dtype
 from fmicl_torch.ids import explain_ids, ids_of_rows, number_rows, share_of_negatives
-from fmicl_torch.inputs import explain_non_finite, prepare, weight_of
-from fmicl_torch.registry import KNOWN, described
+from fmicl_torch.inputs import Scalar, as_tensor, explain_non_finite, prepare, scalar_of
+from fmicl_torch.registry import KNOWN, described, learned
 from fmicl_torch.transforms import is_batched
+
+#: alpha, logit_scale and logit_bias.
+Scalars = tuple[Scalar, Scalar | None, Scalar | None]
 
 
 @with_old_names(alignment="score", uniformity="penalty")
@@ -34,7 +37,7 @@ def terms_of(
     text: str,
     negatives: str,
     positives: str,
-    alpha: float | torch.Tensor,
+    scalars: Scalars,
     x: torch.Tensor,
     y: torch.Tensor | None,
     bank: torch.Tensor | None,
@@ -43,26 +46,40 @@ def terms_of(
     implementation: str,
     check_finite: bool,
     distributed: Distributed,
+    each_pair: bool = False,
 ) -> FMICLTerms:
     """The loss and its terms; what every public form of it calls.
 
     Args:
-        text: text of the specification in the registry.
-        negatives, positives, alpha, x, y, bank, ids, bank_ids, implementation, check_finite,
+        text: text of the specification in the registry, as it is without a learned scale.
+        negatives, positives, x, y, bank, ids, bank_ids, implementation, check_finite,
             distributed: as for `fmicl_loss`.
+        scalars: alpha, logit_scale and logit_bias, as for `fmicl_loss`.
+        each_pair: whether every pair counts alike, as in SigLIP: both terms are sums over their
+            pairs, divided by N and by N (N - 1), and alpha is N - 1.
     """
     pairwise = KNOWN[text]
+    scale, bias = scalars[1:]
+    if scale is not None or bias is not None:
+        scale, bias = pairwise.similarity.logits(scale, bias)
+        text = learned(text)
 
     def prepare_own(least: int) -> Prepared:
         check_bool("check_finite", check_finite)
         form = check_implementation(implementation, WITH_FUSED)
-        weight = weight_of(alpha, read=check_finite)
+        weight = scalar_of("alpha", scalars[0], read=check_finite)
+        factor, constant = (
+            None if value is None else scalar_of(name, value, read=check_finite)
+            for name, value in (("logit_scale", scale), ("logit_bias", bias))
+        )
         pairs = pairs_of(negatives, positives, y, bank, ids, bank_ids)
-        rows = prepare(x, y, bank, pairwise.normalize, ids is not None, least, form)
+        rows = prepare(x, y, bank, pairwise.normalize, ids is not None, least, form, factor)
+        own_bias = None if constant is None else as_tensor(constant, rows["x"])
         dtype = reduce(torch.promote_types, [v.dtype for v in (x, y, bank) if v is not None])
         among_ids = ids is not None and bool(pairs.positive_blocks)
         fused = fused_dtype(form, text, x, dtype, positives=among_ids)
-        return Prepared(rows, ids_of_rows(ids, bank_ids, rows), pairs, form, fused, weight)
+        own_ids = ids_of_rows(ids, bank_ids, rows)
+        return Prepared(rows, own_ids, pairs, form, fused, weight, own_bias)
 
     ranks = None if distributed is False else ranks_of(distributed, x)
     if ranks is None:
@@ -76,16 +93,21 @@ def terms_of(
         if given.ids:
             every = given.ids["ids"] if ranks is None else ranks.gather(given.ids["ids"])
             numbers = number_rows(every, given.ids.get("bank_ids"))
-        means = BlockMeans(given, text, numbers, ranks)
+        means = BlockMeans(given, text, numbers, ranks, each_pair)
         scores = [means.score_of_views()] if y is not None else []
         if numbers is not None and pairs.positive_blocks:
             scores.append(means.score(pairs.positive_blocks))
         score = sum(scores[1:], scores[0])
         excess = means.excess(pairs.negative_blocks)
         if numbers is not None:
-            excess = excess / share_of_negatives(pairs, numbers, excess.dtype)
+            share = share_of_negatives(pairs, numbers, excess.dtype)
+            # Without a negative pair it is no contrast, and NaN.
+            excess = excess + 0.0 / share if each_pair else excess / share
         penalty = pairwise.limit + excess
-        loss = given.weight * penalty - score
+        weight = given.weight
+        if each_pair:
+            weight = (len(x) if ranks is None else ranks.total) - 1
+        loss = weight * penalty - score
         if loss.dtype != excess.dtype:  # alpha is an array of another dtype
             loss = loss.to(excess.dtype)
     checked = check_finite and not torch.compiler.is_compiling() and not is_batched(loss)
@@ -98,7 +120,8 @@ def terms_of(
         if ranks is not None:
             ranks.raise_first(error)
         formulas = pairwise.divergence, pairwise.similarity
-        alpha = float(given.weight)
-        settings = FMICL(*formulas, alpha, negatives, pairwise.normalize, positives)
+        logits = (None if value is None else float(value) for value in scalars[1:])
+        options = float(weight), negatives, pairwise.normalize, positives, *logits
+        settings = FMICL(*formulas, *options)
         raise error or overflowed(settings, loss.item())
     return FMICLTerms(loss, score, penalty)

@@ -24,6 +24,9 @@ from fmicl_torch.transforms import (
     loops_under_vmap,
 )
 
+#: A mean, and its gradients in the left rows, the right rows and the bias.
+Means = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+
 
 def tiled_block_mean(
     left: torch.Tensor,
@@ -33,6 +36,7 @@ def tiled_block_mean(
     fused: str = "",
     numbers: Sides | None = None,
     weights: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Mean excess over the pairs (left_i, right_j), i != j if so asked; right None means left.
 
@@ -48,11 +52,12 @@ def tiled_block_mean(
         numbers: numbers of the rows on the left and on the right, best side by side where equal;
             None where all are different.
         weights: (N,) weights of the left rows; equal, in a symmetric block, where numbers are.
+        bias: constant of z in place of that of the similarity, a scalar; or None.
     """
     columns = asks_for_gradient(right)
-    grad = columns or asks_for_gradient(left)
-    mean, _, _ = block_mean_and_gradients(
-        left, right, text, skips_diagonal, grad, grad and columns, fused, numbers, weights
+    grad = columns or asks_for_gradient(left) or asks_for_gradient(bias)
+    mean, *_ = block_mean_and_gradients(
+        left, right, text, skips_diagonal, grad, grad and columns, fused, numbers, weights, bias
     )
     return mean
 
@@ -67,12 +72,13 @@ def block_mean_and_gradients(
     fused: str = "",
     numbers: Sides | None = None,
     weights: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The mean of `tiled_block_mean` and its gradients.
+    bias: torch.Tensor | None = None,
+) -> Means:
+    """The mean of `tiled_block_mean` and its gradients in left, right and bias.
 
     The mean is differentiable once, in reverse and in forward mode. Without `grad`, and in place of
-    the gradient in right where right is left or `columns` is False, empty tensors. `fused`,
-    `numbers` and `weights` as for `tiled_block_mean`.
+    the gradient in right where right is left or `columns` is False, and of that in bias where there
+    is none, empty tensors. `fused`, `numbers`, `weights` and `bias` as for `tiled_block_mean`.
     """
     columns = grad and columns and right is not None
     device = left.device.type
@@ -81,7 +87,7 @@ def block_mean_and_gradients(
     own, others = numbers or (None, None)
     others = None if others is own else others  # Dynamo takes no tensor twice
     return function.apply(
-        left, right, own, others, weights, text, skips_diagonal, size, grad, columns, fused
+        left, right, bias, own, others, weights, text, skips_diagonal, size, grad, columns, fused
     )
 
 
@@ -89,6 +95,7 @@ def block_mean_and_gradients(
 def _block_mean(
     left: torch.Tensor,
     right: torch.Tensor | None,
+    bias: torch.Tensor | None,
     numbers_left: torch.Tensor | None,
     numbers_right: torch.Tensor | None,
     weights: torch.Tensor | None,
@@ -98,7 +105,7 @@ def _block_mean(
     grad: bool,
     columns: bool,
     fused: str,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> Means:
     """The mean of `tiled_block_mean` and its gradients; on the right None means as on the left."""
     pairwise = pairwise_of(text)
     others = left if right is None else right
@@ -108,9 +115,9 @@ def _block_mean(
     if fused:
         atomic = not torch.are_deterministic_algorithms_enabled()
         launch = Launch(pairwise, skips_diagonal, getattr(torch, fused), atomic)
-        sums = fused_sums(left, right, launch, grad, columns, numbers, weights)
+        sums = fused_sums(left, right, launch, grad, columns, numbers, weights, bias)
     else:
-        block = left, right, pairwise, grad, columns
+        block = left, right, pairwise, bias, grad, columns
         sweep = Sweep(*block) if weights is None else PositiveSweep(weights, *block)
         none = ALL if weights is None else NONE  # tiles with this state have no pair that counts
         for i, j, state in tiles_of(left, right, numbers, tile):
@@ -121,15 +128,16 @@ def _block_mean(
     # Of positives it is the mean over the left rows.
     count = len(left) * (1 if weights is not None else len(others) - skips_diagonal)
     mean = (sums.total / count).to(left.dtype)
-    nothing = left.new_empty(0)
+    nothing, none_either = left.new_empty(0), left.new_empty(0)
     if not grad:
-        return mean, nothing, left.new_empty(0)
+        return mean, nothing, none_either, left.new_empty(0)
+    in_bias = left.new_empty(0) if sums.slope is None else (sums.slope / count).to(left.dtype)
     # In a symmetric block (i, j) and (j, i) both count.
     scale = (2.0 if right is None else 1.0) / count
     _scale(sums.grad_left, sums.mass_left, left, pairwise, scale)
     if columns:
         _scale(sums.grad_right, sums.mass_right, others, pairwise, scale)
-    return mean, sums.grad_left, sums.grad_right if columns else nothing
+    return mean, sums.grad_left, sums.grad_right if columns else nothing, in_bias
 
 
 def _scale(
@@ -146,6 +154,7 @@ def _scale(
 def _(
     left: torch.Tensor,
     right: torch.Tensor | None,
+    bias: torch.Tensor | None,
     numbers_left: torch.Tensor | None,
     numbers_right: torch.Tensor | None,
     weights: torch.Tensor | None,
@@ -155,7 +164,7 @@ def _(
     grad: bool,
     columns: bool,
     fused: str,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> Means:
     layout = torch.contiguous_format if fused else torch.preserve_format
     grad_left, grad_right = (
         torch.empty_like(rows, memory_format=layout)
@@ -163,7 +172,8 @@ def _(
         else left.new_empty(0)
         for wanted, rows in ((grad, left), (columns, right))
     )
-    return left.new_empty(()), grad_left, grad_right
+    in_bias = left.new_empty(() if grad and bias is not None else 0)
+    return left.new_empty(()), grad_left, grad_right, in_bias
 
 
 loops_under_vmap(_block_mean)
@@ -174,35 +184,36 @@ class _BlockMean(torch.autograd.Function):
 
     @staticmethod
     def forward(  # Dynamo counts the parameters, to learn that there is no context among them
-        left: torch.Tensor, right: torch.Tensor | None, numbers_left: torch.Tensor | None,
-        numbers_right: torch.Tensor | None, weights: torch.Tensor | None, text: str,
-        skips_diagonal: bool, tile: int, grad: bool, columns: bool, fused: str,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
-        return _block_mean(left, right, numbers_left, numbers_right, weights, text,
+        left: torch.Tensor, right: torch.Tensor | None, bias: torch.Tensor | None,
+        numbers_left: torch.Tensor | None, numbers_right: torch.Tensor | None,
+        weights: torch.Tensor | None, text: str, skips_diagonal: bool, tile: int, grad: bool,
+        columns: bool, fused: str,
+    ) -> Means:  # fmt: skip
+        return _block_mean(left, right, bias, numbers_left, numbers_right, weights, text,
                            skips_diagonal, tile, grad, columns, fused)  # fmt: skip
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        left, right, *_, columns, _ = inputs
+        left, right, bias, *_, columns, _ = inputs
         ctx.columns = columns
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(*output[1:], left, right)
+        ctx.save_for_backward(*output[1:], left, right, bias)
         ctx.save_for_forward(*output[1:])
 
     @staticmethod
     def backward(ctx: Any, upstream: torch.Tensor, *_: Any) -> tuple[Any, ...]:
-        grad_left, grad_right, left, right = ctx.saved_tensors
-        both = (left,) if right is None else (left, right)
-        in_left = differentiated_once(upstream * grad_left, *both)
-        in_right = differentiated_once(upstream * grad_right, *both) if ctx.columns else None
-        return in_left, in_right, *[None] * 9
+        *grads, left, right, bias = ctx.saved_tensors
+        given = [tensor for tensor in (left, right, bias) if tensor is not None]
+        wanted = True, ctx.columns, bias is not None
+        scaled = [differentiated_once(upstream * grad, *given) if want else None
+                  for grad, want in zip(grads, wanted, strict=True)]  # fmt: skip
+        return *scaled, *[None] * 9
 
 
 class _BlockMeanInBothModes(_BlockMean):
     """With forward mode, which Dynamo does not take."""
 
     @staticmethod
-    def jvp(ctx: Any, left: Any, right: Any, *_: Any) -> tuple[Any, None, None]:
-        grad_left, grad_right = ctx.saved_tensors
-        return along((grad_left, left), (grad_right, right)), None, None
+    def jvp(ctx: Any, *tangents: Any) -> tuple[Any, None, None, None]:
+        return along(*zip(ctx.saved_tensors, tangents[:3], strict=True)), None, None, None

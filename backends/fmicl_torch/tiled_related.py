@@ -23,21 +23,20 @@ from fmicl_torch.transforms import OnceDifferentiable, along, loops_under_vmap
 Softmax = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-def tiled_info_nce(
-    rows: Rows, temperature: float, pairs: Pairs, numbers: Numbers | None
-) -> torch.Tensor:
+def tiled_info_nce(rows: Rows, pairs: Pairs, numbers: Numbers | None) -> torch.Tensor:
     """InfoNCE in two passes, once differentiable; equals
 
-        positive = (x * y).sum(dim=1) / temperature
+        positive = (x * y).sum(dim=1)
         every = cat([positive[:, None], other_scores], dim=1)
         (logsumexp(every, dim=1) - positive).mean()
 
     averaged over the anchor views, with other_scores (N, all negatives of the anchor, and positives
     beside y_i); of a single array logsumexp(other_scores, dim=1), and 0 without a positive.
+    Decoupled, `every` is other_scores, which are those of negatives alone.
 
     Args:
-        rows: features by the names "x" (N, D) and, if given, "y" (N, D) and "bank" (K, D).
-        temperature: temperature > 0 that scores are divided by.
+        rows: features by the names "x" (N, D) and, if given, "y" (N, D) and "bank" (K, D), whose
+            products are the scores.
         pairs: pairs that count.
         numbers: numbers of the rows; None without ids.
     """
@@ -50,7 +49,8 @@ def tiled_info_nce(
     ids = ranked.get("x"), ranked.get("bank"), counted
     function = _InfoNCE if torch.compiler.is_compiling() else _InfoNCEInBothModes
     tile = tile_size(rows["x"].device.type)
-    loss, *_ = function.apply(*sides, *ids, pairs.negatives, pairs.positives, temperature, tile)
+    options = pairs.negatives, pairs.positives, pairs.symmetric, pairs.decoupled
+    loss, *_ = function.apply(*sides, *ids, *options, tile)
     return loss
 
 
@@ -64,26 +64,28 @@ def _info_nce(
     counted: torch.Tensor | None,
     negatives: str,
     positives: str,
-    temperature: float,
+    symmetric: bool,
+    decoupled: bool,
     tile: int,
 ) -> Softmax:
     """The loss, and three numbers that make up every anchor's softmax, (anchor views, N) each.
 
     These are: the largest of its scores but that of its own pair (x_i, y_i); the log-sum-exp of all
-    its scores, less that; and its margin, the log-sum-exp of all but its own pair less the score of
-    this pair. In a single array, where there is no own pair, the margin is the log-sum-exp.
+    that stand in its softmax, less that; and its margin, the log-sum-exp of all but its own pair
+    less the score of this pair. In a single array, where there is no own pair, the margin is the
+    log-sum-exp.
 
     Args:
         x, y, bank: features; y is None in a single array.
         numbers, bank_numbers: numbers of the rows of x, and y, and of those of the bank, or None.
         counted: (N,) anchors of a single array that count, which are those with a positive; None
             with two views, of which all do.
-        negatives, positives: options that make the pairs.
-        temperature: temperature > 0 that scores are divided by.
+        negatives, positives, symmetric, decoupled: options that make the pairs.
         tile: rows and columns of a tile, at most.
     """
-    block = SoftmaxTiles(x, y, bank, numbers, bank_numbers, negatives, positives, temperature, tile)
-    positive = x.new_zeros(len(x)) if y is None else (x * y).sum(dim=1) / temperature
+    options = negatives, positives, symmetric, decoupled, tile
+    block = SoftmaxTiles(x, y, bank, numbers, bank_numbers, *options)
+    positive = x.new_zeros(len(x)) if y is None else (x * y).sum(dim=1)
     sums = {name: LogSum(positive) for name in block.anchors}  # of all but the own pair
     for left, right, i, j, s, columns in block.tiles():
         sums[left].add(i, s, dim=1)
@@ -95,6 +97,8 @@ def _info_nce(
     if counted is not None:
         logs.masked_fill_(~counted, torch.inf)  # a softmax of zeros
         return margins.where(counted, 0.0).mean(), peaks, logs, margins
+    if decoupled:
+        return margins.mean(), peaks, logs, margins
     logs += TORCH.softplus(-margins)  # with the own pair, which may be alone
     logs = torch.where(margins == -torch.inf, positive - peaks, logs)
     return TORCH.softplus(margins).mean(), peaks, logs, margins
@@ -112,12 +116,14 @@ def _gradients(
     margins: torch.Tensor,
     negatives: str,
     positives: str,
-    temperature: float,
+    symmetric: bool,
+    decoupled: bool,
     tile: int,
     wanted: Sequence[bool],
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The gradients in x, y and bank; empty where not wanted."""
-    block = SoftmaxTiles(x, y, bank, numbers, bank_numbers, negatives, positives, temperature, tile)
+    options = negatives, positives, symmetric, decoupled, tile
+    block = SoftmaxTiles(x, y, bank, numbers, bank_numbers, *options)
     rows = block.rows
     with torch.autocast(x.device.type, enabled=False):  # the backward pass may run inside one
         grads = {k: torch.zeros_like(rows[k]) for k, w in zip(NAMES, wanted, strict=True) if w}
@@ -133,18 +139,19 @@ def _gradients(
                 grads[right][j].addmm_(weight.T, rows[left][i])
         if y is not None:
             # Of every anchor's own pair: its probability less 1, in a form that keeps the digits.
-            pull = -torch.sigmoid(margins).sum(dim=0)[:, None]
+            less = torch.ones_like(margins) if decoupled else torch.sigmoid(margins)
+            pull = -less.sum(dim=0)[:, None]
             for name, other in (("x", y), ("y", x)):
                 if name in grads:
                     grads[name].addcmul_(pull, other)
         for grad in grads.values():
-            grad /= temperature * peaks.numel()
+            grad /= peaks.numel()
     return tuple(grads[name] if name in grads else x.new_empty(0) for name in NAMES)  # type: ignore[return-value]
 
 
 @_info_nce.register_fake
-def _(x, y, bank, numbers, bank_numbers, counted, negatives, positives, temperature, tile):  # type: ignore[no-untyped-def]
-    pairs = Pairs(negatives, positives, y is None, bank is not None)
+def _(x, y, bank, numbers, bank_numbers, counted, negatives, positives, symmetric, *more):  # type: ignore[no-untyped-def]
+    pairs = Pairs(negatives, positives, y is None, bank is not None, symmetric)
     views = len(info_nce_anchors(pairs))
     return x.new_empty(()), *(x.new_empty((views, len(x))) for _ in range(3))
 
@@ -172,10 +179,11 @@ class _InfoNCE(torch.autograd.Function):
     def forward(  # Dynamo counts the parameters, to learn that there is no context among them
         x: torch.Tensor, y: torch.Tensor | None, bank: torch.Tensor | None,
         numbers: torch.Tensor | None, bank_numbers: torch.Tensor | None,
-        counted: torch.Tensor | None, negatives: str, positives: str, temperature: float, tile: int,
+        counted: torch.Tensor | None, negatives: str, positives: str, symmetric: bool,
+        decoupled: bool, tile: int,
     ) -> Softmax:  # fmt: skip
         return _info_nce(x, y, bank, numbers, bank_numbers, counted, negatives, positives,
-                         temperature, tile)  # fmt: skip
+                         symmetric, decoupled, tile)  # fmt: skip
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -192,7 +200,7 @@ class _InfoNCE(torch.autograd.Function):
         grads = gradients(*ctx.saved_tensors, *ctx.options, wanted)
         scaled = [upstream * grad if want else None
                   for grad, want in zip(grads, wanted, strict=True)]  # fmt: skip
-        return *scaled, *[None] * 7
+        return *scaled, *[None] * 8
 
 
 class _InfoNCEInBothModes(_InfoNCE):
