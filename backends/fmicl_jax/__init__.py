@@ -2,6 +2,7 @@
 
 from fmicl_core import specification
 from fmicl_core.specification import *  # noqa: F403
+from fmicl_jax.family import clip_loss, dcl_loss, dhel_loss, kcl_loss, siglip_loss
 from fmicl_jax.loss import FMICLLoss, fmicl_loss, fmicl_terms
 from fmicl_jax.related import (
     InfoNCELoss,
@@ -16,9 +17,14 @@ __all__ = [
     "FMICLTerms",
     "InfoNCELoss",
     "alignment_uniformity_loss",
+    "clip_loss",
+    "dcl_loss",
+    "dhel_loss",
     "fmicl_loss",
     "fmicl_terms",
     "info_nce_loss",
+    "kcl_loss",
+    "siglip_loss",
     "spectral_contrastive_loss",
 ]
 __all__ += specification.__all__

@@ -13,18 +13,16 @@ from fmicl_jax.plan import Rows
 
 def dense_info_nce(
     rows: Rows,
-    temperature: float,
     pairs: Pairs,
     numbers: dict[str, jax.Array] | None,
     weights: jax.Array | None,
 ) -> jax.Array:
-    """Mean over anchors of log Z, less s(x_i, y_i) where there is a y.
+    """Mean over anchors of log Z, less s(x_i, y_i) where there is a y; a score is s = x . y.
 
     Anchors of a single array that have no positive count as 0.
 
     Args:
         rows: features by the names "x" (N, D) and, if given, "y" (N, D) and "bank" (K, D).
-        temperature: temperature > 0 that scores are divided by.
         pairs: scheme of negatives and positives.
         numbers: numbers of the rows by name, equal where their ids are; None without ids.
         weights: (N,) weight of each positive of an anchor, 0 where it has none; None without ids.
@@ -34,7 +32,7 @@ def dense_info_nce(
     for anchor, _ in info_nce_anchors(pairs):
         every = jnp.concatenate(
             [
-                _logits(rows, anchor, softmax, temperature, numbers)
+                _logits(rows, anchor, softmax, numbers)
                 for softmax in blocks
                 if anchor == softmax.block.left or (softmax.both and anchor == softmax.block.right)
             ],
@@ -44,9 +42,10 @@ def dense_info_nce(
         if weights is not None and pairs.single:
             losses.append(jnp.where(weights == 0, 0.0, log_z).mean())
         else:
-            positive = (rows["x"] * rows["y"]).sum(axis=1) / temperature
-            # The same as log Z less the score, but where the loss is small nothing cancels.
-            losses.append(JAX.softplus(log_z - positive).mean())
+            margin = log_z - (rows["x"] * rows["y"]).sum(axis=1)
+            # With (x_i, y_i) in Z it is log Z less the score, and where that is small nothing
+            # cancels.
+            losses.append((margin if pairs.decoupled else JAX.softplus(margin)).mean())
     return jnp.stack(losses).mean()
 
 
@@ -54,13 +53,12 @@ def _logits(
     rows: Rows,
     anchor: str,
     softmax: SoftmaxBlock,
-    temperature: float,
     numbers: dict[str, jax.Array] | None,
 ) -> jax.Array:
     """Scores of the anchors with the rows on the other side of a block; -inf: does not count."""
     block, _, which = softmax
     other = block.right if anchor == block.left else block.left
-    s = product(rows[anchor], rows[other].T) / temperature
+    s = product(rows[anchor], rows[other].T)
     if block.skips_diagonal:
         s = jnp.where(jnp.eye(len(s), dtype=bool), -jnp.inf, s)
     if which == "every" or numbers is None or other not in numbers:

@@ -18,11 +18,12 @@ from fmicl_core.fused import parts_for, tiles_for
 from fmicl_jax.fused_numbers import tile_ranges, visited_tiles, weights_by_number
 from fmicl_jax.fused_program import Program, Side, Sums, run_program
 from fmicl_jax.ops import square_lengths
-from fmicl_jax.plan import Gradients, Plan
+from fmicl_jax.plan import Gradients, Plan, Wanted
+from fmicl_jax.tiles import zero_of
 
 
 def fused_mean_and_gradients(
-    left: jax.Array, right: jax.Array | None, plan: Plan, wanted: tuple[bool, bool],
+    left: jax.Array, right: jax.Array | None, bias: jax.Array | None, plan: Plan, wanted: Wanted,
     numbers: tuple[jax.Array, jax.Array | None] | None = None, weights: jax.Array | None = None,
 ) -> tuple[jax.Array, Gradients]:  # fmt: skip
     """Mean excess or, with weights, mean score of the positives, and the wanted gradients.
@@ -35,8 +36,9 @@ def fused_mean_and_gradients(
     Args:
         left: (N, D) features.
         right: (K, D) features, or None for left.
+        bias: constant of z that learns, or None.
         plan: settings of the sweep.
-        wanted: whether the gradients in left and in right are wanted.
+        wanted: whether the gradients in left, in right and in the bias are wanted.
         numbers: numbers (N,) and (K,) of the rows on either side, the latter None for the former;
             int32. Pairs with equal numbers count as 0. None: all pairs count.
         weights: weights (N,) of the rows of left, equal for equal numbers. If given, the mean is
@@ -46,55 +48,59 @@ def fused_mean_and_gradients(
     symmetric = right is None
     others = left if right is None else right
     pairs = len(left) * (len(others) - plan.skips_diagonal) if weights is None else len(left)
-    # Inside jax.shard_map all that goes into the routine must vary over the same mesh axes;
-    # features that are not finite have no loss anyway.
-    zero = 0.0 * (left[0, 0] + others[0, 0])
+    # Inside jax.shard_map all that goes into the routine must vary over the same mesh axes.
+    zero = zero_of(left, others, bias)
     sides: tuple[Any, Any] = None, None
     if numbers is not None:
         sides = numbers[0], numbers[0] if numbers[1] is None else numbers[1]
-        zero += 0.0 * (sides[0][0] + sides[1][0]).astype(zero.dtype)
+        zero += zero_of(*sides).astype(zero.dtype)
         nothing = 0 * zero.astype(sides[0].dtype)
         sides = sides[0] + nothing, sides[1] + nothing
     left, others = left + zero, others + zero
+    bias = None if bias is None else bias + zero
 
     def gradient(rows: jax.Array, products: jax.Array, mass: jax.Array | None) -> jax.Array:
         # In a symmetric block (i, j) and (j, i) both count.
         scale = (2.0 if symmetric else 1.0) / pairs
-        whole = a * products if mass is None else a * products + 2.0 * b * mass[:, None] * rows
-        return scale * whole
+        whole = a * products
+        return scale * (whole + 2.0 * b * mass[:, None] * rows if b and mass is not None else whole)
 
     how = plan, wanted[0], symmetric and not wanted[0]
-    total, products, mass = block_sums(left, others, *how, sides, weights)
+    total, products, mass = block_sums(left, others, *how, sides, weights, bias, wanted[2])
+    grad_bias = mass.sum() / pairs if wanted[2] else None
     grad_left = gradient(left, products, mass) if wanted[0] else None
     grad_right = None
     if wanted[1] and not symmetric:
         sides = sides[::-1]
         weights = None if weights is None else weights_by_number(*sides, weights)
-        _, products, mass = block_sums(others, left, plan, True, False, sides, weights)
+        _, products, mass = block_sums(others, left, plan, True, False, sides, weights, bias)
         grad_right = gradient(others, products, mass)
-    return total / pairs, (grad_left, grad_right)
+    return total / pairs, (grad_left, grad_right, grad_bias)
 
 
 def block_sums(
     left: jax.Array, right: jax.Array, plan: Plan, grad: bool, triangle: bool,
     numbers: tuple[Any, Any] = (None, None), weights: jax.Array | None = None,
+    bias: jax.Array | None = None, slope: bool = False,
 ) -> tuple[jax.Array, Any, Any]:  # fmt: skip
     """Sums over the pairs (left_i, right_j) in one launch, for the gradient in left alone.
 
-    z = a (left @ right.T) + b (|left|^2[:, None] + |right|^2) + c    # product in `Fused.dtype`
+    z = a (left @ right.T) + b (|left|^2[:, None] + |right|^2) + c + bias    # in `Fused.dtype`
     value, weight = evaluate(z)                                       # 0 for pairs left out
-    return value.sum(), weight @ right, weight.sum(axis=1)            # None without `grad`
+    return value.sum(), weight @ right, weight.sum(axis=1)
 
     Args:
         left: (N, D) features, float32.
         right: (K, D) features, float32.
         plan: settings of the sweep.
-        grad: whether the last two are wanted. They are still to be scaled; the last is None too
-            where z has no squared lengths.
+        grad: whether the second is wanted, and the last where z has squared lengths. They are still
+            to be scaled; what is not wanted is None.
         triangle: whether right is left and only the tiles with i < j are visited, and count twice.
         numbers: numbers (N,) and (K,) of the rows, int32; pairs with equal numbers are left out.
         weights: weights (N,) of the rows of left, equal for equal numbers. If given, pairs with
             equal numbers are all that count, as positive pairs: their scores, times the weight.
+        bias: constant of z that learns, or None.
+        slope: whether the last is wanted for the derivative in the bias.
     """
     (n, d), k, fused = left.shape, len(right), plan.fused
     assert fused is not None
@@ -102,25 +108,27 @@ def block_sums(
     chunks = -(-d // tiles.width)
     parts = parts_for(fused.processors, n, k, chunks, tiles)
     pairs = "all" if numbers[0] is None else "different" if weights is None else "equal"
-    program = Program(plan, fused, n, k, tiles, chunks, parts, grad, triangle, pairs)
     b = plan.pairwise.coefficients()[1]
+    masses = slope or bool(grad and b)
+    program = Program(plan, fused, n, k, tiles, chunks, parts, grad, masses, triangle, pairs)
 
-    def side(rows: jax.Array, numbers: jax.Array | None, size: int) -> Side:
+    def side(rows: jax.Array, bias: jax.Array | None, numbers: Any, size: int) -> Side:
         missing = 0, -len(rows) % size
         padded = jnp.pad(rows.astype(fused.dtype), (missing, (0, -d % tiles.width)))
-        bias = jnp.pad(b * square_lengths(rows), missing) if b else None
+        shift = b * square_lengths(rows) if b else bias  # a bias has no lengths beside it
+        shift = None if shift is None else jnp.pad(jnp.broadcast_to(shift, len(rows)), missing)
         if numbers is None:
-            return Side(padded, bias, None, None)
+            return Side(padded, shift, None, None)
         numbers = jnp.pad(numbers, missing, mode="edge")
-        return Side(padded, bias, numbers, tile_ranges(numbers, size))
+        return Side(padded, shift, numbers, tile_ranges(numbers, size))
 
-    x, y = side(left, numbers[0], tiles.rows), side(right, numbers[1], tiles.columns)
+    x, y = side(left, bias, numbers[0], tiles.rows), side(right, None, numbers[1], tiles.columns)
     visited = visited_tiles(x.ranges, y.ranges) if pairs == "equal" else None
     rows, width = program.row_blocks * tiles.rows, chunks * tiles.width
 
     def like_inputs(x: jax.Array) -> Sums:  # which may vary over axes of a mesh
         shapes = (parts, rows), (parts, rows, width), (parts, rows)
-        kept = True, grad, grad and b
+        kept = True, grad, masses
         return Sums(
             *(jnp.broadcast_to(0.0 * x[0, 0].astype(jnp.float32), shape) if keep else None
               for shape, keep in zip(shapes, kept, strict=True))
@@ -137,9 +145,10 @@ def block_sums(
     )(x, y, visited)
     totals = totals[:, :n].sum(axis=0)
     products = products.sum(axis=0)[:n, :d] if grad else None
-    mass = mass.sum(axis=0)[:n] if grad and b else None
+    mass = mass.sum(axis=0)[:n] if masses else None
     if weights is not None:  # equal for equal numbers, so that a row's is that of all its pairs
         totals = weights * totals
         products = None if products is None else weights[:, None] * products
         mass = None if mass is None else weights * mass
-    return (2.0 if triangle else 1.0) * totals.sum(), products, mass
+    twice = 2.0 if triangle else 1.0
+    return twice * totals.sum(), products, None if mass is None else twice * mass

@@ -30,6 +30,7 @@ class Program(NamedTuple):
     chunks: int
     parts: int
     grad: bool
+    masses: bool
     triangle: bool
     pairs: str
 
@@ -49,13 +50,13 @@ class Side(NamedTuple):
 
     Args:
         rows: features (N, D), in the dtype of the products.
-        bias: numbers (N,) to add to z, or None where z has no squared lengths.
+        shift: numbers (N,) to add to z, of squared lengths or a bias that learns, or None.
         numbers: numbers (N,) of the rows, int32, or None.
         ranges: least and largest number in every tile, (2, tiles), or None.
     """
 
     rows: Any
-    bias: Any
+    shift: Any
     numbers: Any
     ranges: Any
 
@@ -77,7 +78,8 @@ class Sums(NamedTuple):
 def run_program(program: Program, left: Side, right: Side, visited: Any, *outputs: Any) -> None:
     """Sums of ROWS rows over one part of the columns; its chunk of the width of the gradient."""
     tiles, fused, pairs = program.tiles, program.fused, program.pairs
-    a, b, c = program.plan.pairwise.coefficients()
+    coefficients = program.plan.pairwise.coefficients()
+    a, c = coefficients[0], coefficients[2]
     sums = Sums(*outputs)
     place = pl.program_id(0)
     block, place = place % program.row_blocks, place // program.row_blocks
@@ -102,7 +104,8 @@ def run_program(program: Program, left: Side, right: Side, visited: Any, *output
             nothing = jnp.zeros((tiles.rows, tiles.columns), jnp.float32)
             z = jax.lax.fori_loop(0, program.chunks, add_piece, nothing)
         z = a * z + c
-        return z + left.bias[rows][:, None] + right.bias[columns][None, :] if b else z
+        z = z if left.shift is None else z + left.shift[rows][:, None]
+        return z if right.shift is None else z + right.shift[columns][None, :]
 
     def masked(start: jax.Array, value: jax.Array, weight: jax.Array) -> Any:
         row = block * tiles.rows + jax.lax.broadcasted_iota(jnp.int32, value.shape, 0)
@@ -141,8 +144,9 @@ def run_program(program: Program, left: Side, right: Side, visited: Any, *output
         if program.grad:
             weight = weight.astype(operand)
             products += dot(weight, theirs.astype(operand))
+        if program.masses:
             # Of the same rounded weights, because the two parts of a gradient cancel.
-            mass = mass + weight.astype(jnp.float32).sum(axis=1) if b else None
+            mass += weight.astype(jnp.float32).sum(axis=1)
         return total, mass, products
 
     def visit(turn: jax.Array, sums: Any) -> Any:
@@ -163,7 +167,7 @@ def run_program(program: Program, left: Side, right: Side, visited: Any, *output
     products = jnp.zeros((tiles.rows, tiles.width), jnp.float32)
     total, mass, products = jax.lax.fori_loop(
         0, count, visit,
-        (nothing, nothing if program.grad and b else None, products if program.grad else None),
+        (nothing, nothing if program.masses else None, products if program.grad else None),
     )  # fmt: skip
     if program.grad:
         sums.products[part, rows, own] = products
@@ -171,7 +175,7 @@ def run_program(program: Program, left: Side, right: Side, visited: Any, *output
     @pl.when(chunk == 0)  # those of the other chunks are the same
     def _() -> None:
         sums.totals[part, rows] = total
-        if program.grad and b:
+        if program.masses:
             sums.mass[part, rows] = mass
 
 

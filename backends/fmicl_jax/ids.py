@@ -74,7 +74,9 @@ class RowIds(NamedTuple):
         """The error for ids that leave no positive or no negative pair, if they do."""
         if not pairs.positives_of(self.same).any():
             return no_positives(self.total)
-        if not self.negative_shares(pairs, rows).any():
+        shares = self.negative_shares(pairs, rows)
+        # Decoupled, every softmax needs a negative.
+        if not (shares.all() if pairs.decoupled else shares.any()):
             return no_negatives(len(rows.get("bank", rows["x"])), pairs.has_bank)
         return None
 

@@ -10,15 +10,16 @@ import numpy as np
 
 from fmicl_core.checks import (
     InvalidArgument,
-    check_alpha,
     check_bool,
     check_features,
+    check_scalar,
+    check_scalar_value,
     invalid,
     non_finite,
     wide_dtype,
 )
 from fmicl_jax.ops import normalize_rows
-from fmicl_jax.plan import Rows
+from fmicl_jax.plan import Rows, Scalar
 
 
 def prepare(
@@ -29,8 +30,13 @@ def prepare(
     *,
     least: int = 2,
     has_ids: bool | None = None,
+    logit_scale: Scalar | None = None,
+    temperature: Scalar | None = None,
 ) -> Rows:
     """Checked features by name, in one dtype of float32 at least, of unit length where asked for.
+
+    Where there is a scale or a temperature they are multiplied by a number, so that the product of
+    two rows is that of the features times the scale, or divided by the temperature.
 
     Args:
         x: features of the first view.
@@ -39,6 +45,8 @@ def prepare(
         normalize: whether rows are scaled to unit length.
         least: rows that x needs without a bank; 1 for a shard of a distributed batch.
         has_ids: whether ids say which rows of x belong together; None for a loss that takes none.
+        logit_scale: factor of the products of rows, or None.
+        temperature: divisor of the products of rows, or None.
 
     Raises:
         ValueError: a feature array is no array, or shapes or dtypes do not fit.
@@ -63,8 +71,16 @@ def prepare(
         framework="jax",
         has_ids=has_ids,
     )
-    wide = {name: value.astype(wide_dtype(dtypes)) for name, value in arrays.items()}
-    return {k: normalize_rows(v) for k, v in wide.items()} if normalize else wide
+    dtype = wide_dtype(dtypes)
+    wide = {name: value.astype(dtype) for name, value in arrays.items()}
+    factor = None
+    if logit_scale is not None:
+        factor = jnp.sqrt(jnp.asarray(logit_scale, dtype))
+    elif temperature is not None:
+        factor = 1.0 / jnp.sqrt(jnp.asarray(temperature, dtype))
+    if normalize:
+        return {k: normalize_rows(v, factor) for k, v in wide.items()}
+    return wide if factor is None else {k: factor * v for k, v in wide.items()}
 
 
 def largest_block(rows: Rows, has_ids: bool, devices: int = 1) -> tuple[int, int]:
@@ -79,13 +95,23 @@ def is_array(value: Any) -> TypeGuard[jax.Array]:
     return isinstance(value, jax.Array | np.ndarray)
 
 
-def weight_of(alpha: float | jax.Array) -> float | jax.Array:
-    """alpha, checked; of an array the value is checked with that of the loss.
+def checked_scalar(name: str, value: Scalar) -> Scalar:
+    """The scalar of a loss, checked: a float, or an array, whose value is not read.
 
     Raises:
-        ValueError: alpha is no finite number > 0 and no array of no dimension.
+        ValueError: it is no finite number, of the sign it must have, and no array of no dimension.
     """
-    return check_alpha(alpha, alpha.shape if is_array(alpha) else None)
+    return check_scalar(name, value, value.shape if is_array(value) else None)  # type: ignore[no-any-return]
+
+
+def check_known_scalar(name: str, value: Scalar | None) -> None:
+    """Check the value of a scalar that is an array, but not while tracing.
+
+    Raises:
+        ValueError: it is not finite, or not of the sign it must have.
+    """
+    if is_array(value) and not isinstance(value, jax.core.Tracer):
+        check_scalar_value(name, float(value))
 
 
 def explain_non_finite(

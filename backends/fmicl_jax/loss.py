@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from typing import Any, Self
 
 import jax
@@ -10,9 +10,10 @@ import jax
 from fmicl_core import FMICL, Divergence, Similarity
 from fmicl_core.checks import check_bool
 from fmicl_core.forms import WITH_FUSED, check_implementation
-from fmicl_core.objective import DEFAULTS
-from fmicl_jax.inputs import is_array, weight_of
-from fmicl_jax.terms import FMICLTerms, terms_of
+from fmicl_core.objective import DEFAULTS, SCALARS
+from fmicl_jax.inputs import is_array
+from fmicl_jax.plan import Scalars
+from fmicl_jax.terms import FMICLTerms, settings_of, terms_of, with_scalars
 
 
 def fmicl_loss(
@@ -23,6 +24,8 @@ def fmicl_loss(
     divergence: Divergence | str = DEFAULTS.divergence,
     similarity: Similarity | str = DEFAULTS.similarity,
     alpha: float | jax.Array = DEFAULTS.alpha,
+    logit_scale: float | jax.Array | None = None,
+    logit_bias: float | jax.Array | None = None,
     negatives: str = DEFAULTS.negatives,
     positives: str = DEFAULTS.positives,
     bank: jax.Array | None = None,
@@ -55,6 +58,11 @@ def fmicl_loss(
         similarity: name or `fmicl_core.Similarity`: "gaussian", "cosine", "laplace", "cauchy".
         alpha: weight of the negative term, > 0; a number, or an array of no dimension, which may
             change from step to step in compiled code.
+        logit_scale: factor > 0 of x . y in z = logit_scale (x . y) + logit_bias, where z is L = log
+            G of the Gaussian, or the score of the cosine; a number, or an array of no dimension,
+            which may learn. None: that of the similarity.
+        logit_bias: constant of z; a number, or an array of no dimension, which may learn. None:
+            that of the similarity. With a scale or a bias lengths of rows do not count.
         negatives: scheme of negatives: "anchor" {(x_i, x_j), i != j}, the paper's; "within",
             "anchor" averaged with its twin on y; "cross" {(x_i, y_j), i != j}; "all" pairs of
             different samples of both views.
@@ -86,9 +94,10 @@ def fmicl_loss(
 
     Source: the objective of Lu et al. (2023); `fmicl_core.fmicl_reference` is it in float64 NumPy.
     """
-    settings = FMICL(divergence, similarity, DEFAULTS.alpha, negatives, normalize, positives)
+    given = Scalars(alpha, logit_scale, logit_bias)
+    settings, scalars = settings_of(divergence, similarity, given, negatives, positives, normalize)
     arrays = x, y, bank, ids, bank_ids
-    return terms_of(settings, alpha, *arrays, implementation, check_finite, axis_name).loss
+    return terms_of(settings, scalars, *arrays, implementation, check_finite, axis_name).loss
 
 
 def fmicl_terms(
@@ -99,6 +108,8 @@ def fmicl_terms(
     divergence: Divergence | str = DEFAULTS.divergence,
     similarity: Similarity | str = DEFAULTS.similarity,
     alpha: float | jax.Array = DEFAULTS.alpha,
+    logit_scale: float | jax.Array | None = None,
+    logit_bias: float | jax.Array | None = None,
     negatives: str = DEFAULTS.negatives,
     positives: str = DEFAULTS.positives,
     bank: jax.Array | None = None,
@@ -119,25 +130,26 @@ def fmicl_terms(
     Returns:
         Named tuple (loss, score, penalty) of scalars, each differentiable.
     """
-    settings = FMICL(divergence, similarity, DEFAULTS.alpha, negatives, normalize, positives)
+    given = Scalars(alpha, logit_scale, logit_bias)
+    settings, scalars = settings_of(divergence, similarity, given, negatives, positives, normalize)
     arrays = x, y, bank, ids, bank_ids
-    return terms_of(settings, alpha, *arrays, implementation, check_finite, axis_name)
+    return terms_of(settings, scalars, *arrays, implementation, check_finite, axis_name)
 
 
 @jax.tree_util.register_pytree_node_class
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class FMICLLoss:
     """`fmicl_loss` as an object: the same options, no parameters and no state.
 
     Negatives are by default the other samples of x, `negatives="anchor"`: the paper's printed
     equation, and the cheapest. `InfoNCELoss` takes "all" by default, as NT-Xent does.
 
-    It is callable, frozen and hashable: equal ones are one static argument of `jax.jit`. As a
-    pytree it has no leaves or, where alpha is an array, alpha as its only one.
+    It is callable, frozen and hashable: equal ones are one static argument of `jax.jit`. Its leaves
+    as a pytree are those of alpha, logit_scale and logit_bias that are arrays.
 
     Args:
-        divergence, similarity, alpha, negatives, positives, normalize, implementation,
-            check_finite: as for `fmicl_loss`.
+        divergence, similarity, alpha, logit_scale, logit_bias, negatives, positives, normalize,
+            implementation, check_finite: as for `fmicl_loss`.
         axis_name: as for `fmicl_loss`.
 
     Raises:
@@ -147,6 +159,8 @@ class FMICLLoss:
     divergence: Divergence | str = DEFAULTS.divergence
     similarity: Similarity | str = DEFAULTS.similarity
     alpha: float | jax.Array = DEFAULTS.alpha
+    logit_scale: float | jax.Array | None = None
+    logit_bias: float | jax.Array | None = None
     negatives: str = DEFAULTS.negatives
     positives: str = DEFAULTS.positives
     normalize: bool = DEFAULTS.normalize
@@ -155,13 +169,11 @@ class FMICLLoss:
     axis_name: str | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "alpha", weight_of(self.alpha))
-        number = self.alpha if isinstance(self.alpha, float) else DEFAULTS.alpha
-        fixed = self.negatives, self.normalize, self.positives
-        o = FMICL(self.divergence, self.similarity, number, *fixed)
-        for name in ("divergence", "similarity"):
-            object.__setattr__(self, name, getattr(o, name))
-        object.__setattr__(self, "_made_with", o)
+        fixed = self.negatives, self.positives, self.normalize
+        o, scalars = settings_of(self.divergence, self.similarity, self._scalars, *fixed)
+        kept = {"divergence": o.divergence, "similarity": o.similarity, "_made_with": o}
+        for name, value in (kept | scalars._asdict()).items():
+            object.__setattr__(self, name, value)
         form = check_implementation(self.implementation, WITH_FUSED)
         object.__setattr__(self, "implementation", form)
         check_bool("check_finite", self.check_finite)
@@ -170,7 +182,21 @@ class FMICLLoss:
     def objective(self) -> FMICL:
         """The settings."""
         made_with: FMICL = self._made_with  # type: ignore[attr-defined]
-        return replace(made_with, alpha=float(self.alpha)) if is_array(self.alpha) else made_with
+        return with_scalars(made_with, self._scalars) if self._arrays else made_with
+
+    @property
+    def _scalars(self) -> Scalars:
+        return Scalars(*(getattr(self, name) for name in SCALARS))
+
+    @property
+    def _arrays(self) -> dict[str, jax.Array]:
+        """Those of the scalars that are arrays, by name."""
+        return {name: v for name, v in self._scalars._asdict().items() if is_array(v)}
+
+    def __repr__(self) -> str:
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        shown = [f"{k}={v!r}" for k, v in given.items() if k not in SCALARS or v is not None]
+        return f"{type(self).__qualname__}({', '.join(shown)})"
 
     def __call__(
         self,
@@ -196,18 +222,18 @@ class FMICLLoss:
         """The loss, mean score and mean penalty, as `fmicl_terms`."""
         options = self.implementation, self.check_finite, self.axis_name
         settings: FMICL = self._made_with  # type: ignore[attr-defined]
-        return terms_of(settings, self.alpha, x, y, bank, ids, bank_ids, *options)
+        return terms_of(settings, self._scalars, x, y, bank, ids, bank_ids, *options)
 
-    def tree_flatten(self) -> tuple[tuple[Any, ...], tuple[tuple[str, Any], ...]]:
-        """The leaves of the pytree, and all that is no leaf."""
-        leaves = (self.alpha,) if is_array(self.alpha) else ()
-        rest = vars(self) | ({"alpha": None} if leaves else {})
-        return leaves, tuple(rest.items())
+    def tree_flatten(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """The leaves of the pytree; their names, and all that is no leaf."""
+        arrays = self._arrays
+        rest = {name: value for name, value in vars(self).items() if name not in arrays}
+        return tuple(arrays.values()), (tuple(arrays), tuple(rest.items()))
 
     @classmethod
-    def tree_unflatten(cls, rest: tuple[tuple[str, Any], ...], leaves: tuple[Any, ...]) -> Self:
+    def tree_unflatten(cls, rest: tuple[Any, ...], leaves: tuple[Any, ...]) -> Self:
         """The object with these leaves, which may be whatever JAX puts in their place."""
-        loss = object.__new__(cls)
-        for name, value in dict(rest, **({"alpha": leaves[0]} if leaves else {})).items():
+        loss, (names, others) = object.__new__(cls), rest
+        for name, value in (*others, *zip(names, leaves, strict=True)):
             object.__setattr__(loss, name, value)
         return loss

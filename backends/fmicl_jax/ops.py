@@ -48,8 +48,8 @@ JAX = Ops(
 )
 
 
-def normalize_rows(x: jax.Array) -> jax.Array:
-    """Rows scaled to unit length, x / |x|; (N, D) to (N, D). A zero row stays zero.
+def normalize_rows(x: jax.Array, length: jax.Array | None = None) -> jax.Array:
+    """Rows scaled to unit length, x / |x|, or to another; (N, D) to (N, D). A zero row stays zero.
 
     The largest entry is divided out first, so that no finite row overflows or underflows; as the
     result does not depend on it, no gradient flows through it.
@@ -57,7 +57,8 @@ def normalize_rows(x: jax.Array) -> jax.Array:
     largest = jax.lax.stop_gradient(jnp.abs(x).max(axis=1, keepdims=True))
     scaled = x / jnp.where(largest == 0, 1.0, largest)
     square = (scaled * scaled).sum(axis=1, keepdims=True)
-    return scaled / jnp.sqrt(jnp.where(square == 0, 1.0, square))
+    norms = jnp.sqrt(jnp.where(square == 0, 1.0, square))
+    return scaled / (norms if length is None else norms / length)
 
 
 def square_lengths(x: jax.Array) -> jax.Array:

@@ -1,5 +1,5 @@
 """What a sweep over tiles is compiled for, the static argument of the tiled and the fused form;
-names for what sweeps take and give.
+names for what losses and sweeps take and give.
 """
 
 from __future__ import annotations
@@ -45,10 +45,32 @@ class Plan(NamedTuple):
     fused: Fused | None
 
 
+#: A number, or an array of no dimension, which may learn.
+Scalar = float | jax.Array
+
+
+class Scalars(NamedTuple):
+    """What of a loss may change, `fmicl_core.objective.SCALARS`; None: that of the similarity."""
+
+    alpha: Scalar
+    logit_scale: Scalar | None = None
+    logit_bias: Scalar | None = None
+
+
 #: Features by name: "x", "y", "bank".
 Rows = dict[str, jax.Array]
 #: Numbers of the rows on the left of a block, and on its right (None: the same rows); equal where
 #: the ids of the rows are.
 Numbers = tuple[jax.Array, jax.Array | None]
-#: Gradients in left and in right, where wanted; of a symmetric block the first is the whole one.
-Gradients = tuple[jax.Array | None, jax.Array | None]
+#: Whether the gradients in left, in right and in the bias are wanted.
+Wanted = tuple[bool, bool, bool]
+#: These gradients, where wanted; of a symmetric block the first is that in both sides.
+Gradients = tuple[jax.Array | None, jax.Array | None, jax.Array | None]
+
+
+def coefficients_of(
+    pairwise: Pairwise, bias: jax.Array | None
+) -> tuple[float, float, float | jax.Array]:
+    """(a, b, c) of z = a (x . y) + b (|x|^2 + |y|^2) + c, with the bias that learns in c."""
+    a, b, c = pairwise.coefficients()
+    return a, b, c if bias is None else c + bias

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +17,14 @@ from fmicl_core.related import (
     RELATED_DEFAULTS,
     check_info_nce,
     info_nce_positives,
+    one_scale,
 )
 from fmicl_jax.dense_related import dense_info_nce
 from fmicl_jax.distributed import tell_of_devices
 from fmicl_jax.ids import RowIds, row_ids
-from fmicl_jax.inputs import largest_block, prepare
+from fmicl_jax.inputs import check_known_scalar, checked_scalar, largest_block, prepare
 from fmicl_jax.ops import off_diagonal, product, square_lengths
-from fmicl_jax.plan import Rows
+from fmicl_jax.plan import Rows, Scalar
 from fmicl_jax.tiled_related import tiled_info_nce
 
 
@@ -31,7 +33,8 @@ def info_nce_loss(
     y: jax.Array | None = None,
     /,
     *,
-    temperature: float = RELATED_DEFAULTS.temperature,
+    temperature: float | jax.Array = RELATED_DEFAULTS.temperature,
+    logit_scale: float | jax.Array | None = None,
     negatives: str = RELATED_DEFAULTS.negatives,
     positives: str = RELATED_DEFAULTS.positives,
     bank: jax.Array | None = None,
@@ -59,7 +62,10 @@ def info_nce_loss(
         x: (N, D) features of the first view, or of all rows in a single array; any float dtype.
         y: (N, D) features of the second view; row i belongs to the same sample as row i of x. None:
             `ids` say which rows of x belong together.
-        temperature: temperature > 0 that scores are divided by.
+        temperature: temperature > 0 that scores are divided by; a number, or an array of no
+            dimension, which may learn.
+        logit_scale: 1 / temperature, in place of it; a number, or an array of no dimension. None:
+            the temperature counts.
         negatives: scheme of negatives: "all", the NT-Xent of SimCLR: the anchors are both views,
             the negatives all other samples of both; "cross": anchors x, negatives y (CLIP in one
             direction, MoCo v3); "anchor": anchors x, negatives x; "within": "anchor" averaged with
@@ -85,18 +91,43 @@ def info_nce_loss(
     Khosla et al. (2020), eq. 2.
     """
     tell_of_devices("info_nce_loss")
-    temperature = check_positive("temperature", temperature)
+    scale = one_scale(temperature, logit_scale)
+    pairs = pairs_of(negatives, positives, y, bank, ids, bank_ids)
+    return info_nce_of(pairs, scale, x, y, bank, ids, bank_ids, normalize, implementation)
+
+
+def info_nce_of(
+    pairs: Pairs,
+    scale: tuple[str, Scalar],
+    x: jax.Array,
+    y: jax.Array | None,
+    bank: jax.Array | None,
+    ids: jax.Array | None,
+    bank_ids: jax.Array | None,
+    normalize: bool,
+    implementation: str,
+) -> jax.Array:
+    """The loss of `info_nce_loss` and its kin; what all of these call.
+
+    Args:
+        pairs: pairs of the arrays, and which of them stand in softmaxes.
+        scale: "temperature" or "logit_scale", and its value.
+        x, y, bank, ids, bank_ids, normalize, implementation: as for `info_nce_loss`.
+    """
+    name, value = scale[0], checked_scalar(*scale)
+    check_known_scalar(name, value)
     check_implementation(implementation)
-    pairs, has_ids = pairs_of(negatives, positives, y, bank, ids, bank_ids), ids is not None
-    rows = prepare(x, y, bank, normalize, has_ids=has_ids)
+    has_ids = ids is not None
+    scaled: dict[str, Any] = {name: value}
+    rows = prepare(x, y, bank, normalize, has_ids=has_ids, **scaled)
     tiled = choose_form(implementation, *largest_block(rows, has_ids)) == "tiled"
     info_nce = tiled_info_nce if tiled else dense_info_nce
     if ids is None:
-        return info_nce(rows, temperature, pairs, None, None)
+        return info_nce(rows, pairs, None, None)
     known = row_ids(ids, bank_ids, rows)
     weights = _weights(pairs, known, rows)
-    loss = info_nce(rows, temperature, pairs, known.numbers, weights)
-    loss += _of_positives(rows, temperature, pairs, known, weights)
+    loss = info_nce(rows, pairs, known.numbers, weights)
+    loss += _of_positives(rows, pairs, known, weights)
     checked = not isinstance(loss, jax.core.Tracer)
     error = known.explain(pairs, rows) if checked and not jnp.isfinite(loss) else None
     if error is not None:
@@ -110,9 +141,7 @@ def _weights(pairs: Pairs, known: RowIds, rows: Rows) -> jax.Array:
     return jnp.where(some, known.weights(pairs, rows["x"].dtype), jnp.nan)
 
 
-def _of_positives(
-    rows: Rows, temperature: float, pairs: Pairs, known: RowIds, weights: jax.Array
-) -> jax.Array:
+def _of_positives(rows: Rows, pairs: Pairs, known: RowIds, weights: jax.Array) -> jax.Array:
     """What the mean over the positives has beside the softmaxes; 0 where all ids differ.
 
     A sum of scores over rows with equal ids is a score of the sum of these rows.
@@ -122,9 +151,9 @@ def _of_positives(
         others = jnp.zeros_like(rows[anchor])
         for view in views:
             others += known.sums(rows[view]) - rows[view]  # less itself, or its own other view
-        loss = -weights * (rows[anchor] * others).sum(axis=1) / temperature
+        loss = -weights * (rows[anchor] * others).sum(axis=1)
         if not pairs.single:
-            loss += (1.0 - weights) * (rows["x"] * rows["y"]).sum(axis=1) / temperature
+            loss += (1.0 - weights) * (rows["x"] * rows["y"]).sum(axis=1)
         losses.append(loss.mean())
     return jnp.stack(losses).mean()
 

@@ -5,21 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from fmicl_core import FMICL
-from fmicl_core.checks import check_alpha_value, check_bool, overflowed
+from fmicl_core import FMICL, Divergence, Similarity
+from fmicl_core.checks import check_bool, overflowed
 from fmicl_core.forms import WITH_FUSED, check_implementation, choose_form
+from fmicl_core.objective import SCALARS, number_for
 from fmicl_core.pairs import Block, mean_over_blocks, pairs_of
 from fmicl_core.renamed import with_old_names
 from fmicl_jax.dense import dense_block_mean, dense_positive_mean, positive_scores
 from fmicl_jax.distributed import BlockMean, against_all, axis_size, shared_mean
 from fmicl_jax.fused import fused_for
 from fmicl_jax.ids import row_ids
-from fmicl_jax.inputs import explain_non_finite, largest_block, prepare, weight_of
+from fmicl_jax.inputs import (
+    check_known_scalar,
+    checked_scalar,
+    explain_non_finite,
+    is_array,
+    largest_block,
+    prepare,
+)
+from fmicl_jax.plan import Scalars
 from fmicl_jax.tiled import tiled_block_mean, tiled_positive_mean
 
 
@@ -32,9 +41,47 @@ class FMICLTerms(NamedTuple):
     penalty: jax.Array
 
 
+def settings_of(
+    divergence: Divergence | str,
+    similarity: Similarity | str,
+    scalars: Scalars,
+    negatives: str,
+    positives: str,
+    normalize: bool,
+) -> tuple[FMICL, Scalars]:
+    """The settings, in which a number stands for every scalar that is an array; and the scalars.
+
+    Args:
+        divergence, similarity, negatives, positives, normalize: as for `fmicl_loss`.
+        scalars: alpha, logit_scale and logit_bias as for `fmicl_loss`.
+
+    Raises:
+        ValueError: an option is unknown or out of range.
+    """
+    checked = Scalars(
+        checked_scalar("alpha", scalars.alpha),
+        *(
+            None if value is None else checked_scalar(name, value)
+            for name, value in zip(SCALARS[1:], scalars[1:], strict=True)
+        ),
+    )
+    alpha, *logits = (
+        number_for(name, value, is_array(value))
+        for name, value in zip(SCALARS, checked, strict=True)
+    )
+    fixed = negatives, normalize, positives
+    return FMICL(divergence, similarity, alpha, *fixed, *logits), checked
+
+
+def with_scalars(settings: FMICL, scalars: Scalars) -> FMICL:
+    """The settings with the numbers that the scalars hold."""
+    numbers: Any = {k: float(v) for k, v in scalars._asdict().items() if v is not None}
+    return replace(settings, **numbers)
+
+
 def terms_of(
     settings: FMICL,
-    alpha: float | jax.Array,
+    scalars: Scalars,
     x: jax.Array,
     y: jax.Array | None,
     bank: jax.Array | None,
@@ -43,20 +90,27 @@ def terms_of(
     implementation: str,
     check_finite: bool,
     axis_name: str | None,
+    *,
+    counts_pairs: bool = False,
 ) -> FMICLTerms:
     """The loss and its terms; what every public form of it calls.
 
     Args:
-        settings: settings of the loss but alpha, which may be an array.
-        alpha, x, y, bank, ids, bank_ids, implementation, check_finite, axis_name: as for
-            `fmicl_loss`.
+        settings: settings of the loss.
+        scalars: scalars of the loss, which may be arrays where the settings have numbers.
+        x, y, bank, ids, bank_ids, implementation, check_finite, axis_name: as for `fmicl_loss`.
+        counts_pairs: whether every pair of x and y counts alike: the terms are sums over all
+            positive and all negative pairs, divided by N and by N (N - 1), and alpha is N - 1.
     """
     check_bool("check_finite", check_finite)
     implementation = check_implementation(implementation, WITH_FUSED)
-    weight, pairwise = weight_of(alpha), settings.pairwise
+    pairwise, scale, bias = settings.pairwise, None, None
+    if settings.logits is not None:
+        scale, bias = settings.critic.logits(scalars.logit_scale, scalars.logit_bias)
     pairs = pairs_of(settings.negatives, settings.positives, y, bank, ids, bank_ids)
     least, has_ids = 2 if axis_name is None else 1, ids is not None
-    rows = prepare(x, y, bank, pairwise.normalize, least=least, has_ids=has_ids)
+    rows = prepare(x, y, bank, pairwise.normalize, least=least, has_ids=has_ids, logit_scale=scale)
+    bias = None if bias is None else jnp.asarray(bias, rows["x"].dtype)
     devices = 1 if axis_name is None else axis_size(axis_name, x)
     n, k = largest_block(rows, has_ids, devices)
     known = None if ids is None else row_ids(ids, bank_ids, rows, axis_name)
@@ -64,10 +118,11 @@ def terms_of(
     among_ids = has_ids and bool(pairs.positive_blocks)
     fused = fused_for(implementation, pairwise, x, dtype, n, k, among_ids)
     dense = fused is None and choose_form(implementation, n, k) == "dense"
-    block_mean: BlockMean = dense_block_mean if dense else partial(tiled_block_mean, fused=fused)
-    positive_mean: BlockMean = (
-        dense_positive_mean if dense else partial(tiled_positive_mean, fused=fused)
-    )
+    block_mean: BlockMean = partial(dense_block_mean, bias=bias)
+    positive_mean: BlockMean = partial(dense_positive_mean, bias=bias)
+    if not dense:
+        block_mean = partial(tiled_block_mean, bias=bias, fused=fused)
+        positive_mean = partial(tiled_positive_mean, bias=bias, fused=fused)
     mean: Callable[[jax.Array], jax.Array] = jnp.mean
     if axis_name is not None:
         block_mean, positive_mean = (against_all(f, axis_name) for f in (block_mean, positive_mean))
@@ -78,21 +133,28 @@ def terms_of(
         return block_mean(*block.sides(rows), pairwise, block.skips_diagonal, numbers)
 
     excess = mean(mean_over_blocks(pairs.negative_blocks, excess_of))
-    scores = [] if y is None else [positive_scores(rows, pairwise)]
+    scores = [] if y is None else [positive_scores(rows, pairwise, bias)]
     if known is not None:
-        weights = known.weights(pairs, excess.dtype)
+        shares = mean(known.negative_shares(pairs, rows))
+        if counts_pairs:
+            weights, shares = jnp.ones_like(scores[0]), jnp.where(shares > 0, 1.0, 0.0)
+        else:
+            weights = known.weights(pairs, excess.dtype)
         scores = [weights * score for score in scores]
         for block in pairs.positive_blocks:
             how = pairwise, block.skips_diagonal, known.of(block.left, block.right), weights
             scores.append(block.share * positive_mean(*block.sides(rows), *how))
-        excess = excess / mean(known.negative_shares(pairs, rows))
+        excess = excess / shares
     score = sum((mean(score) for score in scores[1:]), mean(scores[0]))
     penalty = pairwise.limit + excess
-    loss = (weight * penalty).astype(excess.dtype) - score
+    if counts_pairs:
+        scalars = scalars._replace(alpha=devices * len(x) - 1.0)
+    loss = (scalars.alpha * penalty).astype(excess.dtype) - score
     if check_finite and not isinstance(loss, jax.core.Tracer):
-        check_alpha_value(float(weight))
+        for name, value in zip(SCALARS, scalars, strict=True):
+            check_known_scalar(name, value)
         if not jnp.isfinite(loss):
-            objective = replace(settings, alpha=float(weight))
+            objective = with_scalars(settings, scalars)
             why = None if known is None else known.explain(pairs, rows)
             raise why or explain_non_finite(x, y, bank) or overflowed(objective, float(loss))
     return FMICLTerms(loss, score, penalty)

@@ -22,9 +22,16 @@ from fmicl_core.checks import once_differentiable
 from fmicl_core.forms import positive_tile_size, tile_size
 from fmicl_jax.ids import in_order
 from fmicl_jax.ops import JAX, product, square_lengths
-from fmicl_jax.plan import Fused, Gradients, Numbers, Plan
+from fmicl_jax.plan import Fused, Gradients, Numbers, Plan, Wanted, coefficients_of
 from fmicl_jax.tiled_positives import positive_sweep
-from fmicl_jax.tiles import GradientSums, counted_pairs, split_tiles, tile_numbers, tile_places
+from fmicl_jax.tiles import (
+    GradientSums,
+    counted_pairs,
+    split_tiles,
+    tile_numbers,
+    tile_places,
+    zero_of,
+)
 
 
 def tiled_block_mean(
@@ -33,11 +40,13 @@ def tiled_block_mean(
     pairwise: Pairwise,
     skips_diagonal: bool,
     numbers: Numbers | None = None,
+    *,
+    bias: jax.Array | None = None,
     fused: Fused | None = None,
 ) -> jax.Array:
     """Mean excess over the pairs (left_i, right_j), as `fmicl_jax.dense.dense_block_mean`."""
-    tile = tile_size(jax.default_backend())
-    return _block_mean(left, right, numbers, None, Plan(pairwise, skips_diagonal, tile, fused))
+    plan = Plan(pairwise, skips_diagonal, tile_size(jax.default_backend()), fused)
+    return _block_mean(left, right, bias, numbers, None, plan)
 
 
 def tiled_positive_mean(
@@ -47,17 +56,20 @@ def tiled_positive_mean(
     skips_diagonal: bool,
     numbers: Numbers,
     weights: jax.Array,
+    *,
+    bias: jax.Array | None = None,
     fused: Fused | None = None,
 ) -> jax.Array:
     """Mean weighted score of the positives, as `fmicl_jax.dense.dense_positive_mean`."""
-    tile = positive_tile_size(jax.default_backend())
-    return _block_mean(left, right, numbers, weights, Plan(pairwise, skips_diagonal, tile, fused))
+    plan = Plan(pairwise, skips_diagonal, positive_tile_size(jax.default_backend()), fused)
+    return _block_mean(left, right, bias, numbers, weights, plan)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(4,))
+@partial(jax.custom_jvp, nondiff_argnums=(5,))
 def _block_mean(
     left: jax.Array,
     right: jax.Array | None,
+    bias: jax.Array | None,
     numbers: Numbers | None,
     weights: jax.Array | None,
     plan: Plan,
@@ -66,14 +78,15 @@ def _block_mean(
 
     right None means left.
     """
-    mean, _ = _mean_and_gradients(left, right, numbers, weights, plan, (False, False))
+    nothing = False, False, False
+    mean, _ = _mean_and_gradients(left, right, bias, numbers, weights, plan, nothing)
     return mean
 
 
 def _block_mean_jvp(plan: Plan, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     # The derivative is <gradient, tangent>: forward mode as it stands, reverse mode by transposing.
     # Weights are made of ids and have none.
-    tangents = tangents[:2]
+    tangents = tangents[:3]
     wanted = tuple(t is not None and not isinstance(t, SymbolicZero) for t in tangents)
     mean, gradients = _once(*primals, plan, wanted)
     slope = jnp.zeros((), mean.dtype)
@@ -86,9 +99,11 @@ def _block_mean_jvp(plan: Plan, primals: Any, tangents: Any) -> tuple[jax.Array,
 _block_mean.defjvp(_block_mean_jvp, symbolic_zeros=True)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(4, 5))
-def _once(left: Any, right: Any, numbers: Any, weights: Any, plan: Plan, wanted: Any) -> Any:
-    return _mean_and_gradients(left, right, numbers, weights, plan, wanted)
+@partial(jax.custom_jvp, nondiff_argnums=(5, 6))
+def _once(
+    left: Any, right: Any, bias: Any, numbers: Any, weights: Any, plan: Plan, wanted: Any
+) -> Any:
+    return _mean_and_gradients(left, right, bias, numbers, weights, plan, wanted)
 
 
 @_once.defjvp
@@ -96,52 +111,54 @@ def _(plan, wanted, primals, tangents):  # type: ignore[no-untyped-def]
     raise once_differentiable()
 
 
-@partial(jax.jit, static_argnums=(4, 5))
+@partial(jax.jit, static_argnums=(5, 6))
 def _mean_and_gradients(
     left: jax.Array,
     right: jax.Array | None,
+    bias: jax.Array | None,
     numbers: Numbers | None,
     weights: jax.Array | None,
     plan: Plan,
-    wanted: tuple[bool, bool],
+    wanted: Wanted,
 ) -> tuple[jax.Array, Gradients]:
-    """The mean, and its gradients in left and in right where they are wanted."""
+    """The mean, and its gradients where they are wanted."""
     if numbers is None:
-        return _of_ordered(left, right, None, None, plan, wanted)
+        return _of_ordered(left, right, bias, None, None, plan, wanted)
     order, back = in_order(numbers[0])
     left, own = left[order], numbers[0][order]
     weights = None if weights is None else weights[order]
-    if right is None or numbers[1] is None:
-        mean, (gradient, _) = _of_ordered(left, None, (own, None), weights, plan, wanted)
-        return mean, (None if gradient is None else gradient[back], None)
-    order, back_right = in_order(numbers[1])
-    sides = left, right[order], (own, numbers[1][order])
-    mean, gradients = _of_ordered(*sides, weights, plan, wanted)
-    pairs = zip(gradients, (back, back_right), strict=True)
-    grad_left, grad_right = (None if g is None else g[order] for g, order in pairs)
-    return mean, (grad_left, grad_right)
+    theirs, back_right = None, back
+    if right is not None and numbers[1] is not None:
+        order, back_right = in_order(numbers[1])
+        right, theirs = right[order], numbers[1][order]
+    mean, gradients = _of_ordered(left, right, bias, (own, theirs), weights, plan, wanted)
+    in_left, in_right, in_bias = gradients
+    in_left = None if in_left is None else in_left[back]
+    in_right = None if in_right is None else in_right[back_right]
+    return mean, (in_left, in_right, in_bias)
 
 
 def _of_ordered(
     left: jax.Array,
     right: jax.Array | None,
+    bias: jax.Array | None,
     numbers: Numbers | None,
     weights: jax.Array | None,
     plan: Plan,
-    wanted: tuple[bool, bool],
+    wanted: Wanted,
 ) -> tuple[jax.Array, Gradients]:
     """The same of rows whose equal numbers are neighbours."""
 
     def plain() -> tuple[jax.Array, Gradients]:
         if numbers is not None and weights is not None:
-            return positive_sweep(left, right, numbers, weights, plan, wanted)
-        return sweep(left, right, plan, wanted, numbers)
+            return positive_sweep(left, right, bias, numbers, weights, plan, wanted)
+        return sweep(left, right, bias, plan, wanted, numbers)
 
     if plan.fused is None:
         return plain()
     from fmicl_jax.fused_pallas import fused_mean_and_gradients  # imports Pallas
 
-    fused = partial(fused_mean_and_gradients, left, right, plan, wanted, numbers, weights)
+    fused = partial(fused_mean_and_gradients, left, right, bias, plan, wanted, numbers, weights)
     if plan.fused.interpret:
         return fused()
     # While tracing the device was a guess: what is compiled for another is the plain tiles.
@@ -152,26 +169,25 @@ def _of_ordered(
 def sweep(
     left: jax.Array,
     right: jax.Array | None,
+    bias: jax.Array | None,
     plan: Plan,
-    wanted: tuple[bool, bool],
+    wanted: Wanted,
     numbers: Numbers | None = None,
 ) -> tuple[jax.Array, Gradients]:
-    """The mean excess, and its gradients in left and in right where they are wanted.
+    """The mean excess, and its gradients where they are wanted.
 
     A symmetric block (right None) visits each pair once, i < j, and has one gradient, in left.
     Pairs with equal numbers count as 0.
     """
     pairwise, skips_diagonal, tile, _ = plan
-    a, b, c = pairwise.coefficients()
+    a, b, c = coefficients_of(pairwise, bias)
     symmetric = right is None
     others = left if right is None else right
     n, k = len(left), len(others)
     rows, columns = split_tiles(left, tile), split_tiles(others, tile)
-    want_left, want_right = (wanted[0], wanted[0]) if symmetric else wanted
+    want_left, want_right, want_bias = (wanted[0], wanted[0], wanted[2]) if symmetric else wanted
     marks = None if numbers is None else tile_numbers(numbers, tile)
-    # Made of the features, so that inside jax.shard_map the carry of the scan varies over the same
-    # mesh axes, as it must; features that are not finite have no gradient anyway.
-    zero = 0.0 * (left[0, 0] + others[0, 0])
+    zero = zero_of(left, others, bias)
     grad_rows = GradientSums.zeros(rows, want_left, bool(b), zero)
     grad_columns = None if symmetric else GradientSums.zeros(columns, want_right, bool(b), zero)
 
@@ -186,7 +202,7 @@ def sweep(
     def inside(z: jax.Array, i: jax.Array, j: jax.Array) -> tuple[jax.Array, jax.Array]:
         return pairwise.excess_total_and_slope(z, JAX)
 
-    def step(carry: Any, place: Any) -> tuple[Any, jax.Array]:
+    def step(carry: Any, place: Any) -> tuple[Any, Any]:
         grad_rows, grad_columns = carry
         i, j, edge = place
         x, y = rows[i], columns[j]
@@ -201,12 +217,14 @@ def sweep(
             grad_rows = grad_rows.add(j, weight.T, x)
         else:
             grad_columns = grad_columns.add(j, weight.T, x)
-        return (grad_rows, grad_columns), total
+        return (grad_rows, grad_columns), (total, JAX.sum(weight) if want_bias else None)
 
     places = tile_places(rows.shape, columns.shape, n, k, symmetric, skips_diagonal)
-    (grad_rows, grad_columns), totals = jax.lax.scan(step, (grad_rows, grad_columns), places)
+    gradients, (totals, masses) = jax.lax.scan(step, (grad_rows, grad_columns), places)
+    grad_rows, grad_columns = gradients
     pairs = n * (k - 1 if skips_diagonal else k)
     scale = (2.0 if symmetric else 1.0) / pairs
     grad_left = grad_rows.finish(a, b, scale, left)
     grad_right = None if grad_columns is None else grad_columns.finish(a, b, scale, others)
-    return totals.sum() * scale, (grad_left, grad_right)
+    grad_bias = masses.sum() * scale if want_bias else None
+    return totals.sum() * scale, (grad_left, grad_right, grad_bias)

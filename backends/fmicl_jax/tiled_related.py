@@ -28,12 +28,12 @@ from fmicl_jax.tiles import (
     split_tiles,
     tile_numbers,
     tile_places,
+    zero_of,
 )
 
 
 def tiled_info_nce(
     rows: Rows,
-    temperature: float,
     pairs: Pairs,
     numbers: dict[str, jax.Array] | None,
     weights: jax.Array | None,
@@ -42,14 +42,15 @@ def tiled_info_nce(
 
     Without ids it equals
 
-        positive = (x * y).sum(axis=1) / temperature
+        positive = (x * y).sum(axis=1)
         every = concatenate([positive[:, None], negative_scores], axis=1)
         (logsumexp(every, axis=1) - positive).mean()
 
-    averaged over the anchor views, with negative_scores (N, all negatives of the anchor).
+    averaged over the anchor views, with negative_scores (N, all negatives of the anchor), or where
+    decoupled without the positive in `every`.
 
     Args:
-        rows, temperature, pairs, numbers, weights: as for `dense_info_nce`.
+        rows, pairs, numbers, weights: as for `dense_info_nce`.
     """
     present = None if weights is None else weights != 0
     if numbers is not None and present is not None:
@@ -59,7 +60,7 @@ def tiled_info_nce(
         numbers = {name: side[orders[name]] for name, side in numbers.items()}
         present = present[orders["x"]]
     tile = tile_size(jax.default_backend())
-    return _info_nce(rows, temperature, numbers, present, _Plan(pairs, tile))
+    return _info_nce(rows, numbers, present, _Plan(pairs, tile))
 
 
 class _Plan(NamedTuple):
@@ -69,15 +70,14 @@ class _Plan(NamedTuple):
     tile: int
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(4,))
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
 def _info_nce(
     rows: Rows,
-    temperature: float,
     numbers: dict[str, jax.Array] | None,
     present: jax.Array | None,
     plan: _Plan,
 ) -> jax.Array:
-    loss, _ = _log_sums(rows, temperature, numbers, present, plan)
+    loss, _ = _log_sums(rows, numbers, present, plan)
     return loss
 
 
@@ -95,12 +95,12 @@ def _info_nce_jvp(plan: _Plan, primals: Any, tangents: Any) -> tuple[jax.Array, 
 _info_nce.defjvp(_info_nce_jvp, symbolic_zeros=True)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(4, 5))
+@partial(jax.custom_jvp, nondiff_argnums=(3, 4))
 def _once(
-    rows: Rows, temperature: Any, numbers: Any, present: Any, plan: _Plan, wanted: tuple[str, ...]
+    rows: Rows, numbers: Any, present: Any, plan: _Plan, wanted: tuple[str, ...]
 ) -> tuple[jax.Array, Rows]:
-    loss, softmaxes = _log_sums(rows, temperature, numbers, present, plan)
-    return loss, _gradients(rows, temperature, numbers, softmaxes, plan, wanted)
+    loss, softmaxes = _log_sums(rows, numbers, present, plan)
+    return loss, _gradients(rows, numbers, softmaxes, plan, wanted)
 
 
 @_once.defjvp
@@ -108,10 +108,9 @@ def _(plan, wanted, primals, tangents):  # type: ignore[no-untyped-def]
     raise once_differentiable()
 
 
-@partial(jax.jit, static_argnums=(4,))
+@partial(jax.jit, static_argnums=(3,))
 def _log_sums(
     rows: Rows,
-    temperature: jax.Array,
     numbers: dict[str, jax.Array] | None,
     present: jax.Array | None,
     plan: _Plan,
@@ -119,23 +118,29 @@ def _log_sums(
     """The loss, and the softmaxes by the name of the anchors' view, in tiles."""
     pairs, tile = plan
     tiles = {name: split_tiles(side, tile) for name, side in rows.items()}
-    start = _LogSum.none_yet(jnp.zeros_like(tiles["x"][..., 0]) + _zero(rows))
+    start = _LogSum.none_yet(jnp.zeros_like(tiles["x"][..., 0]) + zero_of(*rows.values()))
     sums = {name: start for name, _ in info_nce_anchors(pairs)}
     for softmax in info_nce_blocks(pairs, numbers is not None):
-        sweep = _Sweep(softmax, rows, tiles, numbers, temperature, tile)
+        sweep = _Sweep(softmax, rows, tiles, numbers, tile)
         sums = sweep(partial(_add_scores, softmax), sums)
     if pairs.single and present is not None:
         held = split_tiles(present, tile)
         softmaxes = {name: total.where_positive(held) for name, total in sums.items()}
     else:
-        positive = (tiles["x"] * tiles["y"]).sum(axis=2) / temperature
-        softmaxes = {name: total.with_positive(positive) for name, total in sums.items()}
+        positive = (tiles["x"] * tiles["y"]).sum(axis=2)
+        softmaxes = {
+            name: total.beside_positive(positive)
+            if pairs.decoupled
+            else total.with_positive(positive)
+            for name, total in sums.items()
+        }
     margins = jnp.stack([s.margin.ravel()[: len(rows["x"])] for s in softmaxes.values()])
-    return (margins if pairs.single else JAX.softplus(margins)).mean(), softmaxes
+    final = pairs.single or pairs.decoupled
+    return (margins if final else JAX.softplus(margins)).mean(), softmaxes
 
 
 class _Softmax(NamedTuple):
-    """What makes up every anchor's softmax over its positives and all of its negatives."""
+    """What makes up every anchor's softmax."""
 
     peak: jax.Array  # the largest score, that of the pair (x_i, y_i) excepted
     log: jax.Array  # log-sum-exp of all scores, less the peak
@@ -169,20 +174,26 @@ class _LogSum(NamedTuple):
         total = self.total[place] * jnp.exp(before - peak) + part
         return _LogSum(self.peak.at[place].set(peak), self.total.at[place].set(total))
 
-    def _log_total(self) -> jax.Array:
-        return jnp.log(jnp.where(self.total == 0, 1.0, self.total))  # 0: nothing was added
-
     def with_positive(self, positive: jax.Array) -> _Softmax:
         """The softmaxes, given the scores of the pairs (x_i, y_i)."""
-        log = self._log_total()
+        log = self._log_total(0.0)
         margin = self.peak - positive + log
         return _Softmax(self.peak, log + JAX.softplus(-margin), margin)
 
+    def beside_positive(self, positive: jax.Array) -> _Softmax:
+        """The softmaxes in which the pairs (x_i, y_i) do not stand, given the scores of these."""
+        margin = self.peak - positive + self._log_total(-jnp.inf)
+        return _Softmax(self.peak, self._log_total(jnp.inf), margin)
+
     def where_positive(self, present: jax.Array) -> _Softmax:
         """The softmaxes of a single array, empty for anchors without a positive."""
-        log = self._log_total()
-        margin = jnp.where(present, self.peak + log, 0.0)
-        return _Softmax(self.peak, jnp.where(present, log, jnp.inf), margin)
+        log = jnp.where(present, self._log_total(jnp.inf), jnp.inf)
+        margin = jnp.where(present, self.peak + self._log_total(-jnp.inf), 0.0)
+        return _Softmax(self.peak, log, margin)
+
+    def _log_total(self, of_nothing: float) -> jax.Array:
+        """Logarithm of the total, and a number where nothing was added."""
+        return jnp.where(self.total == 0, of_nothing, jnp.log(self.total))
 
 
 def _add_scores(
@@ -195,10 +206,9 @@ def _add_scores(
     return sums
 
 
-@partial(jax.jit, static_argnums=(4, 5))
+@partial(jax.jit, static_argnums=(3, 4))
 def _gradients(
     rows: Rows,
-    temperature: jax.Array,
     numbers: dict[str, jax.Array] | None,
     softmaxes: dict[str, _Softmax],
     plan: _Plan,
@@ -207,18 +217,19 @@ def _gradients(
     """The gradients that are wanted, by name."""
     pairs, tile = plan
     tiles = {name: split_tiles(side, tile) for name, side in rows.items()}
-    zero = _zero(rows)
+    zero = zero_of(*rows.values())
     sums = {k: GradientSums.zeros(v, k in wanted, False, zero) for k, v in tiles.items()}
     for softmax in info_nce_blocks(pairs, numbers is not None):
-        sweep = _Sweep(softmax, rows, tiles, numbers, temperature, tile)
+        sweep = _Sweep(softmax, rows, tiles, numbers, tile)
         sums = sweep(partial(_add_gradients, softmax, tiles, softmaxes), sums)
     n, own = len(rows["x"]), {}
     if not pairs.single:
         # Of every pair (x_i, y_i): its probability less 1, in a form that keeps the digits.
-        pulls = jnp.stack([-JAX.sigmoid(softmax.margin) for softmax in softmaxes.values()])
+        margins = jnp.stack([softmax.margin for softmax in softmaxes.values()])
+        pulls = -jnp.ones_like(margins) if pairs.decoupled else -JAX.sigmoid(margins)
         pull = pulls.sum(axis=0).ravel()[:n, None]
         own = {"x": pull * rows["y"], "y": pull * rows["x"]}
-    scale = 1.0 / (temperature * len(softmaxes) * n)
+    scale = 1.0 / (len(softmaxes) * n)
     sides = {name: sums[name].finish(1.0, 0.0, 1.0, rows[name]) for name in wanted}
     return {k: scale * (v + own.get(k, 0.0)) for k, v in sides.items() if v is not None}
 
@@ -252,13 +263,12 @@ class _Sweep:
         rows: Rows,
         tiles: Rows,
         numbers: dict[str, jax.Array] | None,
-        temperature: jax.Array,
         tile: int,
     ) -> None:
         self.block, _, self.which = softmax
         self.left, self.right = tiles[self.block.left], tiles[self.block.right]
         self.sizes = len(rows[self.block.left]), len(rows[self.block.right])
-        self.temperature, self.marks = temperature, None
+        self.marks = None
         if self.which != "every" and numbers is not None and self.block.right in numbers:
             self.marks = tile_numbers((numbers[self.block.left], numbers[self.block.right]), tile)
 
@@ -285,7 +295,7 @@ class _Sweep:
 
     def scores(self, i: jax.Array, j: jax.Array) -> jax.Array:
         """Scores of all pairs of a tile."""
-        return product(self.left[i] / self.temperature, self.right[j].T)
+        return product(self.left[i], self.right[j].T)
 
     def at_edge(self, s: jax.Array, i: jax.Array, j: jax.Array) -> jax.Array:
         """The scores of a tile some of whose pairs do not count."""
@@ -296,9 +306,3 @@ class _Sweep:
             equal = self.marks[0].equal(i, self.marks[1], j)
             keep &= equal if self.which == "equal" else ~equal
         return jnp.where(keep, s, -jnp.inf)
-
-
-def _zero(rows: Rows) -> jax.Array:
-    # Inside jax.shard_map what a scan carries must vary over the mesh axes that the features do.
-    first, *others = (side[0, 0] for side in rows.values())
-    return 0.0 * sum(others, first)

@@ -46,6 +46,16 @@ class GradientSums(NamedTuple):
         return scale * gradient
 
 
+def zero_of(*arrays: jax.Array | None) -> jax.Array:
+    """0 of the kind that a scan over these arrays, if they are given, carries.
+
+    Inside jax.shard_map what a scan carries must vary over the mesh axes that the arrays do. Where
+    they are not finite there is no loss anyway.
+    """
+    first, *others = (0.0 * array.ravel()[0] for array in arrays if array is not None)
+    return sum(others, first)
+
+
 def split_tiles(x: jax.Array, tile: int) -> jax.Array:
     """(N, ...) as (tiles, rows, ...) of equally many rows, at most `tile`, filled with zeros."""
     count, size = _count_and_size(len(x), tile)

@@ -162,7 +162,7 @@ def test_pairs_by_the_numbers_of_their_rows(positive, normalize, is_sorted, set_
     set_tiles()
     facts = plan.Fused("float32", False, 2, Tiles(16, 16, 16, 4, 1), True)
     how = plan.Plan(FMICL("js", normalize=normalize).pairwise, True, 0, facts)
-    run = jax.jit(fused_pallas.fused_mean_and_gradients, static_argnums=(2, 3))
+    run = jax.jit(fused_pallas.fused_mean_and_gradients, static_argnums=(3, 4))
     rng = np.random.default_rng(3)
     x, _, y = (v.astype(np.float32) for v in draw(0, 49, 5, 25))
     numbers = [np.sort(rng.integers(0, 20, size)).astype(np.int32) for size in (49, 25)]
@@ -176,9 +176,10 @@ def test_pairs_by_the_numbers_of_their_rows(positive, normalize, is_sorted, set_
         counts = counts * weights[:, None] if positive else ~counts
         pairs = 49 if positive else 49 * (len(others) - 1)
         want, in_x, in_y = mean_by_hand(how, x, others, counts, pairs)
-        got, (grad_x, grad_y) = run(x, right, how, (True, True), sides, weights)
+        more = sides, weights
+        got, (grad_x, grad_y, _) = run(x, right, None, how, (True, True, False), *more)
         if right is None:
-            in_x, got = in_x + in_y, [got, run(x, right, how, (False, False), sides, weights)[0]]
+            in_x, got = in_x + in_y, [got, run(x, right, None, how, (False,) * 3, *more)[0]]
         else:
             np.testing.assert_allclose(grad_y, in_y, rtol=1e-4, atol=1e-5 * abs(in_y).max())
         np.testing.assert_allclose(got, want, rtol=1e-5)
@@ -192,8 +193,9 @@ def test_tiles_without_equal_numbers_are_not_visited(set_tiles, draw):
     how = plan.Plan(FMICL("js").pairwise, True, 0, facts)
     x = jnp.asarray(draw(0, 64)[0], jnp.float32).at[32:48].set(jnp.nan)
     numbers, ones = jnp.arange(64, dtype=jnp.int32) // 4, jnp.ones(64)
-    run = jax.jit(fused_pallas.fused_mean_and_gradients, static_argnums=(2, 3))
-    _, (gradient, _) = run(x, None, how, (True, False), (numbers, None), ones)
+    run = jax.jit(fused_pallas.fused_mean_and_gradients, static_argnums=(3, 4))
+    wanted = True, False, False
+    _, (gradient, *_) = run(x, None, None, how, wanted, (numbers, None), ones)
     finite = jnp.isfinite(gradient).all(axis=1)
     assert jnp.array_equal(finite, (numbers < 8) | (numbers >= 12))
 
@@ -204,6 +206,35 @@ def test_pairs_by_id(draw, errors):
     loss, gradient = errors(objective, *draw(0, 40)[:2], dtype="float16", ids=ids)
     assert loss <= LOSS["float16"]
     assert gradient <= GRADIENT["float16"]
+
+
+@pytest.mark.parametrize(
+    ("negatives", "normalize", "dtype", "labelled"),
+    [("all", True, "float32", False), ("anchor", False, "bfloat16", False),
+     ("cross", True, "float32", True)],
+)  # fmt: skip
+def test_a_scale_and_a_bias_that_learn(draw, errors, negatives, normalize, dtype, labelled):
+    """Gradients in both, in symmetric blocks and in full ones, with ids and without."""
+    x, y, _ = draw(2, 40)
+    ids = np.random.default_rng(1).integers(0, 12, 40, np.int32) if labelled else None
+    learned = {"logit_scale": 2.5, "logit_bias": -0.75}
+    objective = FMICL("js", negatives=negatives, normalize=normalize, **learned)
+    loss, gradient = errors(objective, 0.5 * x, 0.5 * y, dtype=dtype, ids=ids)
+    assert loss <= LOSS[dtype]
+    assert gradient <= GRADIENT[dtype]
+
+
+@pytest.mark.parametrize("negatives", ["anchor", "cross"])
+def test_a_bias_that_learns_alone(backend, draw, negatives):
+    """Features are frozen: no gradient of theirs is computed, and symmetric blocks are halved."""
+    x, y = (jnp.asarray(v, jnp.float32) for v in draw(2, 40)[:2])
+    loss = partial(fmicl_jax.fmicl_loss, divergence="js", negatives=negatives)
+
+    def of(bias, implementation):
+        return loss(x, y, logit_bias=bias, implementation=implementation)
+
+    got, want = (jax.value_and_grad(of)(jnp.float32(-0.5), form) for form in ("fused", "dense"))
+    np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
 @pytest.mark.parametrize("negatives", NEGATIVES)
