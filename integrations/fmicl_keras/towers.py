@@ -40,31 +40,27 @@ class TowersLoss(keras.layers.Layer):
     A subclass gives the loss of a batch, and its own options.
 
     Args:
-        options: what the subclass is made with, as it would be passed; `get_config` has it.
-        limit: what the scale is held below, or None.
-        forms: what `implementation` may be.
+        options: options of the subclass, as they would be passed; `get_config` has them.
         dtype: dtype of the arithmetic and of the weights.
         kwargs: options of `keras.layers.Layer`.
     """
 
-    def __init__(
-        self,
-        options: dict[str, Any],
-        limit: float | None,
-        forms: tuple[str, ...],
-        dtype: Any,
-        **kwargs: Any,
-    ) -> None:
+    #: What `implementation` may be.
+    forms = IMPLEMENTATIONS
+    #: What the scale is held at, or below.
+    limit = math.inf
+
+    def __init__(self, options: dict[str, Any], dtype: Any, **kwargs: Any) -> None:
         super().__init__(dtype=float32_at_least(dtype), autocast=False, **kwargs)
         scalars = [name for name in ("logit_scale", "logit_bias") if name in options]
         checked = {name: check_scalar(name, options[name], None) for name in scalars}
         check_choice("positives", options["positives"], POSITIVES)
         check_bool("normalize", options["normalize"])
-        check_implementation(options["implementation"], forms)
+        check_implementation(options["implementation"], self.forms)
         self.options = options | checked
         #: The logarithm of the scale, a weight.
-        self.log_scale = self.scalar("log_scale", math.log(checked["logit_scale"]))
-        self.log_scale.constraint = AtMost(math.log(limit)) if limit else None
+        self.log_scale = self.scalar("log_scale", math.log(min(checked["logit_scale"], self.limit)))
+        self.log_scale.constraint = AtMost(math.log(self.limit))
 
     def scalar(self, name: str, value: float) -> keras.Variable:
         """A new weight of no dimension."""
@@ -181,6 +177,8 @@ class SigLIPLoss(TowersLoss):
     Source: Zhai et al. (2023), eq. 1.
     """
 
+    forms = WITH_FUSED
+
     def __init__(
         self,
         *,
@@ -199,7 +197,7 @@ class SigLIPLoss(TowersLoss):
             "normalize": normalize, "implementation": implementation,
             "check_finite": check_bool("check_finite", check_finite),
         }  # fmt: skip
-        super().__init__(options, None, WITH_FUSED, dtype, name=name, **kwargs)
+        super().__init__(options, dtype, name=name, **kwargs)
         #: The constant of L, a weight.
         self.logit_bias = self.scalar("logit_bias", self.options["logit_bias"])
 
@@ -233,6 +231,8 @@ class CLIPLoss(TowersLoss):
     Source: Radford et al. (2021), figure 3 and section 2.5.
     """
 
+    limit = FAMILY_DEFAULTS.clip_scale_limit
+
     def __init__(
         self,
         *,
@@ -249,8 +249,7 @@ class CLIPLoss(TowersLoss):
             "logit_scale": logit_scale, "positives": positives, "normalize": normalize,
             "implementation": implementation,
         }  # fmt: skip
-        limit = FAMILY_DEFAULTS.clip_scale_limit
-        super().__init__(options, limit, IMPLEMENTATIONS, dtype, name=name, **kwargs)
+        super().__init__(options, dtype, name=name, **kwargs)
 
     def of_batch(self, x: Tensor, y: Tensor, **options: Any) -> Tensor:
         """The loss of all rows x and y (N, D), by the backend's library; scalar."""
