@@ -9,9 +9,9 @@ from fmicl_core.family import FAMILY_DEFAULTS, KernelContrast, Sigmoid, siglip_p
 from fmicl_core.pairs import pairs_of
 from fmicl_core.related import one_scale
 from fmicl_jax.distributed import tell_of_devices
+from fmicl_jax.info_nce import info_nce_of
 from fmicl_jax.loss import fmicl_loss
 from fmicl_jax.plan import Scalars
-from fmicl_jax.related import info_nce_of
 from fmicl_jax.terms import settings_of, terms_of
 
 
@@ -32,22 +32,26 @@ def siglip_loss(
     """SigLIP: -(1/N) (sum over i of log sigmoid(L_ii) + over i != j of log sigmoid(-L_ij)).
 
     L_ij = logit_scale (x_i . y_j) + logit_bias, which may be arrays that learn. It is
-    Jensen-Shannon f-MICL with the alpha N - 1, negatives="cross", plus N log 2. With `ids` every
-    pair (x_i, y_j) of rows with equal ids is positive: `siglip_loss(captions, images[of], ids=of)`
-    takes several captions an image, where of (N,) says which image a caption is of.
+    Jensen-Shannon f-MICL with the alpha N - 1, negatives="cross", plus N log 2.
+
+    With `ids` every pair (x_i, y_j) of rows with equal ids is positive:
+    `siglip_loss(captions, images[of], ids=of)` takes several captions an image, where of (N,) says
+    which image a caption is of.
 
     Args:
-        x: (N, D) features of the first view, such as images; any float dtype.
-        y: (N, D) features of the second view, such as their captions; row i belongs to row i of x.
+        x: (N, D) features of the first view, as of captions; any float dtype.
+        y: (N, D) features of the second view, as of images; row i belongs to row i of x.
         logit_scale: factor > 0 of x . y; a number, or an array of no dimension, which may learn.
         logit_bias: constant of L; a number, or an array of no dimension, which may learn.
         positives: pairs of rows with equal `ids` that are positive: "ids", all of them; "pair",
             (x_i, y_i) alone, so that other rows with that id are merely no negatives (duplicates).
-        ids: (N,) whole numbers of the rows of x, and of y; rows with equal ids belong together.
-            None: row i of x and of y are alone with each other.
+        ids: (N,) whole numbers of the rows of x, and of y; rows with equal ids belong together, as
+            captions of one image do. None: row i of x and of y are alone with each other.
         normalize: whether rows are scaled to unit length first.
-        implementation: form that computes the loss, as for `fmicl_loss`.
-        check_finite: whether to raise when the loss is not finite, as for `fmicl_loss`.
+        implementation: form that computes the loss, as for `fmicl_loss`: "dense", "tiled", "fused"
+            or "auto".
+        check_finite: whether to raise when the loss is not finite, which costs one read of a
+            scalar. Skipped while tracing, where NaN shows in the loss.
         axis_name: axis of the `jax.shard_map` or `jax.pmap` around the call, as for `fmicl_loss`.
 
     Returns:
@@ -65,7 +69,7 @@ def siglip_loss(
     settings, scalars = settings_of(Sigmoid(), "gaussian", given, *fixed)
     arrays = x, y, None, ids, None
     how = implementation, check_finite, axis_name
-    return terms_of(settings, scalars, *arrays, *how, counts_pairs=True).loss
+    return terms_of(settings, scalars, *arrays, *how, each_pair=True).loss
 
 
 def clip_loss(
@@ -81,22 +85,26 @@ def clip_loss(
 ) -> jax.Array:
     """CLIP: mean over i of log(sum over j of e^s_ij) - s_ii, averaged with that of the columns.
 
-    s_ij = logit_scale (x_i . y_j). It is InfoNCE with negatives="cross" from x to y and from y to
-    x. CLIP learns the logarithm of the scale, which it holds below log 100.
+    s = logit_scale (x . y). It is InfoNCE with negatives="cross" in both directions. CLIP learns
+    the logarithm of the scale, and holds the scale below 100.
+
+    With `ids` an anchor has several positives, as for `info_nce_loss`:
+    `clip_loss(captions, images[of], ids=of)` takes several captions an image, where of (N,) says
+    which image a caption is of.
 
     The rows that it is given are the whole batch. Among several ranks, devices or replicas gather
     their features first; `siglip_loss` does that itself.
 
     Args:
-        x: (N, D) features of the first view, such as images; any float dtype.
-        y: (N, D) features of the second view, such as their captions; row i belongs to row i of x.
+        x: (N, D) features of the first view, as of captions; any float dtype.
+        y: (N, D) features of the second view, as of images; row i belongs to row i of x.
         logit_scale: factor > 0 of x . y; a number, or an array of no dimension, which may learn.
         positives: pairs of rows with equal `ids` that are positive: "ids", all of them; "pair",
             (x_i, y_i) alone, so that other rows with that id are merely no negatives (duplicates).
-        ids: (N,) whole numbers of the rows of x, and of y; rows with equal ids belong together.
-            None: row i of x and of y are alone with each other.
+        ids: (N,) whole numbers of the rows of x, and of y; rows with equal ids belong together, as
+            captions of one image do. None: row i of x and of y are alone with each other.
         normalize: whether rows are scaled to unit length first.
-        implementation: form that computes the loss, as for `info_nce_loss`.
+        implementation: form that computes it, as for `info_nce_loss`: "dense", "tiled" or "auto".
 
     Returns:
         Scalar to minimise, float32 (float64 for float64 features).
@@ -129,8 +137,11 @@ def dcl_loss(
 ) -> jax.Array:
     """Decoupled contrastive loss: mean over anchors of log(sum over negatives of e^s-) - s+.
 
-    s = x . y / temperature; s+ is the score of the anchor's other view, or with `ids` the mean over
-    its positives. It is `info_nce_loss` without the positives in the sum.
+    s = x . y / temperature. It is InfoNCE without positives in the softmax, so that an anchor near
+    its positive still pulls it with full strength.
+
+    With `ids` s+ is the mean over the positives of an anchor, none of which is in its sum.
+    `dcl_loss(features, ids=labels)` takes labels, or several views stacked in one array.
 
     The rows that it is given are the whole batch. Among several ranks, devices or replicas gather
     their features first; `fmicl_loss` does that itself.
@@ -143,22 +154,22 @@ def dcl_loss(
             dimension, which may learn.
         logit_scale: 1 / temperature, in place of it; a number, or an array of no dimension. None:
             the temperature counts.
-        negatives: scheme of negatives, as for `info_nce_loss`.
+        negatives: scheme of negatives, as for `info_nce_loss`: "all", "cross", "anchor", "within".
         positives: pairs of rows with equal `ids` that are positive: "ids", all of them; "pair",
             (x_i, y_i) alone, so that other rows with that id are merely no negatives (duplicates).
         bank: (K, D) features that supply all negatives, or None.
-        ids: (N,) whole numbers of the rows of x, and of y; rows with equal ids belong together.
-            None: row i of x and of y are alone with each other.
+        ids: (N,) whole numbers of the rows of x, and of y; rows with equal ids belong together, as
+            labels or views of one sample do. None: row i of x and of y are alone with each other.
         bank_ids: (K,) whole numbers of the bank's rows, which are no negatives of rows with the
             same id; None: no row of the bank is.
         normalize: whether rows are scaled to unit length first.
-        implementation: form that computes the loss, as for `info_nce_loss`.
+        implementation: form that computes it, as for `info_nce_loss`: "dense", "tiled" or "auto".
 
     Returns:
         Scalar to minimise, float32 (float64 for float64 features).
 
     Raises:
-        ValueError: an option or a shape does not fit; the message names it.
+        ValueError: an option or a shape does not fit, or an anchor has no negative; it is named.
 
     Source: Yeh et al. (2022), eq. 6.
     """
@@ -199,10 +210,10 @@ def dhel_loss(
             the temperature counts.
         positives: pairs of rows with equal `ids` that are positive: "ids", all of them; "pair",
             (x_i, y_i) alone, so that other rows with that id are merely no negatives (duplicates).
-        ids: (N,) whole numbers of the rows of x, and of y; rows with equal ids belong together.
-            None: row i of x and of y are alone with each other.
+        ids: (N,) whole numbers of the rows of x, and of y; rows with equal ids belong together, as
+            labels or views of one sample do. None: row i of x and of y are alone with each other.
         normalize: whether rows are scaled to unit length first.
-        implementation: form that computes the loss, as for `info_nce_loss`.
+        implementation: form that computes it, as for `info_nce_loss`: "dense", "tiled" or "auto".
 
     Returns:
         Scalar to minimise, float32 (float64 for float64 features).
@@ -248,21 +259,26 @@ def kcl_loss(
         x: (N, D) features of the first view, or of all rows in a single array; any float dtype.
         y: (N, D) features of the second view; row i belongs to the same sample as row i of x. None:
             `ids` say which rows of x belong together.
-        similarity: name or `fmicl_core.Similarity` of a kernel: "gaussian", "laplace", "cauchy".
+        similarity: name of the kernel, or `fmicl_core.Similarity`: "gaussian", "laplace", "cauchy".
         alpha: weight of the negative term, > 0; a number, or an array of no dimension.
-        logit_scale: factor > 0 of x . y in log G, as for `fmicl_loss`.
-        logit_bias: constant of log G, as for `fmicl_loss`.
-        negatives: scheme of negatives, as for `fmicl_loss`.
+        logit_scale: factor > 0 of x . y in log G = logit_scale (x . y) + logit_bias of the
+            Gaussian; a number, or an array of no dimension, which may learn. None: that of the
+            similarity.
+        logit_bias: constant of log G; a number, or an array of no dimension, which may learn. None:
+            that of the similarity. With a scale or a bias lengths of rows do not count.
+        negatives: scheme of negatives, as for `fmicl_loss`: "anchor", "within", "cross", "all".
         positives: pairs of rows with equal `ids` that are positive: "ids", all of them; "pair",
             (x_i, y_i) alone, so that other rows with that id are merely no negatives (duplicates).
         bank: (K, D) features that supply all negatives, or None.
-        ids: (N,) whole numbers of the rows of x, and of y; rows with equal ids belong together.
-            None: row i of x and of y are alone with each other.
+        ids: (N,) whole numbers of the rows of x, and of y; rows with equal ids belong together, as
+            labels or views of one sample do. None: row i of x and of y are alone with each other.
         bank_ids: (K,) whole numbers of the bank's rows, which are no negatives of rows with the
             same id; None: no row of the bank is.
         normalize: whether rows are scaled to unit length first.
-        implementation: form that computes the loss, as for `fmicl_loss`.
-        check_finite: whether to raise when the loss is not finite, as for `fmicl_loss`.
+        implementation: form that computes the loss, as for `fmicl_loss`: "dense", "tiled", "fused"
+            or "auto".
+        check_finite: whether to raise when the loss is not finite, which costs one read of a
+            scalar. Skipped while tracing, where NaN shows in the loss.
         axis_name: axis of the `jax.shard_map` or `jax.pmap` around the call, as for `fmicl_loss`.
 
     Returns:

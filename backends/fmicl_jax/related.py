@@ -4,28 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from fmicl_core.checks import check_positive
-from fmicl_core.forms import check_implementation, choose_form
-from fmicl_core.pairs import Pairs, pairs_of
-from fmicl_core.related import (
-    INFO_NCE_OPTIONS,
-    RELATED_DEFAULTS,
-    check_info_nce,
-    info_nce_positives,
-    one_scale,
-)
-from fmicl_jax.dense_related import dense_info_nce
+from fmicl_core.pairs import pairs_of
+from fmicl_core.related import INFO_NCE_OPTIONS, RELATED_DEFAULTS, check_info_nce, one_scale
 from fmicl_jax.distributed import tell_of_devices
-from fmicl_jax.ids import RowIds, row_ids
-from fmicl_jax.inputs import check_known_scalar, checked_scalar, largest_block, prepare
+from fmicl_jax.info_nce import info_nce_of
+from fmicl_jax.inputs import prepare
 from fmicl_jax.ops import off_diagonal, product, square_lengths
-from fmicl_jax.plan import Rows, Scalar
-from fmicl_jax.tiled_related import tiled_info_nce
 
 
 def info_nce_loss(
@@ -94,68 +83,6 @@ def info_nce_loss(
     scale = one_scale(temperature, logit_scale)
     pairs = pairs_of(negatives, positives, y, bank, ids, bank_ids)
     return info_nce_of(pairs, scale, x, y, bank, ids, bank_ids, normalize, implementation)
-
-
-def info_nce_of(
-    pairs: Pairs,
-    scale: tuple[str, Scalar],
-    x: jax.Array,
-    y: jax.Array | None,
-    bank: jax.Array | None,
-    ids: jax.Array | None,
-    bank_ids: jax.Array | None,
-    normalize: bool,
-    implementation: str,
-) -> jax.Array:
-    """The loss of `info_nce_loss` and its kin; what all of these call.
-
-    Args:
-        pairs: pairs of the arrays, and which of them stand in softmaxes.
-        scale: "temperature" or "logit_scale", and its value.
-        x, y, bank, ids, bank_ids, normalize, implementation: as for `info_nce_loss`.
-    """
-    name, value = scale[0], checked_scalar(*scale)
-    check_known_scalar(name, value)
-    check_implementation(implementation)
-    has_ids = ids is not None
-    scaled: dict[str, Any] = {name: value}
-    rows = prepare(x, y, bank, normalize, has_ids=has_ids, **scaled)
-    tiled = choose_form(implementation, *largest_block(rows, has_ids)) == "tiled"
-    info_nce = tiled_info_nce if tiled else dense_info_nce
-    if ids is None:
-        return info_nce(rows, pairs, None, None)
-    known = row_ids(ids, bank_ids, rows)
-    weights = _weights(pairs, known, rows)
-    loss = info_nce(rows, pairs, known.numbers, weights)
-    loss += _of_positives(rows, pairs, known, weights)
-    checked = not isinstance(loss, jax.core.Tracer)
-    error = known.explain(pairs, rows) if checked and not jnp.isfinite(loss) else None
-    if error is not None:
-        raise error
-    return loss
-
-
-def _weights(pairs: Pairs, known: RowIds, rows: Rows) -> jax.Array:
-    """Weight of each positive of an anchor; NaN if no pair is positive, or none is negative."""
-    some = known.negative_shares(pairs, rows).any()
-    return jnp.where(some, known.weights(pairs, rows["x"].dtype), jnp.nan)
-
-
-def _of_positives(rows: Rows, pairs: Pairs, known: RowIds, weights: jax.Array) -> jax.Array:
-    """What the mean over the positives has beside the softmaxes; 0 where all ids differ.
-
-    A sum of scores over rows with equal ids is a score of the sum of these rows.
-    """
-    losses = []
-    for anchor, views in info_nce_positives(pairs).items():
-        others = jnp.zeros_like(rows[anchor])
-        for view in views:
-            others += known.sums(rows[view]) - rows[view]  # less itself, or its own other view
-        loss = -weights * (rows[anchor] * others).sum(axis=1)
-        if not pairs.single:
-            loss += (1.0 - weights) * (rows["x"] * rows["y"]).sum(axis=1)
-        losses.append(loss.mean())
-    return jnp.stack(losses).mean()
 
 
 @jax.tree_util.register_static

@@ -91,7 +91,7 @@ def terms_of(
     check_finite: bool,
     axis_name: str | None,
     *,
-    counts_pairs: bool = False,
+    each_pair: bool = False,
 ) -> FMICLTerms:
     """The loss and its terms; what every public form of it calls.
 
@@ -99,8 +99,8 @@ def terms_of(
         settings: settings of the loss.
         scalars: scalars of the loss, which may be arrays where the settings have numbers.
         x, y, bank, ids, bank_ids, implementation, check_finite, axis_name: as for `fmicl_loss`.
-        counts_pairs: whether every pair of x and y counts alike: the terms are sums over all
-            positive and all negative pairs, divided by N and by N (N - 1), and alpha is N - 1.
+        each_pair: whether every pair counts alike, as in SigLIP: both terms are sums over their
+            pairs, divided by N and by N (N - 1), and alpha is N - 1.
     """
     check_bool("check_finite", check_finite)
     implementation = check_implementation(implementation, WITH_FUSED)
@@ -136,7 +136,7 @@ def terms_of(
     scores = [] if y is None else [positive_scores(rows, pairwise, bias)]
     if known is not None:
         shares = mean(known.negative_shares(pairs, rows))
-        if counts_pairs:
+        if each_pair:
             weights, shares = jnp.ones_like(scores[0]), jnp.where(shares > 0, 1.0, 0.0)
         else:
             weights = known.weights(pairs, excess.dtype)
@@ -147,7 +147,7 @@ def terms_of(
         excess = excess / shares
     score = sum((mean(score) for score in scores[1:]), mean(scores[0]))
     penalty = pairwise.limit + excess
-    if counts_pairs:
+    if each_pair:
         scalars = scalars._replace(alpha=devices * len(x) - 1.0)
     loss = (scalars.alpha * penalty).astype(excess.dtype) - score
     if check_finite and not isinstance(loss, jax.core.Tracer):

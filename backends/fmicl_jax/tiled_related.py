@@ -21,6 +21,7 @@ from fmicl_core.related import SoftmaxBlock, info_nce_anchors, info_nce_blocks
 from fmicl_jax.ids import in_order
 from fmicl_jax.ops import JAX, product
 from fmicl_jax.plan import Rows
+from fmicl_jax.softmaxes import LogSum, Softmax
 from fmicl_jax.tiles import (
     GradientSums,
     counted_pairs,
@@ -114,11 +115,11 @@ def _log_sums(
     numbers: dict[str, jax.Array] | None,
     present: jax.Array | None,
     plan: _Plan,
-) -> tuple[jax.Array, dict[str, _Softmax]]:
+) -> tuple[jax.Array, dict[str, Softmax]]:
     """The loss, and the softmaxes by the name of the anchors' view, in tiles."""
     pairs, tile = plan
     tiles = {name: split_tiles(side, tile) for name, side in rows.items()}
-    start = _LogSum.none_yet(jnp.zeros_like(tiles["x"][..., 0]) + zero_of(*rows.values()))
+    start = LogSum.none_yet(jnp.zeros_like(tiles["x"][..., 0]) + zero_of(*rows.values()))
     sums = {name: start for name, _ in info_nce_anchors(pairs)}
     for softmax in info_nce_blocks(pairs, numbers is not None):
         sweep = _Sweep(softmax, rows, tiles, numbers, tile)
@@ -139,63 +140,6 @@ def _log_sums(
     return (margins if final else JAX.softplus(margins)).mean(), softmaxes
 
 
-class _Softmax(NamedTuple):
-    """What makes up every anchor's softmax."""
-
-    peak: jax.Array  # the largest score, that of the pair (x_i, y_i) excepted
-    log: jax.Array  # log-sum-exp of all scores, less the peak
-    margin: jax.Array  # log-sum-exp of all but the pair (x_i, y_i), less the score of that pair
-
-    def log_share(self, place: jax.Array, scores: jax.Array, axis: int) -> jax.Array:
-        """Logarithms of the softmax of one tile of anchors, with their others along `axis`."""
-        peak, log = (jnp.expand_dims(part[place], axis) for part in (self.peak, self.log))
-        return scores - peak - log
-
-
-class _LogSum(NamedTuple):
-    """The running log-sum-exp of the scores of every anchor, without the pair (x_i, y_i).
-
-    It is kept as peak + log(total): their sum would round away digits of log(total).
-    """
-
-    peak: jax.Array
-    total: jax.Array  # of e^(score - peak)
-
-    @classmethod
-    def none_yet(cls, zeros: jax.Array) -> _LogSum:
-        """The sum before a score is added; its peak is finite."""
-        return cls(zeros + 0.5 * jnp.finfo(zeros.dtype).min, zeros)
-
-    def add(self, place: jax.Array, scores: jax.Array, axis: int) -> _LogSum:
-        """Add the scores of one tile of anchors with others along `axis`."""
-        before = self.peak[place]
-        peak = jnp.maximum(before, scores.max(axis=axis))
-        part = jnp.exp(scores - jnp.expand_dims(peak, axis)).sum(axis=axis)
-        total = self.total[place] * jnp.exp(before - peak) + part
-        return _LogSum(self.peak.at[place].set(peak), self.total.at[place].set(total))
-
-    def with_positive(self, positive: jax.Array) -> _Softmax:
-        """The softmaxes, given the scores of the pairs (x_i, y_i)."""
-        log = self._log_total(0.0)
-        margin = self.peak - positive + log
-        return _Softmax(self.peak, log + JAX.softplus(-margin), margin)
-
-    def beside_positive(self, positive: jax.Array) -> _Softmax:
-        """The softmaxes in which the pairs (x_i, y_i) do not stand, given the scores of these."""
-        margin = self.peak - positive + self._log_total(-jnp.inf)
-        return _Softmax(self.peak, self._log_total(jnp.inf), margin)
-
-    def where_positive(self, present: jax.Array) -> _Softmax:
-        """The softmaxes of a single array, empty for anchors without a positive."""
-        log = jnp.where(present, self._log_total(jnp.inf), jnp.inf)
-        margin = jnp.where(present, self.peak + self._log_total(-jnp.inf), 0.0)
-        return _Softmax(self.peak, log, margin)
-
-    def _log_total(self, of_nothing: float) -> jax.Array:
-        """Logarithm of the total, and a number where nothing was added."""
-        return jnp.where(self.total == 0, of_nothing, jnp.log(self.total))
-
-
 def _add_scores(
     softmax: SoftmaxBlock, sums: Any, i: jax.Array, j: jax.Array, scores: jax.Array
 ) -> Any:
@@ -210,7 +154,7 @@ def _add_scores(
 def _gradients(
     rows: Rows,
     numbers: dict[str, jax.Array] | None,
-    softmaxes: dict[str, _Softmax],
+    softmaxes: dict[str, Softmax],
     plan: _Plan,
     wanted: tuple[str, ...],
 ) -> Rows:
@@ -237,7 +181,7 @@ def _gradients(
 def _add_gradients(
     softmax: SoftmaxBlock,
     tiles: Rows,
-    softmaxes: dict[str, _Softmax],
+    softmaxes: dict[str, Softmax],
     sums: Any,
     i: jax.Array,
     j: jax.Array,

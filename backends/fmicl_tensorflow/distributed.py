@@ -2,7 +2,8 @@
 
 Every replica reports the global loss. The gradient in its own features is W times theirs of the
 global loss, W the number of replicas, so that averaging over the replicas gives the gradient of one
-process with the whole batch. Replicas may hold different numbers of rows.
+process with the whole batch, in alpha, logit_scale and logit_bias as in the weights of an encoder.
+Replicas may hold different numbers of rows.
 """
 
 from __future__ import annotations

@@ -44,8 +44,8 @@ def siglip_loss(
         logit_bias: constant of L; a number, or a tensor of no dimension, which may learn.
         positives: pairs of rows with equal `ids` that are positive: "ids", all of them; "pair",
             (x_i, y_i) alone, so that other rows with that id are merely no negatives (duplicates).
-        ids: (N,) whole numbers of the rows of x, and of y; rows with equal ids belong together.
-            None: row i of x and of y are alone with each other.
+        ids: (N,) whole numbers of the rows of x, and of y; rows with equal ids belong together, as
+            captions of one image do. None: row i of x and of y are alone with each other.
         normalize: whether rows are scaled to unit length first.
         implementation: form that computes the loss: "dense" (any-order derivatives, O(N^2) memory),
             "tiled" (one pass, O(N D) memory, differentiable once), or "auto", by size.
@@ -97,8 +97,8 @@ def clip_loss(
             dimension, which may learn.
         positives: pairs of rows with equal `ids` that are positive: "ids", all of them; "pair",
             (x_i, y_i) alone, so that other rows with that id are merely no negatives (duplicates).
-        ids: (N,) whole numbers of the rows of x, and of y; rows with equal ids belong together.
-            None: row i of x and of y are alone with each other.
+        ids: (N,) whole numbers of the rows of x, and of y; rows with equal ids belong together, as
+            captions of one image do. None: row i of x and of y are alone with each other.
         normalize: whether rows are scaled to unit length first.
         implementation: form that computes the loss: "dense" (any-order derivatives, O(N^2) memory),
             "tiled" (two passes, O(N D) memory, differentiable once), or "auto", by size.

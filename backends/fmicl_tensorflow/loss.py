@@ -78,8 +78,8 @@ def fmicl_loss(
             scalar. Skipped while tracing, where NaN shows in the loss.
         distributed: whether the loss, in the replica context of a `tf.distribute` strategy, is that
             of the union of the replicas' batches, on every replica; exact after averaging the
-            gradients over the replicas. A bank must be the same on every replica. False: that of
-            this replica's rows alone.
+            gradients, those in alpha, logit_scale and logit_bias too, over the replicas. A bank
+            must be the same on every replica. False: that of this replica's rows alone.
 
     Returns:
         Scalar to minimise, float32 (float64 for float64 features).

@@ -53,7 +53,7 @@ def check_values_of(**scalars: Scalar | None) -> None:
     """
     for name, value in scalars.items():
         if _is_array(value):
-            check_scalar_value(name, float(value))
+            check_scalar_value(name, _number(value))
 
 
 def as_tensor(value: Scalar, dtype: tf.DType) -> tf.Tensor:
@@ -66,6 +66,11 @@ def root_of(scale: Scale, dtype: tf.DType) -> tf.Tensor:
     """Square root of the factor of the scores, which rows on both sides of a pair carry."""
     name, value = scale[0], as_tensor(scale[1], dtype)
     return tf.sqrt(value if name == "logit_scale" else 1.0 / value)
+
+
+def _number(value: Scalar) -> float:
+    """The number that a scalar is now, also of a variable that a strategy mirrors."""
+    return float(tf.convert_to_tensor(value)) if _is_array(value) else value
 
 
 def _is_array(value: object) -> bool:
@@ -114,4 +119,4 @@ class Scalars(NamedTuple):
 
     def values(self) -> dict[str, float | None]:
         """The numbers that they are now."""
-        return {k: None if v is None else float(v) for k, v in self._asdict().items()}
+        return {k: None if v is None else _number(v) for k, v in self._asdict().items()}

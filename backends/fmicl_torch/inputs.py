@@ -120,7 +120,8 @@ def as_tensor(value: Scalar, like: torch.Tensor) -> torch.Tensor:
     """A scalar of a loss as a tensor of no dimension, in the dtype of the rows, on their device."""
     if isinstance(value, torch.Tensor):
         return value.to(like.device, like.dtype)
-    return torch.full((), value, dtype=like.dtype, device=like.device)
+    # Dynamo keeps a number that is a factor as a symbol; one that fills a tensor is a constant.
+    return torch.ones((), dtype=like.dtype, device=like.device) * value
 
 
 def explain_non_finite(

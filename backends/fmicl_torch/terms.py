@@ -58,11 +58,12 @@ def terms_of(
         each_pair: whether every pair counts alike, as in SigLIP: both terms are sums over their
             pairs, divided by N and by N (N - 1), and alpha is N - 1.
     """
-    pairwise = KNOWN[text]
     scale, bias = scalars[1:]
-    if scale is not None or bias is not None:
+    has_logits = scale is not None or bias is not None
+    used = learned(text) if has_logits else text  # before Dynamo takes a look at `KNOWN`
+    pairwise = KNOWN[text]
+    if has_logits:
         scale, bias = pairwise.similarity.logits(scale, bias)
-        text = learned(text)
 
     def prepare_own(least: int) -> Prepared:
         check_bool("check_finite", check_finite)
@@ -77,7 +78,7 @@ def terms_of(
         own_bias = None if constant is None else as_tensor(constant, rows["x"])
         dtype = reduce(torch.promote_types, [v.dtype for v in (x, y, bank) if v is not None])
         among_ids = ids is not None and bool(pairs.positive_blocks)
-        fused = fused_dtype(form, text, x, dtype, positives=among_ids)
+        fused = fused_dtype(form, used, x, dtype, positives=among_ids)
         own_ids = ids_of_rows(ids, bank_ids, rows)
         return Prepared(rows, own_ids, pairs, form, fused, weight, own_bias)
 
@@ -93,7 +94,7 @@ def terms_of(
         if given.ids:
             every = given.ids["ids"] if ranks is None else ranks.gather(given.ids["ids"])
             numbers = number_rows(every, given.ids.get("bank_ids"))
-        means = BlockMeans(given, text, numbers, ranks, each_pair)
+        means = BlockMeans(given, used, numbers, ranks, each_pair)
         scores = [means.score_of_views()] if y is not None else []
         if numbers is not None and pairs.positive_blocks:
             scores.append(means.score(pairs.positive_blocks))

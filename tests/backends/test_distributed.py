@@ -56,6 +56,8 @@ REFUSALS = {
     "the same of an array": ("holds one. Received: alpha=-2.0", REFUSED),
     "other settings": ("`settings`. Expected the same on every rank.",) * 2,
     "another form": ("`implementation`. Expected the same on every rank.",) * 2,
+    "a scale of one rank": ("`logit_scale`. Expected the same on every rank.",) * 2,
+    "another scale's sign": ("a finite number > 0. Received: logit_scale=-2.0", REFUSED),
     "ids of one rank": ("`ids`. Expected the same on every rank.",) * 2,
     "ids of another length": ("`ids`. Expected one whole number for each row of `x`", REFUSED),
     "another bank": ("`bank.shape[0]`. Expected the same on every rank.",) * 2,

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from functools import partial
 
 import numpy as np
 import pytest
@@ -195,3 +196,78 @@ def test_a_bad_alpha_is_refused_in_compiled_code_too():
     for alpha in (torch.tensor(-2.0), torch.tensor(float("nan"))):
         with pytest.raises(ValueError, match=r"`alpha`. Expected a finite number > 0, or an array"):
             fmicl_torch.fmicl_loss(x, y, alpha=alpha)
+
+
+@pytest.mark.parametrize(
+    ("name", "implementation", "scalars"),
+    [
+        ("fmicl_loss", "dense", ("alpha", "logit_scale", "logit_bias")),
+        ("fmicl_loss", "tiled", ("logit_scale", "logit_bias")),
+        ("siglip_loss", "tiled", ("logit_bias",)),
+        ("info_nce_loss", "dense", ("temperature",)),
+        ("clip_loss", "tiled", ("logit_scale",)),
+    ],
+)
+def test_other_scalars_compile_nothing_anew(name, implementation, scalars):
+    """Numbers that change, then tensors, then parameters: a graph more for each."""
+    x, y = views()
+    loss = partial(getattr(fmicl_torch, name), implementation=implementation)
+    step = compiled(lambda x, y, given: loss(x, y, **dict(zip(scalars, given, strict=True))))
+    for make in (float, torch.tensor, lambda v: torch.nn.Parameter(torch.tensor(v))):
+        for i in range(4):
+            given = [make(0.5 + 0.25 * i) for _ in scalars]
+            want = loss(x, y, **dict(zip(scalars, given, strict=True)))
+            got = step(x, y, given)
+            assert got.item() == pytest.approx(want.item(), rel=1e-12)
+    leaves = [v for v in given if v.requires_grad]
+    torch.testing.assert_close(*(torch.autograd.grad(v, leaves) for v in (got, want)))
+    assert graphs() <= 4  # the first number is a constant, every other one a symbol
+
+
+@both
+def test_scalars_of_the_module_may_change_and_learn(implementation):
+    x, y = views()
+    loss = fmicl_torch.FMICLLoss(divergence="js", logit_bias=-1.0, implementation=implementation)
+    assert "alpha=40.0, negatives" in repr(loss)
+    assert "logit_bias=-1.0" in repr(loss)
+    assert "logit_scale" not in repr(loss)
+    step = compiled(loss)
+    eager = lambda s, b: fmicl_torch.fmicl_loss(  # noqa: E731
+        x, y, divergence="js", logit_scale=s, logit_bias=b
+    ).item()
+    for scale in (2.0, 3.0, 4.5, 6.0):
+        loss.logit_scale = scale
+        assert (loss.objective.logit_scale, loss.objective.logit_bias) == (scale, -1.0)
+        assert step(x, y).item() == pytest.approx(eager(scale, -1.0), rel=1e-12)
+    assert graphs() <= 2
+    loss.logit_scale = torch.nn.Parameter(torch.tensor(3.0))
+    assert [name for name, _ in loss.named_parameters()] == ["logit_scale"]
+    loss(x, y).backward()
+    assert loss.logit_scale.grad != 0.0
+    assert loss.objective.logit_scale == 3.0
+    loss.logit_scale = loss.logit_bias = None
+    assert list(loss.parameters()) == []
+    want = fmicl_torch.fmicl_loss(x, y, divergence="js").item()
+    assert loss(x, y).item() == pytest.approx(want, rel=1e-12)
+    assert "logit" not in repr(loss)
+    for scale in (-1.0, 0.0, "1", torch.ones(2)):
+        with pytest.raises(ValueError, match="Invalid value for argument `logit_scale`"):
+            loss.logit_scale = scale
+    with pytest.raises(ValueError, match="Invalid value for argument `similarity`"):
+        fmicl_torch.FMICLLoss(similarity="laplace", logit_scale=2.0)
+
+
+@both
+def test_a_learned_loss_is_exported(implementation):
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.loss = fmicl_torch.SigLIPLoss(implementation=implementation)
+
+        def forward(self, x, y):
+            return self.loss(x, y)
+
+    x, y = views()
+    model = Model()
+    program = torch.export.export(model, (x, y)).module()
+    assert program(x, y).item() == model(x, y).item()

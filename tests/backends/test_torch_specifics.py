@@ -11,6 +11,8 @@ from fmicl_core import FMICL, Gaussian, fmicl_reference
 
 torch = pytest.importorskip("torch", reason="these are tests of the PyTorch backend")
 fmicl_torch = pytest.importorskip("fmicl_torch", reason="these are tests of the PyTorch backend")
+from fmicl_torch import registry  # noqa: E402
+
 both = pytest.mark.parametrize("implementation", ["dense", "tiled"])
 both_losses = pytest.mark.parametrize("name", ["fmicl_loss", "info_nce_loss"])
 
@@ -254,3 +256,25 @@ def test_ids_take_deterministic_algorithms(name):
         torch.testing.assert_close(gradients(loss(x, y), x, y), want, rtol=0, atol=0)
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+def test_the_operators_keep_their_promises():
+    """Schema, sizes, layouts and dtypes of what they return, as torch.compile relies on them."""
+    check = partial(torch.library.opcheck, test_utils=("test_schema", "test_faketensor"))
+    x, y = (v.detach() for v in views(20))
+    numbers = torch.arange(20, dtype=torch.int32) // 3
+    ids, bias = (numbers, numbers + 1, torch.ones(20, dtype=x.dtype)), torch.tensor(-1.0).double()
+    text = registry.register(FMICL("js", logit_bias=-1.0).pairwise)
+    for grad, columns, more in (
+        (True, True, (bias, None, None, None)), (True, False, (bias, *ids)),
+        (False, False, (bias, *ids[:2], None)),
+    ):  # fmt: skip
+        arguments = x.T.contiguous().T, y, *more, text, True, 8, grad, columns, ""
+        check(torch.ops.fmicl.block_mean.default, arguments)
+    for options in (("all", "ids", False, False), ("cross", "pair", True, False),
+                    ("within", "ids", False, True)):  # fmt: skip
+        arguments = x, y, None, numbers, None, None, *options, 8
+        check(torch.ops.fmicl.info_nce.default, arguments)
+        sums = torch.ops.fmicl.info_nce.default(*arguments)[1:]
+        arguments = *arguments[:5], *sums, *options, 8, [True, False, False]
+        check(torch.ops.fmicl.info_nce_gradients.default, arguments)

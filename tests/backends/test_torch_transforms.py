@@ -95,3 +95,56 @@ def test_ids_may_be_vmapped_beside_features_or_alone(loss, dense):
         torch.testing.assert_close(func.vmap(of)(xs, ids), want)
         shared = torch.stack([of(xs[0], i, dense) for i in ids])
         torch.testing.assert_close(func.vmap(of, in_dims=(None, 0))(xs[0], ids), shared)
+
+
+@pytest.fixture(params=["fmicl_loss", "siglip_loss", "info_nce_loss"])
+def learned(request):
+    """A loss of features, a scale (a temperature, of InfoNCE) and a bias (0 then), by its form."""
+    ids = torch.arange(20) * 7 % 4
+
+    def of(implementation):
+        loss = partial(getattr(fmicl_torch, request.param), ids=ids, implementation=implementation)
+        if request.param == "info_nce_loss":
+            return lambda x, y, scale, bias: loss(x, y, temperature=scale) + 0.0 * bias
+        return lambda x, y, scale, bias: loss(x, y, logit_scale=scale, logit_bias=bias)
+
+    return of
+
+
+SCALARS = torch.tensor([0.7, 1.9, 0.4]).double(), torch.tensor([-1.5, 0.3, -4.0]).double()
+
+
+@pytest.mark.parametrize("implementation", ["dense", "tiled"])
+def test_scalars_learn_under_the_transforms_too(learned, implementation, set_tile):
+    set_tile(8)
+    loss, dense = learned(implementation), learned("dense")
+    (xs, ys, tangents), (scales, biases) = batches(), SCALARS
+    first = xs[0], ys[0], scales[0], biases[0]
+    leaves = [v.clone().requires_grad_() for v in first]
+    want = torch.autograd.grad(dense(*leaves), leaves)
+    torch.testing.assert_close(func.grad(loss, argnums=(0, 1, 2, 3))(*first), want)
+    moves = tangents[0], tangents[1], torch.tensor(0.3).double(), torch.tensor(-0.2).double()
+    along = [(g * t).sum() for g, t in zip(want, moves, strict=True)]
+    torch.testing.assert_close(func.jvp(loss, first, moves)[1], sum(along))
+    _, slope = func.jvp(lambda *s: loss(*first[:2], *s), first[2:], moves[2:])
+    torch.testing.assert_close(slope, along[2] + along[3])
+    every = list(zip(xs, ys, scales, biases, strict=True))
+    torch.testing.assert_close(
+        func.vmap(loss)(xs, ys, scales, biases), torch.stack([dense(*one) for one in every])
+    )
+    slopes = func.vmap(func.grad(loss, argnums=2), in_dims=(None, None, 0, 0))
+    torch.testing.assert_close(
+        slopes(*first[:2], scales, biases),
+        torch.stack([func.grad(dense, argnums=2)(*first[:2], *one[2:]) for one in every]),
+    )
+
+
+def test_second_derivatives_in_scalars_are_exact_or_refused(learned):
+    (xs, ys, _), (scales, biases) = batches(), SCALARS
+    for argument in (0, 2):
+        bend = lambda of, at=argument: func.grad(  # noqa: E731
+            lambda s: func.grad(of, argnums=at)(xs[0], ys[0], s, biases[0]).square().sum()
+        )
+        assert bend(learned("dense"))(scales[0]).isfinite()
+        with pytest.raises(RuntimeError, match=r"use implementation='dense'"):
+            bend(learned("tiled"))(scales[0])

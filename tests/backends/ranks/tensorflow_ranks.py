@@ -5,10 +5,10 @@ import sys
 
 import numpy as np
 import tensorflow as tf
-from common import cases, cases_with_ids, report, views
+from common import cases, cases_with_ids, learned_cases, report, views
 
+import fmicl_tensorflow
 from fmicl_core import forms
-from fmicl_tensorflow import fmicl_terms
 
 COUNT = int(sys.argv[1])
 #: Rows of each replica, uneven.
@@ -25,12 +25,15 @@ with strategy.scope():
     encoder = tf.Variable(start)
 
 
-def gradient(arrays, options):
+def gradient(arrays, options, function="fmicl_terms", scalars=()):
+    """Values of a function; gradients of the first in the encoder and in scalars, variables."""
+    scalars = dict(scalars)
     with tf.GradientTape() as tape:
         encoded = {k: v if "ids" in k else v @ encoder for k, v in arrays.items()}
         x, y = encoded.pop("x"), encoded.pop("y", None)
-        terms = fmicl_terms(x, y, divergence="js", **encoded, **options)
-    return list(terms), tape.gradient(terms.loss, encoder)
+        values = getattr(fmicl_tensorflow, function)(x, y, **encoded, **options, **scalars)
+        values = list(values) if isinstance(values, tuple) else [values]
+    return values, tape.gradient(values[0], [encoder, *scalars.values()])
 
 
 def shards(rows):
@@ -42,32 +45,42 @@ def shards(rows):
     )
 
 
-def compare(arrays, options):
-    """What the replicas find of their shards, and of the whole bank, beside one process."""
-    terms, whole = gradient(arrays, options)
-    want = [float(t) for t in terms]
+def compare(arrays, options, *learned):
+    """What the replicas find of their shards, and of the whole bank, beside one process.
+
+    Gradients, averaged over the replicas, are compared in the encoder; those in scalars are values.
+    """
+    values, (whole, *slopes) = gradient(arrays, options, *learned)
+    want = [float(v) for v in (*values, *slopes)]
     shared = {k: v for k, v in arrays.items() if k.startswith("bank")}
 
     def replica_step(sharded):
-        terms, part = gradient(sharded | shared, options)
+        values, parts = gradient(sharded | shared, options, *learned)
         mean = tf.distribute.ReduceOp.MEAN
-        return terms, tf.distribute.get_replica_context().all_reduce(mean, part)
+        return values, tf.distribute.get_replica_context().all_reduce(mean, parts)
 
     @tf.function(autograph=False)
     def step(sharded):
         return strategy.run(replica_step, args=(sharded,))
 
-    terms, parts = step({k: shards(v) for k, v in arrays.items() if k not in shared})
-    got = [float(strategy.experimental_local_results(t)[-1]) for t in terms]
-    part = strategy.experimental_local_results(parts)[0]
-    return report(got, part.numpy(), want, whole.numpy())
+    values, parts = step({k: shards(v) for k, v in arrays.items() if k not in shared})
+    part, *slopes = (strategy.experimental_local_results(p)[0] for p in parts)
+    got = [float(strategy.experimental_local_results(v)[-1]) for v in values]
+    return report(got + [float(s) for s in slopes], part.numpy(), want, whole.numpy())
 
 
 results = {}
 for name, options, has_bank in cases():
-    results[name] = compare({"x": x, "y": y} | ({"bank": bank} if has_bank else {}), options)
+    arrays = {"x": x, "y": y} | ({"bank": bank} if has_bank else {})
+    results[name] = compare(arrays, {"divergence": "js"} | options)
 for name, options, beside, ids in cases_with_ids(len(x)):
     arrays = {"x": x, "y": y, "bank": bank}
     numbers = {k: tf.constant(v) for k, v in ids.items()}
-    results[name] = compare({k: arrays[k] for k in ("x", *beside)} | numbers, options)
+    given = {k: arrays[k] for k in ("x", *beside)} | numbers
+    results[name] = compare(given, {"divergence": "js"} | options)
+for name, function, options, has_bank, numbers in learned_cases():
+    with strategy.scope():
+        scalars = {k: tf.Variable(v, dtype=tf.float64) for k, v in numbers.items()}
+    arrays = {"x": x, "y": y} | ({"bank": bank} if has_bank else {})
+    results[name] = compare(arrays, options, function, scalars)
 print(json.dumps(results))

@@ -6,9 +6,10 @@ import sys
 import numpy as np
 import torch
 import torch.distributed as dist
-from common import cases, report, views
+from common import cases, learned_cases, report, views
 from gloo import start
 
+import fmicl_torch
 from fmicl_core import forms
 from fmicl_torch import FMICLLoss
 
@@ -28,6 +29,19 @@ def gradient(rows, ids, options, encoder, distributed):
     terms = loss.terms(*(None if v is None else v @ encoder for v in rows), **ids)
     terms.loss.backward()
     return [t.item() for t in terms], encoder.grad.clone()
+
+
+def learned(rows, function, options, scalars, encoder, distributed):
+    """The value, and the gradients in the encoder and in the scalars, one after the other."""
+    leaves = {k: torch.tensor(v, dtype=torch.float64, requires_grad=True)
+              for k, v in scalars.items()}  # fmt: skip
+    x, y, bank = (None if v is None else v @ encoder for v in rows)
+    given = {} if bank is None else {"bank": bank}
+    loss = getattr(fmicl_torch, function)(
+        x, y, distributed=distributed, **given, **options, **leaves
+    )
+    parts = torch.autograd.grad(loss, [encoder, *leaves.values()])
+    return [loss.item()], torch.cat([part.flatten() for part in parts])
 
 
 def all_cases():
@@ -62,7 +76,50 @@ def run(rank, count):
         got, part = gradient(own, own_ids, options, encoder, True)
         dist.all_reduce(part)
         results[name] = report(got, part / count, want, whole)
+    for name, function, options, has_bank, scalars in learned_cases():
+        rows = [v if has_bank or k != "bank" else None for k, v in arrays.items()]
+        own = [v if v is None or v is arrays["bank"] else v[mine] for v in rows]
+        want, whole = learned(rows, function, options, scalars, encoder, False)
+        got, part = learned(own, function, options, scalars, encoder, True)
+        dist.all_reduce(part)
+        results[name] = report(got, part / count, want, whole)
+    # SigLIP with ids over ranks, and its module under DistributedDataParallel.
+    ids = torch.tensor(IDS["labels"])
+    for kind in ("dense", "tiled"):
+        rows, options = [arrays["x"], arrays["y"], None], {"implementation": kind}
+        own, scalars = [v if v is None else v[mine] for v in rows], {"logit_bias": -2.0}
+        want, whole = learned(rows, "siglip_loss", options | {"ids": ids}, scalars, encoder, False)
+        more = options | {"ids": ids[mine]}
+        got, part = learned(own, "siglip_loss", more, scalars, encoder, True)
+        dist.all_reduce(part)
+        results[f"siglip-ids-{kind}"] = report(got, part / count, want, whole)
+        results[f"towers-{kind}"] = of_module(kind, arrays, mine)
     return results
+
+
+class Towers(torch.nn.Module):
+    """A tower, and the loss with its parameters."""
+
+    def __init__(self, **options):
+        super().__init__()
+        torch.manual_seed(0)
+        self.tower = torch.nn.Linear(5, 3)
+        self.loss = fmicl_torch.SigLIPLoss(**options)
+
+    def forward(self, x, y):
+        return self.loss(self.tower(x), self.tower(y))
+
+
+def of_module(kind, arrays, mine):
+    """The report of a module under DistributedDataParallel, which averages all its gradients."""
+    whole, part = (Towers(implementation=kind, distributed=d).double() for d in (False, True))
+    averaged = torch.nn.parallel.DistributedDataParallel(part)
+    want = whole(arrays["x"], arrays["y"])
+    got = averaged(arrays["x"][mine], arrays["y"][mine])
+    for loss in (want, got):
+        loss.backward()
+    grads = [torch.cat([p.grad.flatten() for p in m.parameters()]) for m in (part, whole)]
+    return report([got.item()], grads[0], [want.item()], grads[1])
 
 
 if __name__ == "__main__":

@@ -36,6 +36,8 @@ def one_sided(rank, x, bank):
         "the same of an array": ((x, x), {"alpha": torch.tensor(-2.0 if one else 2.0)}),
         "other settings": ((x, x), {"divergence": "js" if one else "kl"}),
         "another form": ((x, x), {"implementation": "dense" if one else "tiled"}),
+        "a scale of one rank": ((x, x), {"logit_scale": 2.0 if one else None}),
+        "another scale's sign": ((x, x), {"logit_scale": -2.0 if one else 2.0}),
         "ids of one rank": ((x, x), {"ids": torch.arange(len(x)) if one else None}),
         "ids of another length": ((x, x), {"ids": torch.arange(len(x) - one)}),
         "another bank": ((x, x), {"bank": bank[:3] if one else bank}),
