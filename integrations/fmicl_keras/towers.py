@@ -14,7 +14,7 @@ from fmicl_core.pairs import POSITIVES
 from fmicl_core.ranks import features_are_gathered
 from fmicl_keras.backend import Tensor, float32_at_least, library
 from fmicl_keras.predictions import unmasked
-from fmicl_keras.replicas import gather
+from fmicl_keras.replicas import gather, signed, signed_here
 from fmicl_keras.small_batches import or_zero
 from fmicl_keras.targets import check_targets, ids_of
 
@@ -113,8 +113,12 @@ class TowersLoss(keras.layers.Layer):
 
         loss = or_zero(of_batch, gather(views), gather(numbers))
         # So that the scalars have a gradient, 0, where a batch without negatives does not use them.
-        self.add_loss(loss + 0.0 * sum(scalars.values()))
+        self.add_loss(signed(loss + 0.0 * sum(scalars.values())))
         return x, y
+
+    def _get_own_losses(self) -> list[Tensor]:
+        # Replicas are threads that add to one list, and Keras would report the sum of all of them.
+        return signed_here(super()._get_own_losses())
 
     def compute_output_spec(self, x: Any, y: Any = None, ids: Any = None) -> tuple[Any, Any]:
         """The features, of the same shapes and dtypes."""

@@ -19,6 +19,7 @@ X = RNG.normal(size=(11, 5))
 Y = X + 0.5 * RNG.normal(size=X.shape)
 FLOAT32 = X.astype("float32"), Y.astype("float32")
 
+many_compilations = pytest.mark.many_compilations
 both = pytest.mark.parametrize("layer", REFERENCES)
 
 
@@ -40,6 +41,7 @@ def model_of(criterion, ids=False, towers=False, **how):
     return model
 
 
+@many_compilations
 @pytest.mark.parametrize(
     ("layer", "options"),
     [(SigLIPLoss, {"positives": "pair", "normalize": False, "implementation": "tiled"}),
@@ -67,7 +69,8 @@ def test_loss_and_gradient_equal_the_reference(value_and_gradient, set_tile, lay
 
 @pytest.mark.parametrize(
     ("layer", "ids", "how"),
-    [(SigLIPLoss, IDS, {}), (CLIPLoss, None, {"jit_compile": False}),
+    [(SigLIPLoss, IDS, {}),
+     pytest.param(CLIPLoss, None, {"jit_compile": False}, marks=many_compilations),
      pytest.param(SigLIPLoss, None, {"jit_compile": True}, marks=pytest.mark.slow)],
     ids=["SigLIP, ids", "CLIP", "SigLIP, jit"],
 )  # fmt: skip
@@ -94,6 +97,7 @@ def test_a_step_of_fit_follows_the_slopes_in_scale_and_bias(layer, ids, how):
         assert history["logit_bias"][0] == pytest.approx(-2.0 - step, rel=1e-4)
 
 
+@many_compilations
 def test_the_scale_of_clip_stays_at_a_hundred_or_below():
     criterion = CLIPLoss(logit_scale=200.0)
     assert criterion.learned() == pytest.approx({"logit_scale": 100.0})
@@ -104,8 +108,10 @@ def test_the_scale_of_clip_stays_at_a_hundred_or_below():
 
 @pytest.mark.parametrize(
     ("layer", "how"),
-    [(SigLIPLoss, {}), pytest.param(CLIPLoss, {"jit_compile": True}, marks=pytest.mark.slow)],
-)
+    [pytest.param(SigLIPLoss, {}, marks=many_compilations),
+     pytest.param(CLIPLoss, {"jit_compile": True}, marks=pytest.mark.slow)],
+    ids=["SigLIP", "CLIP, jit"],
+)  # fmt: skip
 def test_a_last_batch_of_one_teaches_nothing_and_warns_once(told, layer, how):
     """11 rows in batches of 10 train as the first 10; only the mean loss counts a zero more."""
 
@@ -149,6 +155,7 @@ def test_a_model_saves_and_loads(tmp_path):
     assert again.evaluate(data, verbose=0) == pytest.approx(model.evaluate(data, verbose=0))
 
 
+@many_compilations
 def test_under_mixed_precision_the_loss_is_float32():
     keras.config.set_dtype_policy("mixed_float16")
     try:
@@ -200,6 +207,7 @@ def test_what_does_not_fit_is_refused_in_our_words(layer):
             call()
 
 
+@many_compilations
 def test_a_mask_within_the_rows_is_none_of_theirs():
     """As Keras leaves one behind a text tower that has averaged its tokens."""
     tokens = np.random.default_rng(0).integers(0, 5, (11, 7))
@@ -212,6 +220,7 @@ def test_a_mask_within_the_rows_is_none_of_theirs():
     assert numpy(criterion.losses[0]) == pytest.approx(want, rel=1e-5)
 
 
+@many_compilations
 def test_the_lines_of_the_documentation_run():
     page = Path(__file__).resolve().parents[3] / "docs" / "keras.md"
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
