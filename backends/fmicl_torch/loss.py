@@ -12,7 +12,7 @@ from fmicl_core.checks import check_bool, fixed_option
 from fmicl_core.forms import WITH_FUSED, check_implementation
 from fmicl_core.objective import DEFAULTS, FIXED, SCALARS, number_for
 from fmicl_torch.distributed import Distributed
-from fmicl_torch.inputs import scalar_of
+from fmicl_torch.inputs import Scalar, scalar_of
 from fmicl_torch.registry import register, register_options
 from fmicl_torch.terms import FMICLTerms, terms_of
 
@@ -154,6 +154,10 @@ class FMICLLoss(torch.nn.Module):
     Raises:
         ValueError: an option is unknown or out of range.
     """
+
+    alpha: Scalar
+    logit_scale: Scalar | None
+    logit_bias: Scalar | None
 
     def __init__(
         self,

@@ -55,14 +55,14 @@ def terms_of(
         negatives, positives, x, y, bank, ids, bank_ids, implementation, check_finite,
             distributed: as for `fmicl_loss`.
         scalars: alpha, logit_scale and logit_bias, as for `fmicl_loss`.
-        each_pair: whether every pair counts alike, as in SigLIP: both terms are sums over their
-            pairs, divided by N and by N (N - 1), and alpha is N - 1.
+        each_pair: whether every pair counts alike, as in SigLIP, which needs a scale and a bias:
+            both terms are sums over their pairs, divided by N and by N (N - 1), and alpha is N - 1.
     """
     scale, bias = scalars[1:]
-    has_logits = scale is not None or bias is not None
+    has_logits = each_pair or scale is not None or bias is not None
     used = learned(text) if has_logits else text  # before Dynamo takes a look at `KNOWN`
     pairwise = KNOWN[text]
-    if has_logits:
+    if has_logits and not each_pair:
         scale, bias = pairwise.similarity.logits(scale, bias)
 
     def prepare_own(least: int) -> Prepared:
@@ -70,7 +70,7 @@ def terms_of(
         form = check_implementation(implementation, WITH_FUSED)
         weight = scalar_of("alpha", scalars[0], read=check_finite)
         factor, constant = (
-            None if value is None else scalar_of(name, value, read=check_finite)
+            scalar_of(name, value, read=check_finite) if has_logits else None
             for name, value in (("logit_scale", scale), ("logit_bias", bias))
         )
         pairs = pairs_of(negatives, positives, y, bank, ids, bank_ids)
@@ -120,9 +120,10 @@ def terms_of(
         error = explain_non_finite(x, y, bank)
         if ranks is not None:
             ranks.raise_first(error)
-        formulas = pairwise.divergence, pairwise.similarity
-        logits = (None if value is None else float(value) for value in scalars[1:])
-        options = float(weight), negatives, pairwise.normalize, positives, *logits
-        settings = FMICL(*formulas, *options)
+        a, c = (None if value is None else float(value) for value in scalars[1:])
+        settings = FMICL(
+            pairwise.divergence, pairwise.similarity, float(weight), negatives,
+            pairwise.normalize, positives, a, c,
+        )  # fmt: skip
         raise error or overflowed(settings, loss.item())
     return FMICLTerms(loss, score, penalty)

@@ -19,7 +19,7 @@ class _TwoTowers(torch.nn.Module):
     """A loss with the logarithm of its scale as a parameter, `log_scale`."""
 
     #: Forms that it has.
-    forms = IMPLEMENTATIONS
+    forms: tuple[str, ...] = IMPLEMENTATIONS
 
     def __init__(
         self, logit_scale: float, positives: str, normalize: bool, implementation: str
@@ -89,8 +89,8 @@ class SigLIPLoss(_TwoTowers):
         self, x: torch.Tensor, y: torch.Tensor, *, ids: torch.Tensor | None = None
     ) -> torch.Tensor:
         """The loss of x (N, D) and y (N, D), with ids; scalar."""
-        learned = {"logit_scale": self.logit_scale, "logit_bias": self.logit_bias}
-        return siglip_loss(x, y, ids=ids, **learned, **self._fixed())
+        scale, bias = self.logit_scale, self.logit_bias
+        return siglip_loss(x, y, ids=ids, logit_scale=scale, logit_bias=bias, **self._fixed())
 
     def _fixed(self) -> dict[str, Any]:
         more = {"check_finite": self.check_finite, "distributed": self.distributed}

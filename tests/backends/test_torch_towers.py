@@ -147,3 +147,18 @@ def test_what_is_wrong_is_said(kind):
             kind(**options)
     with pytest.raises(ValueError, match="Invalid value for argument `logit_bias`"):
         SigLIPLoss(logit_bias=math.inf)
+
+
+@pytest.mark.parametrize("implementation", ["dense", "tiled"])
+def test_losses_without_a_negative_or_a_scalar_say_so(implementation):
+    x, y = views(6)
+    same, bank_ids = torch.ones(6, dtype=torch.int64), torch.tensor([3, 3])
+    for name in ("siglip_loss", "clip_loss", "dcl_loss"):
+        with pytest.raises(ValueError, match="`ids`. Expected at least two different ids"):
+            getattr(fmicl_torch, name)(x, y, ids=same, implementation=implementation)
+    with pytest.raises(ValueError, match="`bank_ids`. Expected a row of the bank whose id differs"):
+        fmicl_torch.dcl_loss(x, y, bank=x[:2], ids=torch.arange(6), bank_ids=bank_ids,
+                             implementation=implementation)  # fmt: skip
+    for name in ("logit_scale", "logit_bias"):
+        with pytest.raises(ValueError, match=f"`{name}`. Expected a finite number"):
+            fmicl_torch.siglip_loss(x, y, implementation=implementation, **{name: None})

@@ -48,9 +48,11 @@ def errors():
         given = {"x": x, "y": y, "bank": bank}
         leaves = {k: v.detach().requires_grad_() for k, v in given.items() if v is not None}
         options = {field.name: getattr(objective, field.name) for field in fields(objective)}
-        loss = FMICLLoss(**options, implementation=implementation)
+        scalars = {k: torch.tensor(v, requires_grad=True) for k, v in options.items()
+                   if k.startswith("logit") and v is not None}  # fmt: skip
+        loss = FMICLLoss(**options | scalars, implementation=implementation)
         value = loss(leaves["x"], leaves.get("y"), leaves.get("bank"), **ids)
-        grads = torch.autograd.grad(value, list(leaves.values()))
+        grads = torch.autograd.grad(value, [*leaves.values(), *scalars.values()])
         arrays = {k: v.detach().double().numpy() for k, v in leaves.items()}
         truth = fmicl_reference(
             **arrays, objective=objective, **{k: v.numpy() for k, v in ids.items()}
@@ -58,8 +60,9 @@ def errors():
         size = abs(truth.score) + objective.alpha * abs(truth.penalty)
         wanted = [getattr(truth, f"grad_{name}") for name in leaves]
         scale = max(np.abs(w).max() for w in wanted) or 1.0
-        apart = [np.abs(g.double().numpy() - w).max() / scale
-                 for g, w in zip(grads, wanted, strict=True)]  # fmt: skip
+        of_scalars = [getattr(truth, name.replace("logit", "grad")) for name in scalars]
+        apart = [np.abs(g.double().numpy() - w).max() / max(scale, np.abs(w).max())
+                 for g, w in zip(grads, wanted + of_scalars, strict=True)]  # fmt: skip
         return abs(value.item() - truth.loss) / size, float(np.max(apart))  # NaN if there is one
 
     return measured

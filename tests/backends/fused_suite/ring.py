@@ -21,16 +21,21 @@ def run(rank, port):
     mine = slice(0, 17) if rank == 0 else slice(17, 27)
     errors = {}
     numbers = torch.randint(9, (27,), generator=generator)
-    for negatives, ids in (("cross", None), ("all", None), ("all", numbers)):
-        options = {"divergence": "js", "negatives": negatives, "implementation": "fused"}
+    bias = torch.tensor(-1.0, requires_grad=True)
+    for name, negatives, ids, learned in (
+        ("cross", "cross", None, {}), ("all", "all", None, {}), ("ids", "all", numbers, {}),
+        ("learned", "all", numbers, {"logit_scale": 1.5, "logit_bias": bias}),
+    ):  # fmt: skip
+        options = {"divergence": "js", "negatives": negatives, "implementation": "fused"} | learned
+        leaves = (x, y, bias) if learned else (x, y)
         whole, part = FMICLLoss(**options), FMICLLoss(distributed=True, **options)
         own = None if ids is None else ids[mine]
         wanted, got = whole(x, y, ids=ids), part(x[mine], y[mine], ids=own)
-        grads = [torch.autograd.grad(loss, (x, y)) for loss in (wanted, got)]
+        grads = [torch.autograd.grad(loss, leaves) for loss in (wanted, got)]
         for grad in grads[1]:
             dist.all_reduce(grad)
         apart = [(g / 2.0 - w).abs().max().item() for w, g in zip(*grads, strict=True)]
-        errors[negatives if ids is None else "ids"] = max(abs(got.item() - wanted.item()), *apart)
+        errors[name] = max(abs(got.item() - wanted.item()), *apart)
     if rank == 0:
         print(json.dumps(errors), flush=True)
     dist.barrier()  # no rank may leave while another still talks to it

@@ -14,7 +14,7 @@ import triton.language as tl
 
 from fmicl_core import FMICL, NUMPY, Gaussian, forms
 from fmicl_core.pairs import NEGATIVES
-from fmicl_torch import FMICLLoss, fmicl_loss, fused, fused_triton, tiled
+from fmicl_torch import FMICLLoss, fmicl_loss, fused, fused_triton, siglip_loss, tiled
 from fmicl_torch.registry import register
 
 #: Of the loss, by which a rounding of the features changes it, and of the gradients.
@@ -165,6 +165,40 @@ def test_pairs_by_id(dtype, negatives, normalize, given, atomic, errors, determi
     assert gradient <= GRADIENT[dtype]
 
 
+@pytest.mark.parametrize("atomic", [True, False], ids=["atomic", "deterministic"])
+@pytest.mark.parametrize(
+    ("dtype", "negatives", "normalize", "given", "has_ids"),
+    [
+        ("float32", "all", True, ("x", "y"), False),
+        ("float32", "cross", False, ("x", "y"), True),
+        ("float32", "anchor", True, ("x", "y", "bank"), True),
+        ("bfloat16", "all", True, ("x", "y"), True),
+        ("float16", "cross", True, ("x", "y"), False),
+    ],
+)
+def test_scale_and_bias_learn(dtype, negatives, normalize, given, has_ids, atomic, errors,
+                              deterministic):  # fmt: skip
+    """Their derivatives, too, come out of the one launch."""
+    deterministic(not atomic)
+    rows = dict(zip(("x", "y", "bank"), features(40, 5, 18, dtype), strict=True))
+    rows = {name: rows[name] for name in given}
+    ids = {"ids": torch.arange(40) * 7 % 11} if has_ids else {}
+    objective = FMICL("js", alpha=3.0, negatives=negatives, normalize=normalize,
+                      logit_scale=1.5, logit_bias=-2.0)  # fmt: skip
+    loss, gradient = errors(objective, **rows, **ids)
+    dense_loss, dense_gradient = errors(objective, **rows, **ids, implementation="dense")
+    assert loss <= dense_loss + LOSS[dtype]
+    assert gradient <= dense_gradient + GRADIENT[dtype]
+
+
+def test_siglip_is_fused_and_only_its_bias_may_learn():
+    x, y, _ = features(40)
+    bias = torch.tensor(-3.0, requires_grad=True)
+    losses = [siglip_loss(x, y, logit_bias=bias, implementation=i) for i in ("fused", "dense")]
+    torch.testing.assert_close(*losses)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, bias)[0] for loss in losses))
+
+
 def test_ids_that_all_differ_change_nothing():
     x, y, _ = features(40)
     x.requires_grad_()
@@ -236,7 +270,8 @@ def test_the_operator_keeps_its_promises(normalize):
     numbers = torch.arange(20, dtype=torch.int32) // 3
     ids = numbers, numbers + 1, torch.ones(20)
     for grad, columns, more in (
-        (True, True, (None,) * 3), (True, False, ids), (False, False, (*ids[:2], None))
+        (True, True, (None,) * 4), (True, False, (None, *ids)),
+        (True, True, (torch.tensor(-1.0), *ids)), (False, False, (None, *ids[:2], None)),
     ):  # fmt: skip
         arguments = x.T.contiguous().T, y, *more, text, True, 512, grad, columns, "bfloat16"
         torch.library.opcheck(
@@ -334,7 +369,7 @@ def test_shards_go_round_the_ring_through_the_fused_routine():
         command = [sys.executable, Path(__file__).parent / "ring.py", str(free.getsockname()[1])]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     errors = json.loads(output.splitlines()[-1])
-    assert set(errors) == {"cross", "all", "ids"}
+    assert set(errors) == {"cross", "all", "ids", "learned"}
     assert max(errors.values()) < 1e-5
 
 

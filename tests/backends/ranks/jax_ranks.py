@@ -6,13 +6,14 @@ With "fused" as a second argument: of the Pallas routine in its interpreter, in 
 import json
 import os
 import sys
+from functools import partial
 
 COUNT, FUSED = int(sys.argv[1]), sys.argv[2:] == ["fused"]
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={COUNT}"
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
-from common import cases, cases_with_ids, report, views  # noqa: E402
+from common import cases, cases_with_ids, learned_cases, report, views  # noqa: E402
 from jax.sharding import PartitionSpec as P  # noqa: E402
 
 import fmicl_jax  # noqa: E402
@@ -28,14 +29,18 @@ mesh = jax.make_mesh((COUNT,), ("batch",), axis_types=(jax.sharding.AxisType.Aut
 SHARED, SHARDED = P(), P("batch")
 
 
-def terms(encoder, arrays, axis_name=None, **options):
-    encoded = {k: v if "ids" in k else v @ encoder for k, v in arrays.items()}
+def values(learned, arrays, axis_name=None, function="fmicl_terms", **options):
+    """What the function gives for encoded arrays; beside the encoder scalars may learn."""
+    encoded = {k: v if "ids" in k else v @ learned["encoder"] for k, v in arrays.items()}
     x, y = encoded.pop("x"), encoded.pop("y", None)
-    return fmicl_jax.fmicl_terms(x, y, divergence="js", axis_name=axis_name, **encoded, **options)
+    scalars = {k: v for k, v in learned.items() if k != "encoder"}
+    loss = getattr(fmicl_jax, function)
+    got = loss(x, y, axis_name=axis_name, **encoded, **scalars, **options)
+    return tuple(got) if isinstance(got, tuple) else (got,)
 
 
 def over_devices(step, arrays, out, check):
-    """The function of the encoder and the arrays, run on every device."""
+    """The function of what learns and of the arrays, run on every device."""
     specs = {k: SHARED if k.startswith("bank") else SHARDED for k in arrays}
     return jax.shard_map(step, mesh=mesh, in_specs=(SHARED, specs), out_specs=out, check_vma=check)
 
@@ -43,13 +48,13 @@ def over_devices(step, arrays, out, check):
 def inside(options, arrays, check):
     """The gradient is taken on every device and averaged over them."""
 
-    def step(encoder, arrays):
-        def loss(encoder):
-            t = terms(encoder, arrays, axis_name="batch", **options)
-            return t.loss, t
+    def step(learned, arrays):
+        def loss(learned):
+            t = values(learned, arrays, axis_name="batch", **options)
+            return t[0], t
 
-        gradient, t = jax.grad(loss, has_aux=True)(encoder)
-        return tuple(t), jax.lax.pmean(gradient, "batch")
+        gradient, t = jax.grad(loss, has_aux=True)(learned)
+        return t, jax.lax.pmean(gradient, "batch")
 
     return jax.jit(over_devices(step, arrays, (SHARED, SHARED), check))
 
@@ -57,11 +62,9 @@ def inside(options, arrays, check):
 def outside(options, arrays, check):
     """The gradient is taken of the mapped function."""
 
-    def value(*arguments):
-        return tuple(terms(*arguments, axis_name="batch", **options))
-
     def mapped(*arguments):
-        t = over_devices(value, arrays, SHARED, check)(*arguments)
+        of_all = partial(values, axis_name="batch", **options)
+        t = over_devices(of_all, arrays, SHARED, check)(*arguments)
         return t[0], t
 
     def step(*arguments):
@@ -74,51 +77,57 @@ def outside(options, arrays, check):
 def by_pmap(options, arrays, check):
     """As `inside`, by the older map."""
 
-    def step(encoder, arrays):
-        def loss(encoder):
-            t = terms(encoder, arrays, axis_name="batch", **options)
-            return t.loss, tuple(t)
+    def step(learned, arrays):
+        def loss(learned):
+            t = values(learned, arrays, axis_name="batch", **options)
+            return t[0], t
 
-        gradient, t = jax.grad(loss, has_aux=True)(encoder)
+        gradient, t = jax.grad(loss, has_aux=True)(learned)
         return t, jax.lax.pmean(gradient, "batch")
 
     axes = {k: None if k.startswith("bank") else 0 for k in arrays}
 
-    def run(encoder, arrays):
+    def run(learned, arrays):
         parts = {
             k: v if axes[k] is None else v.reshape(COUNT, -1, *v.shape[1:])
             for k, v in arrays.items()
         }
-        every = jax.pmap(step, "batch", in_axes=(None, axes))(encoder, parts)
+        every = jax.pmap(step, "batch", in_axes=(None, axes))(learned, parts)
         return jax.tree.map(lambda value: value[-1], every)
 
     return run
 
 
 def single(options):
-    def step(*arguments):
-        def loss(encoder):
-            t = terms(encoder, *arguments[1:], **options)
-            return t.loss, tuple(t)
+    def step(learned, arrays):
+        def loss(learned):
+            t = values(learned, arrays, **options)
+            return t[0], t
 
-        gradient, t = jax.grad(loss, has_aux=True)(arguments[0])
+        gradient, t = jax.grad(loss, has_aux=True)(learned)
         return t, gradient
 
     return jax.jit(step)
 
 
+KINDS = ("fused",) if FUSED else ("dense", "tiled")
 results = {}
 
 
-def compare(name, options, arrays, ways):
-    want = single(options)(encoder, arrays)
+def compare(name, options, arrays, ways, **scalars):
+    learned = {"encoder": encoder, **scalars}
+    want = single(options)(learned, arrays)
     for way, check in ways:
-        got = way(options, arrays, check)(encoder, arrays)
+        got = way(options, arrays, check)(learned, arrays)
         label = f"{name}-{way.__name__}-{'checked' if check else 'unchecked'}"
-        results[label] = report(np.array(got[0]), got[1], np.array(want[0]), want[1])
+        # The slopes in scalars are compared as numbers, beside the values.
+        numbers = ([*t, *(gradient[k] for k in scalars)] for t, gradient in (got, want))
+        found, wanted = map(np.array, numbers)
+        results[label] = report(found, got[1]["encoder"], wanted, want[1]["encoder"])
 
 
-for i, (name, options, has_bank) in enumerate(cases(("fused",)) if FUSED else cases()):
+JS = {"divergence": "js"}
+for i, (name, options, has_bank) in enumerate(cases(KINDS)):
     if FUSED:  # Pallas' interpreter does not keep track of what varies
         ways = [(outside, False)]
     elif COUNT == 1:
@@ -127,14 +136,26 @@ for i, (name, options, has_bank) in enumerate(cases(("fused",)) if FUSED else ca
         ways = [(way, check) for way in (inside, outside) for check in (True, False)]
     else:
         ways = [(inside, i % 2 == 0), (outside, i % 2 == 1)]
-    compare(name, options, {"x": x, "y": y} | ({"bank": bank} if has_bank else {}), ways)
+    compare(name, JS | options, {"x": x, "y": y} | ({"bank": bank} if has_bank else {}), ways)
 for i, (name, options, beside, ids) in enumerate(cases_with_ids(len(x)) if not FUSED else ()):
     arrays = {k: {"x": x, "y": y, "bank": bank}[k] for k in ("x", *beside)} | ids
     ways = [(outside, True), (inside, True), (inside, False)][i % 3 :][:1]
-    compare(name, options, arrays, [*ways, (by_pmap, False)] if i == 0 else ways)
+    compare(name, JS | options, arrays, [*ways, (by_pmap, False)] if i == 0 else ways)
+for i, (name, function, options, has_bank, numbers) in enumerate(learned_cases(KINDS)):
+    options["function"] = function
+    arrays = {"x": x, "y": y} | ({"bank": bank} if has_bank else {})
+    way = (inside, outside)[i // 2 % 2], i % 2 == 0
+    way = (outside, False) if FUSED else way
+    compare(name, options, arrays, [way], **{k: np.asarray(v) for k, v in numbers.items()})
+if not FUSED:  # SigLIP with ids, which has other weights
+    ids = np.arange(len(x)) * 7 % 3
+    for form, way in (("dense", inside), ("tiled", outside)):
+        options = {"function": "siglip_loss", "implementation": form}
+        arrays = {"x": x, "y": y, "ids": ids}
+        compare(f"siglip-ids-{form}", options, arrays, [(way, True)], logit_bias=np.asarray(-2.0))
 if COUNT > 1 and not FUSED:  # a device may have no pair of its own
     for form in ("dense", "tiled"):
-        options = {"negatives": "all", "implementation": form}
+        options = JS | {"negatives": "all", "implementation": form}
         rows = {"x": x[:COUNT], "y": y[:COUNT]}
         compare(f"row-{form}", options, rows, [(outside, True)])
 print(json.dumps(results))
