@@ -3,6 +3,7 @@
 python examples/two_towers_jax.py
 """
 
+import argparse
 import math
 
 import jax
@@ -43,8 +44,11 @@ def loss_of(weights, images, captions, ids):
     )  # fmt: skip
 
 
-def main(epochs: int = 100) -> None:
+def main() -> None:
     """Train, print what the towers find before and after, and what the loss learned."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--epochs", type=int, default=100)
+    options = parser.parse_args()
     weights = initial_weights(jax.random.key(0))
     optimizer = optax.adam(2e-3)
     state = optimizer.init(weights)
@@ -59,7 +63,7 @@ def main(epochs: int = 100) -> None:
                lambda v: jax.device_get(texts_of(weights, v)))  # fmt: skip
 
     show("before")
-    for batch in batches(epochs):
+    for batch in batches(options.epochs):
         weights, state = step(weights, state, *batch)
     show("after")
     print(f"learned { ({k: f'{weights[k]:.2f}' for k in ('log_scale', 'logit_bias')}) }")

@@ -9,7 +9,10 @@ from typing import Any
 from fmicl_core.checks import InvalidArgument, callers_level, invalid
 
 #: Losses that take no features from other ranks.
-KNOW_NO_RANKS = ("info_nce_loss", "alignment_uniformity_loss", "spectral_contrastive_loss")
+KNOW_NO_RANKS = (
+    "info_nce_loss", "clip_loss", "dcl_loss", "dhel_loss", "alignment_uniformity_loss",
+    "spectral_contrastive_loss",
+)  # fmt: skip
 #: Losses whose warning below was given, or is not wanted, in this process.
 _told_of_ranks: set[str] = set()
 

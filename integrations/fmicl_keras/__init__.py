@@ -18,11 +18,13 @@ from fmicl_keras.metrics import (
 from fmicl_keras.moco import MoCo
 from fmicl_keras.moco_v3 import MoCoV3
 from fmicl_keras.simclr import SimCLR, projection_head
+from fmicl_keras.towers import CLIPLoss, SigLIPLoss
 from fmicl_keras.trainer import MethodTrainer
 from fmicl_keras.two_views import TwoViews
 
 __all__ = [
     "Alignment",
+    "CLIPLoss",
     "ContrastiveAccuracy",
     "FMICLAlignment",
     "FMICLLoss",
@@ -34,6 +36,7 @@ __all__ = [
     "MoCo",
     "MoCoV3",
     "RandomAffine",
+    "SigLIPLoss",
     "SimCLR",
     "TwoViews",
     "Uniformity",

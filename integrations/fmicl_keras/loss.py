@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import keras
@@ -36,11 +37,12 @@ class FMICLLoss(ViewLoss):
     batches.
 
     Args:
-        divergence, similarity, alpha, negatives, positives, normalize, implementation,
-            check_finite: options of the backend's `fmicl_loss`. With weights, or reduction "none",
-            all pairs are held at once whatever the implementation, and finiteness is not checked.
-            Unless there are two views of a sample, `negatives` is "anchor" or "all", either of
-            which stands for all pairs of different samples, and `positives` is "ids".
+        divergence, similarity, alpha, logit_scale, logit_bias, negatives, positives, normalize,
+            implementation, check_finite: options of the backend's `fmicl_loss`; scalars are
+            numbers. With weights, or reduction "none", all pairs are held at once whatever the
+            implementation, and finiteness is not checked. Unless there are two views of a sample,
+            `negatives` is "anchor" or "all", either of which stands for all pairs of different
+            samples, and `positives` is "ids".
         ids_from_targets: whether y_true holds the ids, one whole number per sample, (batch,) or
             (batch, 1). y_pred may then be (batch, dim), too, a single view of every sample.
         reduction: "sum_over_batch_size", "mean", "sum", "mean_with_sample_weight", "none" or None.
@@ -65,6 +67,8 @@ class FMICLLoss(ViewLoss):
         divergence: Divergence | str = DEFAULTS.divergence,
         similarity: Similarity | str = DEFAULTS.similarity,
         alpha: float = DEFAULTS.alpha,
+        logit_scale: float | None = None,
+        logit_bias: float | None = None,
         negatives: str = DEFAULTS.negatives,
         positives: str = DEFAULTS.positives,
         normalize: bool = DEFAULTS.normalize,
@@ -80,9 +84,9 @@ class FMICLLoss(ViewLoss):
         alone = {"distributed": False} if keras.config.backend() == "tensorflow" else {}
         #: The loss of the backend's library.
         self.native = library().FMICLLoss(
-            divergence=divergence, similarity=similarity, alpha=alpha, negatives=negatives,
-            positives=positives, normalize=normalize, implementation=implementation,
-            check_finite=check_finite, **alone,
+            divergence=divergence, similarity=similarity, alpha=alpha, logit_scale=logit_scale,
+            logit_bias=logit_bias, negatives=negatives, positives=positives, normalize=normalize,
+            implementation=implementation, check_finite=check_finite, **alone,
         )  # fmt: skip
 
     @property
@@ -118,7 +122,7 @@ class FMICLLoss(ViewLoss):
 
     def options(self) -> dict[str, Any]:
         """The options, as they would be passed."""
-        own = {name: getattr(self.objective, name) for name in DEFAULTS._fields}
+        own = {field.name: getattr(self.objective, field.name) for field in fields(FMICL)}
         more = ("implementation", "check_finite")
         own |= {name: getattr(self.native, name) for name in more}
         return own | {"ids_from_targets": self.ids_from_targets}

@@ -88,21 +88,26 @@ def arrays(views: Tensor, ids: Tensor | None) -> tuple[Tensor, Tensor | None, Te
     return keras.ops.reshape(views, (-1, dim)), None, keras.ops.repeat(ids, count)
 
 
-def unmasked(y_pred: Tensor) -> Tensor:
-    """Return y_pred when Keras masks none of its samples or views.
+def unmasked(features: Tensor, argument: str = "y_pred", axes: int = 2) -> Tensor:
+    """Return features when Keras masks none of their samples or views.
 
-    A mask of more than two axes concerns the inside of a view, such as tokens that were averaged,
-    and is ignored.
+    A mask of more axes concerns the inside of a view, such as tokens that were averaged, and is
+    ignored.
+
+    Args:
+        features: features of all views, or of one.
+        argument: name of the argument that holds them.
+        axes: axes of samples and views that the features have.
 
     Raises:
         ValueError: there is a mask.
     """
-    mask = get_keras_mask(y_pred)
-    if mask is not None and len(mask.shape) <= 2:
+    mask = get_keras_mask(features)
+    if mask is not None and len(mask.shape) <= axes:
         raise invalid(
-            "y_pred", "features without a Keras mask of samples or views", tuple(mask.shape),
+            argument, "features without a Keras mask of samples or views", tuple(mask.shape),
             what="mask.shape",
             why="What is masked would still be a negative of the others: leave it out of the batch,"
             " or have the last layer's compute_mask return None.",
         )  # fmt: skip
-    return y_pred
+    return features

@@ -7,6 +7,7 @@ from. Elsewhere they do nothing: arrays that JAX shards are whole in the eyes of
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import keras
@@ -45,6 +46,20 @@ def add_up(value: Tensor) -> Tensor:
     """The sum of the replicas' values."""
     context = _replica_context()
     return value if context is None else context.all_reduce("SUM", value)
+
+
+def signed(value: Tensor) -> Tensor:
+    """The value, which `signed_here` then knows as one of this replica; replicas are threads."""
+    if _replica_context() is not None:
+        value._fmicl_thread = threading.get_ident()
+    return value
+
+
+def signed_here(values: list[Tensor]) -> list[Tensor]:
+    """Those of the values that this replica has signed."""
+    if _replica_context() is None:
+        return values
+    return [v for v in values if v._fmicl_thread == threading.get_ident()]
 
 
 def replica_count() -> int:

@@ -124,5 +124,6 @@ class ViewLoss(keras.losses.Loss):
 
     def __repr__(self) -> str:
         """The options, as they would be pasted."""
-        listed = ", ".join(f"{name}={value!r}" for name, value in self.options().items())
+        given = {name: value for name, value in self.options().items() if value is not None}
+        listed = ", ".join(f"{name}={value!r}" for name, value in given.items())
         return f"{type(self).__name__}({listed})"

@@ -21,9 +21,11 @@ def test_the_suite_passes(require, run_suite, backend):
 
 
 @pytest.mark.slow
-def test_torch_compile_takes_the_loss(require, run_suite):
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_is_slow_passes(require, run_suite, backend):
+    """What compiles much; in PyTorch by `torch.compile`."""
     require("keras")
-    require("torch")
-    if shutil.which("g++") is None:
+    require(backend)
+    if backend == "torch" and shutil.which("g++") is None:
         pytest.skip("torch.compile needs a C++ compiler")
-    run_suite(SUITE, "torch", "-m", "slow")
+    run_suite(SUITE, backend, "-m", "slow")

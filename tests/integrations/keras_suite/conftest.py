@@ -21,6 +21,17 @@ if BACKEND == "tensorflow":
     tf.config.set_logical_device_configuration(cpu, four)
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "many_compilations: slow in JAX and TensorFlow")
+
+
+def pytest_collection_modifyitems(items):
+    """What compiles much in JAX and TensorFlow is slow there, and quick in PyTorch."""
+    for item in items:
+        if item.get_closest_marker("many_compilations") and BACKEND != "torch":
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     """Random numbers do not depend on which tests ran before."""

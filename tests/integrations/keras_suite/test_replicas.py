@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from fmicl_keras import FMICLLoss, FMICLPenalty, InfoNCELoss, Uniformity
+from fmicl_keras import CLIPLoss, FMICLLoss, FMICLPenalty, InfoNCELoss, SigLIPLoss, Uniformity
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(24, 1, 6))
@@ -34,13 +34,28 @@ def trained(loss, weights, n):
     model = keras.Sequential([keras.layers.Input(y_pred.shape[1:]), *encoder])
     metrics = [FMICLPenalty(loss if loss.ids_from_targets else FMICLLoss()), Uniformity()]
     model.compile(keras.optimizers.SGD(0.1), loss=loss, metrics=metrics)
+    weights = {} if weights is None else {"sample_weight": weights[:n]}
+    return changed_by_fit(model, y_pred[:n], LABELS[:n], **weights)
+
+
+def changed_by_fit(model, *data, **weights):
+    """What an epoch in batches of 12 changed and reported."""
     before = np.concatenate([w.ravel() for w in model.get_weights()])
-    history = model.fit(
-        y_pred[:n], LABELS[:n], batch_size=12, shuffle=False, verbose=0,
-        sample_weight=None if weights is None else weights[:n],
-    ).history  # fmt: skip
+    history = model.fit(*data, batch_size=12, shuffle=False, verbose=0, **weights).history
     change = np.concatenate([w.ravel() for w in model.get_weights()]) - before
     return change, {name: values[0] for name, values in history.items()}
+
+
+def towers_trained(n):
+    """What two steps changed in two towers, and in the scales and the bias, and reported."""
+    keras.utils.set_random_seed(0)
+    inputs = [keras.Input((6,)), keras.Input((6,)), keras.Input((), dtype="int32")]
+    features = [keras.layers.Dense(4)(v) for v in inputs[:2]]
+    for criterion in (SigLIPLoss(), CLIPLoss()):
+        features = criterion(*features, ids=inputs[2])
+    model = keras.Model(inputs, features)
+    model.compile(keras.optimizers.SGD(0.01))
+    return changed_by_fit(model, [Y_PRED[:n, 0], Y_PRED[:n, 1], LABELS[:n].astype("int32")])
 
 
 def assert_same(one, several):
@@ -93,13 +108,35 @@ def test_a_replica_may_hold_one_row_and_the_union_too(n, weights):
         assert_same(one, trained(FMICLLoss(), weights, n))
 
 
+@only("tensorflow", "strategies are TensorFlow's")
+@pytest.mark.many_compilations
+def test_the_layers_of_two_towers_see_the_union_of_the_replicas(recwarn):
+    one = towers_trained(23)
+    with strategy(2).scope():
+        assert_same(one, towers_trained(23))
+    assert not [w for w in recwarn if "`clip_loss`" in str(w.message)]
+
+
+@pytest.fixture
+def sharded():
+    """A function that lets Keras share batches among so many devices of JAX."""
+    yield lambda replicas: keras.distribution.set_distribution(
+        keras.distribution.DataParallel(devices=keras.distribution.list_devices()[:replicas])
+    )
+    keras.distribution.set_distribution(None)
+
+
 @only("jax", "keras.distribution needs JAX")
 @cases
-def test_sharded_batches_train_on_the_union_batch(loss, weights, replicas):
+def test_sharded_batches_train_on_the_union_batch(sharded, loss, weights, replicas):
     one = trained(loss, weights, 24)
-    devices = keras.distribution.list_devices()[:replicas]
-    keras.distribution.set_distribution(keras.distribution.DataParallel(devices=devices))
-    try:
-        assert_same(one, trained(loss, weights, 24))
-    finally:
-        keras.distribution.set_distribution(None)
+    sharded(replicas)
+    assert_same(one, trained(loss, weights, 24))
+
+
+@only("jax", "keras.distribution needs JAX")
+@pytest.mark.many_compilations
+def test_the_layers_of_two_towers_see_sharded_batches_whole(sharded):
+    one = towers_trained(24)
+    sharded(2)
+    assert_same(one, towers_trained(24))
