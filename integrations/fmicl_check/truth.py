@@ -57,7 +57,7 @@ LEARNED: dict[str, dict[str, float]] = {
 }
 #: Central differences of eighth order, whose error is of the order of STEP^8 and 1e-16 / STEP.
 STENCIL = {1: 4 / 5, 2: -1 / 5, 3: 4 / 105, 4: -1 / 280}
-STEP = 0.002
+STEP = 0.001
 
 
 @dataclass(frozen=True)
