@@ -63,7 +63,9 @@ def fused_mean_and_gradients(
         # In a symmetric block (i, j) and (j, i) both count.
         scale = (2.0 if symmetric else 1.0) / pairs
         whole = a * products
-        return scale * (whole + 2.0 * b * mass[:, None] * rows if b and mass is not None else whole)
+        if b and mass is not None:
+            whole = whole + 2.0 * b * mass[:, None] * rows
+        return scale * whole
 
     how = plan, wanted[0], symmetric and not wanted[0]
     total, products, mass = block_sums(left, others, *how, sides, weights, bias, wanted[2])
@@ -85,9 +87,11 @@ def block_sums(
 ) -> tuple[jax.Array, Any, Any]:  # fmt: skip
     """Sums over the pairs (left_i, right_j) in one launch, for the gradient in left alone.
 
-    z = a (left @ right.T) + b (|left|^2[:, None] + |right|^2) + c + bias    # in `Fused.dtype`
+    z = a (left @ right.T) + b (|left|^2[:, None] + |right|^2) + c + bias
     value, weight = evaluate(z)                                       # 0 for pairs left out
     return value.sum(), weight @ right, weight.sum(axis=1)
+
+    Products are those of `Fused.dtype`.
 
     Args:
         left: (N, D) features, float32.

@@ -101,7 +101,8 @@ def checked_scalar(name: str, value: Scalar) -> Scalar:
     Raises:
         ValueError: it is no finite number, of the sign it must have, and no array of no dimension.
     """
-    return check_scalar(name, value, value.shape if is_array(value) else None)  # type: ignore[no-any-return]
+    checked: Scalar = check_scalar(name, value, value.shape if is_array(value) else None)
+    return checked
 
 
 def check_known_scalar(name: str, value: Scalar | None) -> None:
