@@ -54,7 +54,8 @@ def compiled(objective, precision, d, kind, gpu, pairs):
     tiles = tiles_for(d, name, tf32, 1024 * GPUS[gpu], KINDS[kind]["COLUMNS"])
     chunks = -(-d // tiles.width)
     fixed = fused.constants(objective.pairwise, pairs, getattr(torch, name), chunks, tiles)
-    fixed |= KINDS[kind] | {"SKIPS": True, "BIAS": bool(objective.coefficients()[1])}
+    biased = bool(objective.coefficients()[1]) or objective.logits is not None
+    fixed |= KINDS[kind] | {"SKIPS": True, "BIAS": biased}
     if pairs != "equal":
         fixed |= {"visited": None} | ({} if pairs == "different" else dict.fromkeys(NUMBERS))
     names = fused_triton.block_sums.arg_names
@@ -147,14 +148,15 @@ def main():
     js = FMICL("js")
     objectives = {name: FMICL(name) for name in DIVERGENCES if get_divergence(name).suitable}
     objectives |= {"laplace": FMICL("vlc", Laplace()), "raw": FMICL("js", normalize=False)}
+    objectives |= {"learned": FMICL("js", logit_scale=10.0, logit_bias=-10.0)}
     kinds = {"torch": KINDS, "jax": PALLAS_KINDS}
     if arguments.quick:
-        raw, laplace = objectives["raw"], objectives["laplace"]
+        raw, laplace, learned = (objectives[name] for name in ("raw", "laplace", "learned"))
         jobs = [("torch", "js", js, "bfloat16", 128, "triangle", 90),
                 ("torch", "js", js, "bfloat16", 128, "rows", 80),
                 ("torch", "raw", raw, "float32", 100, "full", 90),
                 ("torch", "laplace", laplace, "tf32", 64, "full", 89),
-                ("torch", "js", js, "bfloat16", 128, "triangle", 90, "different"),
+                ("torch", "learned", learned, "bfloat16", 128, "triangle", 90, "different"),
                 ("torch", "raw", raw, "float16", 64, "full", 80, "equal"),
                 ("jax", "raw", raw, "bfloat16", 200, "rows", 90),
                 ("jax", "laplace", laplace, "float16", 64, "rows", 80, "equal"),

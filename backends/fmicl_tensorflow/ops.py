@@ -13,8 +13,9 @@ def _relu(x: tf.Tensor) -> tf.Tensor:
 
 def _sum(x: tf.Tensor) -> tf.Tensor:
     # Axis by axis: adding up 2^18 float32 numbers one after the other would lose four digits. XLA
-    # makes one sum of two, but not of a product with ones.
-    return tf.reduce_sum(tf.linalg.matvec(x, tf.ones_like(x[0])))
+    # makes one sum of two, but not of a product with ones (as matvec it could not be in a
+    # branch that `tf.vectorized_map` leaves without a row).
+    return tf.reduce_sum(tf.matmul(x, tf.ones_like(x[:1]), transpose_b=True))
 
 
 def _sum_log(x: tf.Tensor) -> tf.Tensor:

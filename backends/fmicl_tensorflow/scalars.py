@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
 import numpy as np
 import tensorflow as tf
@@ -13,13 +13,13 @@ from fmicl_core.objective import number_for
 from fmicl_core.related import RELATED_DEFAULTS, one_scale
 
 #: A number, or a tensor or a variable of no dimension.
-Scalar = float | tf.Tensor
+Scalar: TypeAlias = "float | tf.Tensor"
 #: Which of "temperature" and "logit_scale" says the factor of the scores, and its value.
-Scale = tuple[str, Scalar]
+Scale: TypeAlias = tuple[str, Scalar]
 
 
 def checked_scalar(name: str, value: Scalar) -> Scalar:
-    """A scalar of a loss, checked; that of a tensor is left to `check_values_of`.
+    """A scalar of a loss, checked; the value of a tensor is left to `check_values_of`.
 
     Raises:
         ValueError: it is no number in its range and no tensor of no dimension.
@@ -70,10 +70,10 @@ def root_of(scale: Scale, dtype: tf.DType) -> tf.Tensor:
 
 def _number(value: Scalar) -> float:
     """The number that a scalar is now, also of a variable that a strategy mirrors."""
-    return float(tf.convert_to_tensor(value)) if _is_array(value) else value
+    return float(tf.convert_to_tensor(value) if _is_array(value) else value)
 
 
-def _is_array(value: object) -> bool:
+def _is_array(value: object) -> TypeGuard[tf.Tensor]:
     return isinstance(value, tf.Tensor | tf.Variable | np.ndarray)
 
 
@@ -106,9 +106,8 @@ class Scalars(NamedTuple):
         Raises:
             ValueError: an option is unknown, or options do not go together.
         """
-        numbers = {k: number_for(k, v, _is_array(v)) for k, v in self._asdict().items()}
-        options = {"negatives": negatives, "normalize": normalize, "positives": positives}
-        return FMICL(divergence, similarity, **options, **numbers)
+        alpha, *logits = (number_for(k, v, _is_array(v)) for k, v in self._asdict().items())
+        return FMICL(divergence, similarity, alpha, negatives, normalize, positives, *logits)
 
     def logits(self, settings: FMICL) -> tuple[Scale | None, Scalar | None]:
         """The factor and the constant of z that are in the place of the similarity's own."""
@@ -117,6 +116,6 @@ class Scalars(NamedTuple):
         scale, bias = settings.critic.logits(self.logit_scale, self.logit_bias)
         return ("logit_scale", scale), bias
 
-    def values(self) -> dict[str, float | None]:
+    def values(self) -> dict[str, Any]:
         """The numbers that they are now."""
         return {k: None if v is None else _number(v) for k, v in self._asdict().items()}

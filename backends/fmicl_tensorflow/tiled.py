@@ -8,15 +8,18 @@ sweep is a `tf.while_loop` that XLA compiles, whether or not the surrounding cod
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
-from fmicl_core import Pairwise
+from fmicl_core import Divergence, Pairwise
 from fmicl_core.checks import once_differentiable
 from fmicl_core.forms import positive_tile_size, tile_size
+from fmicl_core.ops import SUM_LOG_BOUND
 from fmicl_tensorflow.dense import Sides
 from fmicl_tensorflow.ops import TENSORFLOW, square_lengths
 from fmicl_tensorflow.tiles import GradientSums, TileGrid, split_tiles
@@ -150,17 +153,23 @@ def _compiled_sweep(plan: Plan) -> Callable[..., list[tf.Tensor]]:
             return _sweep(plan.pairwise, grid, _scores(plan, grid, weights), sides, bias, one)
         dtype = sides[0].dtype
         pairs = tf.cast(n, dtype) * tf.cast(k - 1 if plan.skips_diagonal else k, dtype)
-        penalties = _penalties(plan.pairwise, grid)
+        penalties = _penalties(plan.pairwise, grid, bias)
         return _sweep(plan.pairwise, grid, penalties, sides, bias, tf.maximum(pairs, 1.0))
 
     return sweep
 
 
-def _penalties(pairwise: Pairwise, grid: TileGrid) -> TileSum:
+def _penalties(pairwise: Pairwise, grid: TileGrid, bias: tf.Tensor | None) -> TileSum:
     """The excesses of the pairs of a tile that count."""
+    total_of = partial(pairwise.excess_total_and_slope, ops=TENSORFLOW)
+    asks = type(pairwise.divergence).excess_total_and_slope is not Divergence.excess_total_and_slope
+    bounded = _is_bounded(grid, bias) if asks and bias is not None else None
 
     def inside(z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return pairwise.excess_total_and_slope(z, TENSORFLOW)
+        if bounded is None:
+            return total_of(z)
+        # Jensen-Shannon in its safe form takes 7 % longer (float32, N = 4096, D = 128).
+        return tf.cond(bounded, lambda: total_of(z, bounded=True), lambda: total_of(z))
 
     def at_edge(z: tf.Tensor, i: tf.Tensor, j: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         keep = grid.counted(i, j)
@@ -172,6 +181,14 @@ def _penalties(pairwise: Pairwise, grid: TileGrid) -> TileSum:
         return tf.cond(grid.is_edge(i, j), lambda: at_edge(z, i, j), lambda: inside(z))
 
     return tile_sum
+
+
+def _is_bounded(grid: TileGrid, bias: tf.Tensor) -> tf.Tensor:
+    """Whether 1 + e^z is known, by the lengths of the rows, not to overflow and to keep digits."""
+    left, right = (tf.reduce_sum(side * side, axis=-1) for side in (grid.left, grid.right))
+    reach = tf.sqrt(tf.reduce_max(left) * tf.reduce_max(right))
+    low = 0.5 * math.log(np.finfo(bias.dtype.as_numpy_dtype).eps)
+    return (bias + reach < math.log(SUM_LOG_BOUND / 2)) & (bias - reach > low)
 
 
 def _scores(plan: Plan, grid: TileGrid, weights: tf.Tensor) -> TileSum:

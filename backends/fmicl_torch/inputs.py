@@ -92,12 +92,12 @@ def refuse_scalar(name: str, value: float) -> float:
     return float(check_scalar(name, value, None))
 
 
-def scalar_of(name: str, value: Scalar, read: bool = False) -> Scalar:
+def scalar_of(name: str, value: Scalar | None, read: bool = False) -> Scalar:
     """A scalar of a loss, checked.
 
     Args:
         name: name of the argument, as for `fmicl_core.checks.check_scalar`.
-        value: value of the argument, as given to the loss.
+        value: value of the argument, as given to the loss; None is refused.
         read: whether the value of a tensor is checked, too, unless it is compiled or vmapped.
 
     Raises:

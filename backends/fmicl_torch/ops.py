@@ -79,13 +79,12 @@ class _UnitRows(torch.autograd.Function):
         # factor x / |x|, and |x| / factor as the product of two numbers a row.
         largest = x.abs().amax(dim=1, keepdim=True)
         largest = torch.where(largest == 0, 1.0, largest)
-        unit = x / largest
-        length = torch.linalg.vector_norm(unit, dim=1, keepdim=True)
+        largest = largest if factor is None else largest / factor
+        rows = x / largest
+        length = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
         length = torch.where(length == 0, 1.0, length)
-        if factor is None:
-            return unit.div_(length), largest, length
-        length = length / factor
-        return unit / length, largest, length  # not in place: of many factors there are many
+        length = length if factor is None else length / factor
+        return rows.div_(length), largest, length
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -132,9 +131,7 @@ def _across(
     inner = (rows * change).sum(dim=1, keepdim=True)
     part = inner if factor is None else inner / factor.square()
     across = torch.addcmul(change, rows, part, value=-1.0)
-    if factor is None:
-        return across.div_(length).div_(largest), inner
-    return across / length / largest, inner
+    return across.div_(length).div_(largest), inner
 
 
 def off_diagonal(square: torch.Tensor) -> torch.Tensor:

@@ -67,7 +67,7 @@ class Sweep:
         self.a, self.b, self.c = pairwise.coefficients()
         self.left, self.right = left, left if right is None else right
         k = len(self.right)
-        self.bias = self.right.new_full((k,), self.c) if bias is None else bias.expand(k)
+        self.bias = self.right.new_full((k,), self.c) if bias is None else bias.repeat(k)
         self.bounded = bias is not None and grad and _bounded(left, self.right, bias)
         if self.b:
             self.bias += self.b * self.right.square().sum(dim=1)
@@ -105,9 +105,9 @@ class Sweep:
         mirrored = self.symmetric and i != j
         self.total.add_(total, alpha=2 if mirrored else 1)
         if weight is not None:
-            self._add_gradient(weight, i, j, mirrored or self.columns)
-            if self.slope is not None:
+            if self.slope is not None:  # while the weights are in the cache
                 self.slope.add_(weight.sum(), alpha=2 if mirrored else 1)
+            self._add_gradient(weight, i, j, mirrored or self.columns)
 
     def _evaluate(
         self, z: torch.Tensor, i: slice, on_diagonal: bool, equal: torch.Tensor | None

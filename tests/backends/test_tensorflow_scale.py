@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fmicl_core import JensenShannon
+from fmicl_core.family import Sigmoid
 
 tf = pytest.importorskip("tensorflow", reason="these are tests of the TensorFlow backend")
 fmicl_tensorflow = pytest.importorskip(
@@ -84,6 +85,16 @@ def test_no_value_of_a_scalar_compiles_a_sweep_anew(views):
     for value in (0.5, np.array(1.5), tf.constant(3.0), tf.Variable(0.2), tf.constant(4)):
         loss(*views, logit_scale=value, logit_bias=value, alpha=value)
     assert Counting.calls == before
+
+
+@both
+def test_small_penalties_keep_their_digits(views, implementation):
+    """Beside 1 + e^z they would be lost in float32."""
+    options = {"divergence": Sigmoid(), "logit_scale": 0.5, "logit_bias": -16.0}
+    narrow = [tf.cast(v, tf.float32) for v in views]
+    got = fmicl_tensorflow.fmicl_terms(*narrow, implementation=implementation, **options)
+    want = fmicl_tensorflow.fmicl_terms(*views, **options)
+    assert float(got.penalty) == pytest.approx(float(want.penalty), rel=1e-5)
 
 
 @every_function

@@ -129,8 +129,9 @@ def test_alpha_may_be_a_variable_that_a_graph_reads(views, implementation):
 
 def test_what_a_loss_was_made_with_does_not_change():
     """A graph that was traced would not learn of it."""
-    for name, value in (("alpha", 10.0), ("divergence", "js"), ("negatives", "all"),
-                        ("normalize", False), ("objective", None)):  # fmt: skip
+    for name, value in (("alpha", 10.0), ("logit_scale", 2.0), ("logit_bias", None),
+                        ("divergence", "js"), ("negatives", "all"), ("normalize", False),
+                        ("objective", None)):  # fmt: skip
         with pytest.raises(ValueError, match=rf"`{name}`. Expected to be given when the loss is"):
             setattr(fmicl_tensorflow.FMICLLoss(), name, value)
 
@@ -142,7 +143,8 @@ def test_losses_that_know_no_replicas_say_so_once(views, monkeypatch):
     monkeypatch.setattr(ranks, "_told_of_ranks", set())
     fmicl_tensorflow.info_nce_loss(*views)  # one replica
     monkeypatch.setattr(distributed, "replica_context", object)
-    for name in ("info_nce_loss", "alignment_uniformity_loss", "spectral_contrastive_loss"):
+    for name in ("info_nce_loss", "alignment_uniformity_loss", "spectral_contrastive_loss",
+                 "clip_loss", "dcl_loss", "dhel_loss"):  # fmt: skip
         loss = getattr(fmicl_tensorflow, name)
         with pytest.warns(UserWarning, match=rf"`{name}` is of the rows that it is given") as told:
             assert loss(*views) == loss(*views)

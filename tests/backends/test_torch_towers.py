@@ -154,9 +154,11 @@ def test_losses_without_a_negative_or_a_scalar_say_so(implementation):
     x, y = views(6)
     same, bank_ids = torch.ones(6, dtype=torch.int64), torch.tensor([3, 3])
     for name in ("siglip_loss", "clip_loss", "dcl_loss"):
-        with pytest.raises(ValueError, match="`ids`. Expected at least two different ids"):
+        with pytest.raises(ValueError, match=r"`ids`. Expected at least two different ids"):
             getattr(fmicl_torch, name)(x, y, ids=same, implementation=implementation)
-    with pytest.raises(ValueError, match="`bank_ids`. Expected a row of the bank whose id differs"):
+    with pytest.raises(
+        ValueError, match=r"`bank_ids`. Expected a row of the bank whose id differs"
+    ):
         fmicl_torch.dcl_loss(x, y, bank=x[:2], ids=torch.arange(6), bank_ids=bank_ids,
                              implementation=implementation)  # fmt: skip
     for name in ("logit_scale", "logit_bias"):

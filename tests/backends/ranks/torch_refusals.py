@@ -13,7 +13,7 @@ from common import views
 from gloo import start
 
 from fmicl_core import KL
-from fmicl_torch import FMICLLoss, fmicl_loss, info_nce_loss
+from fmicl_torch import FMICLLoss, clip_loss, dcl_loss, dhel_loss, fmicl_loss, info_nce_loss
 
 RANKS = 2
 #: A rank that waits for one that has left ends in another error than ours after this long.
@@ -100,8 +100,8 @@ def run(rank, count):
     results["incoming"] = incoming_gradient_changes(x)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        for _ in range(2):
-            info_nce_loss(x, y)
+        for loss in (info_nce_loss, clip_loss, dcl_loss, dhel_loss) * 2:
+            loss(x, y)
     results["warned"] = [str(w.message) for w in caught if "ranks" in str(w.message)]
     everyone = [None] * count
     dist.all_gather_object(everyone, results)
