@@ -46,7 +46,7 @@ class TowersLoss(keras.layers.Layer):
     """
 
     #: What `implementation` may be.
-    forms = IMPLEMENTATIONS
+    forms: tuple[str, ...] = IMPLEMENTATIONS
     #: What the scale is held at, or below.
     limit = math.inf
 
@@ -99,7 +99,7 @@ class TowersLoss(keras.layers.Layer):
         Warns:
             UserWarning: the batch has no negative pair; its loss is 0.
         """
-        check_towers(x, y, ids)
+        check_towers(x, y)
         numbers = None if ids is None else ids_of(ids, x.shape[0], "ids")
         views = keras.ops.stack(
             [keras.ops.cast(unmasked(v, name, 1), self.dtype) for v, name in ((x, "x"), (y, "y"))],
@@ -122,7 +122,9 @@ class TowersLoss(keras.layers.Layer):
 
     def compute_output_spec(self, x: Any, y: Any = None, ids: Any = None) -> tuple[Any, Any]:
         """The features, of the same shapes and dtypes."""
-        check_towers(x, y, ids)
+        check_towers(x, y)
+        if ids is not None:
+            check_targets("ids", ids.shape, keras.backend.standardize_dtype(ids.dtype), x.shape[0])
         return keras.KerasTensor(x.shape, x.dtype), keras.KerasTensor(y.shape, y.dtype)
 
     def get_config(self) -> dict[str, Any]:
@@ -130,8 +132,8 @@ class TowersLoss(keras.layers.Layer):
         return super().get_config() | dict(self.options)
 
 
-def check_towers(x: Any, y: Any, ids: Any) -> None:
-    """Check the shapes and dtypes of the features of two towers, and of ids.
+def check_towers(x: Any, y: Any) -> None:
+    """Check the shapes and dtypes of the features of two towers.
 
     Raises:
         ValueError: one of them does not fit.
@@ -143,8 +145,6 @@ def check_towers(x: Any, y: Any, ids: Any) -> None:
     dtypes = [keras.backend.standardize_dtype(v.dtype) for v in (x, y)]
     framework = keras.config.backend()
     check_features(x.shape, y.shape, None, dtypes, least=1, framework=framework, has_ids=True)
-    if ids is not None:
-        check_targets("ids", ids.shape, keras.backend.standardize_dtype(ids.dtype), x.shape[0])
 
 
 @keras.saving.register_keras_serializable("fmicl")

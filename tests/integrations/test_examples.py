@@ -59,7 +59,8 @@ slow = pytest.mark.slow
 
 @pytest.mark.parametrize(
     ("example", "options", "backend"),
-    [("torch", SHORT, ""), ("jax", SHORT, ""), ("keras", SHORT, "torch"),
+    [("torch", SHORT, ""), ("keras", SHORT, "torch"),
+     pytest.param("jax", SHORT, "", marks=slow),
      pytest.param("torch", (*SHORT, "--loss", "clip"), "", marks=slow),
      *(pytest.param("keras", (), name, marks=slow) for name in ("tensorflow", "jax", "torch"))],
 )  # fmt: skip

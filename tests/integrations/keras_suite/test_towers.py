@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fmicl_core.family import clip_reference, siglip_reference
-from fmicl_keras import CLIPLoss, SigLIPLoss
+from fmicl_keras import CLIPLoss, FMICLLoss, SigLIPLoss
 
 BACKEND = os.environ["KERAS_BACKEND"]
 REFERENCES = {SigLIPLoss: siglip_reference, CLIPLoss: clip_reference}
@@ -145,6 +145,7 @@ def test_layers_configure_alike(layer):
     assert twin.dtype == "float64"
 
 
+@many_compilations
 def test_a_model_saves_and_loads(tmp_path):
     model = model_of(SigLIPLoss(), ids=True, towers=True)
     data = [*FLOAT32, IDS[:, None]]  # of either shape
@@ -173,6 +174,17 @@ def test_under_mixed_precision_the_loss_is_float32():
     wide = [numpy(keras.ops.cast(v, "float32")) for v in half]
     want = siglip_reference(*wide, **criterion.learned())
     assert numpy(criterion.losses[0]) == pytest.approx(want, rel=1e-5)
+
+
+def test_a_scale_and_a_bias_that_stay_are_options_of_the_loss():
+    """SigLIP is Jensen-Shannon f-MICL with the alpha N - 1, plus N log 2; also by its samples."""
+    options = {"divergence": "js", "logit_scale": 3.0, "logit_bias": -2.0, "alpha": 10.0,
+               "negatives": "cross", "dtype": "float64"}  # fmt: skip
+    y_pred = np.stack([X, Y], axis=1)
+    want = siglip_reference(X, Y, 3.0, -2.0) - 11 * np.log(2.0)
+    assert numpy(FMICLLoss(**options)(None, y_pred)) == pytest.approx(want, rel=1e-10)
+    of_samples = numpy(FMICLLoss(reduction="none", **options)(None, y_pred))
+    assert of_samples.mean() == pytest.approx(want, rel=1e-10)
 
 
 Y_EXPECTED = "`y`. Expected the features of the other tower, (batch, dim). Call the layer as"
