@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from fmicl_core.checks import check_positive, invalid
 from fmicl_core.divergences import Divergence, JensenShannon
 from fmicl_core.objective import FMICL
 from fmicl_core.ops import NUMPY, Array, Ops
@@ -144,6 +145,18 @@ def siglip_reference(
     positive = equal if pairs.positives == "ids" else np.eye(len(L), dtype=bool)
     total = NUMPY.softplus(-L[positive]).sum() + NUMPY.softplus(L[~equal]).sum()
     return float(total / len(L))
+
+
+def check_clip_scale(value: Any) -> float:
+    """Return the scale that a module of CLIP starts with, as a float.
+
+    Raises:
+        ValueError: it is no finite number > 0, or above the limit that the scale is held at.
+    """
+    limit = FAMILY_DEFAULTS.clip_scale_limit
+    if (scale := check_positive("logit_scale", value)) > limit:
+        raise invalid("logit_scale", f"a number <= {limit:g}, at which the scale is held", value)
+    return scale
 
 
 def clip_reference(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from fmicl_core.checks import check_bool, check_choice, check_scalar
-from fmicl_core.family import FAMILY_DEFAULTS
+from fmicl_core.family import FAMILY_DEFAULTS, check_clip_scale
 from fmicl_core.forms import IMPLEMENTATIONS, WITH_FUSED, check_implementation
 from fmicl_core.pairs import POSITIVES
 from fmicl_torch.distributed import Distributed
@@ -114,7 +114,7 @@ class CLIPLoss(_TwoTowers):
     the scale that is used never exceeds 100. It learns at the limit, too, and may leave it again.
 
     Args:
-        logit_scale: scale > 0 at first; 1/0.07, as in the paper.
+        logit_scale: scale at first, > 0 and <= 100; 1/0.07, as in the paper.
         positives, normalize, implementation: as for `clip_loss`.
 
     Raises:
@@ -129,7 +129,8 @@ class CLIPLoss(_TwoTowers):
         normalize: bool = FAMILY_DEFAULTS.normalize,
         implementation: str = "auto",
     ) -> None:
-        super().__init__(logit_scale, positives, normalize, implementation)
+        scale = check_clip_scale(logit_scale)
+        super().__init__(scale, positives, normalize, implementation)
 
     @property
     def logit_scale(self) -> torch.Tensor:

@@ -147,6 +147,8 @@ def test_what_is_wrong_is_said(kind):
             kind(**options)
     with pytest.raises(ValueError, match="Invalid value for argument `logit_bias`"):
         SigLIPLoss(logit_bias=math.inf)
+    with pytest.raises(ValueError, match="Expected a number <= 100, at which the scale is held"):
+        CLIPLoss(logit_scale=200.0)
 
 
 @pytest.mark.parametrize("implementation", ["dense", "tiled"])
