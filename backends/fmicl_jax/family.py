@@ -10,6 +10,7 @@ from fmicl_core.pairs import pairs_of
 from fmicl_core.related import one_scale
 from fmicl_jax.distributed import tell_of_devices
 from fmicl_jax.info_nce import info_nce_of
+from fmicl_jax.inputs import checked_scalar
 from fmicl_jax.loss import fmicl_loss
 from fmicl_jax.plan import Scalars
 from fmicl_jax.terms import settings_of, terms_of
@@ -64,7 +65,9 @@ def siglip_loss(
     Source: Zhai et al. (2023), eq. 1.
     """
     pairs = siglip_pairs(positives, y, ids)
-    given = Scalars(1.0, logit_scale, logit_bias)  # alpha is known after the features are checked
+    scale = checked_scalar("logit_scale", logit_scale)  # here None is none of the similarity's
+    bias = checked_scalar("logit_bias", logit_bias)
+    given = Scalars(1.0, scale, bias)  # alpha is known after the features are checked
     fixed = pairs.negatives, pairs.positives, normalize
     settings, scalars = settings_of(Sigmoid(), "gaussian", given, *fixed)
     arrays = x, y, None, ids, None

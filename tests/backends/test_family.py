@@ -307,6 +307,13 @@ def test_a_missing_y_is_said(backend, draw, function):
         getattr(backend.library, function)(x)
 
 
+@pytest.mark.parametrize("name", ["logit_scale", "logit_bias"])
+def test_siglip_has_no_similarity_s_own_scalars(backend, draw, name):
+    x = backend.array(draw(19)[0])
+    with pytest.raises(ValueError, match=f"`{name}`. Expected a finite number.* Received: {name}="):
+        backend.library.siglip_loss(x, x, **{name: None})
+
+
 def test_two_towers_need_y_beside_ids(backend, draw):
     x = backend.array(draw(18)[0])
     for function in ("siglip_loss", "clip_loss"):
