@@ -16,7 +16,7 @@ import numpy as np
 Array = Any
 Unary = Callable[[Array], Array]
 
-#: What `Ops.sum_log` must accept: products of 16 such numbers stay in the range of float32.
+#: What `Ops.sum_log1p` must accept: products of 16 such numbers stay in the range of float32.
 SUM_LOG_BOUND = 200.0
 
 
@@ -34,8 +34,8 @@ class Ops:
         sigmoid: 1 / (1 + e^-x), accurate and finite at any finite x.
         relu: max(x, 0), which lets NaN through.
         sum: sum over all entries.
-        sum_log: sum over all entries of log x, for 1 <= x <= `SUM_LOG_BOUND`. A framework whose
-            logarithm is slow may take it of products.
+        sum_log1p: sum over all entries of log(1 + x), accurate near 0, for 0 <= x and 1 + x <=
+            `SUM_LOG_BOUND`. A framework whose logarithm is slow may take it of products.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Ops:
     sigmoid: Unary
     relu: Unary
     sum: Unary
-    sum_log: Unary
+    sum_log1p: Unary
 
 
 def _softplus(x: Array) -> Array:
@@ -63,8 +63,8 @@ def _relu(x: Array) -> Array:
     return np.maximum(x, 0.0)
 
 
-def _sum_log(x: Array) -> Array:
-    return np.log(x).sum()
+def _sum_log1p(x: Array) -> Array:
+    return np.log1p(x).sum()
 
 
 NUMPY = Ops(
@@ -77,5 +77,5 @@ NUMPY = Ops(
     sigmoid=_sigmoid,
     relu=_relu,
     sum=np.sum,
-    sum_log=_sum_log,
+    sum_log1p=_sum_log1p,
 )

@@ -16,7 +16,7 @@ from fmicl_jax.ops import JAX
 #: The functions of the specification for a single pair, whose sum is itself.
 ONE_PAIR = Ops(
     **{name: getattr(JAX, name) for name in Ops.__dataclass_fields__}
-    | {"name": "pallas", "expm1": jnp.expm1, "sum": lambda x: x, "sum_log": jnp.log}
+    | {"name": "pallas", "expm1": jnp.expm1, "sum": lambda x: x, "sum_log1p": jnp.log1p}
 )
 
 

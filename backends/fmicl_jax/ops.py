@@ -30,8 +30,8 @@ def _sum(x: jax.Array) -> jax.Array:
     return x.sum(axis=0).sum()
 
 
-def _sum_log(x: jax.Array) -> jax.Array:
-    return _sum(jnp.log(x))
+def _sum_log1p(x: jax.Array) -> jax.Array:
+    return _sum(jnp.log1p(x))
 
 
 JAX = Ops(
@@ -44,7 +44,7 @@ JAX = Ops(
     sigmoid=jax.nn.sigmoid,
     relu=jax.nn.relu,
     sum=_sum,
-    sum_log=_sum_log,
+    sum_log1p=_sum_log1p,
 )
 
 

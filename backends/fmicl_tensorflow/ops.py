@@ -18,8 +18,8 @@ def _sum(x: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(tf.matmul(x, tf.ones_like(x[:1]), transpose_b=True))
 
 
-def _sum_log(x: tf.Tensor) -> tf.Tensor:
-    return _sum(tf.math.log(x))
+def _sum_log1p(x: tf.Tensor) -> tf.Tensor:
+    return _sum(tf.math.log1p(x))
 
 
 TENSORFLOW = Ops(
@@ -32,7 +32,7 @@ TENSORFLOW = Ops(
     sigmoid=tf.math.sigmoid,
     relu=_relu,
     sum=_sum,
-    sum_log=_sum_log,
+    sum_log1p=_sum_log1p,
 )
 
 

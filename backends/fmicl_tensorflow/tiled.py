@@ -13,7 +13,6 @@ from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
-import numpy as np
 import tensorflow as tf
 
 from fmicl_core import Divergence, Pairwise
@@ -184,11 +183,10 @@ def _penalties(pairwise: Pairwise, grid: TileGrid, bias: tf.Tensor | None) -> Ti
 
 
 def _is_bounded(grid: TileGrid, bias: tf.Tensor) -> tf.Tensor:
-    """Whether 1 + e^z is known, by the lengths of the rows, not to overflow and to keep digits."""
+    """Whether e^z is known, by the lengths of the rows, to be small enough for `Ops.sum_log1p`."""
     left, right = (tf.reduce_sum(side * side, axis=-1) for side in (grid.left, grid.right))
     reach = tf.sqrt(tf.reduce_max(left) * tf.reduce_max(right))
-    low = 0.5 * math.log(np.finfo(bias.dtype.as_numpy_dtype).eps)
-    return (bias + reach < math.log(SUM_LOG_BOUND / 2)) & (bias - reach > low)
+    return bias + reach < math.log(SUM_LOG_BOUND / 2)
 
 
 def _scores(plan: Plan, grid: TileGrid, weights: tf.Tensor) -> TileSum:

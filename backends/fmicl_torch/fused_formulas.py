@@ -26,7 +26,7 @@ CALLS = {
     "sigmoid": "sigmoid({})",
     "relu": "relu({})",
     "sum": "{}",
-    "sum_log": "tl.log({})",
+    "sum_log1p": "log1p({})",
 }
 #: Powers up to this are products.
 PRODUCTS = 8

@@ -161,7 +161,7 @@ class PositiveSweep(Sweep):
 
 
 def _bounded(left: torch.Tensor, right: torch.Tensor, bias: torch.Tensor) -> bool:
-    """Whether e^z is known to be small enough for `Ops.sum_log`; on a CPU, where asking is cheap.
+    """Whether e^z is known to be small enough for `Ops.sum_log1p`; on a CPU, where asking is cheap.
 
     A sum of logarithms is a logarithm of products there.
     """

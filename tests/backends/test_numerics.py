@@ -58,15 +58,19 @@ def test_functions_and_their_slopes_keep_their_digits(backend, ops, name, compil
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("shape", [(3, 4), (40, 7)])
 def test_sums_are_those_of_numpy(backend, ops, dtype, shape):
-    """Both reductions, the logarithms of products up to their bound."""
-    values = np.random.default_rng(0).uniform(1.0, 200.0, shape)
+    """Both reductions, the logarithms of products up to their bound and of numbers near 0."""
+    rng = np.random.default_rng(0)
+    values = rng.uniform(0.0, 199.0, shape)
+    small = 1e-9 * values
     with backend.precision(dtype):
         x = backend.array(values, dtype)
-        got = [float(backend.numpy(f(x))) for f in (ops.sum, ops.sum_log)]
+        got = [float(backend.numpy(f(x))) for f in (ops.sum, ops.sum_log1p)]
+        got.append(float(backend.numpy(ops.sum_log1p(backend.array(small, dtype)))))
     close = {"rel": 1e-6 if dtype == "float32" else 1e-13}
     assert got == [
         pytest.approx(values.sum(), **close),
-        pytest.approx(np.log(values).sum(), **close),
+        pytest.approx(np.log1p(values).sum(), **close),
+        pytest.approx(np.log1p(small).sum(), **close),
     ]
 
 
