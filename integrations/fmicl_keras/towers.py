@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from fmicl_core.checks import check_bool, check_choice, check_features, check_scalar, invalid
-from fmicl_core.family import FAMILY_DEFAULTS
+from fmicl_core.family import FAMILY_DEFAULTS, check_clip_scale
 from fmicl_core.forms import IMPLEMENTATIONS, WITH_FUSED, check_implementation
 from fmicl_core.pairs import POSITIVES
 from fmicl_core.ranks import features_are_gathered
@@ -47,8 +47,6 @@ class TowersLoss(keras.layers.Layer):
 
     #: What `implementation` may be.
     forms: tuple[str, ...] = IMPLEMENTATIONS
-    #: What the scale is held at, or below.
-    limit = math.inf
 
     def __init__(self, options: dict[str, Any], dtype: Any, **kwargs: Any) -> None:
         super().__init__(dtype=float32_at_least(dtype), autocast=False, **kwargs)
@@ -59,8 +57,7 @@ class TowersLoss(keras.layers.Layer):
         check_implementation(options["implementation"], self.forms)
         self.options = options | checked
         #: The logarithm of the scale, a weight.
-        self.log_scale = self.scalar("log_scale", math.log(min(checked["logit_scale"], self.limit)))
-        self.log_scale.constraint = AtMost(math.log(self.limit))
+        self.log_scale = self.scalar("log_scale", math.log(checked["logit_scale"]))
 
     def scalar(self, name: str, value: float) -> keras.Variable:
         """A new weight of no dimension."""
@@ -225,7 +222,8 @@ class CLIPLoss(TowersLoss):
     every step, as in the paper. The conventions are those of `SigLIPLoss`.
 
     Args:
-        logit_scale: factor > 0 of x . y to begin with; the weight `log_scale` is its logarithm.
+        logit_scale: factor of x . y to begin with, > 0 and <= 100; the weight `log_scale` is its
+            logarithm.
         positives, name, dtype, kwargs: options of `SigLIPLoss`.
         normalize, implementation: options of the backend's `clip_loss`.
 
@@ -234,8 +232,6 @@ class CLIPLoss(TowersLoss):
 
     Source: Radford et al. (2021), figure 3 and section 2.5.
     """
-
-    limit = FAMILY_DEFAULTS.clip_scale_limit
 
     def __init__(
         self,
@@ -250,10 +246,11 @@ class CLIPLoss(TowersLoss):
     ) -> None:
         features_are_gathered()  # from all replicas, before `of_batch`
         options = {
-            "logit_scale": logit_scale, "positives": positives, "normalize": normalize,
-            "implementation": implementation,
+            "logit_scale": check_clip_scale(logit_scale), "positives": positives,
+            "normalize": normalize, "implementation": implementation,
         }  # fmt: skip
         super().__init__(options, dtype, name=name, **kwargs)
+        self.log_scale.constraint = AtMost(math.log(FAMILY_DEFAULTS.clip_scale_limit))
 
     def of_batch(self, x: Tensor, y: Tensor, **options: Any) -> Tensor:
         """The loss of all rows x and y (N, D), by the backend's library; scalar."""
