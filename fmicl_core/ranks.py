@@ -25,7 +25,7 @@ def warn_of_ranks(loss: str) -> None:
     warnings.warn(
         f"`{loss}` is of the rows that it is given: the rows of other ranks or replicas are no"
         " negatives, and the mean of the ranks' losses is not the loss of the whole batch. Gather"
-        " the features first, or take `fmicl_loss`, which does it.",
+        " the features first, or take `fmicl_loss` or `siglip_loss`, which do it.",
         UserWarning,
         stacklevel=callers_level(),
     )
