@@ -69,7 +69,7 @@ def siglip_loss(
     scalars = Scalars(DEFAULTS.alpha, scale, bias)  # N - 1 takes the place of alpha
     settings = scalars.settings(Sigmoid(), DEFAULTS.similarity, "cross", normalize, positives)
     options = implementation, check_finite, distributed
-    return terms_of(settings, scalars, x, y, None, ids, None, *options, summed=True).loss
+    return terms_of(settings, scalars, x, y, None, ids, None, *options, each_pair=True).loss
 
 
 def clip_loss(

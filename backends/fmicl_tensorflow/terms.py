@@ -53,7 +53,7 @@ def terms_of(
     implementation: str,
     check_finite: bool,
     distributed: bool,
-    summed: bool = False,
+    each_pair: bool = False,
 ) -> FMICLTerms:
     """The loss and its terms; what every public form of it calls.
 
@@ -61,8 +61,8 @@ def terms_of(
         settings: settings of the loss, which hold numbers in place of `scalars` that are tensors.
         scalars: alpha, logit_scale and logit_bias as they were given.
         x, y, bank, ids, bank_ids, implementation, check_finite, distributed: as for `fmicl_loss`.
-        summed: whether the terms are sums over pairs, each divided by N and by N (N - 1), and alpha
-            is N - 1, so that every pair has the weight 1/N, as in SigLIP.
+        each_pair: whether every pair counts alike, as in SigLIP: both terms are sums over their
+            pairs, divided by N and by N (N - 1), and alpha is N - 1.
     """
     check_bool("check_finite", check_finite)
     check_bool("distributed", distributed)
@@ -85,7 +85,7 @@ def terms_of(
     if replicas is not None:
         form = replicas.against_all(form, None if numbers is None else numbers.union)
         mean = replicas.mean
-    score = _score(rows, pairwise, bias, pairs, numbers, form, mean, summed)
+    score = _score(rows, pairwise, bias, pairs, numbers, form, mean, each_pair)
     excess = mean(
         mean_over_blocks(
             pairs.negative_blocks,
@@ -98,8 +98,8 @@ def terms_of(
     if numbers is not None:
         share = numbers.negative_share(pairs, dtype)
         excess = excess * (1.0 / share)  # NaN where there is no negative pair
-        excess = excess * share if summed else excess
-    if summed:
+        excess = excess * share if each_pair else excess
+    if each_pair:
         total = tf.shape(rows["x"])[0] if replicas is None else replicas.total
         scalars = scalars._replace(alpha=tf.cast(total - 1, dtype))
     penalty = pairwise.limit + excess
@@ -122,13 +122,13 @@ def _score(
     numbers: Numbers | None,
     form: Form,
     mean: Callable[[tf.Tensor], tf.Tensor],
-    summed: bool,
+    each_pair: bool,
 ) -> tf.Tensor:
     """Mean over the anchors of the mean score of their positives, or of the sum."""
     if numbers is None:
         return mean(positive_scores(rows, pairwise, bias))
     weights = numbers.weights(pairs, rows["x"].dtype)
-    weights = tf.ones_like(weights) if summed else weights
+    weights = tf.ones_like(weights) if each_pair else weights
     # Of a single array none, yet NaN if there is no positive at all.
     own = weights * (0.0 if pairs.single else positive_scores(rows, pairwise, bias))
     n = tf.cast(tf.size(weights), weights.dtype)

@@ -1,13 +1,13 @@
-"""InfoNCE of every pair at once, differentiable to any order; and what other positives pull."""
+"""InfoNCE of every pair at once, differentiable to any order."""
 
 from __future__ import annotations
 
 import torch
 
 from fmicl_core.pairs import Pairs
-from fmicl_core.related import SoftmaxBlock, info_nce_anchors, info_nce_blocks, info_nce_positives
+from fmicl_core.related import SoftmaxBlock, info_nce_anchors, info_nce_blocks
 from fmicl_torch.dense import Rows
-from fmicl_torch.ids import Numbers, anchor_weights, sides_of
+from fmicl_torch.ids import Numbers, sides_of
 from fmicl_torch.ops import TORCH
 
 
@@ -16,7 +16,7 @@ def dense_info_nce(rows: Rows, pairs: Pairs, numbers: Numbers | None) -> torch.T
 
     Z is the sum of e^s over all positives and all negatives of the anchor, and if decoupled over
     its negatives alone. An anchor of a single array without a positive counts as 0. What other
-    positives pull is `pull_of_ids`.
+    positives pull is in `fmicl_torch.info_nce`.
 
     Args:
         rows: features by the names "x" (N, D) and, if given, "y" (N, D) and "bank" (K, D), whose
@@ -62,32 +62,3 @@ def _left_out(s: torch.Tensor, softmax: SoftmaxBlock, numbers: Rows) -> torch.Te
     if softmax.block.skips_diagonal:
         out = out | torch.eye(len(s), dtype=torch.bool, device=s.device)
     return out
-
-
-def pull_of_ids(rows: Rows, pairs: Pairs, numbers: Numbers) -> torch.Tensor:
-    """What InfoNCE of (x_i, y_i) lacks of the mean over all positives; 0 with all ids different.
-
-    The scores of an anchor's positives add up to its product with the sum of their rows, so that
-    no pair is looked at. Once more the mean over the anchors of all views.
-    """
-    weights = anchor_weights(pairs, numbers, rows["x"].dtype)
-    views = info_nce_positives(pairs)
-    others = {
-        name: _others(rows[name], numbers.own) for name in {v for w in views.values() for v in w}
-    }
-    pulls = []
-    for name, partners in views.items():
-        more = sum((others[p] for p in partners[1:]), others[partners[0]])
-        pulls.append(-weights * (rows[name] * more).sum(dim=1))
-    pull = torch.stack(pulls).mean()
-    if pairs.single:
-        return pull
-    positive = (rows["x"] * rows["y"]).sum(dim=1)
-    return pull + ((1.0 - weights) * positive).mean()
-
-
-def _others(rows: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
-    """For each row the sum of the other rows with its number; (N, D)."""
-    # A node of its own, so that its two gradients cancel before others are added.
-    alone = rows.view_as(rows)
-    return torch.zeros_like(rows).index_add(0, numbers, alone)[numbers] - alone

@@ -12,9 +12,9 @@ from fmicl_core.family import FAMILY_DEFAULTS, KernelContrast, Sigmoid
 from fmicl_core.pairs import pairs_of
 from fmicl_core.related import one_scale
 from fmicl_torch.distributed import Distributed, tell_of_ranks
+from fmicl_torch.info_nce import info_nce_of
 from fmicl_torch.loss import fmicl_loss
 from fmicl_torch.registry import register_options
-from fmicl_torch.related import softmax_loss
 from fmicl_torch.terms import terms_of
 
 _SIGMOID, _KERNEL_CONTRAST = Sigmoid(), KernelContrast()
@@ -118,8 +118,8 @@ def clip_loss(
     """
     tell_of_ranks("clip_loss")
     pairs = pairs_of("cross", positives, y, None, ids, None, symmetric=True)
-    given = "logit_scale", logit_scale
-    return softmax_loss(given, pairs, x, y, None, ids, None, normalize, implementation)
+    scale = "logit_scale", logit_scale
+    return info_nce_of(pairs, scale, x, y, None, ids, None, normalize, implementation)
 
 
 def dcl_loss(
@@ -176,9 +176,9 @@ def dcl_loss(
     Source: Yeh et al. (2022), eq. 6.
     """
     tell_of_ranks("dcl_loss")
-    given = one_scale(temperature, logit_scale, FAMILY_DEFAULTS.dcl_temperature)
+    scale = one_scale(temperature, logit_scale, FAMILY_DEFAULTS.dcl_temperature)
     pairs = pairs_of(negatives, positives, y, bank, ids, bank_ids, decoupled=True)
-    return softmax_loss(given, pairs, x, y, bank, ids, bank_ids, normalize, implementation)
+    return info_nce_of(pairs, scale, x, y, bank, ids, bank_ids, normalize, implementation)
 
 
 def dhel_loss(
@@ -226,10 +226,10 @@ def dhel_loss(
     Source: Koromilas et al. (2024).
     """
     tell_of_ranks("dhel_loss")
-    given = one_scale(temperature, logit_scale, FAMILY_DEFAULTS.dhel_temperature)
+    scale = one_scale(temperature, logit_scale, FAMILY_DEFAULTS.dhel_temperature)
     negatives = FAMILY_DEFAULTS.dhel_negatives
     pairs = pairs_of(negatives, positives, y, None, ids, None, decoupled=True)
-    return softmax_loss(given, pairs, x, y, None, ids, None, normalize, implementation)
+    return info_nce_of(pairs, scale, x, y, None, ids, None, normalize, implementation)
 
 
 def kcl_loss(

@@ -7,16 +7,12 @@ import math
 import torch
 
 from fmicl_core.checks import check_positive
-from fmicl_core.forms import check_implementation, choose_form
-from fmicl_core.pairs import Pairs, pairs_of
+from fmicl_core.pairs import pairs_of
 from fmicl_core.related import INFO_NCE_OPTIONS, RELATED_DEFAULTS, check_info_nce, one_scale
-from fmicl_torch.dense_related import dense_info_nce, pull_of_ids
 from fmicl_torch.distributed import tell_of_ranks
-from fmicl_torch.ids import explain_ids, ids_of_rows, number_rows, share_of_negatives
-from fmicl_torch.inputs import Scalar, largest_block, prepare, scalar_of
+from fmicl_torch.info_nce import info_nce_of
+from fmicl_torch.inputs import prepare
 from fmicl_torch.ops import off_diagonal
-from fmicl_torch.tiled_related import tiled_info_nce
-from fmicl_torch.transforms import is_batched
 
 
 def info_nce_loss(
@@ -82,52 +78,9 @@ def info_nce_loss(
     Khosla et al. (2020), eq. 2.
     """
     tell_of_ranks("info_nce_loss")
-    given = one_scale(temperature, logit_scale)
+    scale = one_scale(temperature, logit_scale)
     pairs = pairs_of(negatives, positives, y, bank, ids, bank_ids)
-    return softmax_loss(given, pairs, x, y, bank, ids, bank_ids, normalize, implementation)
-
-
-def softmax_loss(
-    given: tuple[str, Scalar],
-    pairs: Pairs,
-    x: torch.Tensor,
-    y: torch.Tensor | None,
-    bank: torch.Tensor | None,
-    ids: torch.Tensor | None,
-    bank_ids: torch.Tensor | None,
-    normalize: bool,
-    implementation: str,
-) -> torch.Tensor:
-    """InfoNCE of these pairs; what every public form of it calls.
-
-    Args:
-        given: name and value of the argument that scales the scores, "temperature" or
-            "logit_scale".
-        pairs: pairs that count.
-        x, y, bank, ids, bank_ids, normalize, implementation: as for `info_nce_loss`.
-    """
-    name, value = given[0], scalar_of(*given, read=True)
-    scale = 1.0 / value if name == "temperature" else value
-    check_implementation(implementation)
-    has_ids, form = ids is not None, implementation
-    rows = prepare(x, y, bank, normalize, has_ids, implementation=form, scale=scale)
-    own = ids_of_rows(ids, bank_ids, rows)
-    form = choose_form(implementation, *largest_block(rows, bool(own)))
-    info_nce = tiled_info_nce if form == "tiled" else dense_info_nce
-    with torch.autocast(x.device.type, enabled=False):
-        if not own:
-            return info_nce(rows, pairs, None)
-        numbers = number_rows(own["ids"], own.get("bank_ids"))
-        loss = info_nce(rows, pairs, numbers)
-        if pairs.positive_blocks:
-            loss = loss + pull_of_ids(rows, pairs, numbers)
-        # Without a negative pair it is no contrast, and NaN.
-        loss = loss + 0.0 / share_of_negatives(pairs, numbers, loss.dtype)
-    checked = not torch.compiler.is_compiling() and not is_batched(loss)
-    error = explain_ids(pairs, numbers) if checked and not loss.isfinite() else None
-    if error is not None:
-        raise error
-    return loss
+    return info_nce_of(pairs, scale, x, y, bank, ids, bank_ids, normalize, implementation)
 
 
 class InfoNCELoss(torch.nn.Module):
