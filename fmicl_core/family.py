@@ -134,7 +134,7 @@ def siglip_reference(
     """SigLIP: -(1/N) (sum of log sigmoid(L) over positive, of log sigmoid(-L) over negative pairs).
 
     L = logit_scale (x . y) + logit_bias. With ids every pair (x_i, y_j) with equal ids is positive,
-    or with positives="pair" left out, but for i = j. Zhai et al. (2023), eq. 1.
+    or with positives="pair" left out, but for i = j. Zhai et al. (2023), algorithm 1.
     """
     pairs = siglip_pairs(positives, y, ids)
     raw = checked_arrays(x, y, None, ids is not None)

@@ -62,7 +62,7 @@ def siglip_loss(
         ValueError: an option, a shape or a dtype does not fit, or features are not
             finite; the message names the argument.
 
-    Source: Zhai et al. (2023), eq. 1.
+    Source: Zhai et al. (2023), algorithm 1.
     """
     pairs = siglip_pairs(positives, y, ids)
     scale = checked_scalar("logit_scale", logit_scale)  # here None is none of the similarity's
@@ -174,7 +174,7 @@ def dcl_loss(
     Raises:
         ValueError: an option or a shape does not fit, or an anchor has no negative; it is named.
 
-    Source: Yeh et al. (2022), eq. 6.
+    Source: Yeh et al. (2022), L_DC.
     """
     tell_of_devices("dcl_loss")
     scale = one_scale(temperature, logit_scale, FAMILY_DEFAULTS.dcl_temperature)

@@ -60,7 +60,7 @@ def siglip_loss(
         ValueError: an option, a shape or a dtype does not fit, or features are not
             finite; the message names the argument.
 
-    Source: Zhai et al. (2023), eq. 1.
+    Source: Zhai et al. (2023), algorithm 1.
     """
     scale, bias = (
         checked_scalar(name, value)
@@ -166,7 +166,7 @@ def dcl_loss(
         ValueError: an option or a shape does not fit, or an anchor has no negative; the message
             names it.
 
-    Source: Yeh et al. (2022), eq. 6.
+    Source: Yeh et al. (2022), L_DC.
     """
     tell_of_replicas("dcl_loss")
     scale = scale_of(temperature, logit_scale, FAMILY_DEFAULTS.dcl_temperature)

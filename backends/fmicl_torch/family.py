@@ -66,7 +66,7 @@ def siglip_loss(
         ValueError: an option, a shape, a dtype or a device does not fit, or features are not
             finite; the message names the argument.
 
-    Source: Zhai et al. (2023), eq. 1.
+    Source: Zhai et al. (2023), algorithm 1.
     """
     text = register_options(_SIGMOID, "gaussian", "cross", normalize)
     scalars, inputs = (1.0, logit_scale, logit_bias), (x, y, None, ids, None)
@@ -173,7 +173,7 @@ def dcl_loss(
     Raises:
         ValueError: an option or a shape does not fit, or an anchor has no negative; it is named.
 
-    Source: Yeh et al. (2022), eq. 6.
+    Source: Yeh et al. (2022), L_DC.
     """
     tell_of_ranks("dcl_loss")
     scale = one_scale(temperature, logit_scale, FAMILY_DEFAULTS.dcl_temperature)

@@ -175,7 +175,7 @@ class SigLIPLoss(TowersLoss):
     Raises:
         ValueError: an option is unknown or out of range.
 
-    Source: Zhai et al. (2023), eq. 1.
+    Source: Zhai et al. (2023), algorithm 1.
     """
 
     forms = WITH_FUSED

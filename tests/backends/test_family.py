@@ -74,7 +74,7 @@ def sup_con(x, y, temperature):
 
 
 def dcl(x, y, temperature):
-    """Yeh et al. (2022), eq. 6, the mean over both views."""
+    """Yeh et al. (2022), L_DC, the mean over both views."""
     z, n, losses = (unit(x), unit(y)), len(x), []
     for k in (0, 1):
         for i in range(n):
@@ -101,7 +101,7 @@ def kcl(x, y, t, gamma):
 
 
 def rince(x, y, temperature, lam):
-    """Robust InfoNCE at q = 1 (Chuang et al. 2022, eq. 4)."""
+    """Robust InfoNCE at q = 1 (Chuang et al. 2022)."""
     e, n = np.exp(unit(x) @ unit(y).T / temperature), len(x)
     return np.mean([-e[i, i] + lam * e[i].sum() for i in range(n)])
 
