@@ -50,8 +50,10 @@ def info_nce_of(
     loss = loss + _other_positives(rows, pairs, numbers, weights)
     # Whether there is a negative is seen by nothing above.
     loss = tf.where(numbers.lack_negatives(pairs), tf.constant(math.nan, loss.dtype), loss)
-    if tf.executing_eagerly() and tf.math.is_nan(loss) and (error := numbers.explain(pairs)):
-        raise error
+    if tf.executing_eagerly() and tf.math.is_nan(loss):
+        error = numbers.explain(pairs)  # not by :=, which AutoGraph does not know
+        if error is not None:
+            raise error
     return loss
 
 

@@ -1,6 +1,8 @@
 """What a TensorFlow user relies on: graphs, XLA, tapes, unknown sizes, variables, policies."""
 
+import ast
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -299,3 +301,12 @@ def test_the_module_has_no_state():
 def test_inside_a_graph_nan_shows_in_the_loss(views):
     x, y = views
     assert np.isnan(tf.function(fmicl_tensorflow.fmicl_loss)(x * np.nan, y))
+
+
+def test_autograph_can_read_all_of_the_sources():
+    """It warns of each function with `:=`, which it does not know, in a user's log."""
+    sources = Path(fmicl_tensorflow.__file__).parent.glob("*.py")
+    trees = {path.name: ast.parse(path.read_text(encoding="utf-8")) for path in sources}
+    assert "info_nce.py" in trees
+    for name, tree in trees.items():
+        assert not [node for node in ast.walk(tree) if isinstance(node, ast.NamedExpr)], name
