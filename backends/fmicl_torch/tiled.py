@@ -20,8 +20,8 @@ from fmicl_torch.sweep import PositiveSweep, Sweep, equal_pairs, tiles_of
 from fmicl_torch.transforms import (
     along,
     asks_for_gradient,
-    differentiated_once,
     loops_under_vmap,
+    scaled_by,
 )
 
 #: A mean, and its gradients in the left rows, the right rows and the bias.
@@ -206,7 +206,7 @@ class _BlockMean(torch.autograd.Function):
         *grads, left, right, bias = ctx.saved_tensors
         given = [tensor for tensor in (left, right, bias) if tensor is not None]
         wanted = True, ctx.columns, bias is not None
-        scaled = [differentiated_once(upstream * grad, *given) if want else None
+        scaled = [scaled_by(upstream, grad, *given) if want else None
                   for grad, want in zip(grads, wanted, strict=True)]  # fmt: skip
         return *scaled, *[None] * 9
 

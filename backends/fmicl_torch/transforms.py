@@ -38,6 +38,29 @@ def differentiated_once(value: torch.Tensor, *of: torch.Tensor) -> torch.Tensor:
     return _Once.apply(value, *of)
 
 
+def scaled_by(upstream: torch.Tensor, gradient: torch.Tensor, *of: torch.Tensor) -> torch.Tensor:
+    """Upstream times a saved gradient, differentiable once; in place where it is its last use.
+
+    The graph, and what it saved, goes with such a backward pass, which then takes no copy.
+    """
+    if upstream.dtype == gradient.dtype and _is_last_pass(upstream):
+        return gradient.mul_(upstream)
+    return differentiated_once(upstream * gradient, *of)
+
+
+def _is_last_pass(upstream: torch.Tensor) -> bool:
+    """Whether the backward pass that runs is plain, and the graph is not kept after it."""
+    if torch.compiler.is_compiling() or torch.is_grad_enabled():
+        return False
+    functorch = torch._C._functorch
+    if functorch.is_functorch_wrapped_tensor(upstream):
+        return False
+    # What is private to PyTorch may be gone one day: then there is a copy.
+    legacy = getattr(functorch, "is_legacy_batchedtensor", lambda x: True)
+    keeps = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
+    return not (legacy(upstream) or keeps())
+
+
 class OnceDifferentiable(torch.autograd.Function):
     """Base class of a function that computes a first derivative; a second one is an error."""
 

@@ -148,3 +148,13 @@ def test_second_derivatives_in_scalars_are_exact_or_refused(learned):
         assert bend(learned("dense"))(scales[0]).isfinite()
         with pytest.raises(RuntimeError, match=r"use implementation='dense'"):
             bend(learned("tiled"))(scales[0])
+
+
+def test_a_graph_that_is_kept_gives_its_gradients_again(loss):
+    """The last backward pass overwrites what the others need."""
+    x, y = (v.clone().requires_grad_() for v in batches()[0][:2])
+    value = 3.0 * loss(x, y)
+    passes = [torch.autograd.grad(value, (x, y), retain_graph=keep) for keep in (True, True, False)]
+    for again in passes[1:]:
+        for one, other in zip(passes[0], again, strict=True):
+            assert torch.equal(one, other)
