@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
@@ -23,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.__main__ import show, write
-from benchmarks.memory import peak_of_second_run
+from benchmarks.memory import peak_of_second_run, probed_mib
 from benchmarks.steps import STEPS_OF, Step
 from benchmarks.timing import Row, interleaved, median_ratio, medians
 
@@ -53,14 +51,6 @@ def as_ids(framework: str, ids: np.ndarray) -> Any:
     return import_module("torch").from_numpy(ids) if framework == "torch" else ids
 
 
-def extra_mib(framework: str, loss: str, kind: str, n: int, d: int) -> float:
-    """Memory beyond inputs and gradients at the peak, in MiB, measured in a fresh process."""
-    command = [sys.executable, "-m", "benchmarks.ids", framework, "--probe", loss, kind]
-    command += ["--n", str(n), "--d", str(d)]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return round(int(output.split()[-1]) / 2**20, 1)
-
-
 def rows_of(framework: str, loss: str, n: int, d: int, repeats: int) -> list[Row]:
     """A row for every kind of ids."""
     calls = {kind: step_of(framework, loss, kind, n, d) for kind in KINDS}
@@ -70,7 +60,7 @@ def rows_of(framework: str, loss: str, n: int, d: int, repeats: int) -> list[Row
         show({
             "framework": framework, "loss": loss, "ids": kind, "n": n, "d": d,
             "time_s": seconds[f"{kind}_s"], "times_without": median_ratio(times, kind, plain),
-            "extra_mib": extra_mib(framework, loss, kind, n, d),
+            "extra_mib": probed_mib("benchmarks.ids", framework, loss, kind, n=n, d=d),
         })
         for kind in KINDS
     ]  # fmt: skip

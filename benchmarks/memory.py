@@ -64,6 +64,14 @@ def extra_mib(
     return round(int(output) / 2**20, 1)
 
 
+def probed_mib(module: str, framework: str, *probe: str, n: int, d: int) -> float:
+    """What `python -m MODULE FRAMEWORK --probe ... --n N --d D` prints, in MiB; a fresh process."""
+    command = [sys.executable, "-m", module, framework, "--probe", *probe, "--n", str(n)]
+    command += ["--d", str(d)]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return round(int(output.split()[-1]) / 2**20, 1)
+
+
 if __name__ == "__main__":
     # The allocator of oneDNN keeps what was freed, so that a second run would seem to need nothing.
     os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"

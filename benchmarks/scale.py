@@ -13,14 +13,12 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
-import subprocess
-import sys
 from functools import partial
 from importlib import import_module
 from typing import Any
 
 from benchmarks.__main__ import show, write
-from benchmarks.memory import peak_of_second_run
+from benchmarks.memory import peak_of_second_run, probed_mib
 from benchmarks.steps import STEPS_OF, Step
 from benchmarks.timing import Row, interleaved, median_ratio, medians
 
@@ -60,14 +58,6 @@ def step_of(framework: str, loss: str, kind: str, n: int, d: int) -> Step:
     return STEPS_OF[framework](value, n, d)
 
 
-def extra_mib(framework: str, loss: str, kind: str, n: int, d: int) -> float:
-    """Memory beyond inputs and gradients at the peak, in MiB, measured in a fresh process."""
-    command = [sys.executable, "-m", "benchmarks.scale", framework, "--probe", loss, kind]
-    command += ["--n", str(n), "--d", str(d)]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return round(int(output.split()[-1]) / 2**20, 1)
-
-
 def rows_of(framework: str, loss: str, n: int, d: int, repeats: int) -> list[Row]:
     """A row for every kind of scalars."""
     calls = {kind: step_of(framework, loss, kind, n, d) for kind in KINDS}
@@ -77,7 +67,7 @@ def rows_of(framework: str, loss: str, n: int, d: int, repeats: int) -> list[Row
         show({
             "framework": framework, "loss": loss, "scalars": kind, "n": n, "d": d,
             "time_s": seconds[f"{kind}_s"], "times_own": median_ratio(times, kind, "own"),
-            "extra_mib": extra_mib(framework, loss, kind, n, d),
+            "extra_mib": probed_mib("benchmarks.scale", framework, loss, kind, n=n, d=d),
         })
         for kind in KINDS
     ]  # fmt: skip

@@ -114,9 +114,13 @@ def check_scalar(argument: str, value: Any, shape: Shape | None) -> Any:
 
 def check_scalar_value(argument: str, value: float) -> None:
     """Check the number that an array given for a scalar of a loss holds."""
-    low = -math.inf if argument in ANY_SIGN else 0.0
-    if not low < value < math.inf:
+    if not lower_end(argument) < value < math.inf:
         raise invalid(argument, _scalar(argument), value)
+
+
+def lower_end(argument: str) -> float:
+    """What a scalar of a loss has to be above."""
+    return -math.inf if argument in ANY_SIGN else 0.0
 
 
 def _scalar(argument: str) -> str:

@@ -15,7 +15,7 @@ from fmicl_core.checks import check_positive, invalid
 from fmicl_core.divergences import Divergence, JensenShannon
 from fmicl_core.objective import FMICL
 from fmicl_core.ops import NUMPY, Array, Ops
-from fmicl_core.pairs import Pairs, pairs_of
+from fmicl_core.pairs import pairs_of
 from fmicl_core.reference import checked_arrays, equal_ids, fmicl_reference, normalize_rows
 from fmicl_core.related import info_nce_reference
 from fmicl_core.similarities import Gaussian, Similarity
@@ -113,15 +113,6 @@ class KernelContrast(Divergence):
         return u, u
 
 
-def siglip_pairs(positives: str, y: Any, ids: Any) -> Pairs:
-    """The pairs of SigLIP: x is compared with y.
-
-    Raises:
-        ValueError: an option is unknown, or there is no y.
-    """
-    return pairs_of("cross", positives, y, None, ids, None)
-
-
 def siglip_reference(
     x: Any,
     y: Any = None,
@@ -136,7 +127,7 @@ def siglip_reference(
     L = logit_scale (x . y) + logit_bias. With ids every pair (x_i, y_j) with equal ids is positive,
     or with positives="pair" left out, but for i = j. Zhai et al. (2023), algorithm 1.
     """
-    pairs = siglip_pairs(positives, y, ids)
+    pairs = pairs_of("cross", positives, y, None, ids, None)
     raw = checked_arrays(x, y, None, ids is not None)
     rows = {k: v.astype(np.float64) for k, v in raw.items()}
     rows = {k: normalize_rows(v) for k, v in rows.items()} if normalize else rows

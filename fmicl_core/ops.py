@@ -6,6 +6,7 @@ arithmetic (`+ - * /` and `**` with a constant), which all arrays understand.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,8 @@ Unary = Callable[[Array], Array]
 
 #: What `Ops.sum_log1p` must accept: products of 16 such numbers stay in the range of float32.
 SUM_LOG_BOUND = 200.0
+#: Below this z the sum of log(1 + e^z) may be taken in that way.
+LOGIT_BOUND = math.log(SUM_LOG_BOUND / 2)
 
 
 @dataclass(frozen=True)

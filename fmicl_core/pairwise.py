@@ -72,6 +72,12 @@ class Pairwise:
         """
         return self.similarity.limit(self.divergence)
 
+    @property
+    def gains_by_a_bound(self) -> bool:
+        """Whether `excess_total_and_slope` is faster where `bounded`, as that of Jensen-Shannon."""
+        general = Divergence.excess_total_and_slope
+        return type(self.divergence).excess_total_and_slope is not general
+
     def positive(self, z: Array, ops: Ops = NUMPY) -> Array:
         """Score of positive pairs, elementwise in z."""
         return self.similarity.positive(self.divergence, z, ops)
@@ -100,7 +106,7 @@ class Pairwise:
         Args:
             z: number of every pair.
             ops: functions of the framework.
-            bounded: whether e^z is known to be below SUM_LOG_BOUND / 2 where a learned scale and
+            bounded: whether z is known to be below LOGIT_BOUND where a learned scale and
                 bias leave that open; it may be faster.
         """
         return self.similarity.excess_total_and_slope(self.divergence, z, ops, bounded)

@@ -283,7 +283,7 @@ class Cosine(Similarity):
         reach = 1.0 / self.temperature if normalize else math.inf
         if low < -reach <= reach < high or (low, high) == (-math.inf, math.inf):
             return
-        domain = f"The conjugate of {divergence!r} is finite only for scores in ({low:g}, {high:g})"
+        domain = _domain(divergence)
         if not normalize:
             expected, range_ = "'gaussian'", "without normalize=True a cosine score is unbounded"
         elif high > 0:
@@ -296,14 +296,9 @@ class Cosine(Similarity):
 
     def learned(self, divergence: Divergence) -> Similarity:
         if divergence.conjugate_domain != (-math.inf, math.inf):
-            low, high = divergence.conjugate_domain
-            why = (
-                f"The conjugate of {divergence!r} is finite only for scores in ({low:g}, {high:g})"
-            )
             expected = "'gaussian' beside `logit_scale` and `logit_bias` and this divergence"
-            raise invalid(
-                "similarity", expected, self, why=f"{why}, and a learned scale has no bound."
-            )
+            why = f"{_domain(divergence)}, and a learned scale has no bound."
+            raise invalid("similarity", expected, self, why=why)
         return Cosine()
 
     def positive(self, divergence: Divergence, z: Array, ops: Ops) -> Array:
@@ -317,6 +312,12 @@ class Cosine(Similarity):
 
     def excess_and_slope(self, divergence: Divergence, z: Array, ops: Ops) -> tuple[Array, Array]:
         return divergence.conjugate(z, ops), divergence.conjugate_slope(z, ops)
+
+
+def _domain(divergence: Divergence) -> str:
+    """Where the conjugate can be taken, as messages say it."""
+    low, high = divergence.conjugate_domain
+    return f"The conjugate of {divergence!r} is finite only for scores in ({low:g}, {high:g})"
 
 
 #: Every similarity by name.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 
 from fmicl_core import Similarity
-from fmicl_core.family import FAMILY_DEFAULTS, KernelContrast, Sigmoid, siglip_pairs
+from fmicl_core.family import FAMILY_DEFAULTS, KernelContrast, Sigmoid
 from fmicl_core.pairs import pairs_of
 from fmicl_core.related import one_scale
 from fmicl_jax.distributed import tell_of_devices
@@ -64,11 +64,10 @@ def siglip_loss(
 
     Source: Zhai et al. (2023), algorithm 1.
     """
-    pairs = siglip_pairs(positives, y, ids)
     scale = checked_scalar("logit_scale", logit_scale)  # here None is none of the similarity's
     bias = checked_scalar("logit_bias", logit_bias)
     given = Scalars(1.0, scale, bias)  # alpha is known after the features are checked
-    fixed = pairs.negatives, pairs.positives, normalize
+    fixed = "cross", positives, normalize
     settings, scalars = settings_of(Sigmoid(), "gaussian", given, *fixed)
     arrays = x, y, None, ids, None
     how = implementation, check_finite, axis_name

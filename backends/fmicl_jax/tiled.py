@@ -18,10 +18,10 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
-from fmicl_core import Divergence, Pairwise
+from fmicl_core import Pairwise
 from fmicl_core.checks import once_differentiable
 from fmicl_core.forms import positive_tile_size, tile_size
-from fmicl_core.ops import SUM_LOG_BOUND
+from fmicl_core.ops import LOGIT_BOUND
 from fmicl_jax.ids import in_order
 from fmicl_jax.ops import JAX, product, square_lengths
 from fmicl_jax.plan import Fused, Gradients, Numbers, Plan, Wanted, coefficients_of
@@ -208,10 +208,10 @@ def sweep(
 
     formulas: list[Any] = [at_edge, inside]
     bounded: Any = False
-    if bias is not None and _gains_by_a_bound(pairwise):
+    if bias is not None and pairwise.gains_by_a_bound:
         formulas.append(partial(inside, bounded=True))
         longest = (square_lengths(side).max() for side in (left, others))
-        bounded = jnp.sqrt(math.prod(longest)) + bias < math.log(SUM_LOG_BOUND / 2)
+        bounded = jnp.sqrt(math.prod(longest)) + bias < LOGIT_BOUND
 
     def step(carry: Any, place: Any) -> tuple[Any, Any]:
         grad_rows, grad_columns = carry
@@ -240,9 +240,3 @@ def sweep(
     grad_right = None if grad_columns is None else grad_columns.finish(a, b, scale, others)
     grad_bias = masses.sum() * scale if want_bias else None
     return totals.sum() * scale, (grad_left, grad_right, grad_bias)
-
-
-def _gains_by_a_bound(pairwise: Pairwise) -> bool:
-    """Whether the divergence has a faster sum where z is bounded, as Jensen-Shannon: 10 %."""
-    general = Divergence.excess_total_and_slope
-    return type(pairwise.divergence).excess_total_and_slope is not general

@@ -8,17 +8,16 @@ sweep is a `tf.while_loop` that XLA compiles, whether or not the surrounding cod
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from fmicl_core import Divergence, Pairwise
+from fmicl_core import Pairwise
 from fmicl_core.checks import once_differentiable
 from fmicl_core.forms import positive_tile_size, tile_size
-from fmicl_core.ops import SUM_LOG_BOUND
+from fmicl_core.ops import LOGIT_BOUND
 from fmicl_tensorflow.dense import Sides
 from fmicl_tensorflow.ops import TENSORFLOW, square_lengths
 from fmicl_tensorflow.tiles import GradientSums, TileGrid, split_tiles
@@ -161,8 +160,8 @@ def _compiled_sweep(plan: Plan) -> Callable[..., list[tf.Tensor]]:
 def _penalties(pairwise: Pairwise, grid: TileGrid, bias: tf.Tensor | None) -> TileSum:
     """The excesses of the pairs of a tile that count."""
     total_of = partial(pairwise.excess_total_and_slope, ops=TENSORFLOW)
-    asks = type(pairwise.divergence).excess_total_and_slope is not Divergence.excess_total_and_slope
-    bounded = _is_bounded(grid, bias) if asks and bias is not None else None
+    asks = bias is not None and pairwise.gains_by_a_bound
+    bounded = _is_bounded(grid, bias) if asks else None
 
     def inside(z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         if bounded is None:
@@ -186,7 +185,7 @@ def _is_bounded(grid: TileGrid, bias: tf.Tensor) -> tf.Tensor:
     """Whether e^z is known, by the lengths of the rows, to be small enough for `Ops.sum_log1p`."""
     left, right = (tf.reduce_sum(side * side, axis=-1) for side in (grid.left, grid.right))
     reach = tf.sqrt(tf.reduce_max(left) * tf.reduce_max(right))
-    return bias + reach < math.log(SUM_LOG_BOUND / 2)
+    return bias + reach < LOGIT_BOUND
 
 
 def _scores(plan: Plan, grid: TileGrid, weights: tf.Tensor) -> TileSum:

@@ -7,13 +7,13 @@ import math
 import torch
 
 from fmicl_core.checks import (
-    ANY_SIGN,
     InvalidArgument,
     check_bool,
     check_features,
     check_scalar,
     check_scalar_value,
     invalid,
+    lower_end,
     non_finite,
     wide_dtype,
 )
@@ -106,8 +106,8 @@ def scalar_of(name: str, value: Scalar | None, read: bool = False) -> Scalar:
     """
     if torch.compiler.is_compiling() and isinstance(value, float | int):
         # Dynamo takes it for a symbol as soon as it changes, and keeps to one graph.
-        low = -math.inf if name in ANY_SIGN else 0.0
-        return value if low < value < math.inf else refuse_scalar(name, value)
+        within = lower_end(name) < value < math.inf
+        return value if within else refuse_scalar(name, value)
     if not isinstance(value, torch.Tensor):
         return float(check_scalar(name, value, None))
     check_scalar(name, value, value.shape)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from itertools import repeat
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 
 from fmicl_core import Pairwise
-from fmicl_core.ops import SUM_LOG_BOUND
+from fmicl_core.ops import LOGIT_BOUND
 from fmicl_torch.dense import Sides
 from fmicl_torch.fused import Sums
 from fmicl_torch.ids import NONE, equal_in_tiles
@@ -68,7 +67,8 @@ class Sweep:
         self.left, self.right = left, left if right is None else right
         k = len(self.right)
         self.bias = self.right.new_full((k,), self.c) if bias is None else bias.repeat(k)
-        self.bounded = bias is not None and grad and _bounded(left, self.right, bias)
+        gains = grad and pairwise.gains_by_a_bound
+        self.bounded = gains and bias is not None and _bounded(left, self.right, bias)
         if self.b:
             self.bias += self.b * self.right.square().sum(dim=1)
             self.left_bias = self.b * self.left.square().sum(dim=1, keepdim=True)
@@ -168,7 +168,7 @@ def _bounded(left: torch.Tensor, right: torch.Tensor, bias: torch.Tensor) -> boo
     if left.device.type != "cpu":
         return False
     longest = [torch.linalg.vector_norm(side, dim=1).max() for side in (left, right)]
-    return (longest[0] * longest[1] + bias).item() < math.log(SUM_LOG_BOUND / 2)
+    return (longest[0] * longest[1] + bias).item() < LOGIT_BOUND
 
 
 def _without(values: torch.Tensor, on_diagonal: bool, equal: torch.Tensor | None) -> torch.Tensor:
