@@ -12,7 +12,7 @@ from fmicl_core.checks import InvalidArgument, check_choice, check_name, invalid
 from fmicl_recipes.checks import Check
 
 #: Options that decide where and how fast a run goes, but not what it computes.
-NEUTRAL = ("device",)
+NEUTRAL = ("device", "cache", "compile")
 
 #: Values that other options need for an option to have an effect.
 Needs = Mapping[str, Collection[Any]]

@@ -42,6 +42,11 @@ PRESETS: dict[str, dict[str, Any]] = {
                     "batch_size": 256, "epochs": 12, "lr": 0.2, "warmup_epochs": 1,
                     "weight_decay": 1e-4, "projection_hidden": 256, "projection_dim": 128,
                     "knn_k": 200},
+    # ResNet-18 of full width on one GPU, at the rate, decay and grey scale that are usual for
+    # SimCLR on CIFAR-10 (0.03 N / 256).
+    "cifar10-gpu": {"data": "cifar10", "encoder": "resnet18", "batch_size": 512, "epochs": 100,
+                    "lr": 0.06, "weight_decay": 5e-4, "grayscale": 0.1, "projection_dim": 128,
+                    "precision": "bf16", "cache": "gpu", "compile": True, "knn_k": 200},
 }  # fmt: skip
 
 

@@ -46,6 +46,8 @@ CONVOLUTIONAL = ("resnet18", "smallconv")
 VITS = {"vit-s6": 6, "vit-s12": 12}
 #: Libraries whose encoders go by LIBRARY:NAME, with PyTorch.
 ENCODER_LIBRARIES = ("timm", "torchvision")
+#: Where the decoded images stay while training.
+CACHES = ("memory", "gpu")
 PATCH_PROJECTIONS = ("frozen", "learned")
 #: How MoCo's head ends; "batch" is a batch norm without scale and shift.
 HEAD_NORMS = ("batch", "none")
@@ -217,6 +219,22 @@ class TrainSettings(SharedSettings):
     )
     devices: int = option(
         1, "Devices to train on, by the framework's own engine.", "Training", at_least(1)
+    )
+    cache: str = option(
+        "memory",
+        "Where the decoded images stay: memory, from which every batch is sent to the device; or "
+        "gpu, as one array on the device that trains, which then waits for nobody.",
+        "Training",
+        CACHES,
+        only=({"framework": ("torch", "jax")},),
+    )
+    compile: bool = option(
+        False,
+        "Compile the training step by torch.compile, which takes a minute at the start. JAX's is "
+        "always compiled.",
+        "Training",
+        check_bool,
+        only=({"framework": ("torch",)},),
     )
     knn_k: int | None = option(
         None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
+from fmicl_core.checks import invalid
 from fmicl_recipes.data import ImageData, Images
 from fmicl_recipes.run_folder import RunFolder
 from fmicl_recipes.settings import TrainSettings
@@ -26,6 +27,23 @@ class NonFiniteLossError(RuntimeError):
     def weights(cls, step: int) -> NonFiniteLossError:
         """The error of a weight that is not finite after a step."""
         return cls(f"A weight is not finite after step {step}. Try a smaller --lr.")
+
+
+def check_fits(images: Images, free: int | None) -> None:
+    """Check that the images, and as much again to train with, fit on the device.
+
+    Args:
+        images: images (N, H, W, C) to be kept there.
+        free: bytes of memory that are free there; None where the device does not say.
+
+    Raises:
+        ValueError: they do not.
+    """
+    if free is not None and 2 * images.nbytes > free:
+        why = (f"The images take {images.nbytes / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are"
+               " free on the device.")  # fmt: skip
+        raise invalid("cache", "'memory' for images that take half of the device's free memory",
+                      "gpu", why=why)  # fmt: skip
 
 
 class Trainer(ABC):
