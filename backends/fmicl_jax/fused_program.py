@@ -86,9 +86,8 @@ def run_program(program: Program, left: Side, right: Side, visited: Any, *output
     part, chunk = place % program.parts, place // program.parts
     rows = pl.ds(block * tiles.rows, tiles.rows)
     own = pl.ds(chunk * tiles.width, tiles.width)
-    dot = partial(plgpu.dot, precision=_precision(fused.dtype, fused.tf32))
-    # Weights can leave the range of float16; tf32 has its digits and the range of float32.
-    operand = jnp.bfloat16 if fused.dtype == "bfloat16" else jnp.float32
+    dot = partial(plgpu.dot, precision=precision_of(fused.dtype, fused.tf32))
+    operand = operand_of(fused.dtype)
     mine = left.rows[rows, own]
     if pairs != "all":
         least, largest = left.ranges[0, block], left.ranges[1, block]
@@ -179,7 +178,14 @@ def run_program(program: Program, left: Side, right: Side, visited: Any, *output
             sums.mass[part, rows] = mass
 
 
-def _precision(dtype: str, tf32: bool) -> Precision:
+def operand_of(dtype: str) -> Any:
+    """Dtype of the weights in the second product of features of that dtype."""
+    # Weights can leave the range of float16; tf32 has its digits and the range of float32.
+    return jnp.bfloat16 if dtype == "bfloat16" else jnp.float32
+
+
+def precision_of(dtype: str, tf32: bool) -> Precision:
+    """Precision of the products of features of that dtype."""
     if dtype == "float32" and not tf32:
         return Precision.HIGHEST
     # Of float16 the second product is one of float32 numbers.

@@ -1,0 +1,195 @@
+"""Wide features: the weights of some rows at a time, made by Pallas, and products by XLA.
+
+A program of `fmicl_jax.fused_program` holds the gradient of its rows, so that it can be no wider
+than the registers: beyond that scores are computed once for every piece of the width, and once more
+for the other side. Here they are computed once: a slab, the weights of as many rows as `SLAB_BYTES`
+hold, is written to memory, and two products take it from there. 6 N^2 D flops a full block, 4 a
+symmetric one. Imported only where it is used, as Pallas takes a while. Not yet run on a GPU.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plgpu
+
+from fmicl_core.fused import SLAB_BYTES, SLAB_TILES, Tiles
+from fmicl_jax.fused_formulas import evaluate
+from fmicl_jax.fused_program import operand_of, precision_of
+from fmicl_jax.ops import square_lengths
+from fmicl_jax.plan import Plan
+from fmicl_jax.tiles import zero_of
+
+
+class Side(NamedTuple):
+    """The rows on one side of a slab; zeros, and the last number again, fill the last tile.
+
+    Args:
+        rows: features (N, D), in the dtype of the products.
+        shift: numbers (N,) to add to z, of squared lengths or a bias that learns, or None.
+        numbers: numbers (N,) of the rows, int32, or None.
+    """
+
+    rows: Any
+    shift: Any
+    numbers: Any
+
+
+class Slab(NamedTuple):
+    """What is made for some rows; masses are None where nobody needs them.
+
+    Args:
+        weights: weights (rows, K), in the dtype of the second product.
+        totals: sums of every row's values, (columns of tiles, rows).
+        masses: sums of every row's weights, (columns of tiles, rows).
+    """
+
+    weights: Any
+    totals: Any
+    masses: Any
+
+
+class Sums(NamedTuple):
+    """The sums over a block, as those of `fused_pallas.block_sums`; of right None if not wanted."""
+
+    total: jax.Array
+    left: jax.Array
+    mass_left: jax.Array | None
+    right: jax.Array | None
+    mass_right: jax.Array | None
+
+
+def slab_sums(
+    left: jax.Array, right: jax.Array, plan: Plan, columns: bool, masses: bool,
+    numbers: tuple[Any, Any] = (None, None), bias: jax.Array | None = None,
+) -> Sums:  # fmt: skip
+    """Sums over the pairs (left_i, right_j), i != j if so planned, and gradients of both sides.
+
+    z = a (left @ right.T) + b (|left|^2[:, None] + |right|^2) + c + bias
+    value, weight = evaluate(z)                                       # 0 for pairs left out
+    return (value.sum(), weight @ right, weight.sum(axis=1), weight.T @ left, weight.sum(axis=0))
+
+    Products are those of `Fused.dtype`. Gradients are still to be scaled.
+
+    Args:
+        left: (N, D) features, float32.
+        right: (K, D) features, float32.
+        plan: settings of the sweep.
+        columns: whether the gradient in right is wanted.
+        masses: whether the sums of the weights are wanted.
+        numbers: numbers (N,) and (K,) of the rows, int32; pairs with equal numbers are left out.
+        bias: constant of z that learns, or None.
+    """
+    (n, d), k, fused, tiles = left.shape, len(right), plan.fused, SLAB_TILES
+    assert fused is not None
+    operand, b = operand_of(fused.dtype), plan.pairwise.coefficients()[1]
+    bytes_of_tiles = tiles.rows * _filled(k, tiles.columns) * jnp.dtype(operand).itemsize
+    most = min(max(1, SLAB_BYTES // bytes_of_tiles) * tiles.rows, _filled(n, tiles.rows))
+
+    def side(rows: jax.Array, bias: jax.Array | None, numbers: Any, size: int) -> Side:
+        missing = 0, -len(rows) % size
+        padded = jnp.pad(rows.astype(fused.dtype), (missing, (0, -d % tiles.width)))
+        shift = b * square_lengths(rows) if b else bias  # a bias has no lengths beside it
+        shift = None if shift is None else jnp.pad(jnp.broadcast_to(shift, len(rows)), missing)
+        return Side(padded, shift, None if numbers is None else jnp.pad(numbers, missing, "edge"))
+
+    x, y = side(left, bias, numbers[0], most), side(right, None, numbers[1], tiles.columns)
+    slabs = jax.tree.map(lambda v: v.reshape(-1, most, *v.shape[1:]), x)
+    product = partial(jnp.matmul, preferred_element_type=jnp.float32)
+
+    def add(sums: Any, given: tuple[jax.Array, Side]) -> tuple[Any, Any]:
+        first, some = given
+        made = _slab(first, some, y, plan, n, k, masses, operand)
+        rows = product(made.weights, y.rows.astype(operand))
+        if columns:
+            more = product(made.weights.T, some.rows.astype(operand))
+            mass = made.weights.sum(axis=0, dtype=jnp.float32) if masses else None
+            sums = jax.tree.map(jnp.add, sums, (more, mass))
+        return sums, (made.totals.sum(), rows, None if made.masses is None else made.masses.sum(0))
+
+    zero = 0.0 * y.rows.astype(jnp.float32)  # which may vary over axes of a mesh
+    nothing = (zero, zero[:, 0] if masses else None) if columns else None
+    same = zero_of(x.rows, y.rows).astype(jnp.int32)
+    firsts = most * jnp.arange(len(slabs.rows), dtype=jnp.int32) + same
+    sums: Any
+    sums, (totals, rows, mass) = jax.lax.scan(add, nothing, (firsts, slabs))
+    of_right, mass_right = sums if columns else (None, None)
+    return Sums(
+        totals.sum(), rows.reshape(-1, rows.shape[-1])[:n, :d],
+        None if mass is None else mass.reshape(-1)[:n],
+        None if of_right is None else of_right[:k, :d],
+        None if mass_right is None else mass_right[:k],
+    )  # fmt: skip
+
+
+def _filled(count: int, size: int) -> int:
+    return -(-count // size) * size
+
+
+def _slab(
+    first: jax.Array, left: Side, right: Side, plan: Plan, n: int, k: int, masses: bool,
+    operand: Any,
+) -> Slab:  # fmt: skip
+    """Weights of some rows, the first of them being that of this number among n."""
+    tiles, fused = SLAB_TILES, plan.fused
+    assert fused is not None
+    rows, width = len(left.rows), len(right.rows)
+    across = width // tiles.columns
+
+    def like_inputs(x: jax.Array) -> Slab:  # which may vary over axes of a mesh
+        one = 0.0 * x[0, 0].astype(jnp.float32)
+        line = jnp.broadcast_to(one, (across, rows))
+        weights = jnp.broadcast_to(one.astype(operand), (rows, width))
+        return Slab(weights, line, line if masses else None)
+
+    made: Slab = pl.pallas_call(
+        partial(_run_program, plan, tiles, n, k, rows // tiles.rows),
+        out_shape=jax.eval_shape(like_inputs, left.rows),
+        grid=(rows // tiles.rows * across,),  # one axis: jax.vmap adds another
+        compiler_params=plgpu.CompilerParams(num_warps=tiles.warps, num_stages=tiles.stages),
+        interpret=fused.interpret,
+        name="fmicl_slab",
+    )(first[None], left, right)
+    return made
+
+
+def _run_program(
+    plan: Plan, tiles: Tiles, n: int, k: int, row_blocks: int, first: Any, left: Side, right: Side,
+    weights: Any, totals: Any, masses: Any,
+) -> None:  # fmt: skip
+    """The weights of one tile; the programs of the same columns come one after the other."""
+    fused = plan.fused
+    assert fused is not None
+    a, _, c = plan.pairwise.coefficients()
+    place = pl.program_id(0)
+    block, column = place % row_blocks, place // row_blocks
+    rows = pl.ds(block * tiles.rows, tiles.rows)
+    columns = pl.ds(column * tiles.columns, tiles.columns)
+    dot = partial(plgpu.dot, precision=precision_of(fused.dtype, fused.tf32))
+
+    def add_piece(i: jax.Array, z: jax.Array) -> jax.Array:
+        some = pl.ds(i * tiles.width, tiles.width)
+        return z + dot(left.rows[rows, some], right.rows[columns, some], trans_b=True)
+
+    nothing = jnp.zeros((tiles.rows, tiles.columns), jnp.float32)
+    z = jax.lax.fori_loop(0, left.rows.shape[1] // tiles.width, add_piece, nothing)
+    z = a * z + c
+    z = z if left.shift is None else z + left.shift[rows][:, None]
+    z = z if right.shift is None else z + right.shift[columns][None, :]
+    value, weight = evaluate(plan.pairwise, z, False)
+    row = first[0] + block * tiles.rows + jax.lax.broadcasted_iota(jnp.int32, z.shape, 0)
+    other = column * tiles.columns + jax.lax.broadcasted_iota(jnp.int32, z.shape, 1)
+    counts = (row < n) & (other < k)
+    if plan.skips_diagonal:
+        counts &= row != other
+    if left.numbers is not None:
+        counts &= left.numbers[rows][:, None] != right.numbers[columns][None, :]
+    weight = jnp.where(counts, weight, 0.0).astype(weights.dtype)
+    weights[rows, columns] = weight
+    totals[column, rows] = jnp.where(counts, value, 0.0).sum(axis=1)
+    if masses is not None:
+        masses[column, rows] = weight.astype(jnp.float32).sum(axis=1)
