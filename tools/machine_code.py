@@ -1,8 +1,8 @@
 """What the machine code of a compiled routine does in one turn of its main loop.
 
 It reads the text that NVIDIA's disassembler writes of a cubin: instructions, and labels between
-them. The main loop is the outermost one that holds products. Where the width is cut into chunks, a loop
-within it makes the first product; its trips follow from the flops of that product.
+them. The main loop is the outermost one that holds products. Where the width is cut into chunks, a
+loop within it makes the first product; its trips follow from the flops of that product.
 """
 
 import re

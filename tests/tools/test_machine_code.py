@@ -11,8 +11,7 @@ machine_code = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(machine_code)
 
 SELECT = "        /*0900*/                   SEL R1, R1, RZ, P1 ;"
-MASK = "
-".join([SELECT] * 32)
+MASK = "\n".join([SELECT] * 32)
 #: A prologue, a loop with chunks of the first product, an edge, a second product, an epilogue.
 TEXT = f"""
         /*0000*/                   LDGSTS.E.BYPASS.128 [R29], desc[UR32][R4.64], P1 ;
