@@ -187,7 +187,8 @@ def markdown(rows):
         "library": "library", "divergence": "f", "d": "D", "kind": "block",
         "registers": "registers", "programs_per_sm": "programs an SM", "shared_kib": "KiB",
         "mufu_per_pair": "MUFU", "fp32_per_pair": "fp32", "alu_per_pair": "ALU",
-        "shared_access_per_pair": "shared", "atomics_per_pair": "additions", "instructions_per_pair": "all",
+        "shared_access_per_pair": "shared", "atomics_per_pair": "additions",
+        "instructions_per_pair": "all",
     }  # fmt: skip
     lines = [[*columns.values()], ["---"] * len(columns)]
     lines += [[str(row[key]) for key in columns] for row in rows]
