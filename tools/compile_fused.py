@@ -2,6 +2,8 @@
 
     python tools/compile_fused.py                # every dtype, width and kind of block
     python tools/compile_fused.py --quick        # a few of them, as the tests do
+    python tools/compile_fused.py --csv benchmarks/results/gpu_compiled.csv --markdown
+        # the headline cases: what a turn of the main loop does, by `machine_code`
 
 Ends with an error where a routine does not compile or needs more shared memory than the GPU has.
 It shows that routines are accepted, not that they are right or fast: that takes a GPU. The Triton
@@ -9,14 +11,16 @@ code that Pallas writes is compiled by the Triton that is installed, which on a 
 """
 
 import argparse
+import csv
+import hashlib
 import os
 import re
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import jax
+import machine_code
 import torch
 import triton
 from jax._src.pallas.triton.lowering import _new_ir_context
@@ -44,6 +48,12 @@ KINDS = {
 PALLAS_KINDS = ("rows", "loss")
 #: Which pairs count by the numbers of their rows.
 PAIRS = ("all", "different", "equal")
+#: The headline cases.
+HEADLINE_WIDTHS = (128, 512, 1024)
+HEADLINE_DIVERGENCES = ("js", "kl")
+#: NVIDIA's tools, which come with Triton.
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+ROOT = Path(__file__).resolve().parents[1]
 NUMBERS = ("left_numbers", "right_numbers", "left_ranges", "right_ranges")
 
 
@@ -110,21 +120,11 @@ def operations(operation, name):
                 yield from operations(inner.operation, name)
 
 
-def registers(binary):
-    """Registers a thread, and bytes it spills, by the disassembler that comes with Triton."""
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "fused.cubin"
-        path.write_bytes(binary)
-        text = subprocess.check_output([tool, "-res-usage", path], text=True)
-    return map(int, re.search(r"REG:(\d+) STACK:(\d+)", text).groups())
-
-
 def show(library, name, objective, precision, d, kind, gpu, pairs="all"):
-    """Compile one routine, print its needs, and return whether the GPU can hold it."""
+    """Compile one routine and print its needs; whether the GPU can hold it, and the routine."""
     compile_it = {"torch": compiled, "jax": compiled_pallas}[library]
     made, tiles = compile_it(objective, precision, d, kind, gpu, pairs)
-    count, spilled = registers(made.asm["cubin"])
+    count, spilled = machine_code.resources(made.asm["cubin"], TOOLS)
     memory = made.metadata.shared / 1024
     tensor_cores = bool(re.search(r"wgmma|mma\.sync", made.asm["ptx"]))
     fits = memory <= GPUS[gpu]
@@ -135,21 +135,100 @@ def show(library, name, objective, precision, d, kind, gpu, pairs="all"):
         f"{'' if fits else ' TOO LARGE'}",
         flush=True,
     )
-    return fits
+    return fits, made, tiles
+
+
+def measured(library, name, objective, precision, d, kind, gpu):
+    """Compile one routine; whether it fits, and what its machine code does, as a row of a table."""
+    fits, made, tiles = show(library, name, objective, precision, d, kind, gpu)
+    cubin = made.asm["cubin"]
+    registers, spilled = machine_code.resources(cubin, TOOLS)
+    shared, chunks = made.metadata.shared / 1024, -(-d // tiles.width)
+    gradients = KINDS[kind]["GRAD"] + KINDS[kind]["COLUMNS"]
+    tile = machine_code.Tile(tiles.rows, tiles.columns, tiles.width, chunks, tiles.warps, gradients)
+    turn = machine_code.main_loop(machine_code.disassembled(cubin, TOOLS), tile)
+
+    def per_pair(kind):
+        return round(turn.per_pair(kind, tile), 2)
+
+    loads = {"LDGSTS": "cp.async", "UTMALDG": "TMA", "LDG": "LDG"}
+    atomics = [key for key in turn.details if key.startswith(("RED", "ATOM"))]
+    width = max((int(w[1]) for key in atomics if (w := re.search(r"x([24])\b", key))), default=1)
+    return fits, {
+        "library": library, "gpu": f"sm_{gpu}", "divergence": name, "dtype": precision, "d": d,
+        "kind": kind, "rows": tiles.rows, "columns": tiles.columns, "width": tiles.width,
+        "chunks": chunks, "warps": tiles.warps, "stages": tiles.stages, "registers": registers,
+        "spilled_bytes": spilled, "shared_kib": round(shared, 1),
+        "programs_per_sm": machine_code.programs_per_sm(registers, shared, tiles.warps, gpu),
+        "hgmma_per_turn": round(turn.opcode("HGMMA")),
+        "hgmma_flops_per_pair": round(turn.flops / (tiles.rows * tiles.columns)),
+        "hmma_per_turn": round(turn.opcode("HMMA")),
+        **{f"{kind}_per_pair": per_pair(kind) for kind in ("mufu", "fp32", "alu", "convert")},
+        "shared_access_per_pair": per_pair("shared"),
+        "load_instructions": next((v for k, v in loads.items() if turn.opcode(k)), "none"),
+        "atomics_per_pair": round(width * turn.per_pair("atomics", tile), 3),
+        "atomic_width": width if atomics else 0,
+        "instructions_per_pair": per_pair("all"), "shuffles_per_pair": per_pair("shuffles"),
+        "product_waits_per_turn": round(turn.opcode("WARPGROUP.DEPBAR")),
+        "edge_left_out": turn.edge, "triton": triton.__version__, "code": code_of(library),
+    }  # fmt: skip
+
+
+def code_of(library):
+    """A number of the code that is compiled."""
+    paths = [ROOT / "fmicl_core" / name for name in ("fused.py", "divergences.py")]
+    paths += sorted((ROOT / "backends" / f"fmicl_{library}").glob("fused*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()[:10]
+
+
+def markdown(rows):
+    """The table of docs/gpu.md."""
+    columns = {
+        "library": "library", "divergence": "f", "d": "D", "kind": "block",
+        "registers": "registers", "programs_per_sm": "programs an SM", "shared_kib": "KiB",
+        "mufu_per_pair": "MUFU", "fp32_per_pair": "fp32", "alu_per_pair": "ALU",
+        "shared_access_per_pair": "shared", "atomics_per_pair": "additions",
+        "instructions_per_pair": "all",
+    }  # fmt: skip
+    lines = [[*columns.values()], ["---"] * len(columns)]
+    lines += [[str(row[key]) for key in columns] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def headlines(kinds, arguments):
+    """Compile the headline cases for the H100 and write what is known of them; the exit code."""
+    done = [
+        measured(library, name, FMICL(name), "bfloat16", d, kind, 90)
+        for library in kinds if arguments.library in (None, library)
+        for name in HEADLINE_DIVERGENCES for d in HEADLINE_WIDTHS for kind in kinds[library]
+    ]  # fmt: skip
+    rows = [row for _, row in done]
+    if arguments.csv:
+        with arguments.csv.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    if arguments.markdown:
+        print(markdown(rows))
+    return 0 if all(fits for fits, _ in done) else 1
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--library", choices=["torch", "jax"], help="one of them alone")
+    parser.add_argument("--csv", type=Path, help="file for the headline cases, a row a routine")
+    parser.add_argument("--markdown", action="store_true", help="the same as a table")
     arguments = parser.parse_args()
     if os.environ.get("TRITON_INTERPRET") == "1":
         parser.error("TRITON_INTERPRET=1 leaves nothing to compile")
+    kinds = {"torch": KINDS, "jax": PALLAS_KINDS}
+    if arguments.csv or arguments.markdown:
+        sys.exit(headlines(kinds, arguments))
     js = FMICL("js")
     objectives = {name: FMICL(name) for name in DIVERGENCES if get_divergence(name).suitable}
     objectives |= {"laplace": FMICL("vlc", Laplace()), "raw": FMICL("js", normalize=False)}
     objectives |= {"learned": FMICL("js", logit_scale=10.0, logit_bias=-10.0)}
-    kinds = {"torch": KINDS, "jax": PALLAS_KINDS}
     if arguments.quick:
         raw, laplace, learned = (objectives[name] for name in ("raw", "laplace", "learned"))
         jobs = [("torch", "js", js, "bfloat16", 128, "triangle", 90),
@@ -172,7 +251,7 @@ def main():
         jobs += [(library, "js", js, precision, d, kind, gpu, pairs)
                  for library, of_library in kinds.items() for gpu in GPUS for precision in POINTERS
                  for d in (128, 512) for kind in of_library for pairs in PAIRS[1:]]  # fmt: skip
-    fits = [show(*job) for job in jobs if arguments.library in (None, job[0])]
+    fits = [show(*job)[0] for job in jobs if arguments.library in (None, job[0])]
     print(f"{sum(fits)} of {len(fits)} routines fit")
     sys.exit(0 if all(fits) else 1)
 

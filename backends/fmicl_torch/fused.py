@@ -30,7 +30,7 @@ from fmicl_core.fused import (
     tiles_for,
     too_wide,
 )
-from fmicl_torch.fused_formulas import triton_source
+from fmicl_torch.fused_formulas import Formulas, triton_formulas
 from fmicl_torch.fused_numbers import tile_ranges, visited_tiles, weights_by_number
 from fmicl_torch.registry import pairwise_of
 from fmicl_torch.slabs import Side, slab_sums
@@ -74,7 +74,7 @@ def _refusal(text: str, device: str, dtype: str, insisted: bool, positives: bool
         return "cuBLAS is better than Triton at products without tensor cores."
     try:
         for positive in (False, True) if positives else (False,):
-            triton_source(pairwise_of(text), positive)
+            triton_formulas(pairwise_of(text), positive)
     except TypeError as error:
         return f"The formulas cannot be written in Triton ({error})."
     return ""
@@ -104,6 +104,11 @@ class Launch(NamedTuple):
     dtype: torch.dtype
     atomic: bool
     pairs: str = "all"  # that count by their numbers; or "different", "equal"
+
+    @property
+    def formulas(self) -> Formulas:
+        """The formulas of the pairs that count, as Triton code."""
+        return triton_formulas(self.pairwise, self.pairs == "equal")
 
 
 class Sums(NamedTuple):
@@ -141,7 +146,6 @@ def fused_sums(
             equal numbers are all that count, as positive pairs: their scores, times the weight.
         constant: constant of z in place of that of the similarity, a scalar; or None.
     """
-    b = launch.pairwise.coefficients()[1]
     dtype = str(launch.dtype).removeprefix("torch.")
     slabs = grad and weights is None and prefers_slabs(left.shape[1], dtype, _tf32())
     tiles = tiles_for(left.shape[1], dtype, _tf32(), _facts(left)[1], launch.atomic and grad)
@@ -150,11 +154,12 @@ def fused_sums(
     own, others = numbers or (None, None)
     if numbers is not None:
         launch = launch._replace(pairs="different" if weights is None else "equal")
+    b, unit = launch.pairwise.coefficients()[1], launch.formulas.unit
 
     def side(rows: torch.Tensor, numbers: torch.Tensor | None) -> Side:
-        bias = b * rows.square().sum(dim=1) if b else rows.new_empty(0)
+        bias = unit * b * rows.square().sum(dim=1) if b else rows.new_empty(0)
         if constant is not None:  # half of it on either side, which may be one and the same
-            bias = (0.5 * constant).repeat(len(rows))
+            bias = (0.5 * unit * constant).repeat(len(rows))
         return Side(_padded(rows, launch.dtype, tiles.width), bias, numbers)
 
     x = side(left, own)
@@ -209,7 +214,7 @@ def _launch(
     if columns and not symmetric:
         grad_y = totals.new_zeros(k, d)
         mass_y = totals.new_zeros(k) if biased else mass_x
-    a, _, c = launch.pairwise.coefficients()
+    a, _, c = (launch.formulas.unit * x for x in launch.pairwise.coefficients())
     grid = -(-n // tiles.rows), parts, chunks if grad else 1
     with torch.cuda.device(x.device) if x.device.type == "cuda" else nullcontext():
         triton.block_sums[grid](
@@ -260,8 +265,9 @@ def constants(
     from fmicl_torch import fused_triton as triton
 
     tf32 = dtype != torch.float32 or _tf32()
+    formulas = triton_formulas(pairwise, pairs == "equal")
     return {
-        "EVALUATE": triton.evaluator(triton_source(pairwise, pairs == "equal")),
+        "EVALUATE": triton.evaluator(formulas.source), "SUMS": formulas.sums,
         "PAIRS": pairs,
         "ROWS": tiles.rows, "COLS": tiles.columns, "WIDTH": tiles.width,
         "CHUNKS": chunks,

@@ -8,33 +8,50 @@ anything else, as a divergence of a user's own may, cannot be written down, and 
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Callable
 from functools import lru_cache, partial
 from numbers import Real
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from fmicl_core import Pairwise
 from fmicl_core.ops import Ops
 
-#: Functions of `Ops` by the name that the generated code calls them; the rest are in
-#: `fmicl_torch.fused_triton`. A tile is summed by the fused routine, so a sum is the entry itself.
+#: Functions of `Ops` that the generated code calls as they are; most are in `fused_triton`.
 CALLS = {
-    "exp": "tl.exp({})",
     "expm1": "expm1({})",
     "log": "tl.log({})",
     "log1p": "log1p({})",
-    "softplus": "softplus({})",
-    "sigmoid": "sigmoid({})",
     "relu": "relu({})",
-    "sum": "{}",
-    "sum_log1p": "log1p({})",
 }
 #: Powers up to this are products.
 PRODUCTS = 8
+#: e^x is 2^(x log2 e), which GPUs compute in one instruction.
+LOG2_E = math.log2(math.e)
+#: Names in the generated code, and a power of 2 that z is the exponent of.
+NAME = re.compile(r"\b(?:t\d+|z)\b")
+POWER_OF_Z = re.compile(r"tl\.exp2\((\S+) \* z\)")
+
+
+class Formulas(NamedTuple):
+    """The specification as Triton code.
+
+    Args:
+        source: source of `evaluate(z)`, which returns a pair's addend, its factor less 1, and its
+            slope in z; of the first two, None where `sums` leaves it out.
+        unit: what z is multiplied by beforehand.
+        sums: how a pair's value comes about: "addends", or "factors", whose logarithm it is, or
+            "both", their sum. A product of 16 factors stays in the range of float32.
+    """
+
+    source: str
+    unit: float
+    sums: str
 
 
 @lru_cache(maxsize=256)
-def triton_source(pairwise: Pairwise, positive: bool = False) -> str:
-    """Source of `evaluate(z)`, which returns a pair's value and its slope in z.
+def triton_formulas(pairwise: Pairwise, positive: bool = False) -> Formulas:
+    """The value of a pair and its slope in z, for `fmicl_torch.fused_triton`.
 
     Args:
         pairwise: the specification.
@@ -43,36 +60,92 @@ def triton_source(pairwise: Pairwise, positive: bool = False) -> str:
     Raises:
         TypeError: the formulas use something else than `Ops` and arithmetic; says what.
     """
-    steps: dict[str, str] = {}
-    calls = {name: partial(_call, steps, form) for name, form in CALLS.items()}
+    trace = Trace()
+    z = Symbol("z", trace)
     try:
-        z, ops = Symbol("z", steps), Ops(name="triton", **calls)
         if positive:
-            results = pairwise.positive(z, ops), pairwise.positive_slope(z, ops)
+            results = pairwise.positive(z, trace.ops), pairwise.positive_slope(z, trace.ops)
         else:
-            results = pairwise.excess_total_and_slope(z, ops)
+            results = pairwise.excess_total_and_slope(z, trace.ops)
         # Adding 0 z makes a tile of a result that is the same number for every pair.
-        value, slope = (r if isinstance(r, Symbol) else 0.0 * Symbol("z", steps) + r
-                          for r in results)  # fmt: skip
+        value, slope = (r if isinstance(r, Symbol) else 0.0 * z + r for r in results)
+        addend, factor = trace.parts.get(value.entry(), (value.entry(), None))
+        returned = str(addend), str(factor), slope.entry()
     except Exception as error:  # whatever a formula of a user's own raises on a symbol
         raise TypeError(f"{type(error).__name__}: {error}") from error
-    lines = [f"    {name} = {text}" for text, name in steps.items()]
-    return "\n".join(["def evaluate(z):", *lines, f"    return {value.name}, {slope.name}", ""])
+    sums = "addends" if factor is None else "factors" if addend is None else "both"
+    return Formulas(*trace.written(returned), sums)
 
 
-def _call(steps: dict[str, str], form: str, x: Any) -> Symbol:
-    if not isinstance(x, Symbol):
-        raise TypeError(f"a function of `Ops` was called with {type(x).__name__}")
-    return x if form == "{}" else _step(steps, form.format(x.name))
+class Trace:
+    """The steps of formulas that are run on a symbol, and the functions that write them down."""
 
+    def __init__(self) -> None:
+        #: Name of every expression; equal expressions share one.
+        self.steps: dict[str, str] = {}
+        #: Addend, and factor less 1, of a value that is the logarithm of a factor, or has one.
+        self.parts: dict[str, tuple[str | None, str]] = {}
+        functions = {name: partial(self._call, form) for name, form in CALLS.items()}
+        functions |= {"exp": self._exp, "softplus": self._softplus, "sigmoid": self._sigmoid,
+                      "sum": lambda x: x, "sum_log1p": self._sum_log1p}  # fmt: skip
+        checked = {name: partial(_of_symbol, function) for name, function in functions.items()}
+        self.ops = Ops(name="triton", **checked)
 
-def _step(steps: dict[str, str], text: str) -> Symbol:
-    """The symbol of an expression; equal expressions share one."""
-    return Symbol(steps.setdefault(text, f"t{len(steps)}"), steps)
+    def step(self, text: str) -> Symbol:
+        """The symbol of an expression."""
+        return Symbol(self.steps.setdefault(text, f"t{len(self.steps)}"), self)
+
+    def written(self, returned: tuple[str, ...]) -> tuple[str, float]:
+        """The source of what is needed of the steps, and what z is multiplied by beforehand."""
+        needed, lines = set(returned), []
+        for text, name in reversed(self.steps.items()):
+            if name in needed:
+                needed |= set(NAME.findall(text))
+                lines.append((name, text))
+        of_z, unit = [text for _, text in lines if "z" in NAME.findall(text)], 1.0
+        if "z" not in returned and len(of_z) == 1 and (power := POWER_OF_Z.fullmatch(of_z[0])):
+            unit = float(power[1])
+            lines = [(n, "tl.exp2(z)" if text == of_z[0] else text) for n, text in lines]
+        body = [f"    {name} = {text}" for name, text in reversed(lines)]
+        return "\n".join(["def evaluate(z):", *body, f"    return {', '.join(returned)}", ""]), unit
+
+    def _call(self, form: str, x: Symbol) -> Symbol:
+        return self.step(form.format(x.entry()))
+
+    def _exp(self, x: Symbol) -> Symbol:
+        return self.step(f"tl.exp2({x.factor * LOG2_E!r} * {x.name})")
+
+    def _sum_log1p(self, x: Symbol) -> Symbol:
+        value = self.step(f"log1p({x.entry()})")
+        self.parts[value.name] = None, x.entry()
+        return value
+
+    def _softplus(self, x: Symbol) -> Symbol:
+        # log(1 + e^x) = max(x, 0) + log(1 + e^-|x|), whose last factor is at most 2.
+        above, rest = self.step(f"relu({x.entry()})"), self._decay(x)
+        value = above + self.step(f"log1p({rest.name})")
+        self.parts[value.name] = above.name, rest.name
+        return value
+
+    def _sigmoid(self, x: Symbol) -> Symbol:
+        if self._decay_text(x) in self.steps:  # one exponential is enough for both
+            rest = self._decay(x)
+            return self.step(f"tl.where({x.entry()} > 0.0, 1.0, {rest.name})") / (1.0 + rest)
+        return 1.0 / (1.0 + self._exp(-x))  # where e^-x overflows, the quotient is 0
+
+    def _decay(self, x: Symbol) -> Symbol:
+        """e^-|x|."""
+        return self.step(self._decay_text(x))
+
+    def _decay_text(self, x: Symbol) -> str:
+        return f"tl.exp2({-abs(x.factor) * LOG2_E!r} * tl.abs({x.name}))"
 
 
 class Symbol:
-    """One entry of a tile, known by the name it has in the generated code."""
+    """One entry of a tile: a constant times what has a name in the generated code.
+
+    The constant waits for its use: that of an exponent takes up log2 e as well.
+    """
 
     #: The shape of one entry, for formulas that count entries.
     shape = ()
@@ -80,15 +153,18 @@ class Symbol:
     __array_ufunc__ = None
     __hash__ = None  # type: ignore[assignment]
 
-    def __init__(self, name: str, steps: dict[str, str]) -> None:
-        self.name, self._steps = name, steps
+    def __init__(self, name: str, trace: Trace, factor: float = 1.0) -> None:
+        self.name, self.factor, self._trace = name, factor, trace
+
+    def entry(self) -> str:
+        """Name of the entry, its constant included."""
+        if self.factor == 1.0:
+            return self.name
+        return self._trace.step(f"{self.factor!r} * {self.name}").name
 
     def _binary(self, form: str, other: Any) -> Symbol:
-        if isinstance(other, Symbol):
-            return _step(self._steps, form.format(self.name, other.name))
-        if isinstance(other, bool) or not isinstance(other, Real) or not math.isfinite(other):
-            raise TypeError(f"arithmetic with {other!r}")
-        return _step(self._steps, form.format(self.name, repr(float(other))))
+        other = other.entry() if isinstance(other, Symbol) else repr(_constant(other))
+        return self._trace.step(form.format(self.entry(), other))
 
     def __add__(self, other: Any) -> Symbol:
         return self._binary("{0} + {1}", other)
@@ -103,35 +179,50 @@ class Symbol:
         return self._binary("{1} - {0}", other)
 
     def __mul__(self, other: Any) -> Symbol:
-        return self._binary("{0} * {1}", other)
+        if isinstance(other, Symbol):
+            product = self._trace.step(f"{self.name} * {other.name}")
+            return product * self.factor * other.factor
+        return Symbol(self.name, self._trace, _constant(self.factor * _constant(other)))
 
-    def __rmul__(self, other: Any) -> Symbol:
-        return self._binary("{1} * {0}", other)
+    __rmul__ = __mul__
 
     def __truediv__(self, other: Any) -> Symbol:
-        return self._binary("{0} / {1}", other)
+        if not isinstance(other, Symbol):
+            return self * (1.0 / _constant(other))
+        return self._binary("divide({0}, {1})", other)
 
     def __rtruediv__(self, other: Any) -> Symbol:
-        return self._binary("{1} / {0}", other)
+        return self._binary("divide({1}, {0})", other)
 
     def __neg__(self) -> Symbol:
-        return _step(self._steps, f"-{self.name}")
+        return self * -1.0
 
     def __pow__(self, power: Any) -> Symbol:
-        if isinstance(power, bool) or not isinstance(power, Real) or not math.isfinite(power):
-            raise TypeError(f"a power of {power!r}")
-        power = float(power)
+        power = _constant(power, "a power of")
         if power < 0:
             return 1.0 / self**-power
         if power == 0.5:
-            return _step(self._steps, f"tl.sqrt_rn({self.name})")
+            return self._trace.step(f"tl.sqrt({self.entry()})")
         if power == int(power) and 1 <= power <= PRODUCTS:
             return self if power == 1 else self ** (power - 1) * self
         # Of x >= 0, as any power that is no whole number is.
-        return _step(self._steps, f"tl.exp({power!r} * tl.log({self.name}))")
+        logarithm = self._trace.step(f"tl.log({self.entry()})")
+        return self._trace.ops.exp(power * logarithm)
 
     def _unknown(self, *_: Any) -> NoReturn:
         raise TypeError("a comparison, where the outcome differs between pairs")
 
     # Python would answer these without asking, and formulas would take one branch for all pairs.
     __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __bool__ = _unknown
+
+
+def _of_symbol(function: Callable[[Symbol], Symbol], x: Any) -> Symbol:
+    if not isinstance(x, Symbol):
+        raise TypeError(f"a function of `Ops` was called with {type(x).__name__}")
+    return function(x)
+
+
+def _constant(x: Any, what: str = "arithmetic with") -> float:
+    if isinstance(x, bool) or not isinstance(x, Real) or not math.isfinite(x):
+        raise TypeError(f"{what} {x!r}")
+    return float(x)

@@ -7,11 +7,24 @@ from __future__ import annotations
 
 import hashlib
 import linecache
+import os
 from functools import lru_cache
 from typing import Any
 
 import triton
 import triton.language as tl
+from triton.language.extra import libdevice
+
+#: Whether Triton runs its routines in Python, where the functions of a GPU are not to be had.
+INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
+
+
+@triton.jit
+def divide(x, y):  # type: ignore[no-untyped-def]
+    """X / y in two instructions, off by 2 units in the last place; 0 where |y| is above 2^126."""
+    if INTERPRETED:
+        return x / y
+    return libdevice.fast_dividef(x, y)
 
 
 @triton.jit
@@ -26,29 +39,27 @@ def expm1(x):  # type: ignore[no-untyped-def]
 @triton.jit
 def log1p(x):  # type: ignore[no-untyped-def]
     """log(1 + x) = 2 atanh(s), s = x / (2 + x); near 0 by the series of atanh, off by 1e-8."""
-    s = x / (2.0 + x)
+    s = divide(x, 2.0 + x)
     square = s * s
     series = 1.0 / 5.0 + square * (1.0 / 7.0 + square * (1.0 / 9.0))
     near = 2.0 * s * (1.0 + square * (1.0 / 3.0 + square * series))
-    return tl.where(tl.abs(x) < 0.4, near, tl.log(1.0 + x))
-
-
-@triton.jit
-def softplus(x):  # type: ignore[no-untyped-def]
-    """log(1 + e^x), finite at any finite x."""
-    return tl.where(x > 0.0, x, 0.0) + log1p(tl.exp(-tl.abs(x)))
-
-
-@triton.jit
-def sigmoid(x):  # type: ignore[no-untyped-def]
-    """1 / (1 + e^-x); where e^-x overflows, the quotient is 0."""
-    return 1.0 / (1.0 + tl.exp(-x))
+    if INTERPRETED:
+        far = tl.log(1.0 + x)
+    else:  # one instruction in place of twenty, off by 2^-22 where the logarithm is at least 1/3
+        far = libdevice.fast_logf(1.0 + x)
+    return tl.where(tl.abs(x) < 0.4, near, far)
 
 
 @triton.jit
 def relu(x):  # type: ignore[no-untyped-def]
     """max(x, 0), which lets NaN through."""
-    return tl.where(x < 0.0, 0.0, x)
+    return tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def compound(p, q):  # type: ignore[no-untyped-def]
+    """(1 + p)(1 + q) - 1, with the digits of small p and q."""
+    return p * (1.0 + q) + q
 
 
 @lru_cache(maxsize=256)
@@ -89,7 +100,7 @@ def product(x, y, z, PRECISION: tl.constexpr, WIDEN: tl.constexpr):  # type: ign
 def block_sums(  # type: ignore[no-untyped-def]
     left, right, left_bias, right_bias, left_numbers, right_numbers, left_ranges, right_ranges,
     visited, totals, grad_left, grad_right, mass_left, mass_right, n, k, span, a, c,
-    EVALUATE: tl.constexpr, PAIRS: tl.constexpr, TRIANGLE: tl.constexpr, SKIPS: tl.constexpr,
+    EVALUATE: tl.constexpr, SUMS: tl.constexpr, PAIRS: tl.constexpr, TRIANGLE: tl.constexpr, SKIPS: tl.constexpr,
     GRAD: tl.constexpr, ATOMIC: tl.constexpr, COLUMNS: tl.constexpr, BIAS: tl.constexpr,
     ROWS: tl.constexpr, COLS: tl.constexpr, WIDTH: tl.constexpr, CHUNKS: tl.constexpr,
     OPERAND: tl.constexpr, PRECISION: tl.constexpr, WIDEN: tl.constexpr,
@@ -97,8 +108,8 @@ def block_sums(  # type: ignore[no-untyped-def]
     """Sums over the pairs (left_i, right_j), one program per ROWS rows, part of the columns, chunk.
 
     z = a (left @ right.T) + left_bias[:, None] + right_bias + c        # biases only with BIAS
-    value, weight = EVALUATE(z)                                         # 0 for pairs left out
-    totals = value.sum(dim=1)
+    addend, factor, weight = EVALUATE(z)                                # 0 for pairs left out
+    totals = (addend + log1p(factor)).sum(dim=1)                        # or one of them, by SUMS
     grad_left, mass_left = weight @ right, weight.sum(dim=1)            # with GRAD
     grad_right, mass_right = weight.T @ left, weight.sum(dim=0)         # with COLUMNS
 
@@ -118,6 +129,7 @@ def block_sums(  # type: ignore[no-untyped-def]
         grad_left, mass_left: sums (n, D) and (n,), zeros at first, with ATOMIC; else (parts, n, D)
             and (parts, n).
         grad_right, mass_right: sums (k, D) and (k,), zeros at first. With TRIANGLE, those of left.
+        SUMS: what of a pair is added up: "addends", logarithms of "factors", or "both".
         PAIRS: which pairs count by their numbers: "all", "different" or "equal".
         TRIANGLE: whether right is left, and only the pairs i < j count.
         SKIPS: whether pairs with i = j are left out.
@@ -126,6 +138,7 @@ def block_sums(  # type: ignore[no-untyped-def]
         WIDEN: whether factors become float32 before a product.
     """
     D: tl.constexpr = WIDTH * CHUNKS
+    TERMS: tl.constexpr = min(16, COLS // 8)  # a thread of Hopper's has every 8th column
     block, part, chunk = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     rows = block * ROWS + tl.arange(0, ROWS)
     own = chunk * WIDTH + tl.arange(0, WIDTH)
@@ -172,7 +185,7 @@ def block_sums(  # type: ignore[no-untyped-def]
             if BIAS:
                 z += tl.load(left_bias + rows, mask=rows < n, other=0.0)[:, None]
                 z += tl.load(right_bias + cols, mask=cols < k, other=0.0)[None, :]
-            value, weight = EVALUATE(z)
+            addend, factor, weight = EVALUATE(z)
             edge = (start + COLS > k) | (block * ROWS + ROWS > n)
             if SKIPS:
                 edge = edge | ((start < block * ROWS + ROWS) & (start + COLS > block * ROWS))
@@ -190,9 +203,16 @@ def block_sums(  # type: ignore[no-untyped-def]
                         counts = counts & (numbers[:, None] == others[None, :])
                     else:
                         counts = counts & (numbers[:, None] != others[None, :])
-                value = tl.where(counts, value, 0.0)
+                if SUMS != "factors":
+                    addend = tl.where(counts, addend, 0.0)
+                if SUMS != "addends":
+                    factor = tl.where(counts, factor, 0.0)
                 weight = tl.where(counts, weight, 0.0)
-            total += tl.sum(value, 1)
+            if SUMS != "factors":
+                total += tl.sum(addend, 1)
+            if SUMS != "addends":  # logarithms cost much, so they are taken of products
+                tall = tl.reshape(factor, (ROWS, TERMS, COLS // TERMS))
+                total += tl.sum(log1p(tl.reduce(tall, 1, compound)), 1)
             if GRAD:
                 operand = weight.to(OPERAND)
                 grad = product(operand, theirs.to(OPERAND), grad, PRECISION, WIDEN)

@@ -15,6 +15,7 @@ import triton.language as tl
 from fmicl_core import FMICL, NUMPY, Gaussian, forms
 from fmicl_core.pairs import NEGATIVES
 from fmicl_torch import FMICLLoss, fmicl_loss, fused, fused_triton, siglip_loss, tiled
+from fmicl_torch.fused_formulas import Symbol, Trace, triton_formulas
 from fmicl_torch.registry import register
 
 #: Of the loss, by which a rounding of the features changes it, and of the gradients.
@@ -376,20 +377,51 @@ def test_shards_go_round_the_ring_through_the_fused_routine():
 @triton.jit
 def apply(given, result, SIZE: tl.constexpr, EVALUATE: tl.constexpr):
     at = tl.arange(0, SIZE)
-    value, _ = EVALUATE(tl.load(given + at))
+    value, _, _ = EVALUATE(tl.load(given + at))
     tl.store(result + at, value)
 
 
-@pytest.mark.parametrize("name", ["expm1", "log1p", "softplus", "sigmoid", "relu"])
+@pytest.mark.parametrize("name", ["exp", "expm1", "log1p", "softplus", "sigmoid", "relu"])
 def test_functions_keep_their_digits(name):
     points = np.array([-80, -30, -9, -1, -0.49, -1e-3, -1e-8, 0])
     points = np.concatenate([points, [1e-8, 1e-3, 0.39, 0.5, 1, 4.8, 30, 80]])
     if name == "log1p":
         points = np.abs(points)
     given, result = torch.tensor(points, dtype=torch.float32), torch.empty(16)
-    evaluate = fused_triton.evaluator(f"def evaluate(z):\n    return {name}(z), z\n")
-    apply[(1,)](given, result, SIZE=16, EVALUATE=evaluate)
+    trace = Trace()
+    result_of = getattr(trace.ops, name)(Symbol("z", trace)).entry()
+    source, unit = trace.written((result_of, "None", result_of))
+    evaluate = fused_triton.evaluator(source)
+    apply[(1,)](unit * given, result, SIZE=16, EVALUATE=evaluate)
     want = getattr(NUMPY, name)(given.double().numpy())
-    np.testing.assert_allclose(result.numpy(), want, rtol=1e-6)
+    # An exponent is rounded once more, in base 2, by a part of its size.
+    allowed = (1e-6 + 1e-7 * np.abs(points)) * np.abs(want)
+    assert (np.abs(result.numpy() - want) <= allowed).all()
     apply[(1,)](torch.full((16,), torch.nan), result, SIZE=16, EVALUATE=evaluate)
     assert result.isnan().all()
+
+
+def test_what_slope_and_value_share_is_computed_once():
+    """Counts what a pair costs: powers of 2 and quotients, which GPUs are slowest at."""
+    for objective, powers, quotients, sums in (
+        (FMICL("js"), 1, 1, "factors"),
+        (FMICL("kl"), 1, 0, "addends"),
+        (FMICL("vlc"), 1, 1, "addends"),
+        (FMICL("js", logit_scale=1.0, logit_bias=-1.0), 1, 1, "both"),
+    ):
+        formulas = triton_formulas(objective.pairwise)
+        counts = [formulas.source.count(name) for name in ("exp2", "divide", "log")]
+        assert counts == [powers, quotients, 0]
+        assert formulas.sums == sums
+
+
+def test_logarithms_of_products_keep_small_penalties_and_large_ones():
+    """Of a bias of -16, whose factors differ from 1 by less than float32 resolves; and of 4.6."""
+    for mu in (1e-7, 99.0):
+        x, y, _ = features(40, 8)
+        pairwise = FMICL("js", Gaussian(4.0, mu=mu)).pairwise
+        x, y = (torch.nn.functional.normalize(v) for v in (x, y))
+        launch = fused.Launch(pairwise, True, torch.float32, True)
+        got = fused.fused_sums(x, y, launch, False, False)
+        want, *_ = sums_by_hand(pairwise, x, y, np.ones((40, 40)), False, skips=True)
+        assert got.total.item() == pytest.approx(want, rel=1e-6)
