@@ -181,15 +181,27 @@ def _run_program(
     z = z if left.shift is None else z + left.shift[rows][:, None]
     z = z if right.shift is None else z + right.shift[columns][None, :]
     value, weight = evaluate(plan.pairwise, z, False)
-    row = first[0] + block * tiles.rows + jax.lax.broadcasted_iota(jnp.int32, z.shape, 0)
-    other = column * tiles.columns + jax.lax.broadcasted_iota(jnp.int32, z.shape, 1)
-    counts = (row < n) & (other < k)
+    start, begins = first[0] + block * tiles.rows, column * tiles.columns
+
+    def masked(value: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array]:
+        row = start + jax.lax.broadcasted_iota(jnp.int32, z.shape, 0)
+        other = begins + jax.lax.broadcasted_iota(jnp.int32, z.shape, 1)
+        counts = (row < n) & (other < k)
+        if plan.skips_diagonal:
+            counts &= row != other
+        if left.numbers is not None:
+            counts &= left.numbers[rows][:, None] != right.numbers[columns][None, :]
+        return jnp.where(counts, value, 0.0), jnp.where(counts, weight, 0.0)
+
+    edge = (begins + tiles.columns > k) | (start + tiles.rows > n)
     if plan.skips_diagonal:
-        counts &= row != other
+        edge |= (begins < start + tiles.rows) & (begins + tiles.columns > start)
     if left.numbers is not None:
-        counts &= left.numbers[rows][:, None] != right.numbers[columns][None, :]
-    weight = jnp.where(counts, weight, 0.0).astype(weights.dtype)
+        value, weight = masked(value, weight)
+    else:
+        value, weight = jax.lax.cond(edge, masked, lambda *same: same, value, weight)
+    weight = weight.astype(weights.dtype)
     weights[rows, columns] = weight
-    totals[column, rows] = jnp.where(counts, value, 0.0).sum(axis=1)
+    totals[column, rows] = value.sum(axis=1)
     if masses is not None:
         masses[column, rows] = weight.astype(jnp.float32).sum(axis=1)

@@ -233,7 +233,7 @@ def _launch(
 
 def _in_slabs(left: Side, right: Side, launch: Launch, columns: bool) -> tuple[torch.Tensor, ...]:
     """What `_launch` returns, by `fmicl_torch.slabs`."""
-    a, _, c = launch.pairwise.coefficients()
+    a, _, c = (launch.formulas.unit * x for x in launch.pairwise.coefficients())
     fixed = constants(launch.pairwise, launch.pairs, left.rows.dtype, 1, SLAB_TILES)
     fixed["DEPTH"], fixed["D"] = fixed.pop("WIDTH"), fixed.pop("CHUNKS") * left.rows.shape[1]
     return slab_sums(left, right, a, c, launch.skips_diagonal, columns, fixed)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from fmicl_core.fused import SLAB_BYTES, SLAB_TILES
+from fmicl_torch.fused_numbers import tile_ranges
 
 
 class Side(NamedTuple):
@@ -65,19 +66,27 @@ def slab_sums(
     new = left.bias.new_empty
     totals, masses = new(tiles, n), new(tiles, n if biased else 0)
     grad_x, grad_y, mass_y = new(n, d), new(0), new(0)
+    right_ranges = None
+    if right.numbers is not None:
+        right_ranges = tile_ranges(right.numbers, SLAB_TILES.columns)
     for start in range(0, n, most):
         some = slice(start, min(start + most, n))
-        rows, numbers = x[some], None if left.numbers is None else left.numbers[some]
+        rows, numbers, ranges = x[some], None, None
+        if left.numbers is not None:
+            numbers = left.numbers[some]
+            ranges = tile_ranges(numbers, SLAB_TILES.rows)
         count = len(rows)
         bias = left.bias[some] if biased else left.bias
         sums, mass = new(tiles, count), new(tiles, count)
         grid = -(-count // SLAB_TILES.rows), tiles
         with torch.cuda.device(x.device) if x.device.type == "cuda" else nullcontext():
-            slab_weights[grid](
-                rows, y, bias, right.bias, numbers, right.numbers, slab, sums, mass, count, k,
-                stride, start, a, c, SKIPS=skips_diagonal, BIAS=biased, **constants,
-                num_warps=SLAB_TILES.warps, num_stages=SLAB_TILES.stages,
-            )  # fmt: skip
+            for edge in (False, True):
+                slab_weights[grid](
+                    rows, y, bias, right.bias, numbers, right.numbers, ranges, right_ranges, slab,
+                    sums, mass, count, k, stride, start, a, c, SKIPS=skips_diagonal, BIAS=biased,
+                    EDGE=edge, **constants,
+                    num_warps=SLAB_TILES.warps, num_stages=SLAB_TILES.stages,
+                )  # fmt: skip
         weights = slab[:count, :k]
         totals[:, some] = sums
         grad_x[some] = _product(weights, y_factor)

@@ -8,38 +8,56 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fmicl_torch.fused_triton import load, product
+from fmicl_torch.fused_triton import compound, load, log1p, product
 
 
 @triton.jit
 def slab_weights(  # type: ignore[no-untyped-def]
-    left, right, left_bias, right_bias, left_numbers, right_numbers, weights, totals, masses,
-    n, k, stride, first, a, c,
-    EVALUATE: tl.constexpr, PAIRS: tl.constexpr, SKIPS: tl.constexpr, BIAS: tl.constexpr,
+    left, right, left_bias, right_bias, left_numbers, right_numbers, left_ranges, right_ranges,
+    weights, totals, masses, n, k, stride, first, a, c,
+    EVALUATE: tl.constexpr, SUMS: tl.constexpr, PAIRS: tl.constexpr, SKIPS: tl.constexpr,
+    BIAS: tl.constexpr, EDGE: tl.constexpr,
     ROWS: tl.constexpr, COLS: tl.constexpr, DEPTH: tl.constexpr, D: tl.constexpr,
     OPERAND: tl.constexpr, PRECISION: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
     """Weights of the pairs (left_i, right_j), one program a tile of ROWS x COLS of them.
 
     z = a (left @ right.T) + left_bias[:, None] + right_bias + c        # biases only with BIAS
-    value, weights = EVALUATE(z)                                        # 0 for pairs left out
-    totals = value.sum(dim=1)                                           # by columns of tiles
+    addend, factor, weights = EVALUATE(z)                               # 0 for pairs left out
+    totals = (addend + log1p(factor)).sum(dim=1)                        # or one of them, by SUMS
     masses = weights.sum(dim=1)                                         # with BIAS
+
+    A launch makes the tiles in which pairs may be left out, with EDGE, or all others: a branch
+    would have both outcomes in registers, too many for two programs at a time.
 
     Args:
         left, right: features (n, D) and (k, D), contiguous, in the dtype of the product.
         left_bias, right_bias: numbers (n,) and (k,) to add to z; float32, as are all sums.
-        left_numbers, right_numbers: numbers (n,) and (k,) of the rows, int32; None with PAIRS
-            "all".
+        left_numbers, right_numbers, left_ranges, right_ranges: arguments of
+            `fused_triton.block_sums`.
         weights: weights (n, stride), stride >= k, in OPERAND.
         totals, masses: sums of a row's values and weights, (columns of tiles, n).
         first: number that the first row of left has among the rows of right, with SKIPS.
         PAIRS: which pairs count by their numbers: "all" or "different".
         SKIPS: whether the pair of a row with itself is left out.
         DEPTH: columns of the features that a step of the product takes; D is a multiple.
-        PRECISION, WIDEN: arguments of `fused_triton.block_sums`.
+        SUMS, PRECISION, WIDEN: arguments of `fused_triton.block_sums`.
     """
+    TERMS: tl.constexpr = min(16, COLS // 8)  # a thread of Hopper's has every 8th column
     block, column = tl.program_id(0), tl.program_id(1)
+    edge = (column * COLS + COLS > k) | (block * ROWS + ROWS > n)
+    if SKIPS:
+        start = first + block * ROWS
+        edge = edge | ((column * COLS < start + ROWS) & (column * COLS + COLS > start))
+    if PAIRS != "all":
+        least, largest = left_ranges + block, left_ranges + tl.cdiv(n, ROWS) + block
+        tile = right_ranges + column
+        meets = (tl.load(tile) <= tl.load(largest)) & (
+            tl.load(tile + tl.cdiv(k, COLS)) >= tl.load(least)
+        )
+        edge = edge | meets
+    if edge != EDGE:
+        return
     rows = block * ROWS + tl.arange(0, ROWS)
     cols = column * COLS + tl.arange(0, COLS)
     z = tl.zeros((ROWS, COLS), tl.float32)
@@ -52,19 +70,30 @@ def slab_weights(  # type: ignore[no-untyped-def]
     if BIAS:
         z += tl.load(left_bias + rows, mask=rows < n, other=0.0)[:, None]
         z += tl.load(right_bias + cols, mask=cols < k, other=0.0)[None, :]
-    value, weight = EVALUATE(z)
-    counts = (rows < n)[:, None] & (cols < k)[None, :]
-    if SKIPS:
-        counts = counts & ((rows + first)[:, None] != cols[None, :])
-    if PAIRS == "different":
-        numbers = tl.load(left_numbers + rows, mask=rows < n, other=0)
-        others = tl.load(right_numbers + cols, mask=cols < k, other=0)
-        counts = counts & (numbers[:, None] != others[None, :])
-    value = tl.where(counts, value, 0.0)
-    weight = tl.where(counts, weight, 0.0).to(OPERAND)
+    addend, factor, weight = EVALUATE(z)
+    if EDGE:
+        counts = (rows < n)[:, None] & (cols < k)[None, :]
+        if SKIPS:
+            counts = counts & ((rows + first)[:, None] != cols[None, :])
+        if PAIRS == "different":
+            numbers = tl.load(left_numbers + rows, mask=rows < n, other=0)
+            others = tl.load(right_numbers + cols, mask=cols < k, other=0)
+            counts = counts & (numbers[:, None] != others[None, :])
+        if SUMS != "factors":
+            addend = tl.where(counts, addend, 0.0)
+        if SUMS != "addends":
+            factor = tl.where(counts, factor, 0.0)
+        weight = tl.where(counts, weight, 0.0)
+    total = tl.zeros((ROWS,), tl.float32)
+    if SUMS != "factors":
+        total += tl.sum(addend, 1)
+    if SUMS != "addends":  # logarithms cost much, so they are taken of products
+        tall = tl.reshape(factor, (ROWS, TERMS, COLS // TERMS))
+        total += tl.sum(log1p(tl.reduce(tall, 1, compound)), 1)
+    weight = weight.to(OPERAND)
     inside = (rows < n)[:, None] & (cols < stride)[None, :]
     tl.store(weights + rows.to(tl.int64)[:, None] * stride + cols[None, :], weight, inside)
     line = column.to(tl.int64) * n + rows
-    tl.store(totals + line, tl.sum(value, 1), rows < n)
+    tl.store(totals + line, total, rows < n)
     if BIAS:
         tl.store(masses + line, tl.sum(weight.to(tl.float32), 1), rows < n)

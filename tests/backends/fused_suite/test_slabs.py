@@ -8,9 +8,6 @@ from fmicl_core import FMICL, Gaussian
 from fmicl_core.fused import Tiles, prefers_slabs
 from fmicl_torch import FMICLLoss, fused, siglip_loss, slabs
 
-#: Of the loss, and of the gradients, of numbers in that dtype.
-LIMITS = {"float32": (4e-6, 2e-5), "bfloat16": (8e-3, 1.6e-2)}
-
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
@@ -38,15 +35,19 @@ def test_widths_beyond_256_take_slabs_where_products_are_fast():
 
 
 @pytest.mark.filterwarnings("ignore:.*known to collapse:UserWarning")
-@pytest.mark.parametrize("dtype", LIMITS)
-def test_every_loss_within_the_error_budget(case, dtype, errors):
-    x, y, bank = features(21, k=9 if case.pairs == "bank" else None, dtype=dtype)
-    if not case.objective.normalize:
+def test_every_divergence_similarity_and_scheme(few, errors):
+    x, y, bank = features(21, k=9 if few.pairs == "bank" else None)
+    if not few.objective.normalize:
         x, y, bank = (None if v is None else 0.5 * v for v in (x, y, bank))
-    found = errors(case.objective, x, y, bank)
-    dense = errors(case.objective, x, y, bank, "dense")
-    for error, least, limit in zip(found, dense, LIMITS[dtype], strict=True):
-        assert error <= least + limit
+    loss, gradient = errors(few.objective, x, y, bank)
+    assert loss < 4e-6
+    assert gradient < 2e-5
+
+
+def test_half_precision_costs_what_its_rounding_does(errors):
+    loss, gradient = errors(FMICL("js", negatives="all"), *features(dtype="bfloat16")[:2])
+    assert loss < 8e-3
+    assert gradient < 1.6e-2
 
 
 @pytest.mark.parametrize(("n", "k", "d"), [(2, None, 1), (70, None, 40), (33, 70, 16), (40, 3, 17)])
