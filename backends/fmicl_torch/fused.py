@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 
 from fmicl_core import Pairwise
 from fmicl_core.forms import FUSED
@@ -160,7 +161,12 @@ def fused_sums(
         bias = unit * b * rows.square().sum(dim=1) if b else rows.new_empty(0)
         if constant is not None:  # half of it on either side, which may be one and the same
             bias = (0.5 * unit * constant).repeat(len(rows))
-        return Side(_padded(rows, launch.dtype, tiles.width), bias, numbers)
+        size = max(tiles.rows, tiles.columns)  # powers of two: either divides the larger
+        padded = _padded(rows, launch.dtype, size, tiles.width)
+        missing = (0, len(padded) - len(rows))
+        bias = F.pad(bias, missing) if bias.numel() else bias
+        numbers = None if numbers is None else F.pad(numbers, missing)
+        return Side(len(rows), padded, bias, numbers)
 
     x = side(left, own)
     y = x if right is None else side(right, others)
@@ -184,11 +190,14 @@ def fused_sums(
     return Sums(total, grad_x, grad_y, mass_x if b else None, mass_y if b else None, slope)
 
 
-def _padded(rows: torch.Tensor, dtype: torch.dtype, width: int) -> torch.Tensor:
-    """The rows in the dtype, contiguous, with columns of zeros up to a multiple of the width."""
-    rows = rows.to(dtype)
-    missing = -rows.shape[1] % width
-    return (torch.nn.functional.pad(rows, (0, missing)) if missing else rows).contiguous()
+def _padded(rows: torch.Tensor, dtype: torch.dtype, size: int, width: int) -> torch.Tensor:
+    """The rows in the dtype, contiguous; zeros fill them up to multiples of a size and a width."""
+    (n, d), n_more, d_more = rows.shape, -len(rows) % size, -rows.shape[1] % width
+    if not n_more and not d_more:
+        return rows.to(dtype).contiguous()
+    padded = rows.new_zeros(n + n_more, d + d_more, dtype=dtype)
+    padded[:n, :d] = rows
+    return padded
 
 
 def _launch(
@@ -198,24 +207,24 @@ def _launch(
     from fmicl_torch import fused_triton as triton  # imports Triton
 
     x, y, symmetric, biased = left.rows, right.rows, right is left, left.bias.numel() > 0
-    (n, d), k = x.shape, len(y)
+    d, n, k = x.shape[1], left.count, right.count
     triangle = symmetric and (launch.atomic or not grad)
     atomic = grad and launch.atomic
     columns = columns or (triangle and grad)
     chunks = d // tiles.width
     parts = parts_for(_facts(x)[0], n, k, chunks, tiles)
     span = -(-k // (tiles.columns * parts)) * tiles.columns
-    totals = left.bias.new_empty(parts, n)
-    lead = () if atomic or not grad else (parts,)
+    grid = -(-n // tiles.rows), parts, chunks if grad else 1
+    totals = left.bias.new_empty(parts, grid[0] * tiles.rows)
+    lead = (len(x),) if atomic or not grad else totals.shape
     new = totals.new_zeros if atomic else totals.new_empty
-    grad_x = new(*lead, n, d) if grad else totals.new_empty(0)
-    mass_x = new(*lead, n) if grad and biased else totals.new_empty(0)
+    grad_x = new(*lead, d) if grad else totals.new_empty(0)
+    mass_x = new(*lead) if grad and biased else totals.new_empty(0)
     grad_y, mass_y = grad_x, mass_x
     if columns and not symmetric:
-        grad_y = totals.new_zeros(k, d)
-        mass_y = totals.new_zeros(k) if biased else mass_x
+        grad_y = totals.new_zeros(y.shape)
+        mass_y = totals.new_zeros(len(y)) if biased else mass_x
     a, _, c = (launch.formulas.unit * x for x in launch.pairwise.coefficients())
-    grid = -(-n // tiles.rows), parts, chunks if grad else 1
     with torch.cuda.device(x.device) if x.device.type == "cuda" else nullcontext():
         triton.block_sums[grid](
             x, y, left.bias, right.bias, *_places(left, right, launch.pairs, tiles),
@@ -224,11 +233,11 @@ def _launch(
             TRIANGLE=triangle, SKIPS=launch.skips_diagonal, GRAD=grad, ATOMIC=atomic,
             COLUMNS=columns, BIAS=biased, num_warps=tiles.warps, num_stages=tiles.stages,
         )  # fmt: skip
-    if lead:
+    if grad and not atomic:
         grad_x = grad_x.sum(dim=0) if parts > 1 else grad_x[0]
         mass_x = mass_x.sum(dim=0) if biased else mass_x
-    totals = 2.0 * totals if triangle else totals
-    return totals, grad_x, mass_x, grad_y, mass_y
+    totals = 2.0 * totals[:, :n] if triangle else totals[:, :n]
+    return totals, grad_x[:n], mass_x[:n], grad_y[:k], mass_y[:k]
 
 
 def _in_slabs(left: Side, right: Side, launch: Launch, columns: bool) -> tuple[torch.Tensor, ...]:
@@ -243,7 +252,8 @@ def _places(left: Side, right: Side, pairs: str, tiles: Tiles) -> tuple[torch.Te
     """What `block_sums` has to know of the numbers of the rows."""
     if left.numbers is None or right.numbers is None:
         return (None,) * 5
-    ranges = tile_ranges(left.numbers, tiles.rows), tile_ranges(right.numbers, tiles.columns)
+    own, others = left.numbers[: left.count], right.numbers[: right.count]
+    ranges = tile_ranges(own, tiles.rows), tile_ranges(others, tiles.columns)
     visited = visited_tiles(*ranges) if pairs == "equal" else None
     return left.numbers, right.numbers, *ranges, visited
 

@@ -74,17 +74,13 @@ def evaluator(source: str) -> Any:
 
 
 @triton.jit
-def load(matrix, rows, columns, n, d):  # type: ignore[no-untyped-def]
-    """Entries of a contiguous (n, d) matrix, 0 beyond its last row."""
-    offsets = rows.to(tl.int64)[:, None] * d + columns[None, :]
-    return tl.load(matrix + offsets, mask=(rows < n)[:, None], other=0.0)
-
-
-@triton.jit
-def add(matrix, rows, columns, n, d, values):  # type: ignore[no-untyped-def]
-    """Add to entries of a contiguous (n, d) matrix that other programs add to as well."""
-    offsets = rows.to(tl.int64)[:, None] * d + columns[None, :]
-    tl.atomic_add(matrix + offsets, values, mask=(rows < n)[:, None], sem="relaxed")
+def places(  # type: ignore[no-untyped-def]
+    matrix, first, SIZE: tl.constexpr, column, WIDTH: tl.constexpr, D: tl.constexpr
+):  # fmt: skip
+    """Pointers to SIZE rows and WIDTH columns of a matrix of rows of D numbers side by side."""
+    # Few registers: a number for all, which can be large, and offsets that are constants.
+    inside = tl.arange(0, SIZE)[:, None] * D + tl.arange(0, WIDTH)[None, :]
+    return matrix + (first.to(tl.int64) * D + column) + inside
 
 
 @triton.jit
@@ -100,10 +96,10 @@ def product(x, y, z, PRECISION: tl.constexpr, WIDEN: tl.constexpr):  # type: ign
 def block_sums(  # type: ignore[no-untyped-def]
     left, right, left_bias, right_bias, left_numbers, right_numbers, left_ranges, right_ranges,
     visited, totals, grad_left, grad_right, mass_left, mass_right, n, k, span, a, c,
-    EVALUATE: tl.constexpr, SUMS: tl.constexpr, PAIRS: tl.constexpr, TRIANGLE: tl.constexpr, SKIPS: tl.constexpr,
-    GRAD: tl.constexpr, ATOMIC: tl.constexpr, COLUMNS: tl.constexpr, BIAS: tl.constexpr,
-    ROWS: tl.constexpr, COLS: tl.constexpr, WIDTH: tl.constexpr, CHUNKS: tl.constexpr,
-    OPERAND: tl.constexpr, PRECISION: tl.constexpr, WIDEN: tl.constexpr,
+    EVALUATE: tl.constexpr, SUMS: tl.constexpr, PAIRS: tl.constexpr, TRIANGLE: tl.constexpr,
+    SKIPS: tl.constexpr, GRAD: tl.constexpr, ATOMIC: tl.constexpr, COLUMNS: tl.constexpr,
+    BIAS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, WIDTH: tl.constexpr,
+    CHUNKS: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
     """Sums over the pairs (left_i, right_j), one program per ROWS rows, part of the columns, chunk.
 
@@ -115,6 +111,8 @@ def block_sums(  # type: ignore[no-untyped-def]
 
     The programs of part p look at the columns [p span, (p + 1) span) and those of chunk q write the
     q-th WIDTH columns of the gradients. Without ATOMIC every part writes a sum of its own.
+
+    Rows beyond n and k fill the last tiles: zeros, which are loaded and added to like all others.
 
     Args:
         left, right: features (n, D) and (k, D), D = WIDTH CHUNKS, contiguous, in the dtype of
@@ -141,7 +139,7 @@ def block_sums(  # type: ignore[no-untyped-def]
     TERMS: tl.constexpr = min(16, COLS // 8)  # a thread of Hopper's has every 8th column
     block, part, chunk = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     rows = block * ROWS + tl.arange(0, ROWS)
-    own = chunk * WIDTH + tl.arange(0, WIDTH)
+    own = chunk == 0  # of the chunks, whose sums over pairs are all the same, one writes them
     first = part * span
     last = tl.minimum(first + span, k)
     if TRIANGLE:
@@ -150,9 +148,9 @@ def block_sums(  # type: ignore[no-untyped-def]
         first = tl.maximum(first, tl.load(visited + block) * COLS)
         last = tl.minimum(last, tl.load(visited + tl.cdiv(n, ROWS) + block) * COLS)
     tiles = tl.cdiv(tl.maximum(last - first, 0), COLS)
-    mine = load(left, rows, own, n, D)
+    mine = tl.load(places(left, block * ROWS, ROWS, chunk * WIDTH, WIDTH, D))
     if PAIRS != "all":
-        numbers = tl.load(left_numbers + rows, mask=rows < n, other=0)
+        numbers = tl.load(left_numbers + rows)
         least = tl.load(left_ranges + block)
         largest = tl.load(left_ranges + tl.cdiv(n, ROWS) + block)
     total = tl.zeros((ROWS,), tl.float32)
@@ -171,20 +169,19 @@ def block_sums(  # type: ignore[no-untyped-def]
                 visit = meets
         if visit:
             cols = start + tl.arange(0, COLS)
-            theirs = load(right, cols, own, k, D)
+            theirs = tl.load(places(right, start, COLS, chunk * WIDTH, WIDTH, D))
             if CHUNKS == 1:
                 z = product(mine, tl.trans(theirs), None, PRECISION, WIDEN)
             else:
                 z = tl.zeros((ROWS, COLS), tl.float32)
                 for piece in range(CHUNKS):
-                    some = piece * WIDTH + tl.arange(0, WIDTH)
-                    x = load(left, rows, some, n, D)
-                    y = load(right, cols, some, k, D)
+                    x = tl.load(places(left, block * ROWS, ROWS, piece * WIDTH, WIDTH, D))
+                    y = tl.load(places(right, start, COLS, piece * WIDTH, WIDTH, D))
                     z = product(x, tl.trans(y), z, PRECISION, WIDEN)
             z = a * z + c
             if BIAS:
-                z += tl.load(left_bias + rows, mask=rows < n, other=0.0)[:, None]
-                z += tl.load(right_bias + cols, mask=cols < k, other=0.0)[None, :]
+                z += tl.load(left_bias + rows)[:, None]
+                z += tl.load(right_bias + cols)[None, :]
             addend, factor, weight = EVALUATE(z)
             edge = (start + COLS > k) | (block * ROWS + ROWS > n)
             if SKIPS:
@@ -198,7 +195,7 @@ def block_sums(  # type: ignore[no-untyped-def]
                 elif SKIPS:
                     counts = counts & (rows[:, None] != cols[None, :])
                 if PAIRS != "all":
-                    others = tl.load(right_numbers + cols, mask=cols < k, other=0)
+                    others = tl.load(right_numbers + cols)
                     if PAIRS == "equal":
                         counts = counts & (numbers[:, None] == others[None, :])
                     else:
@@ -221,20 +218,19 @@ def block_sums(  # type: ignore[no-untyped-def]
                     mass += tl.sum(weight, 1)
                 if COLUMNS:
                     update = product(tl.trans(operand), mine.to(OPERAND), None, PRECISION, WIDEN)
-                    add(grad_right, cols, own, k, D, update)
+                    at = places(grad_right, start, COLS, chunk * WIDTH, WIDTH, D)
+                    tl.atomic_add(at, update, sem="relaxed")
                     if BIAS:
-                        counted = (cols < k) & (chunk == 0)
-                        tl.atomic_add(mass_right + cols, tl.sum(weight, 0), counted, sem="relaxed")
-    line = part.to(tl.int64) * n
-    inside = (rows < n) & (chunk == 0)
-    tl.store(totals + line + rows, total, inside)
+                        tl.atomic_add(mass_right + cols, tl.sum(weight, 0), own, sem="relaxed")
+    line = (part * tl.num_programs(0) + block) * ROWS
+    tl.store(totals + line + tl.arange(0, ROWS), total, own)
     if GRAD:
         if ATOMIC:
-            add(grad_left, rows, own, n, D, grad)
+            at = places(grad_left, block * ROWS, ROWS, chunk * WIDTH, WIDTH, D)
+            tl.atomic_add(at, grad, sem="relaxed")
             if BIAS:
-                tl.atomic_add(mass_left + rows, mass, inside, sem="relaxed")
+                tl.atomic_add(mass_left + rows, mass, own, sem="relaxed")
         else:
-            offsets = (line + rows)[:, None] * D + own[None, :]
-            tl.store(grad_left + offsets, grad, (rows < n)[:, None])
+            tl.store(places(grad_left, line, ROWS, chunk * WIDTH, WIDTH, D), grad)
             if BIAS:
-                tl.store(mass_left + line + rows, mass, inside)
+                tl.store(mass_left + line + tl.arange(0, ROWS), mass, own)

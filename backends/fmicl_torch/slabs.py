@@ -22,12 +22,14 @@ class Side(NamedTuple):
     """The rows on one side of a block, as a launch takes them.
 
     Args:
+        count: number N of the rows; more of them, zeros, fill the last tile.
         rows: features (N, D), padded to the width of the tiles, in the dtype of the products.
         bias: numbers (N,) to add to z, or none where it has no squared lengths and its constant is
             the similarity's.
         numbers: numbers (N,) of the rows, int32, or None.
     """
 
+    count: int
     rows: torch.Tensor
     bias: torch.Tensor
     numbers: torch.Tensor | None
@@ -56,50 +58,40 @@ def slab_sums(
     from fmicl_torch.slabs_triton import slab_weights  # imports Triton
 
     x, y, biased = left.rows, right.rows, left.bias.numel() > 0
-    (n, d), k = x.shape, len(y)
+    (n, d), k, tiles = x.shape, len(y), SLAB_TILES
     operand = torch.bfloat16 if x.dtype == torch.bfloat16 else torch.float32
     x_factor, y_factor = x.to(operand), y.to(operand)
-    stride = -(-k // 8) * 8  # rows of a multiple of 16 bytes
-    most = max(1, SLAB_BYTES // (stride * operand.itemsize * SLAB_TILES.rows)) * SLAB_TILES.rows
-    slab = x.new_empty(min(most, n), stride, dtype=operand)
-    tiles = -(-k // SLAB_TILES.columns)
-    new = left.bias.new_empty
-    totals, masses = new(tiles, n), new(tiles, n if biased else 0)
-    grad_x, grad_y, mass_y = new(n, d), new(0), new(0)
-    right_ranges = None
+    most = max(1, SLAB_BYTES // (k * operand.itemsize * tiles.rows)) * tiles.rows
+    slab, new = x.new_empty(min(most, n), k, dtype=operand), left.bias.new_empty
+    totals, grad_x, mass_x = new(n, dtype=torch.float64), new(n, d), new(n if biased else 0)
+    grad_y, mass_y, right_ranges = new(0), new(0), None
     if right.numbers is not None:
-        right_ranges = tile_ranges(right.numbers, SLAB_TILES.columns)
+        right_ranges = tile_ranges(right.numbers, tiles.columns)
     for start in range(0, n, most):
         some = slice(start, min(start + most, n))
-        rows, numbers, ranges = x[some], None, None
+        weights, numbers, ranges = slab[: some.stop - start], None, None
         if left.numbers is not None:
             numbers = left.numbers[some]
-            ranges = tile_ranges(numbers, SLAB_TILES.rows)
-        count = len(rows)
-        bias = left.bias[some] if biased else left.bias
-        sums, mass = new(tiles, count), new(tiles, count)
-        grid = -(-count // SLAB_TILES.rows), tiles
+            ranges = tile_ranges(numbers, tiles.rows)
+        grid = len(weights) // tiles.rows, k // tiles.columns
+        sums, masses = new(grid[1], len(weights)), new(grid[1], len(weights) if biased else 0)
         with torch.cuda.device(x.device) if x.device.type == "cuda" else nullcontext():
             for edge in (False, True):
                 slab_weights[grid](
-                    rows, y, bias, right.bias, numbers, right.numbers, ranges, right_ranges, slab,
-                    sums, mass, count, k, stride, start, a, c, SKIPS=skips_diagonal, BIAS=biased,
-                    EDGE=edge, **constants,
-                    num_warps=SLAB_TILES.warps, num_stages=SLAB_TILES.stages,
+                    x[some], y, left.bias[some], right.bias, numbers, right.numbers, ranges,
+                    right_ranges, weights, sums, masses, left.count - start, right.count,
+                    len(weights), k, start, a, c, SKIPS=skips_diagonal, BIAS=biased, EDGE=edge,
+                    **constants, num_warps=tiles.warps, num_stages=tiles.stages,
                 )  # fmt: skip
-        weights = slab[:count, :k]
-        totals[:, some] = sums
+        totals[some], mass_x[some] = sums.sum(dim=0, dtype=torch.float64), masses.sum(dim=0)
         grad_x[some] = _product(weights, y_factor)
-        if biased:
-            masses[:, some] = mass
         if columns:
             update = _product(weights.T, x_factor[some])
             grad_y = grad_y.add_(update) if start else update
-            if biased:
-                update = weights.sum(dim=0, dtype=torch.float32)
-                mass_y = mass_y.add_(update) if start else update
-    mass_x = masses.sum(dim=0)
-    return totals, grad_x, mass_x, grad_y, mass_y
+            mass = weights.sum(dim=0, dtype=torch.float32) if biased else mass_y
+            mass_y = mass_y.add_(mass) if start else mass
+    n, k = left.count, right.count
+    return totals[:n], grad_x[:n], mass_x[:n], grad_y[:k], mass_y[:k]
 
 
 def _product(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

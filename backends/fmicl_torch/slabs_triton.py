@@ -8,13 +8,13 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fmicl_torch.fused_triton import compound, load, log1p, product
+from fmicl_torch.fused_triton import compound, log1p, places, product
 
 
 @triton.jit
 def slab_weights(  # type: ignore[no-untyped-def]
     left, right, left_bias, right_bias, left_numbers, right_numbers, left_ranges, right_ranges,
-    weights, totals, masses, n, k, stride, first, a, c,
+    weights, totals, masses, n, k, height, stride, first, a, c,
     EVALUATE: tl.constexpr, SUMS: tl.constexpr, PAIRS: tl.constexpr, SKIPS: tl.constexpr,
     BIAS: tl.constexpr, EDGE: tl.constexpr,
     ROWS: tl.constexpr, COLS: tl.constexpr, DEPTH: tl.constexpr, D: tl.constexpr,
@@ -31,12 +31,13 @@ def slab_weights(  # type: ignore[no-untyped-def]
     would have both outcomes in registers, too many for two programs at a time.
 
     Args:
-        left, right: features (n, D) and (k, D), contiguous, in the dtype of the product.
+        left, right: features (n, D) and (k, D), contiguous, in the dtype of the product; more rows,
+            zeros, fill the last tile, here and in all others.
         left_bias, right_bias: numbers (n,) and (k,) to add to z; float32, as are all sums.
         left_numbers, right_numbers, left_ranges, right_ranges: arguments of
             `fused_triton.block_sums`.
-        weights: weights (n, stride), stride >= k, in OPERAND.
-        totals, masses: sums of a row's values and weights, (columns of tiles, n).
+        weights: weights (height, stride), n and k with the rows that fill a tile, in OPERAND.
+        totals, masses: sums of a row's values and weights, (columns of tiles, height).
         first: number that the first row of left has among the rows of right, with SKIPS.
         PAIRS: which pairs count by their numbers: "all" or "different".
         SKIPS: whether the pair of a row with itself is left out.
@@ -50,10 +51,10 @@ def slab_weights(  # type: ignore[no-untyped-def]
         start = first + block * ROWS
         edge = edge | ((column * COLS < start + ROWS) & (column * COLS + COLS > start))
     if PAIRS != "all":
-        least, largest = left_ranges + block, left_ranges + tl.cdiv(n, ROWS) + block
+        least, largest = left_ranges + block, left_ranges + tl.num_programs(0) + block
         tile = right_ranges + column
         meets = (tl.load(tile) <= tl.load(largest)) & (
-            tl.load(tile + tl.cdiv(k, COLS)) >= tl.load(least)
+            tl.load(tile + tl.num_programs(1)) >= tl.load(least)
         )
         edge = edge | meets
     if edge != EDGE:
@@ -62,22 +63,21 @@ def slab_weights(  # type: ignore[no-untyped-def]
     cols = column * COLS + tl.arange(0, COLS)
     z = tl.zeros((ROWS, COLS), tl.float32)
     for piece in range(D // DEPTH):
-        some = piece * DEPTH + tl.arange(0, DEPTH)
-        x = load(left, rows, some, n, D)
-        y = load(right, cols, some, k, D)
+        x = tl.load(places(left, block * ROWS, ROWS, piece * DEPTH, DEPTH, D))
+        y = tl.load(places(right, column * COLS, COLS, piece * DEPTH, DEPTH, D))
         z = product(x, tl.trans(y), z, PRECISION, WIDEN)
     z = a * z + c
     if BIAS:
-        z += tl.load(left_bias + rows, mask=rows < n, other=0.0)[:, None]
-        z += tl.load(right_bias + cols, mask=cols < k, other=0.0)[None, :]
+        z += tl.load(left_bias + rows)[:, None]
+        z += tl.load(right_bias + cols)[None, :]
     addend, factor, weight = EVALUATE(z)
     if EDGE:
         counts = (rows < n)[:, None] & (cols < k)[None, :]
         if SKIPS:
             counts = counts & ((rows + first)[:, None] != cols[None, :])
         if PAIRS == "different":
-            numbers = tl.load(left_numbers + rows, mask=rows < n, other=0)
-            others = tl.load(right_numbers + cols, mask=cols < k, other=0)
+            numbers = tl.load(left_numbers + rows)
+            others = tl.load(right_numbers + cols)
             counts = counts & (numbers[:, None] != others[None, :])
         if SUMS != "factors":
             addend = tl.where(counts, addend, 0.0)
@@ -91,9 +91,9 @@ def slab_weights(  # type: ignore[no-untyped-def]
         tall = tl.reshape(factor, (ROWS, TERMS, COLS // TERMS))
         total += tl.sum(log1p(tl.reduce(tall, 1, compound)), 1)
     weight = weight.to(OPERAND)
-    inside = (rows < n)[:, None] & (cols < stride)[None, :]
-    tl.store(weights + rows.to(tl.int64)[:, None] * stride + cols[None, :], weight, inside)
-    line = column.to(tl.int64) * n + rows
-    tl.store(totals + line, total, rows < n)
+    here = weights + rows.to(tl.int64)[:, None] * stride + cols[None, :]
+    tl.store(here, weight)
+    line = column.to(tl.int64) * height + rows
+    tl.store(totals + line, total)
     if BIAS:
-        tl.store(masses + line, tl.sum(weight.to(tl.float32), 1), rows < n)
+        tl.store(masses + line, tl.sum(weight.to(tl.float32), 1))
