@@ -21,6 +21,8 @@ FIRST_OVERHEAD = 8.0
 UNTIMED = 2
 #: Seconds after which a worker is ended at the latest, by what it does.
 LIMIT = {"check": 60.0, "warm": 60.0}
+#: And of what is timed, at the earliest.
+LEAST_LIMIT = 40.0
 
 
 class Clock:
@@ -85,7 +87,7 @@ class Memory:
 
     def limit(self, task: Task, does: str) -> float:
         """Seconds after which the worker is taken to hang."""
-        return LIMIT.get(does) or max(40.0, 4.0 * self.expected(task))
+        return LIMIT.get(does) or max(LEAST_LIMIT, 4.0 * self.expected(task))
 
 
 def _kind(task: Task) -> tuple[str, type, str]:

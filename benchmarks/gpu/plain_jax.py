@@ -106,7 +106,7 @@ def jensen_shannon(
     own = twins(x, others[:n], *scalars)
     if ids is not None:  # with one array of rows, or "cross": negatives where positives are
         same = jnp.bincount(ids, length=n)[ids]
-        weights = 1.0 / (n * jnp.maximum(same - single, 1))
+        weights = 1.0 / (n * jnp.maximum(same - int(single), 1))
         share = alpha / (n * n - same.astype(jnp.float32).sum())
         total = each(labelled_sum, (x, ids, weights), others, ids, share, *scalars)
         if single:

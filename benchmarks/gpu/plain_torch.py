@@ -100,7 +100,7 @@ def jensen_shannon(
     if ids is not None:  # with one array of rows, or "cross": negatives where positives are
         own_ids = ids.long()
         same = torch.zeros_like(own_ids).index_add(0, own_ids, torch.ones_like(own_ids))[own_ids]
-        weights = 1.0 / (n * (same - single).clamp(min=1))
+        weights = 1.0 / (n * (same - int(single)).clamp(min=1))
         share = alpha / (n * n - same.sum())
         total = each(labelled_sum, (x, ids, weights), others, ids, share, *scalars)
         if single:

@@ -151,7 +151,7 @@ SPEEDS = f"""
      6 js           {ALL_FORMS}                            8192,65536 128  bfloat16 anchor,cross
      6 siglip       tiled,fused_deterministic,dense        8192,65536 128  bfloat16 cross
      6 clip         dense                                  8192       128  bfloat16 cross
-     6 js/ids       fused,tiled                            8192,65536 128  bfloat16 cross
+     6 js/ids       fused,tiled,compiled_chunks            8192,65536 128  bfloat16 cross
      7 js           {ALL_FORMS}                            512,1024   128  bfloat16,float32 anchor,cross
      7 siglip       fused,compiled_dense,eager_dense       512,1024   128  bfloat16,float32 cross
      8 js           fused,tiled                            8192       128  {",".join(DTYPES)} anchor,cross
