@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -31,6 +32,9 @@ Arguments = dict[str, torch.Tensor]
 Loss = Callable[..., torch.Tensor]
 #: Features among the arguments, in the order in which they are compared.
 FEATURES = ("x", "y", "bank")
+#: Clocks, about 10 ms, that the GPU waits while Python queues a loss, and most rows of a loss of
+#: which Python takes a good part of the time.
+WAIT, QUEUED_ROWS = 20_000_000, 16384
 #: Rows with which tiles are compiled.
 WARM_ROWS = 8192
 
@@ -141,6 +145,20 @@ def waiting(call: Callable[[], object], device: str) -> Callable[[], None]:
     return run
 
 
+def device_milliseconds(call: Callable[[], object], repeats: int) -> float:
+    """Median time that the GPU needs, without Python's: it waits until all work is in its queue."""
+    times = []
+    for _ in range(repeats):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda._sleep(WAIT)
+        start.record()
+        call()
+        end.record()
+        torch.cuda.synchronize()
+        times.append(start.elapsed_time(end))
+    return statistics.median(times)
+
+
 def matrix_rate(dtype: str, device: str) -> float:
     """Tflop/s of one large product in the dtype: what the loss is measured against."""
     n = 8192 if device != "cpu" else 256
@@ -234,12 +252,14 @@ def tune(case: Tune, device: str) -> Row:
     with tiles_of(case) as taken:
         forget(device)
         given = arguments(case.speed, device)
-        run = waiting(step_of(case.speed, given), device)
+        step = step_of(case.speed, given)
         with precision(case.dtype, case.form):
-            run()
+            value = step().item()
             length = given["x"].grad.float().norm().item()
-            ms = milliseconds(run, case.repeats, untimed=1)
-            value = own_loss(case.speed)(**given).item()
+            if device == "cpu":
+                ms = milliseconds(step, case.repeats, untimed=1)
+            else:
+                ms = device_milliseconds(step, case.repeats)
     forget(device)
     row: Row = {"ms": round(ms, 4), "tiles": " ".join(map(str, taken[-1]))}
     return row | {"value": round(value, 5), "gradient": float(f"{length:.5g}")}
@@ -265,5 +285,7 @@ def speed(case: Speed, device: str) -> Row:
             # The gradients of the step before are among what is held, as the inputs are.
             row["extra_mib"] = round((torch.cuda.max_memory_allocated() - held) / 2**20, 1)
         row["ms"] = round(milliseconds(run, case.repeats, untimed=0), 3)
+        if device != "cpu" and case.n <= QUEUED_ROWS:
+            row["device_ms"] = round(device_milliseconds(step, case.repeats), 3)
     forget(device)
     return row

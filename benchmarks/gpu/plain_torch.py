@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -34,7 +34,7 @@ def plain_loss(case: Speed) -> Callable[..., Tensor]:
     loss = loss or partial(jensen_shannon, single=is_single(case))
     loss = partial(loss, negatives=case.negatives)
     if case.form == "compiled_chunks":
-        return partial(loss, in_chunks)
+        return partial(loss, chunked())
     whole = partial(loss, at_once)
     return torch.compile(whole, dynamic=False) if case.form == "compiled_dense" else whole
 
@@ -44,11 +44,16 @@ def at_once(piece: Each, cut: tuple[Tensor, ...], *whole: Any) -> Tensor:
     return piece(*cut, *whole)
 
 
-def in_chunks(piece: Each, cut: tuple[Tensor, ...], *whole: Any) -> Tensor:
-    """The sum of the piece over chunks of rows, each compiled, and again in the backward pass."""
-    compiled = torch.compile(piece, dynamic=False)
-    parts = zip(*(v.split(CHUNK) for v in cut), strict=True)
-    return sum(checkpoint(compiled, *some, *whole, use_reentrant=False) for some in parts)  # type: ignore[return-value]
+def chunked() -> Each:
+    """What sums a piece over chunks of rows, each compiled, and again in the backward pass."""
+    compiled = lru_cache(partial(torch.compile, dynamic=False))
+
+    def each(piece: Each, cut: tuple[Tensor, ...], *whole: Any) -> Tensor:
+        run, parts = compiled(piece), zip(*(v.split(CHUNK) for v in cut), strict=True)
+        sums = [checkpoint(run, *some, *whole, use_reentrant=False) for some in parts]
+        return torch.stack(sums).sum()
+
+    return each
 
 
 def siglip(

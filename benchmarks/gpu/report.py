@@ -62,17 +62,21 @@ def show_sums(libraries: list[str], rows: dict[Task, Row], lost: dict[str, str])
 
 def show_left_out(left_out: list[LeftOut]) -> None:
     """Print how many cases of each stage were left out, and why the first of them was."""
-    counts = Counter((task.stage, task.library) for task, _ in left_out)
-    for (stage, library), count in sorted(counts.items()):
-        first = next(e for e in left_out if e.task[:2] == (stage, library))
+    by_stage: dict[int, list[LeftOut]] = {}
+    for entry in left_out:
+        by_stage.setdefault(entry.task.stage, []).append(entry)
+    for stage, entries in sorted(by_stage.items()):
+        first, counts = entries[0], Counter(entry.task.library for entry in entries)
         stages = TUNE_STAGES if isinstance(first.task.case, Tune) else STAGES
-        print(f"left out: {count} of stage {stage} ({stages[stage]}), {library};"
+        listed = ", ".join(f"{count} of {library}" for library, count in counts.items())
+        print(f"left out of stage {stage} ({stages[stage]}): {listed};"
               f" first {named(first.task)}: {first.why}")  # fmt: skip
 
 
 def next_steps(
-    wrong: int, lost: bool, left_out: int, written: list[Path], logs: Path, tuned: bool, small: bool
-) -> list[str]:
+    wrong: int, lost: bool, left_out: int, written: list[Path], logs: Path, *, tuned: bool,
+    gains: bool, small: bool,
+) -> list[str]:  # fmt: skip
     """What to do after a call, in order.
 
     Args:
@@ -82,6 +86,7 @@ def next_steps(
         written: files with rows of this call.
         logs: folder with the output of the workers.
         tuned: whether tiles were measured.
+        gains: whether any of them are worth a change.
         small: whether it was a rehearsal, which measures nothing.
     """
     files = [str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path) for path in written]
@@ -97,10 +102,12 @@ def next_steps(
                      f" in the logs in {logs}); what is mended is measured anew.")  # fmt: skip
     if left_out:
         steps.append(f"Run the same command again: it goes on with the {left_out} left out.")
-    elif not wrong and not lost:
-        steps.append(
-            "Put a winner's row in the place of its tiles in fmicl_core/fused.py, and run"
-            " `python -m benchmarks.gpu` again to see it there." if tuned
-            else "All is measured; `python -m benchmarks.gpu --tune` looks for better tiles."
-        )  # fmt: skip
+    if gains:
+        steps.append("Put the winners, where they are faster than the present tiles, into the table"
+                     " of fmicl_core/fused.py, and run `python -m benchmarks.gpu` to see their"
+                     " rows.")  # fmt: skip
+    elif tuned:
+        steps.append("No other tiles were faster by 3 percent: leave the present ones.")
+    elif not (left_out or wrong or lost):
+        steps.append("All is measured; `python -m benchmarks.gpu --tune` looks for better tiles.")
     return steps

@@ -14,7 +14,7 @@ from benchmarks.gpu.model import predicted_ms
 from benchmarks.gpu.report import failed, named, next_steps, show_left_out, show_sums, shown
 from benchmarks.gpu.schedule import LeftOut, Schedule
 from benchmarks.gpu.table import MEASURED, ROOT, Table, code_of, path_of, rows_by_key
-from benchmarks.gpu.tuning import ranked, show_ranked, write_winners
+from benchmarks.gpu.tuning import Ranked, ranked, show_ranked, write_winners
 from benchmarks.machine import machine
 from benchmarks.timing import Row
 
@@ -104,25 +104,26 @@ class Session:
         table.close()
         written = [table.path for table in self._tables.values()]
         show_sums(list(self.modules), self.rows, crew.lost)
-        tuned = [path for library in self.modules if (path := self._winners(library, crew))]
+        found = {library: self._winners(library, crew) for library in self.modules}
+        tuned = [self._path(f"tiles_{library}") for library, some in found.items() if some]
+        gains = any(one.gains for some in found.values() for one in some)
         show_left_out(left_out)
         print(f"left out {len(left_out)} cases in all, listed in {self.left_out.name};"
               f" {time.monotonic() - START:.0f} s")  # fmt: skip
         wrong = sum(failed(*entry) for entry in self.rows.items())
         steps = next_steps(wrong, bool(crew.lost), len(left_out), written + tuned, self.work,
-                           tuned=bool(tuned), small=self.small)  # fmt: skip
+                           tuned=bool(tuned), gains=gains, small=self.small)  # fmt: skip
         print("\n".join(f"NEXT {i}. {step}" for i, step in enumerate(steps, 1)), flush=True)
 
-    def _winners(self, library: str, crew: Crew) -> Path | None:
-        """Show the tiles that were measured, and write the fastest; the file, if there are any."""
+    def _winners(self, library: str, crew: Crew) -> list[Ranked]:
+        """The tiles that were measured, shown and the fastest written, where there are any."""
         rows = [
             task.case._asdict() | row for task, row in self.rows.items()
             if task.library == library and isinstance(task.case, Tune)
         ]  # fmt: skip
-        if not (found := ranked(rows)):
-            return None
-        print(f"{library}: the tiles, best first")
-        show_ranked(found)
-        path = self._path(f"tiles_{library}")
-        write_winners(path, found, crew.devices.get(library, ""))
-        return path
+        if found := ranked(rows):
+            print(f"{library}: the tiles, best first")
+            show_ranked(found)
+            device = crew.devices.get(library, "")
+            write_winners(self._path(f"tiles_{library}"), found, device)
+        return found

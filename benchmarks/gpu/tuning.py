@@ -32,6 +32,8 @@ MOST = {False: 32, True: 2}
 #: thread that its sums may take, beside which it needs about sixty. Compiled for sm_90, shared
 #: memory was 0.8 to 1.2 times the estimate, and a hundred bytes were spilled at 190 registers.
 MEMORY, REGISTERS, OF_A_THREAD = 227 * 1024, 65536, 192
+#: What a change of tiles has to gain at least to be worth it.
+GAIN = 1.03
 #: How far the loss and its gradient may be from those with the present tiles.
 SAME = 1e-2
 #: What has a winner of its own.
@@ -105,18 +107,18 @@ def tune_plan(library: str, small: bool = False) -> list[Task]:
         library: "torch" or "jax".
         small: whether sizes are such that a CPU can interpret them.
     """
-    tasks = []
+    tasks: list[tuple[int, int, Tune]] = []
     for (n, d), negatives, form in product(
         TUNE_SHAPES[small], ("anchor", "cross"), TUNE_FORMS[library]
     ):
         shape = Tune(form, n, d, "bfloat16", negatives)
         atomic = library == "torch" and form == "fused"
-        tasks.append(Task(1, library, shape))
-        tasks += [
-            Task(1 + apart, library, shape._replace(**tiles._asdict()))
-            for apart, tiles in candidates(d, atomic, MOST[small])
-        ]
-    return sorted(tasks, key=lambda task: task.stage)
+        others = list(candidates(d, atomic, MOST[small]))
+        tasks.append((1, 0, shape))
+        tasks += [(1 + apart, i, shape._replace(**tiles._asdict()))
+                  for i, (apart, tiles) in enumerate(others)]  # fmt: skip
+    # Shapes by turns, so that where time runs out each has had its nearest tiles.
+    return [Task(stage, library, case) for stage, _, case in sorted(tasks, key=lambda t: t[:2])]
 
 
 class Ranked(NamedTuple):
@@ -133,6 +135,11 @@ class Ranked(NamedTuple):
     present: Row
     best: list[Row]
     rest: int
+
+    @property
+    def gains(self) -> bool:
+        """Whether other tiles are worth a change."""
+        return float(self.present["ms"]) >= GAIN * float(self.best[0]["ms"])
 
 
 def ranked(rows: Iterable[Row]) -> list[Ranked]:
@@ -158,13 +165,19 @@ def _same(row: Row, present: Row) -> bool:
 
 
 def show_ranked(found: list[Ranked], most: int = 5) -> None:
-    """Print the best tiles of each shape, beside the present ones."""
-    for shape, present, best, rest in found:
-        print(f"{' '.join(shape)}: {present['tiles']} takes {float(present['ms']):.4g} ms"
-              f" ({len(best)} measured, {rest} do not fit or are wrong)")  # fmt: skip
+    """Print the best tiles of each shape, beside the present ones; then the best form of each."""
+    fastest: dict[tuple[str, ...], list[str]] = {}
+    for (form, *size), present, best, rest in found:
+        n, d, dtype, negatives = size
+        print(f"js {form} {negatives} N={n} D={d} {dtype}: {literal(present)}, the present tiles,"
+              f" take {float(present['ms']):.4g} ms ({len(best)} measured, {rest} do not fit or are"
+              f" wrong)")  # fmt: skip
         for row in best[:most]:
             factor = float(present["ms"]) / float(row["ms"])
             print(f"    {factor:5.2f} times as fast  {float(row['ms']):8.4g} ms  {literal(row)}")
+        fastest.setdefault(tuple(size), []).append(f"{float(best[0]['ms']):.4g} ms {form}")
+    for (n, d, dtype, negatives), forms in fastest.items():
+        print(f"js {negatives} N={n} D={d} {dtype}, the best of each form: {', '.join(forms)}")
 
 
 def literal(row: Row) -> str:
