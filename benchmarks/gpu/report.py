@@ -96,7 +96,9 @@ def next_steps(
     else:
         steps = [f"Commit {listed}."] if files else []
     if lost:
-        steps.append(f"A library does not start: its output ends the logs in {logs}.")
+        steps.append(
+            f"A library does not start: its output ends the logs in {logs}; mend that first."
+        )
     if wrong:
         steps.append(f"Mend the {wrong} cases marked FAILED above (`error` in the files, tracebacks"
                      f" in the logs in {logs}); what is mended is measured anew.")  # fmt: skip
