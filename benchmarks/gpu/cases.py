@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -162,6 +163,17 @@ class Tune(NamedTuple):
     def repeats(self) -> int:
         """How often it is timed."""
         return 5
+
+    def taken(self, tiles: Iterable[tuple[int, ...]]) -> str:
+        """Those of the tiles that the last routine took, "-" for none.
+
+        Raises:
+            RuntimeError: no routine took any, so that others would change nothing.
+        """
+        *_, last = ("-",), *tiles
+        if self.rows and last == ("-",):
+            raise RuntimeError("the library takes no tiles for this shape")
+        return " ".join(map(str, last))
 
 
 Case = Check | Speed | Tune

@@ -197,7 +197,7 @@ def tune(case: Tune, device: str) -> Row:
     value, gradients = run(*given)
     length = float(jnp.linalg.norm(gradients["x"].astype(jnp.float32)))
     ms = milliseconds(partial(wait_for, run, *given), case.repeats, untimed=1)
-    row: Row = {"ms": round(ms, 4), "tiles": " ".join(map(str, taken[-1]))}
+    row: Row = {"ms": round(ms, 4), "tiles": case.taken(taken)}
     return row | {"value": round(float(value), 5), "gradient": float(f"{length:.5g}")}
 
 

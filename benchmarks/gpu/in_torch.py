@@ -261,7 +261,7 @@ def tune(case: Tune, device: str) -> Row:
             else:
                 ms = device_milliseconds(step, case.repeats)
     forget(device)
-    row: Row = {"ms": round(ms, 4), "tiles": " ".join(map(str, taken[-1]))}
+    row: Row = {"ms": round(ms, 4), "tiles": case.taken(taken)}
     return row | {"value": round(value, 5), "gradient": float(f"{length:.5g}")}
 
 

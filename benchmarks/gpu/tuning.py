@@ -181,8 +181,9 @@ def show_ranked(found: list[Ranked], most: int = 5) -> None:
 
 
 def literal(row: Row) -> str:
-    """The tiles of a row, as they stand in fmicl_core/fused.py."""
-    return f"Tiles({', '.join(str(row['tiles']).split())})"
+    """The tiles of a row, as they stand in fmicl_core/fused.py; "-" where there are none."""
+    tiles = str(row["tiles"]).split()
+    return "-" if tiles == ["-"] else f"Tiles({', '.join(tiles)})"
 
 
 def write_winners(path: Path, found: list[Ranked], device: str) -> None:
