@@ -1,54 +1,62 @@
-"""What is checked and timed on a GPU, and in which order; knows of no framework."""
+"""What a case is: a loss to be checked, timed, or timed with other tiles; knows of no framework."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from itertools import product
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from fmicl_core import DIVERGENCES, FMICL, Gaussian, Laplace, get_divergence
-from fmicl_core.pairs import NEGATIVES
+from fmicl_core import FMICL, Gaussian, Laplace, Similarity
+from fmicl_core.family import FAMILY_DEFAULTS
+from fmicl_core.related import RELATED_DEFAULTS
 
 #: Forms of each library. "fused_value" is the fused routine without a gradient.
 FORMS = {
     "torch": ("fused", "fused_deterministic", "fused_value", "tiled", "dense"),
     "jax": ("fused", "fused_value", "tiled", "dense"),
 }
-DTYPES = ("bfloat16", "float16", "tf32", "float32")
-#: Largest relative error of the loss and of the gradient that passes.
+#: Largest relative error of the loss and of the gradients that passes.
 LIMIT = {"float32": 5e-5, "tf32": 5e-3, "float16": 5e-3, "bfloat16": 2e-2}
-#: Flops that no exact method can avoid, in N^2 D; a symmetric block needs half of a full one.
-FLOPS = {"cross": 6, "anchor": 3}
-#: Rows of a chunk of the baseline that tiles as Inf-CL does, and most rows of the dense forms.
-CHUNK, DENSE_ROWS = 2048, 32768
-#: Most rows for which a matrix of all pairs in 16 bits is made for the products alone.
-WHOLE_ROWS = 65536
-#: Rows of a check; the first leaves edges in every tile, the second in none.
-CHECK_ROWS = 700, 768
-#: What is done in turn, in the order of what it tells.
-STAGES = {
-    1: "every family of routines against float64",
-    2: "N = 8,192 and 65,536, D = 128, bfloat16",
-    3: "N = 1,048,576",
-    4: "D = 512",
-    5: "small N",
-    6: "other dtypes at N = 8,192",
-    7: "all other checks",
-    8: "all other speeds",
+#: Losses by name; every other one is f-MICL with the divergence of that name.
+NAMED = ("siglip", "clip", "info_nce")
+#: logit_scale, and logit_bias where the loss has one: of losses by name, and of learned f-MICL.
+SCALARS = {
+    "siglip": (FAMILY_DEFAULTS.siglip_scale, FAMILY_DEFAULTS.siglip_bias),
+    "clip": (FAMILY_DEFAULTS.clip_scale,),
+    "info_nce": (1.0 / RELATED_DEFAULTS.temperature,),
 }
-#: Sizes of a rehearsal on a CPU, where routines are interpreted.
-SMALL = {700: 150, 768: 128, 512: 64, 1024: 96, 8192: 256, 32768: 320, 65536: 384, 1 << 20: 512}
-SMALL_WIDTHS = {128: 32, 512: 64}
+LEARNED = (5.0, -3.0)
+#: Flops that no exact method can avoid, in N K D; a symmetric block needs half of a full one, and
+#: a bank has no gradient.
+FLOPS = {"cross": 6, "anchor": 3, "all": 12, "bank": 4}
+#: Rows with equal ids, and number of classes.
+EQUAL, CLASSES = 8, 10
+#: Rows of a chunk of the baseline that tiles as Inf-CL does.
+CHUNK = 2048
 
 
 class Check(NamedTuple):
-    """One loss with its gradient to be compared with the float64 reference."""
+    """One loss with its gradients to be compared with the float64 reference.
+
+    Args:
+        form: name in `FORMS`.
+        loss: name of a divergence, or name in `NAMED`.
+        similarity: name of the similarity, "-" for losses by name.
+        negatives: name of the scheme of negatives.
+        bank: whether a bank supplies the negatives.
+        dtype: dtype of the features; "tf32" is float32 with products in tf32.
+        n: number of rows.
+        d: width of the features.
+        normalize: whether rows are scaled to unit length first.
+        pairs: positive pairs: "rows", row i of x and of y; "ids", N / 8 ids of 8 rows each;
+            "classes", 10 ids.
+        scalars: "fixed", or "learned" where the scale (and the bias) have gradients.
+    """
 
     form: str
-    divergence: str
+    loss: str
     similarity: str
     negatives: str
     bank: bool
@@ -56,34 +64,60 @@ class Check(NamedTuple):
     n: int
     d: int
     normalize: bool = True
+    pairs: str = "rows"
+    scalars: str = "fixed"
 
     @property
     def bank_rows(self) -> int:
         """Rows of the bank, or 0 without one."""
         return self.n + self.n // 3 if self.bank else 0
 
-    def objective(self) -> FMICL:
-        """The settings; kernels of features that are not normalised have their scale."""
+    @property
+    def critic(self) -> Similarity | str:
+        """The similarity; a kernel of rows that are not of unit length has their scale."""
         scaled = {"gaussian": Gaussian(self.d / 2.0), "laplace": Laplace(math.sqrt(self.d))}
-        similarity = self.similarity if self.normalize else scaled[self.similarity]
-        return FMICL(
-            self.divergence, similarity, negatives=self.negatives, normalize=self.normalize
-        )
+        return self.similarity if self.normalize else scaled[self.similarity]
+
+    def objective(self) -> FMICL:
+        """The settings of f-MICL."""
+        how = {"negatives": self.negatives, "normalize": self.normalize} | scalars_of(self)
+        return FMICL(self.loss, self.critic, **how)  # type: ignore[arg-type]
 
 
 class Speed(NamedTuple):
-    """One loss to be timed at one size."""
+    """One loss to be timed at one size; fields as of `Check`.
+
+    Args:
+        loss: name of the loss, or "any" of what is the same for all.
+        form: name in `FORMS`; "products", the matrix products alone, whole or in tiles; or plain
+            code as users write it: "eager_dense", "compiled_dense" and "compiled_chunks".
+        bank: rows of a bank that supplies the negatives and has no gradient, or 0.
+    """
 
     loss: str
+    form: str
     n: int
     d: int
     dtype: str
     negatives: str
+    bank: int = 0
+    pairs: str = "rows"
+    scalars: str = "fixed"
+
+    #: Speeds are of unit rows, with the default similarity.
+    normalize = True
+    critic = "gaussian"
+
+    @property
+    def bank_rows(self) -> int:
+        """Rows of the bank, or 0 without one."""
+        return self.bank
 
     @property
     def flops(self) -> float:
         """Those that no exact method can avoid."""
-        return float(FLOPS[self.negatives]) * self.n**2 * self.d
+        share = FLOPS["bank" if self.bank else self.negatives]
+        return float(share) * self.n * (self.bank or self.n) * self.d
 
     @property
     def repeats(self) -> int:
@@ -91,8 +125,62 @@ class Speed(NamedTuple):
         return 10 if self.n < 32768 else 3 if self.n < 1 << 20 else 1
 
 
+class Tune(NamedTuple):
+    """Jensen-Shannon f-MICL by the fused routine, to be timed with the given tiles.
+
+    Args:
+        rows, columns, width, warps, stages: as of `fmicl_core.fused.Tiles`; 0, all of them, for the
+            tiles that the library takes.
+    """
+
+    form: str
+    n: int
+    d: int
+    dtype: str
+    negatives: str
+    rows: int = 0
+    columns: int = 0
+    width: int = 0
+    warps: int = 0
+    stages: int = 0
+
+    @property
+    def speed(self) -> Speed:
+        """The same, whatever the tiles."""
+        return Speed("js", *self[:5])
+
+    @property
+    def tiles(self) -> dict[str, int]:
+        """The tiles by the names of their fields, or nothing for the present ones."""
+        return dict(zip(self._fields[5:], self[5:], strict=True)) if self.rows else {}
+
+    @property
+    def flops(self) -> float:
+        """Those that no exact method can avoid."""
+        return self.speed.flops
+
+    @property
+    def repeats(self) -> int:
+        """How often it is timed."""
+        return 5
+
+    def taken(self, tiles: Iterable[tuple[int, ...]]) -> str:
+        """Those of the tiles that the last routine took, "-" for none.
+
+        Raises:
+            RuntimeError: no routine took any, so that others would change nothing.
+        """
+        *_, last = ("-",), *tiles
+        if self.rows and last == ("-",):
+            raise RuntimeError("the library takes no tiles for this shape")
+        return " ".join(map(str, last))
+
+
+Case = Check | Speed | Tune
+
+
 class Result(NamedTuple):
-    """Features as the loss saw them (x, y and perhaps a bank), and what it made of them; float64.
+    """Features as the loss saw them (x, perhaps y and a bank), and what it made of them; float64.
 
     There are no gradients where only the value was asked for.
     """
@@ -100,6 +188,7 @@ class Result(NamedTuple):
     features: tuple[np.ndarray, ...]
     loss: float
     gradients: tuple[np.ndarray, ...]
+    slopes: tuple[float, ...] = ()  # derivatives in the scalars that learn
 
 
 class Task(NamedTuple):
@@ -107,7 +196,7 @@ class Task(NamedTuple):
 
     stage: int
     library: str
-    case: Check | Speed
+    case: Case
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -115,152 +204,42 @@ class Task(NamedTuple):
         return self.library, type(self.case).__name__, *map(str, self.case)
 
 
-#: Every family of routines: each dtype with one piece of the width and with several, symmetric and
-#: full blocks, with atomics and without, value alone, normalised and raw features; each formula.
-COVER = {
-    "torch": """
-        fused               kl                gaussian cross  -    bfloat16 128  unit
-        fused               js                gaussian anchor -    bfloat16 128  unit
-        fused_deterministic js                gaussian all    -    bfloat16 128  unit
-        fused_value         js                gaussian anchor -    bfloat16 128  unit
-        fused               js                gaussian anchor bank bfloat16 128  unit
-        fused               pearson           gaussian all    -    float16  64   unit
-        fused               tsallis           cauchy   all    -    tf32     64   unit
-        fused               vlc               laplace  all    -    float32  128  unit
-        fused               squared_hellinger laplace  within -    bfloat16 100  unit
-        fused               jeffreys          gaussian cross  -    bfloat16 200  unit
-        fused               kl                cosine   all    -    bfloat16 256  unit
-        fused               js                gaussian all    -    bfloat16 64   raw
-        fused               js                gaussian all    -    bfloat16 512  unit
-        fused_deterministic kl                gaussian all    -    bfloat16 512  unit
-        fused               vlc               gaussian all    -    float16  1024 raw
-        fused               js                gaussian all    -    tf32     768  unit
-        fused               js                gaussian all    -    float32  512  raw
-        fused               kl                gaussian cross  bank tf32     128  raw
-        fused_deterministic tsallis           gaussian within -    float16  1024 unit
-        fused_deterministic vlc               gaussian anchor bank tf32     768  unit
-        fused_deterministic squared_hellinger cauchy   cross  -    float32  100  unit
-        fused_deterministic js                laplace  all    -    bfloat16 200  raw
-        fused_deterministic jeffreys          gaussian within bank float16  64   unit
-        fused_value         kl                gaussian cross  -    float32  512  unit
-        fused_value         js                gaussian all    -    float16  200  raw
-        fused               js                gaussian within -    bfloat16 5    unit
-        fused               js                gaussian cross  -    float32  5    unit
-        fused               js                gaussian anchor -    bfloat16 1024 unit
-        tiled                js                gaussian all    -    bfloat16 128  unit
-        tiled                pearson           cauchy   cross  bank float32  512  unit
-        tiled                kl                gaussian within -    tf32     64   raw
-        dense                kl                cosine   anchor -    float16  128  unit
-    """,
-    "jax": """
-        fused               kl                gaussian cross  -    bfloat16 128  unit
-        fused               js                gaussian anchor -    bfloat16 128  unit
-        fused_value         js                gaussian anchor -    bfloat16 128  unit
-        fused               pearson           gaussian all    -    float16  64   unit
-        fused               tsallis           cauchy   all    -    tf32     100  unit
-        fused               vlc               laplace  all    -    float32  128  unit
-        fused               squared_hellinger gaussian within -    bfloat16 512  unit
-        fused               jeffreys          gaussian all    -    bfloat16 1024 unit
-        fused               js                gaussian all    -    float16  200  raw
-        fused               js                gaussian cross  bank tf32     768  raw
-        fused               js                gaussian all    -    float32  512  raw
-        fused               js                gaussian anchor bank bfloat16 200  raw
-        fused               kl                cosine   cross  -    float32  5    unit
-        fused_value         kl                gaussian all    -    tf32     256  unit
-        tiled                js                gaussian all    -    bfloat16 128  unit
-        tiled                kl                gaussian cross  bank float32  512  unit
-        dense                vlc               laplace  within -    tf32     64   raw
-    """,
-}
+def scalars_of(case: Check | Speed) -> dict[str, float]:
+    """The scalars that a loss is given, by the names of its arguments."""
+    values = SCALARS.get(case.loss, LEARNED if case.scalars == "learned" else ())
+    return dict(zip(("logit_scale", "logit_bias"), values, strict=False))
 
 
-def covering(library: str) -> list[Check]:
-    """The few checks that between them meet every family of routines."""
-    lines = (line.split() for line in COVER[library].strip().splitlines())
-    return [
-        Check(form, divergence, similarity, negatives, bank == "bank", dtype,
-              CHECK_ROWS[i % 2], int(d), rows == "unit")
-        for i, (form, divergence, similarity, negatives, bank, dtype, d, rows) in enumerate(lines)
-    ]  # fmt: skip
+def is_single(case: Check | Speed) -> bool:
+    """Whether all rows are in one array, as labelled rows are, and there is no y."""
+    return case.pairs != "rows" and case.negatives == "anchor" and not case.bank
 
 
-def all_checks(library: str) -> Iterator[Check]:
-    """Each divergence, scheme, form and dtype; raw features; each width of the fused routines."""
-    n = CHECK_ROWS[0]
-    forms = [form for form in FORMS[library] if form != "fused_value"]
-    for form in forms:
-        for dtype in DTYPES:
-            for divergence in suitable():
-                for negatives in NEGATIVES:
-                    yield Check(form, divergence, "gaussian", negatives, False, dtype, n, 64)
-            if form.startswith("fused"):
-                yield Check(form, "js", "gaussian", "all", False, dtype, n, 64, normalize=False)
-                for d in (5, 100, 128, 200, 512, 768, 1024):
-                    yield Check(form, "js", "gaussian", "all", False, dtype, n, d)
+def ids_of(case: Check | Speed) -> dict[str, np.ndarray]:
+    """Ids in no order, by the names of the arguments; none where row i belongs to row i."""
+    if case.pairs == "rows":
+        return {}
+    random = np.random.default_rng(0)
+    count = CLASSES if case.pairs == "classes" else -(-case.n // EQUAL)
+    own = random.permutation(case.n) // EQUAL if case.pairs == "ids" else None
+    ids = {"ids": random.integers(0, count, case.n) if own is None else own}
+    if case.bank:
+        ids["bank_ids"] = random.integers(0, count, case.bank_rows)
+    return {name: value.astype(np.int32) for name, value in ids.items()}
 
 
-def suitable() -> list[str]:
-    """The divergences that keep features apart."""
-    return [name for name in DIVERGENCES if get_divergence(name).suitable]
-
-
-def losses(library: str, n: int) -> tuple[str, ...]:
-    """What is compared at so many rows: the products alone, ours, and the baselines."""
-    whole = ("products",) if n <= WHOLE_ROWS else ()
-    dense = n <= DENSE_ROWS
-    if library == "jax":
-        return ("fused", *whole, "products_tiles", "jit_chunks", "tiled") + ("dense",) * dense
-    return (
-        "fused", *whole, "products_tiles", "compiled_chunks", *("compiled_dense",) * dense,
-        "tiled", "fused_deterministic", *("dense",) * dense,
-    )  # fmt: skip
+def call_of(case: Check | Speed) -> tuple[str, dict[str, Any]]:
+    """Name of the function of a backend that computes the loss, and its options."""
+    options: dict[str, Any] = {"implementation": case.form.split("_")[0]}
+    options["normalize"] = case.normalize
+    if case.loss in ("siglip", "clip"):
+        return f"{case.loss}_loss", options
+    options["negatives"] = case.negatives
+    if case.loss == "info_nce":
+        return "info_nce_loss", options
+    return "fmicl_loss", options | {"divergence": case.loss, "similarity": case.critic}
 
 
 def tile_rows(n: int) -> int:
     """Rows of a tile of the products alone: a part of n, at most half a GiB in 16 bits."""
     return max(1, math.gcd(n, min(CHUNK, (1 << 28) // n), n // 2))
-
-
-def sizes(library: str) -> Iterator[tuple[int, Speed]]:
-    """The stage of each speed, with the speed; one can come twice, and its first stage counts.
-
-    Within a stage each loss comes at all sizes before the next.
-    """
-    few, million = ("fused", "tiled", "products"), 1 << 20
-    stages = (
-        (2, (8192, 65536), 128, ("bfloat16",), ()),
-        (3, (million,), 128, ("bfloat16",), ("fused", "products_tiles")),
-        (4, (8192, 65536), 512, ("bfloat16",), ()),
-        (5, (512, 1024), 128, ("bfloat16", "float32"), ()),
-        (6, (8192,), 128, DTYPES, few),
-        (8, (512, 1024, 8192, 32768), 128, DTYPES, ()),
-        (8, (8192,), 512, DTYPES, ()),
-        (8, (million,), 128, ("float32",), ("fused",)),
-    )
-    for stage, rows, d, dtypes, only in stages:
-        for loss in only or losses(library, min(rows)):
-            for n, dtype, negatives in product(rows, dtypes, FLOPS):
-                if loss in losses(library, n):
-                    yield stage, Speed(loss, n, d, dtype, negatives)
-
-
-def plan(library: str, small: bool = False) -> list[Task]:
-    """All that there is to do with a library, by `STAGES`, each case once.
-
-    Args:
-        library: "torch" or "jax".
-        small: sizes that a CPU can interpret.
-    """
-    found = [(1, case) for case in covering(library)]
-    found += list(sizes(library)) + [(7, case) for case in all_checks(library)]
-    tasks: dict[tuple[str, ...], Task] = {}
-    for stage, case in sorted(found, key=lambda pair: pair[0]):
-        task = Task(stage, library, shrunk(case) if small else case)
-        tasks.setdefault(task.key, task)
-    return list(tasks.values())
-
-
-def shrunk(case: Check | Speed) -> Check | Speed:
-    """The same case at a size for a CPU."""
-    n, d = SMALL[case.n], case.d
-    return case._replace(n=n, d=SMALL_WIDTHS.get(d, d) if isinstance(case, Speed) else min(d, 150))

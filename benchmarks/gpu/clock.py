@@ -6,9 +6,10 @@ import statistics
 import time
 from collections.abc import Callable, Iterable
 
-from benchmarks.gpu.cases import Check, Speed, Task
+from benchmarks.gpu.cases import Check, Speed, Task, Tune
 from benchmarks.timing import Row
 
+Timed = Speed | Tune
 #: Seconds that are kept back for the end: to stop the workers and to write what was left out.
 MARGIN = 4.0
 #: Seconds of a check before there is one to go by.
@@ -20,6 +21,8 @@ FIRST_OVERHEAD = 8.0
 UNTIMED = 2
 #: Seconds after which a worker is ended at the latest, by what it does.
 LIMIT = {"check": 60.0, "warm": 60.0}
+#: And of what is timed, at the earliest.
+LEAST_LIMIT = 40.0
 
 
 class Clock:
@@ -52,7 +55,7 @@ class Memory:
     def __init__(self, device: str) -> None:
         self.device = device
         self.checks: dict[str, list[float]] = {}
-        self.speeds: dict[tuple[str, str], list[tuple[Speed, float, float]]] = {}
+        self.speeds: dict[tuple[str, type, str], list[tuple[Timed, float, float]]] = {}
 
     def add(self, task: Task, row: Row) -> None:
         """Keep what a row says of time; rows without a time say nothing."""
@@ -62,9 +65,8 @@ class Memory:
         if isinstance(task.case, Check):
             self.checks.setdefault(task.library, []).append(seconds)
         elif row.get("ms") not in (None, ""):
-            kind = task.library, task.case.loss
             entry = task.case, float(row["ms"]), seconds
-            self.speeds.setdefault(kind, []).append(entry)
+            self.speeds.setdefault(_kind(task), []).append(entry)
 
     def expected(self, task: Task) -> float:
         """Seconds that the task will take, on the safe side."""
@@ -73,8 +75,10 @@ class Memory:
             last = self.checks.get(task.library, ())[-20:]
             return 1.5 * statistics.median(last) if last else FIRST_CHECK
         runs = case.repeats + UNTIMED
-        done = self.speeds.get((task.library, case.loss), ())
-        same = [entry for entry in done if entry[0].dtype == case.dtype] or done
+        same: list[tuple[Timed, float, float]] = self.speeds.get(_kind(task), [])
+        for field in ("dtype", "loss", "pairs"):  # those most like it, as far as there are any
+            of = getattr(case, field, "")
+            same = [entry for entry in same if getattr(entry[0], field, "") == of] or same
         if not same:
             return FIRST_OVERHEAD + 1e-12 * runs * case.flops / FIRST_RATE[self.device]
         similar, ms, seconds = min(same, key=lambda entry: _apart(entry[0], case))
@@ -83,10 +87,15 @@ class Memory:
 
     def limit(self, task: Task, does: str) -> float:
         """Seconds after which the worker is taken to hang."""
-        return LIMIT.get(does) or max(40.0, 4.0 * self.expected(task))
+        return LIMIT.get(does) or max(LEAST_LIMIT, 4.0 * self.expected(task))
 
 
-def _apart(one: Speed, other: Speed) -> float:
+def _kind(task: Task) -> tuple[str, type, str]:
+    """What has to be equal for one time to say anything of another."""
+    return task.library, type(task.case), task.case.form
+
+
+def _apart(one: Timed, other: Timed) -> float:
     """How many times more work one is than the other, whichever is more."""
     return max(one.flops / other.flops, other.flops / one.flops)
 

@@ -26,7 +26,7 @@ STARTS = 2
 
 
 class Job(NamedTuple):
-    """What a worker was given: a task, and "check", "speed" or "warm"."""
+    """What a worker was given: a task, and "check", "speed", "tune" or "warm"."""
 
     task: Task
     does: str
@@ -74,7 +74,9 @@ class Worker:
         """Have it do a job, in at most so many seconds."""
         self.job, self.until = job, time.monotonic() + limit
         with suppress(OSError):  # it has ended, as a message will say
-            self.process.stdin.write(json.dumps([job.does, job.task.case]) + "\n")
+            case = job.task.case
+            line = json.dumps([job.does, type(case).__name__, case])
+            self.process.stdin.write(line + "\n")
             self.process.stdin.flush()
 
     def end(self) -> None:

@@ -11,10 +11,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.gpu.cases import CHUNK, Check, Result, Speed, tile_rows
+import fmicl_jax
+from benchmarks.gpu.cases import (
+    Check,
+    Result,
+    Speed,
+    Tune,
+    call_of,
+    ids_of,
+    is_single,
+    scalars_of,
+    tile_rows,
+)
+from benchmarks.gpu.plain_jax import plain_loss
 from benchmarks.timing import Row, milliseconds
-from fmicl_core.divergences import LOG2
-from fmicl_jax import fmicl_loss
+
+Arguments = dict[str, jax.Array]
+#: Features among the arguments, in the order in which they are compared.
+FEATURES = ("x", "y", "bank")
 
 
 def prepare(device: str) -> str:
@@ -57,30 +71,50 @@ def precision(dtype: str) -> Iterator[None]:
         yield
 
 
-def result(case: Check, similarity: object, device: str) -> Result:
-    """The loss and, unless the value alone is asked for, its gradients."""
-    features = views(case.n, case.d, case.dtype, device)
+def arguments(case: Check | Speed) -> tuple[Arguments, Arguments]:
+    """What the loss of a case takes, by name: what has a gradient, and what has none."""
+    x, y = views(case.n, case.d, case.dtype, "")
+    leaves = {"x": x} if is_single(case) else {"x": x, "y": y}
+    others = {name: jnp.asarray(value) for name, value in ids_of(case).items()}
     if case.bank:
         bank = jax.random.normal(jax.random.key(1), (case.bank_rows, case.d))
-        features.append(bank.astype(kind_of(case.dtype)))
+        # A queue, which is what a bank is, has no gradient.
+        (leaves if isinstance(case, Check) else others)["bank"] = bank.astype(kind_of(case.dtype))
+    if case.scalars == "learned":
+        leaves |= {name: jnp.asarray(value) for name, value in scalars_of(case).items()}
+    return leaves, others
 
-    def loss(x: jax.Array, y: jax.Array, bank: jax.Array | None = None) -> jax.Array:
-        return fmicl_loss(
-            x, y, bank=bank, divergence=case.divergence, similarity=similarity,
-            negatives=case.negatives, normalize=case.normalize,
-            implementation=case.form.split("_")[0],
-        )  # type: ignore[arg-type]  # fmt: skip
 
-    gradients: Any = ()
+def loss_of(case: Check | Speed) -> Callable[[Arguments, Arguments], jax.Array]:
+    """The loss of a case, ours or in plain code, of what `arguments` gives."""
+    if case.form.startswith("compiled"):
+        plain = plain_loss(case)
+        return lambda leaves, others: plain(**leaves, **others)
+    name, options = call_of(case)
+    function = getattr(fmicl_jax, name)
+
+    def loss(leaves: Arguments, others: Arguments) -> jax.Array:
+        given = leaves | others
+        return function(given.pop("x"), given.pop("y", None), **given, **options)  # type: ignore[no-any-return]
+
+    return loss
+
+
+def result(case: Check, device: str) -> Result:
+    """The loss and, unless the value alone is asked for, its gradients."""
+    leaves, others = arguments(case)
+    gradients: Arguments = {}
     with precision(case.dtype):
         if case.form == "fused_value":
-            value = jax.jit(loss)(*features)
+            value = jax.jit(loss_of(case))(leaves, others)
         else:
-            places = tuple(range(len(features)))
-            value, gradients = jax.jit(jax.value_and_grad(loss, argnums=places))(*features)
-    arrays = [np.asarray(v, np.float64) for v in (*features, *gradients)]
-    count = len(features)
-    return Result(tuple(arrays[:count]), float(value), tuple(arrays[count:]))
+            value, gradients = jax.jit(jax.value_and_grad(loss_of(case)))(leaves, others)
+
+    def arrays(of: Arguments) -> tuple[np.ndarray, ...]:
+        return tuple(np.asarray(of[name], np.float64) for name in FEATURES if name in of)
+
+    slopes = tuple(float(gradients[k]) for k in scalars_of(case) if k in gradients)
+    return Result(arrays(leaves), float(value), arrays(gradients), slopes)
 
 
 def matrix_rate(dtype: str, device: str) -> float:
@@ -90,29 +124,6 @@ def matrix_rate(dtype: str, device: str) -> float:
     with precision(dtype):
         run = jax.jit(lambda a, b: a @ b)
         return 2e-9 * n**3 / milliseconds(partial(wait_for, run, a, b), 10)
-
-
-def chunks(x: jax.Array, y: jax.Array, negatives: str) -> jax.Array:
-    """Jensen-Shannon of row chunks, each computed again in the backward pass."""
-
-    def unit(v: jax.Array) -> jax.Array:
-        length = jnp.linalg.norm(v.astype(jnp.float32), axis=1, keepdims=True)
-        return (v / length).astype(v.dtype)
-
-    x, y = unit(x), unit(y)
-    others = y if negatives == "cross" else x
-
-    @jax.checkpoint
-    def chunk(rows: jax.Array) -> jax.Array:
-        z = jnp.matmul(rows, others.T, preferred_element_type=jnp.float32)
-        return jax.nn.softplus(2.0 * z - 2.0).sum()
-
-    total = jax.lax.map(chunk, x.reshape(-1, min(CHUNK, len(x)), x.shape[1])).sum()
-    positive = 2.0 * (x * y).astype(jnp.float32).sum(axis=1) - 2.0
-    own = 2.0 * (x * others).astype(jnp.float32).sum(axis=1) - 2.0
-    pairs = len(x) * (len(x) - 1)
-    penalty = (total - jax.nn.softplus(own).sum()) / pairs - LOG2
-    return 40.0 * penalty + jax.nn.softplus(-positive).mean() - LOG2
 
 
 def products(x: jax.Array, y: jax.Array, negatives: str, rows: int) -> Any:
@@ -133,28 +144,61 @@ def products(x: jax.Array, y: jax.Array, negatives: str, rows: int) -> Any:
 
 
 def step_of(case: Speed) -> Any:
-    """What is timed, compiled for the size of the case."""
-    name, negatives = case.loss, case.negatives
-    if name.startswith("products"):
-        rows = case.n if name == "products" else tile_rows(case.n)
-        step: Callable[..., Any] = partial(products, negatives=negatives, rows=rows)
+    """What is timed, of what `arguments` gives, compiled for the size of the case."""
+    if case.form.startswith("products"):
+        rows = case.n if case.form == "products" else tile_rows(case.n)
+
+        def step(leaves: Arguments, others: Arguments) -> Any:
+            return products(leaves["x"], leaves["y"], case.negatives, rows)
     else:
-        own = partial(fmicl_loss, divergence="js", negatives=negatives, implementation=name)
-        loss = partial(chunks, negatives=negatives) if name == "jit_chunks" else own
-        step = jax.value_and_grad(loss, argnums=(0, 1))
-    kind = jax.ShapeDtypeStruct((case.n, case.d), kind_of(case.dtype))
+        step = jax.value_and_grad(loss_of(case))
     with precision(case.dtype):
-        return jax.jit(step).lower(kind, kind).compile()
+        return jax.jit(step).lower(*jax.eval_shape(partial(arguments, case))).compile()
 
 
-def wait_for(run: Callable[..., Any], *given: jax.Array) -> None:
+@contextmanager
+def tiles_of(case: Speed | Tune) -> Iterator[list[tuple[int, ...]]]:
+    """The tiles of a case to be tuned in place of the library's; those that were taken."""
+    if not isinstance(case, Tune):
+        yield []
+        return
+    from fmicl_jax import fused_pallas
+
+    present, taken = fused_pallas.tiles_for, []
+
+    def chosen(*given: Any, **named: Any) -> tuple[int, ...]:
+        taken.append(present(*given, **named)._replace(**case.tiles))
+        return taken[-1]
+
+    fused_pallas.tiles_for = chosen
+    jax.clear_caches()  # what was traced has other tiles
+    try:
+        yield taken
+    finally:
+        fused_pallas.tiles_for = present
+        jax.clear_caches()
+
+
+def wait_for(run: Callable[..., Any], *given: Any) -> None:
     """Call it until the device is done; what it returns is dropped."""
     jax.block_until_ready(run(*given))
 
 
-def warm(case: Speed, device: str) -> None:
+def warm(case: Speed | Tune, device: str) -> None:
     """Have what the case needs compiled, for all processes."""
-    step_of(case)
+    with tiles_of(case):
+        step_of(case.speed if isinstance(case, Tune) else case)
+
+
+def tune(case: Tune, device: str) -> Row:
+    """Time with the given tiles, the tiles, and what tells whether the loss is still the same."""
+    with tiles_of(case) as taken:
+        run, given = step_of(case.speed), arguments(case.speed)
+    value, gradients = run(*given)
+    length = float(jnp.linalg.norm(gradients["x"].astype(jnp.float32)))
+    ms = milliseconds(partial(wait_for, run, *given), case.repeats, untimed=1)
+    row: Row = {"ms": round(ms, 4), "tiles": case.taken(taken)}
+    return row | {"value": round(float(value), 5), "gradient": float(f"{length:.5g}")}
 
 
 def speed(case: Speed, device: str) -> Row:
@@ -163,16 +207,16 @@ def speed(case: Speed, device: str) -> Row:
     The memory is what XLA plans for temporaries, beside inputs and gradients.
     """
     run = step_of(case)
-    x, y = views(case.n, case.d, case.dtype, device)
-    if case.loss.startswith("products"):
-        x, y = (v / jnp.linalg.norm(v, axis=1, keepdims=True).astype(v.dtype) for v in (x, y))
+    given = arguments(case)
     row: Row = {}
-    if case.loss.startswith("products"):
-        wait_for(run, x, y)
+    if case.form.startswith("products"):
+        unit = {k: v / jnp.linalg.norm(v, axis=1, keepdims=True) for k, v in given[0].items()}
+        given = {k: v.astype(kind_of(case.dtype)) for k, v in unit.items()}, given[1]
+        wait_for(run, *given)
     else:
-        row["value"] = round(float(run(x, y)[0]), 5)  # of all losses of a case the same
+        row["value"] = round(float(run(*given)[0]), 5)  # of all forms of a loss the same
     if device != "cpu":
         row["extra_mib"] = round(run.memory_analysis().temp_size_in_bytes / 2**20, 1)
-    call = partial(wait_for, run, x, y)
+    call = partial(wait_for, run, *given)
     row["ms"] = round(milliseconds(call, case.repeats, untimed=1), 3)
     return row

@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch._inductor import config as inductor
-from torch.utils.checkpoint import checkpoint
 
-from benchmarks.gpu.cases import CHUNK, Check, Result, Speed, tile_rows
+import fmicl_torch
+from benchmarks.gpu.cases import (
+    Check,
+    Result,
+    Speed,
+    Tune,
+    call_of,
+    ids_of,
+    is_single,
+    scalars_of,
+    tile_rows,
+)
+from benchmarks.gpu.plain_torch import plain_loss
 from benchmarks.timing import Row, milliseconds
-from fmicl_core.divergences import LOG2
-from fmicl_torch import fmicl_loss
+from fmicl_torch import fused
 
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Arguments = dict[str, torch.Tensor]
+Loss = Callable[..., torch.Tensor]
+#: Features among the arguments, in the order in which they are compared.
+FEATURES = ("x", "y", "bank")
+#: Clocks, about 10 ms, that the GPU waits while Python queues a loss, and most rows of a loss of
+#: which Python takes a good part of the time.
+WAIT, QUEUED_ROWS = 20_000_000, 16384
+#: Rows with which tiles are compiled.
+WARM_ROWS = 8192
 
 
 def prepare(device: str) -> str:
@@ -43,11 +64,33 @@ def in_order() -> bool:
 
 
 def views(n: int, d: int, dtype: str, device: str) -> list[torch.Tensor]:
-    """Two views of `n` samples that ask for gradients."""
+    """Two views of `n` samples."""
     generator = torch.Generator(device).manual_seed(0)
     x = torch.randn(n, d, generator=generator, device=device)
     y = x + 0.5 * torch.randn(n, d, generator=generator, device=device)
-    return [v.to(kind_of(dtype)).requires_grad_() for v in (x, y)]
+    return [v.to(kind_of(dtype)) for v in (x, y)]
+
+
+def arguments(case: Check | Speed, device: str) -> Arguments:
+    """What the loss of a case takes, by name; features and scalars that learn ask for gradients."""
+    x, y = views(case.n, case.d, case.dtype, device)
+    given = {"x": x} if is_single(case) else {"x": x, "y": y}
+    if case.bank:
+        generator = torch.Generator(device).manual_seed(1)
+        bank = torch.randn(case.bank_rows, case.d, generator=generator, device=device)
+        given["bank"] = bank.to(kind_of(case.dtype))
+    if case.scalars == "learned":
+        given |= {k: torch.tensor(v, device=device) for k, v in scalars_of(case).items()}
+    for name, value in given.items():  # a queue, which is what a bank is, has no gradient
+        value.requires_grad_(name != "bank" or isinstance(case, Check))
+    return given | {k: torch.from_numpy(v).to(device) for k, v in ids_of(case).items()}
+
+
+def own_loss(case: Check | Speed, **more: object) -> Loss:
+    """The loss of this library, of what `arguments` gives."""
+    name, options = call_of(case)
+    function, options = getattr(fmicl_torch, name), options | more
+    return lambda x, y=None, **given: function(x, y, **given, **options)
 
 
 def kind_of(dtype: str) -> torch.dtype:
@@ -69,25 +112,26 @@ def precision(dtype: str, form: str) -> Iterator[None]:
         torch.use_deterministic_algorithms(before[1])
 
 
-def result(case: Check, similarity: object, device: str) -> Result:
+def result(case: Check, device: str) -> Result:
     """The loss and, unless the value alone is asked for, its gradients."""
-    features = views(case.n, case.d, case.dtype, device)
-    if case.bank:
-        generator = torch.Generator(device).manual_seed(1)
-        bank = torch.randn(case.bank_rows, case.d, generator=generator, device=device)
-        features.append(bank.to(kind_of(case.dtype)).requires_grad_())
-    x, y, *bank = features
-    value_alone = case.form == "fused_value"
-    with precision(case.dtype, case.form), torch.set_grad_enabled(not value_alone):
-        loss = fmicl_loss(
-            x, y, bank=bank[0] if bank else None, divergence=case.divergence,
-            similarity=similarity, negatives=case.negatives, normalize=case.normalize,
-            implementation=case.form.split("_")[0],
-        )  # type: ignore[arg-type]  # fmt: skip
-        gradients = () if value_alone else torch.autograd.grad(loss, features)
-    arrays = [v.detach().double().cpu().numpy() for v in (*features, *gradients)]
-    count = len(features)
-    return Result(tuple(arrays[:count]), loss.item(), tuple(arrays[count:]))
+    given = arguments(case, device)
+    leaves = {} if case.form == "fused_value" else asking(given)
+    with precision(case.dtype, case.form), torch.set_grad_enabled(bool(leaves)):
+        loss = own_loss(case)(**given)
+        found = torch.autograd.grad(loss, list(leaves.values())) if leaves else ()
+    gradients = dict(zip(leaves, found, strict=True))
+
+    def arrays(of: Arguments) -> tuple[np.ndarray, ...]:
+        chosen = (of[name] for name in FEATURES if name in of)
+        return tuple(v.detach().double().cpu().numpy() for v in chosen)
+
+    slopes = tuple(gradients[k].item() for k in scalars_of(case) if k in gradients)
+    return Result(arrays(given), loss.item(), arrays(gradients), slopes)
+
+
+def asking(given: Arguments) -> Arguments:
+    """Those that ask for a gradient."""
+    return {name: value for name, value in given.items() if value.requires_grad}
 
 
 def waiting(call: Callable[[], object], device: str) -> Callable[[], None]:
@@ -101,46 +145,26 @@ def waiting(call: Callable[[], object], device: str) -> Callable[[], None]:
     return run
 
 
+def device_milliseconds(call: Callable[[], object], repeats: int) -> float:
+    """Median time that the GPU needs, without Python's: it waits until all work is in its queue."""
+    times = []
+    for _ in range(repeats):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda._sleep(WAIT)
+        start.record()
+        call()
+        end.record()
+        torch.cuda.synchronize()
+        times.append(start.elapsed_time(end))
+    return statistics.median(times)
+
+
 def matrix_rate(dtype: str, device: str) -> float:
     """Tflop/s of one large product in the dtype: what the loss is measured against."""
     n = 8192 if device != "cpu" else 256
-    a, b = (v.detach() for v in views(n, n, dtype, device))
+    a, b = views(n, n, dtype, device)
     with precision(dtype, ""):
         return 2e-9 * n**3 / milliseconds(waiting(lambda: a @ b, device), 10)
-
-
-def own_loss(negatives: str, implementation: str) -> Loss:
-    """A loss of this library."""
-    return lambda x, y: fmicl_loss(
-        x, y, divergence="js", negatives=negatives, implementation=implementation,
-        check_finite=False,
-    )  # fmt: skip
-
-
-def _chunk(rows: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    return F.softplus(2.0 * (rows @ others.T).float() - 2.0).sum()
-
-
-def chunks(negatives: str) -> Loss:
-    """Jensen-Shannon of row chunks, each compiled, and again in the backward pass.
-
-    Memory is linear, as Inf-CL's is: no matrix of all pairs is kept.
-    """
-    compiled = torch.compile(_chunk, dynamic=False)
-
-    def loss(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        x, y = F.normalize(x, dim=1), F.normalize(y, dim=1)
-        others = y if negatives == "cross" else x
-        total: torch.Tensor = sum(
-            checkpoint(compiled, rows, others, use_reentrant=False) for rows in x.split(CHUNK)
-        )
-        positive = 2.0 * (x * y).float().sum(dim=1) - 2.0
-        own = 2.0 * (x * others).float().sum(dim=1) - 2.0
-        pairs = len(x) * (len(x) - 1)
-        penalty = (total - F.softplus(own).sum()) / pairs - LOG2
-        return 40.0 * penalty + F.softplus(-positive).mean() - LOG2
-
-    return loss
 
 
 def products(x: torch.Tensor, y: torch.Tensor, negatives: str, rows: int) -> torch.Tensor:
@@ -165,38 +189,55 @@ def products(x: torch.Tensor, y: torch.Tensor, negatives: str, rows: int) -> tor
     return grad_x if symmetric else grad_y
 
 
-def step_of(case: Speed, x: torch.Tensor, y: torch.Tensor) -> Callable[[], torch.Tensor]:
+def step_of(case: Speed, given: Arguments) -> Callable[[], torch.Tensor]:
     """What is timed: a loss with its gradients, or products alone. It returns the loss, or those.
 
     What was compiled for another size is forgotten, so that no size is taken for a variable one.
     """
     torch.compiler.reset()
-    name, negatives = case.loss, case.negatives
-    if name.startswith("products"):
-        rows = case.n if name == "products" else tile_rows(case.n)
-        a, b = (F.normalize(v.detach(), dim=1) for v in (x, y))
-        return lambda: products(a, b, negatives, rows)
-    if name == "compiled_chunks":
-        loss = chunks(negatives)
-    elif name == "compiled_dense":
-        loss = torch.compile(own_loss(negatives, "dense"), dynamic=False)
-    else:
-        loss = own_loss(negatives, name.split("_")[0])
+    if case.form.startswith("products"):
+        rows = case.n if case.form == "products" else tile_rows(case.n)
+        a, b = (F.normalize(given[name].detach(), dim=1) for name in ("x", "y"))
+        return lambda: products(a, b, case.negatives, rows)
+    checked = {} if case.loss in ("clip", "info_nce") else {"check_finite": False}
+    plain = case.form.startswith(("eager", "compiled"))
+    loss = plain_loss(case) if plain else own_loss(case, **checked)
+    leaves = asking(given).values()
 
     def step() -> torch.Tensor:
-        x.grad = y.grad = None
-        value = loss(x, y)
+        for leaf in leaves:
+            leaf.grad = None
+        value = loss(**given)
         value.backward()
         return value.detach()
 
     return step
 
 
-def warm(case: Speed, device: str) -> None:
+@contextmanager
+def tiles_of(case: Speed | Tune) -> Iterator[list[tuple[int, ...]]]:
+    """The tiles of a case to be tuned in place of the library's; those that were taken."""
+    present, taken = fused.tiles_for, []
+    changed = case.tiles if isinstance(case, Tune) else {}
+
+    def chosen(*given: Any, **named: Any) -> fused.Tiles:
+        taken.append(present(*given, **named)._replace(**changed))
+        return taken[-1]
+
+    fused.tiles_for = chosen
+    try:
+        yield taken
+    finally:
+        fused.tiles_for = present
+
+
+def warm(case: Speed | Tune, device: str) -> None:
     """Have what the case needs compiled, for all processes."""
-    x, y = views(case.n, case.d, case.dtype, device)
-    with precision(case.dtype, case.loss):
-        waiting(step_of(case, x, y), device)()
+    with tiles_of(case):
+        if isinstance(case, Tune):  # compiled for any number of rows
+            case = case._replace(n=min(case.n, WARM_ROWS)).speed
+        with precision(case.dtype, case.form):
+            waiting(step_of(case, arguments(case, device)), device)()
     forget(device)
 
 
@@ -206,17 +247,34 @@ def forget(device: str) -> None:
         torch.cuda.empty_cache()
 
 
+def tune(case: Tune, device: str) -> Row:
+    """Time with the given tiles, the tiles, and what tells whether the loss is still the same."""
+    with tiles_of(case) as taken:
+        forget(device)
+        given = arguments(case.speed, device)
+        step = step_of(case.speed, given)
+        with precision(case.dtype, case.form):
+            value = step().item()
+            length = given["x"].grad.float().norm().item()
+            if device == "cpu":
+                ms = milliseconds(step, case.repeats, untimed=1)
+            else:
+                ms = device_milliseconds(step, case.repeats)
+    forget(device)
+    row: Row = {"ms": round(ms, 4), "tiles": case.taken(taken)}
+    return row | {"value": round(value, 5), "gradient": float(f"{length:.5g}")}
+
+
 def speed(case: Speed, device: str) -> Row:
     """Time of the loss with its gradients, extra memory, and value."""
     forget(device)
-    x, y = views(case.n, case.d, case.dtype, device)
-    step = step_of(case, x, y)
+    step = step_of(case, arguments(case, device))
     run = waiting(step, device)
     row: Row = {}
-    with precision(case.dtype, case.loss):
+    with precision(case.dtype, case.form):
         value = step()  # what the first call compiles and allocates is not counted
         if value.dim() == 0:
-            row["value"] = round(value.item(), 5)  # of all losses of a case the same
+            row["value"] = round(value.item(), 5)  # of all forms of a loss the same
         del value
         if device != "cpu":
             torch.cuda.synchronize()
@@ -227,5 +285,7 @@ def speed(case: Speed, device: str) -> Row:
             # The gradients of the step before are among what is held, as the inputs are.
             row["extra_mib"] = round((torch.cuda.max_memory_allocated() - held) / 2**20, 1)
         row["ms"] = round(milliseconds(run, case.repeats, untimed=0), 3)
+        if device != "cpu" and case.n <= QUEUED_ROWS:
+            row["device_ms"] = round(device_milliseconds(step, case.repeats), 3)
     forget(device)
     return row

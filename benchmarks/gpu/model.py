@@ -18,8 +18,9 @@ from __future__ import annotations
 import csv
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from benchmarks.gpu.cases import Speed
 from fmicl_core.fused import padded_width, prefers_slabs
 
 COMPILED = Path(__file__).resolve().parents[1] / "results" / "gpu_compiled.csv"
@@ -33,27 +34,22 @@ SPECIAL, ISSUE = 16, 128
 #: Additions a second to float32 numbers in the second-level cache, a guess: of instructions that
 #: add one number, two, or four.
 ATOMICS = {1: 6e11, 2: 1.2e12, 4: 2.4e12}
-#: Bytes a second from memory, as a copy moves them, and from the second-level cache.
-MEMORY, CACHE = 3.0e12, 5.5e12
-#: Milliseconds of Python for a loss with its gradients: ours, and a compiled one.
+#: Bytes a second from memory, as a copy moves them, and from the second-level cache, a guess.
+MEMORY, CACHE = 3.0e12, 7.0e12
+#: Milliseconds of Python for a loss with its gradients: ours, and others by their forms.
 HOST_MS = {"fused": 0.8, "compiled": 0.3, "products": 0.05}
-#: Of what is no fused routine: flops in N^2 D of "cross" and of "anchor", and how often a number of
-#: every pair is written or read.
+#: Blocks of a scheme: full ones, and symmetric ones, of which half is enough.
+BLOCKS = {"cross": (1, 0), "anchor": (0, 1), "all": (1, 2)}
+#: Of what is no fused routine: flops in N K D of a full block and of a symmetric one, and how often
+#: a number of every pair is written or read.
 PLAIN = {
     "products": (6, 4, 3),
     "products_tiles": (6, 3, 3),
     "compiled_chunks": (8, 8, 7),
     "compiled_dense": (6, 6, 6),
 }
-
-
-class Shape(NamedTuple):
-    """What a time depends on: rows, width, dtype, and "cross" or "anchor"."""
-
-    n: int
-    d: int
-    dtype: str
-    negatives: str
+#: Losses that are Jensen-Shannon in what a pair costs.
+LIKE_JS = ("js", "siglip", "any")
 
 
 class Units(NamedTuple):
@@ -83,29 +79,23 @@ def compiled_rows() -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def row_of(shape: Shape, kind: str, library: str = "torch", divergence: str = "js") -> Any:
-    """The row of the routine that a shape takes on sm_90, or None."""
-    wanted = {"library": library, "gpu": "sm_90", "divergence": divergence, "dtype": shape.dtype,
-              "d": str(padded_width(shape.d)), "kind": kind}  # fmt: skip
-    rows = compiled_rows()
-    return next((r for r in rows if all(r[k] == v for k, v in wanted.items())), None)
-
-
-def launch(shape: Shape, kind: str, pairs: float) -> Units | None:
+def launch(case: Speed, kind: str, pairs: float, library: str) -> Units | None:
     """What the units need for one launch of a kind of routine over so many pairs."""
-    row = row_of(shape, kind)
-    if row is None:
+    wanted = {"library": library, "gpu": "sm_90", "divergence": "js", "dtype": case.dtype,
+              "d": str(padded_width(case.d)), "kind": kind}  # fmt: skip
+    rows = [row for row in compiled_rows() if all(row[k] == v for k, v in wanted.items())]
+    if not rows:
         return None
+    row, size = rows[0], size_of(case.dtype)
     count = {k: float(v) for k, v in row.items() if k.endswith("per_pair") and v}
-    each = 1e3 * pairs * int(row["chunks"] if kind != "slab" else 1)  # programs of the width
+    each = 1e3 * pairs * int(row["chunks"])  # whose programs share the width
     clocks = PROCESSORS * CLOCK
-    size = 2 if shape.dtype in ("bfloat16", "float16") else 4
-    read = shape.d * size / int(row["rows"])  # of the columns, by every program
+    read = case.d * size / int(row["rows"])  # of the columns, by every program
     if kind == "slab":  # and of the rows; what it makes is written to memory
-        read += shape.d * size / int(row["columns"]) + size * CACHE / MEMORY
+        read += case.d * size / int(row["columns"]) + size * CACHE / MEMORY
     additions = ATOMICS[int(row["atomic_width"] or 0) or 1]
     return Units(
-        tensor=each * count["hgmma_flops_per_pair"] / (TENSOR[shape.dtype] * clocks),
+        tensor=each * count["hgmma_flops_per_pair"] / (TENSOR[case.dtype] * clocks),
         special=each * count["mufu_per_pair"] / (SPECIAL * clocks),
         issue=each * count["instructions_per_pair"] / (ISSUE * clocks),
         atomics=each * count["atomics_per_pair"] / additions,
@@ -114,49 +104,64 @@ def launch(shape: Shape, kind: str, pairs: float) -> Units | None:
     )
 
 
-def launches(shape: Shape, deterministic: bool = False) -> dict[str, Units] | None:
-    """The launches of the fused form, by what they are; None where no machine code was read."""
-    full, symmetric = float(shape.n) ** 2, shape.negatives == "anchor"
-    tf32 = shape.dtype == "tf32"
-    found: dict[str, Units | None]
-    if prefers_slabs(shape.d, "float32" if tf32 else shape.dtype, tf32):
-        found = {"slab": launch(shape, "slab", full)}
-    elif deterministic:
-        found = {"rows": launch(shape, "rows", full)}
-        if not symmetric:
-            found["columns"] = launch(shape, "rows", full)
+def size_of(dtype: str) -> int:
+    """Bytes of a number."""
+    return 2 if dtype in ("bfloat16", "float16") else 4
+
+
+def launches(case: Speed, library: str = "torch") -> list[Units] | None:
+    """The launches of the fused form; None where no machine code was read."""
+    pairs, (full, symmetric) = float(case.n) * case.bank_rows, BLOCKS[case.negatives]
+    alone = library == "jax" or case.form == "fused_deterministic"
+    kinds: list[tuple[str, float]]
+    if case.bank:
+        kinds = [("slab" if slabs_for(case) else "rows", pairs)]
+    elif slabs_for(case):
+        kinds = [("slab", float(case.n) ** 2)] * (full + symmetric)
+    elif alone:  # no atomics: every program owns rows of one gradient
+        kinds = [("rows", float(case.n) ** 2)] * (2 * full + symmetric)
     else:
-        kind, pairs = ("triangle", 0.5 * full) if symmetric else ("full", full)
-        found = {kind: launch(shape, kind, pairs)}
-    known = {name: units for name, units in found.items() if units is not None}
+        kinds = [("full", float(case.n) ** 2)] * full + [("triangle", 0.5 * case.n**2)] * symmetric
+    found = [launch(case, kind, count, library) for kind, count in kinds]
+    known = [units for units in found if units is not None]
     return known if len(known) == len(found) else None
 
 
-def device_ms(loss: str, shape: Shape) -> float | None:
+def slabs_for(case: Speed) -> bool:
+    """Whether weights are written to memory, and products are those of cuBLAS."""
+    tf32 = case.dtype == "tf32"
+    return prefers_slabs(case.d, "float32" if tf32 else case.dtype, tf32)
+
+
+def cublas_ms(case: Speed) -> float:
+    """Milliseconds of the products of slabs, which are cuBLAS's."""
+    full, symmetric = BLOCKS[case.negatives]
+    flops = 2.0 if case.bank else 4.0 * full + 2.0 * symmetric
+    work = float(case.n) * (case.bank or case.n) * case.d
+    return 1e3 * flops * work / CUBLAS[case.dtype] if slabs_for(case) else 0.0
+
+
+def device_ms(case: Speed, library: str = "torch") -> float | None:
     """Milliseconds of the GPU for a loss with its gradients; None where nothing is known of it."""
-    work, flop_ms = float(shape.n) ** 2 * shape.d, 1e3 / CUBLAS[shape.dtype]
-    symmetric = shape.negatives == "anchor"
-    if loss.startswith("fused"):
-        found = launches(shape, deterministic=loss == "fused_deterministic")
-        if found is None:
-            return None
-        by_cublas = (2.0 if symmetric else 4.0) * work * flop_ms if "slab" in found else 0.0
-        return sum(units.device for units in found.values()) + by_cublas
-    if loss not in PLAIN:
+    if case.loss not in LIKE_JS or case.pairs != "rows" or case.negatives not in BLOCKS:
         return None
-    cross, anchor, touched = PLAIN[loss]
-    size = 2 if shape.dtype in ("bfloat16", "float16") and loss != "compiled_dense" else 4
-    if loss == "compiled_dense" and size == 4 and shape.dtype != "tf32":  # unit rows in float32
-        flop_ms = 1e3 / CUBLAS["float32"]
-    flops = (anchor if symmetric else cross) * work * flop_ms
-    return flops + 1e3 * touched * size * float(shape.n) ** 2 / MEMORY
+    if case.form.startswith("fused"):
+        found = launches(case, library)
+        return None if found is None else sum(u.device for u in found) + cublas_ms(case)
+    if case.form not in PLAIN or case.bank:
+        return None
+    full, symmetric = BLOCKS[case.negatives]
+    *flops, touched = PLAIN[case.form]
+    pairs = float(case.n) ** 2
+    work = (flops[0] * full + flops[1] * symmetric) * pairs * case.d / CUBLAS[case.dtype]
+    return 1e3 * (work + (full + symmetric) * touched * size_of(case.dtype) * pairs / MEMORY)
 
 
-def predicted_ms(loss: str, shape: Shape) -> float | None:
-    """Milliseconds that a call waits for, with Python's; None where nothing is known of it."""
-    device = device_ms(loss, shape)
-    host = next((ms for name, ms in HOST_MS.items() if loss.startswith(name)), 0.0)
-    return None if device is None else round(max(device, host), 3)
+def predicted_ms(case: Speed, library: str = "torch") -> float | None:
+    """Milliseconds that a call waits for, Python's among them; None where nothing is known."""
+    device = device_ms(case, library)
+    host = next((ms for name, ms in HOST_MS.items() if case.form.startswith(name)), 0.0)
+    return None if device is None else max(device, host)
 
 
 #: Shapes of the table: rows, width.
@@ -167,15 +172,16 @@ HEADER = (
 )  # fmt: skip
 
 
-def measured_ms(loss: str, shape: Shape) -> float | None:
-    """Milliseconds of the last measurement, or None."""
+def measured_ms(case: Speed) -> float | None:
+    """Milliseconds of the GPU as measured last, or None."""
     path = COMPILED.with_name("gpu_speed_torch.csv")
     if not path.exists():
         return None
-    wanted = {k: str(v) for k, v in (shape._asdict() | {"loss": loss}).items()}
+    wanted = {name: str(value) for name, value in case._asdict().items()}
     with open(path, newline="", encoding="utf-8") as file:
         rows = [r for r in csv.DictReader(file) if all(r.get(k) == v for k, v in wanted.items())]
-    return next((float(r["ms"]) for r in reversed(rows) if r.get("ms")), None)
+    found = [row.get("device_ms") or row.get("ms") for row in rows]
+    return next((float(ms) for ms in reversed(found) if ms), None)
 
 
 def lines() -> list[str]:
@@ -183,34 +189,25 @@ def lines() -> list[str]:
     table = [HEADER, ("---",) * len(HEADER)]
     for n, d in SHAPES:
         for negatives in ("cross", "anchor"):
-            shape = Shape(n, d, "bfloat16", negatives)
-            found = list((launches(shape) or {}).values())
-            fused, chunks = (device_ms(loss, shape) for loss in ("fused", "compiled_chunks"))
-            by_unit = [
+            fused, chunks = (Speed("js", form, n, d, "bfloat16", negatives)
+                             for form in ("fused", "compiled_chunks"))  # fmt: skip
+            found = launches(fused) or []
+            tensor, atomics, memory = (
                 sum(getattr(units, name) for units in found)
                 for name in ("tensor", "atomics", "memory")
-            ]
+            )
             arithmetic = sum(max(units.special, units.issue) for units in found)
-            rest = (fused or 0.0) - sum(units.device for units in found)
-            seen = [measured_ms(loss, shape) for loss in ("fused", "compiled_chunks")]
-            numbers = [
-                by_unit[0],
-                arithmetic,
-                *by_unit[1:],
-                rest,
-                fused,
-                chunks,
-                ratio(chunks, fused),
-                *seen,
-                ratio(*seen[::-1]),
-            ]
+            units = tensor, arithmetic, atomics, memory, cublas_ms(fused)
+            expected = device_ms(fused), device_ms(chunks)
+            seen = measured_ms(fused), measured_ms(chunks)
+            numbers = *units, *expected, ratio(*expected), *seen, ratio(*seen)
             table.append((str(n), str(d), negatives, *map(short, numbers)))
     return ["| " + " | ".join(row) + " |" for row in table]
 
 
-def ratio(above: float | None, below: float | None) -> float | None:
-    """Their ratio, where both are known."""
-    return above / below if above and below else None
+def ratio(ours: float | None, theirs: float | None) -> float | None:
+    """How many times as fast ours is, where both are known."""
+    return theirs / ours if ours and theirs else None
 
 
 def short(value: float | None) -> str:

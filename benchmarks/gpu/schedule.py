@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from benchmarks.gpu.cases import Check, Speed, Task
+from benchmarks.gpu.cases import Check, Task, Tune
 from benchmarks.gpu.clock import Clock, Memory
 from benchmarks.gpu.crew import Done, Job
 from benchmarks.timing import Row
@@ -42,6 +42,7 @@ class Schedule:
         self.crew, self.clock, self.memory, self.record = crew, clock, memory, record
         self.left_out: list[LeftOut] = []
         self._warmed: set[tuple[Any, ...]] = set()
+        self._refused: set[Task] = set()
 
     def run(self, tasks: Iterable[Task]) -> None:
         """All tasks that the time allows, in the order of their stages."""
@@ -49,7 +50,7 @@ class Schedule:
         for _, stage in groupby(sorted(tasks, key=lambda task: task.stage), lambda t: t.stage):
             some = list(stage)
             together += [Job(task, "check") for task in some if isinstance(task.case, Check)]
-            if speeds := [task for task in some if isinstance(task.case, Speed)]:
+            if speeds := [task for task in some if not isinstance(task.case, Check)]:
                 until = self.clock.left() * (1.0 - TOGETHER)
                 together = self._together(together + self._warms(speeds), until)
                 together = [job for job in together if job.does == "check"]
@@ -114,10 +115,13 @@ class Schedule:
         while any(waiting.values()):
             library = min((name for name in waiting if waiting[name]), key=used.__getitem__)
             task = waiting[library].pop(0)
+            if task in self._refused:
+                continue
             start = self.clock.now()
             while not self._hopeless(task, "speed"):
                 if free := self.crew.free(library):
-                    self._give(free[0], Job(task, "speed"))
+                    does = "tune" if isinstance(task.case, Tune) else "speed"
+                    self._give(free[0], Job(task, does))
                     break
                 for done in self.crew.wait(min(1.0, self.clock.left())):
                     self._note(done)
@@ -131,7 +135,11 @@ class Schedule:
 
     def _note(self, done: Done) -> None:
         if done.job.does == "warm":
-            return  # what could not be compiled says so again when it is timed
+            # A loss that could not be compiled says so again when it is timed; tiles do not fit.
+            if isinstance(done.job.task.case, Tune) and done.row.get("error"):
+                self._refused.add(done.job.task)
+                self.record(done.job.task, done.row)
+            return
         self.memory.add(done.job.task, done.row)
         self.record(done.job.task, done.row)
 
@@ -149,9 +157,10 @@ def compiled_of(task: Task) -> tuple[Any, ...] | None:
     Inductor and Pallas compile for each size; Triton's routines are the same for all of them. What
     XLA compiles is left to the timing, since it chooses its matrix products by their time.
     """
-    loss, n, d, dtype, negatives = task.case
-    if "dense" in loss and n > WARM_DENSE_ROWS:
+    case = task.case
+    if "dense" in case.form and case.n > WARM_DENSE_ROWS:
         return None
-    if loss.startswith("compiled") or (task.library, loss) == ("jax", "fused"):
-        return task.library, loss, n, d, dtype, negatives
-    return (task.library, loss, d, dtype, negatives) if loss.startswith("fused") else None
+    torch, fused = task.library == "torch", case.form.startswith("fused")
+    if isinstance(case, Tune) or (fused and not torch) or (torch and "compiled" in case.form):
+        return task.library, *case
+    return (task.library, *case._replace(n=0)) if fused else None

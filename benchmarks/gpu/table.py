@@ -7,15 +7,21 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from benchmarks.gpu.cases import Check, Speed, Task
+from benchmarks.gpu.cases import Check, Speed, Task, Tune
 from benchmarks.timing import Row
 
 ROOT = Path(__file__).resolve().parents[2]
+#: Columns that are measured, or predicted, beside the fields of a case and the machine. A user
+#: waits `ms` for a loss with its gradients; the GPU is at work for `device_ms` of it.
 MEASURED = {
-    Check: ("loss_error", "gradient_error", "passed", "error", "seconds"),
-    Speed: ("ms", "fraction_of_rate", "rate_tflops", "extra_mib", "value", "error", "seconds"),
-}
-NAMES = {Check: "check", Speed: "speed"}
+    Check: ("loss_error", "gradient_error", "scalar_error", "passed", "error", "seconds"),
+    Speed: (
+        "ms", "device_ms", "predicted_ms", "fraction_of_rate", "rate_tflops", "extra_mib", "value",
+        "error", "seconds",
+    ),
+    Tune: ("ms", "tiles", "value", "gradient", "error", "seconds"),
+}  # fmt: skip
+NAMES = {Check: "check", Speed: "speed", Tune: "tune"}
 
 
 def path_of(folder: Path, kind: type, library: str, small: bool) -> Path:
@@ -85,6 +91,9 @@ def code_of(library: str) -> str:
     """A number of the code that is measured: of another, rows are measured again."""
     measured = [ROOT / "fmicl_core", ROOT / "backends" / f"fmicl_{library}"]
     paths = sorted(path for folder in measured for path in folder.glob("*.py"))
-    paths += [Path(__file__).with_name(name) for name in (f"in_{library}.py", "worker.py")]
+    paths += [
+        Path(__file__).with_name(name)
+        for name in (f"in_{library}.py", f"plain_{library}.py", "cases.py")
+    ]
     content = b"".join(path.read_bytes() for path in paths if path.exists())
     return hashlib.sha256(content).hexdigest()[:10]

@@ -19,23 +19,21 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.gpu.cases import LIMIT, Check, Result, Speed
+from benchmarks.gpu.cases import LIMIT, Check, Result, Speed, Tune
+from benchmarks.gpu.truth import truth_of
 from benchmarks.timing import Row
-from fmicl_core import fmicl_reference
 
 
 def check(library: Any, case: Check, device: str) -> Row:
-    """Relative errors of one loss and its gradient, truth taken of the rounded features."""
-    objective = case.objective()
-    got: Result = library.result(case, objective.similarity, device)
-    truth = fmicl_reference(*got.features[:2], objective, *got.features[2:])
-    size = abs(truth.score) + objective.alpha * abs(truth.penalty)
-    row: Row = {"loss_error": float(abs(got.loss - truth.loss) / size)}
-    wanted = (truth.grad_x, truth.grad_y, truth.grad_bank)
-    errors = [np.abs(gradient - want).max() / np.abs(want).max()
-              for gradient, want in zip(got.gradients, wanted, strict=False)]  # fmt: skip
-    if errors:
-        row["gradient_error"] = float(np.max(errors))
+    """Relative errors of one loss and its gradients, truth taken of the rounded features."""
+    got: Result = library.result(case, device)
+    truth = truth_of(case, got.features)
+    errors = {"loss_error": [abs(got.loss - truth.loss) / truth.size]}
+    pairs = zip(got.gradients, truth.gradients, strict=False)
+    errors["gradient_error"] = [np.abs(a - b).max() / np.abs(b).max() for a, b in pairs]
+    slopes = zip(got.slopes, truth.slopes, strict=False)
+    errors["scalar_error"] = [abs(a - b) / abs(b) for a, b in slopes]
+    row: Row = {name: float(np.max(some)) for name, some in errors.items() if some}
     worst = np.max([float(error) for error in row.values()])  # NaN if there is one
     return row | {"passed": int(worst <= LIMIT[case.dtype])}
 
@@ -63,15 +61,17 @@ def guarded(measure: Callable[[], Row]) -> Row:
 def answer_all(library: Any, device: str, jobs: queue.Queue[str], answer: Any) -> None:
     """Do one job after the other, for as long as the device is in order."""
     rates: dict[str, float] = {}
+    kinds: dict[str, Any] = {kind.__name__: kind for kind in (Check, Speed, Tune)}
     does_it: dict[str, Callable[[Any], Row]] = {
-        "check": lambda values: check(library, Check(*values), device),
-        "speed": lambda values: speed(library, Speed(*values), device, rates),
-        "warm": lambda values: library.warm(Speed(*values), device) or {},
+        "check": lambda case: check(library, case, device),
+        "speed": lambda case: speed(library, case, device, rates),
+        "tune": lambda case: library.tune(case, device),
+        "warm": lambda case: library.warm(case, device) or {},
     }
     while True:
-        does, values = json.loads(jobs.get())
+        does, kind, values = json.loads(jobs.get())
         start = time.perf_counter()
-        row = guarded(partial(does_it[does], values))
+        row = guarded(partial(does_it[does], kinds[kind](*values)))
         row["seconds"] = round(time.perf_counter() - start, 2)
         # An illegal access leaves a process nothing to go on with; a new one has.
         goes_on = "error" not in row or library.in_order()
