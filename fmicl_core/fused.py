@@ -30,23 +30,6 @@ class Tiles(NamedTuple):
     stages: int
 
 
-#: Bytes of the weights that are in memory at a time where features are wide, and their tiles, of
-#: which the width is that of a step of the product.
-SLAB_BYTES = 256 * 2**20
-SLAB_TILES = Tiles(128, 128, 64, 8, 3)
-
-
-def prefers_slabs(d: int, dtype: str, tf32: bool) -> bool:
-    """Whether weights are written to memory rather than scores computed for each piece of width.
-
-    Args:
-        d: width of the features.
-        dtype: dtype of the products, "float16", "bfloat16" or "float32".
-        tf32: whether products of float32 numbers may round them to tf32.
-    """
-    return d > 256 and (dtype == "bfloat16" or (dtype == "float32" and tf32))
-
-
 def padded_width(d: int) -> int:
     """Columns that features of D = `d` have, at most, once zeros fill the width of a tile."""
     return max(16, 1 << (d - 1).bit_length())  # powers of two, and tensor cores need 16

@@ -22,10 +22,8 @@ from fmicl_core.fused import (
     LARGE_MEMORY,
     LEAST_CAPABILITY,
     LEAST_MEMORY,
-    SLAB_TILES,
     Tiles,
     parts_for,
-    prefers_slabs,
     refusal,
     refused,
     tiles_for,
@@ -34,7 +32,6 @@ from fmicl_core.fused import (
 from fmicl_torch.fused_formulas import Formulas, triton_formulas
 from fmicl_torch.fused_numbers import tile_ranges, visited_tiles, weights_by_number
 from fmicl_torch.registry import pairwise_of
-from fmicl_torch.slabs import Side, slab_sums
 
 
 def fused_dtype(
@@ -123,6 +120,23 @@ class Sums(NamedTuple):
     slope: torch.Tensor | None  # of the total in the constant of z, where it is given
 
 
+class Side(NamedTuple):
+    """The rows on one side of a block, as a launch takes them.
+
+    Args:
+        count: number N of the rows; more of them, zeros, fill the last tile.
+        rows: features (N, D), padded to the width of the tiles, in the dtype of the products.
+        bias: numbers (N,) to add to z, or none where it has no squared lengths and its constant is
+            the similarity's.
+        numbers: numbers (N,) of the rows, int32, or None.
+    """
+
+    count: int
+    rows: torch.Tensor
+    bias: torch.Tensor
+    numbers: torch.Tensor | None
+
+
 def fused_sums(
     left: torch.Tensor, right: torch.Tensor | None, launch: Launch, grad: bool, columns: bool,
     numbers: tuple[torch.Tensor, torch.Tensor] | None = None, weights: torch.Tensor | None = None,
@@ -148,9 +162,7 @@ def fused_sums(
         constant: constant of z in place of that of the similarity, a scalar; or None.
     """
     dtype = str(launch.dtype).removeprefix("torch.")
-    slabs = grad and weights is None and prefers_slabs(left.shape[1], dtype, _tf32())
     tiles = tiles_for(left.shape[1], dtype, _tf32(), _facts(left)[1], launch.atomic and grad)
-    tiles = SLAB_TILES if slabs else tiles
     both = grad and columns and right is not None
     own, others = numbers or (None, None)
     if numbers is not None:
@@ -170,13 +182,10 @@ def fused_sums(
 
     x = side(left, own)
     y = x if right is None else side(right, others)
-    if slabs:
-        totals, grad_x, mass_x, grad_y, mass_y = _in_slabs(x, y, launch, both)
-    else:
-        totals, grad_x, mass_x, grad_y, mass_y = _launch(
-            x, y, launch, tiles, grad, both and launch.atomic
-        )
-    if both and not launch.atomic and not slabs:
+    totals, grad_x, mass_x, grad_y, mass_y = _launch(
+        x, y, launch, tiles, grad, both and launch.atomic
+    )
+    if both and not launch.atomic:
         _, grad_y, mass_y, _, _ = _launch(y, x, launch, tiles, True, False)
     if weights is not None:  # equal for equal numbers, so that a row's is that of all its pairs
         totals = totals * weights
@@ -238,14 +247,6 @@ def _launch(
         mass_x = mass_x.sum(dim=0) if biased else mass_x
     totals = 2.0 * totals[:, :n] if triangle else totals[:, :n]
     return totals, grad_x[:n], mass_x[:n], grad_y[:k], mass_y[:k]
-
-
-def _in_slabs(left: Side, right: Side, launch: Launch, columns: bool) -> tuple[torch.Tensor, ...]:
-    """What `_launch` returns, by `fmicl_torch.slabs`."""
-    a, _, c = (launch.formulas.unit * x for x in launch.pairwise.coefficients())
-    fixed = constants(launch.pairwise, launch.pairs, left.rows.dtype, 1, SLAB_TILES)
-    fixed["DEPTH"], fixed["D"] = fixed.pop("WIDTH"), fixed.pop("CHUNKS") * left.rows.shape[1]
-    return slab_sums(left, right, a, c, launch.skips_diagonal, columns, fixed)
 
 
 def _places(left: Side, right: Side, pairs: str, tiles: Tiles) -> tuple[torch.Tensor | None, ...]:
