@@ -21,13 +21,18 @@ LEAST_MEMORY = 99 * 1024
 
 
 class Tiles(NamedTuple):
-    """Rows, columns and width of the tiles; warps and pipeline stages of a program."""
+    """Rows, columns and width of the tiles; warps and pipeline stages of a program.
+
+    Args:
+        registers: most registers of a thread, so that two programs share a processor; None: 255.
+    """
 
     rows: int
     columns: int
     width: int
     warps: int
     stages: int
+    registers: int | None = None
 
 
 def padded_width(d: int) -> int:
@@ -59,6 +64,28 @@ def tiles_for(d: int, dtype: str, tf32: bool, memory: int, atomic: bool) -> Tile
     if width == 512 and dtype == "bfloat16" and not atomic:
         return Tiles(64, 64, 512, 8, 2)
     return Tiles(64, 64, 256, 8, 2)
+
+
+def writes_weights(d: int, dtype: str) -> bool:
+    """Whether a fused routine had better write weights down, for products outside of it.
+
+    On paper (docs/gpu.md): with D > 128 the tiles of a program that keeps its gradient become so
+    small that reading features and adding gradients take longer than the products.
+
+    Args:
+        d: width of the features.
+        dtype: dtype of the products.
+    """
+    return d > 128 and dtype == "bfloat16"
+
+
+def weight_tiles(memory: int) -> Tiles:
+    """Tiles of the routine that writes weights down; its width is a piece of the first product.
+
+    Args:
+        memory: bytes of shared memory a program may use.
+    """
+    return Tiles(128, 128, 64, 8, 3 if memory >= LARGE_MEMORY else 2, 128)
 
 
 def parts_for(processors: int, n: int, k: int, chunks: int, tiles: Tiles) -> int:

@@ -79,6 +79,7 @@ def compiled(objective, precision, d, kind, gpu, pairs):
         {(names.index(n),): [["tt.divisibility", 16]] for n in aligned},
     )  # fmt: skip
     options = {"num_warps": tiles.warps, "num_stages": tiles.stages}
+    if os.environ.get("MAXNREG"): options["maxnreg"] = int(os.environ["MAXNREG"])
     target = GPUTarget("cuda", gpu, 32)
     return triton.compile(source, target=target, options=options), tiles
 

@@ -8,29 +8,28 @@ Triton's interpreter, but not yet run on a GPU.
 from __future__ import annotations
 
 import importlib.util
-import os
 from contextlib import nullcontext
 from functools import lru_cache
-from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 
-from fmicl_core import Pairwise
 from fmicl_core.forms import FUSED
 from fmicl_core.fused import (
-    LARGE_MEMORY,
     LEAST_CAPABILITY,
-    LEAST_MEMORY,
     Tiles,
     parts_for,
     refusal,
     refused,
     tiles_for,
     too_wide,
+    weight_tiles,
+    writes_weights,
 )
-from fmicl_torch.fused_formulas import Formulas, triton_formulas
+from fmicl_torch.fused_formulas import triton_formulas
+from fmicl_torch.fused_launch import Launch, Side, Sums, constants, facts, interpreted, tf32_allowed
 from fmicl_torch.fused_numbers import tile_ranges, visited_tiles, weights_by_number
+from fmicl_torch.fused_weights import has_wide_products, launch_weights
 from fmicl_torch.registry import pairwise_of
 
 
@@ -62,13 +61,13 @@ def fused_dtype(
 @torch.compiler.assume_constant_result
 def _refusal(text: str, device: str, dtype: str, insisted: bool, positives: bool) -> str:
     """Why features of this kind do not go through the fused routine, or ""."""
-    capability = LEAST_CAPABILITY if _interpreted() else _capability(device)
+    capability = LEAST_CAPABILITY if interpreted() else _capability(device)
     why = refusal(device, capability, dtype)
     if why:
         return why
     if not _has_triton():
         return "The fused form needs Triton, which is not installed."
-    if dtype == "float32" and not insisted and not _tf32():
+    if dtype == "float32" and not insisted and not tf32_allowed():
         return "cuBLAS is better than Triton at products without tensor cores."
     try:
         for positive in (False, True) if positives else (False,):
@@ -87,54 +86,6 @@ def _capability(device: str) -> tuple[int, int] | None:
 @lru_cache(maxsize=1)
 def _has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
-
-
-def _interpreted() -> bool:
-    """Whether Triton runs its routines in Python, which it decides when it is imported."""
-    return os.environ.get("TRITON_INTERPRET") == "1"
-
-
-class Launch(NamedTuple):
-    """What stays the same between the launches of one block."""
-
-    pairwise: Pairwise
-    skips_diagonal: bool
-    dtype: torch.dtype
-    atomic: bool
-    pairs: str = "all"  # that count by their numbers; or "different", "equal"
-
-    @property
-    def formulas(self) -> Formulas:
-        """The formulas of the pairs that count, as Triton code."""
-        return triton_formulas(self.pairwise, self.pairs == "equal")
-
-
-class Sums(NamedTuple):
-    """What a pass over one block adds up; gradients are still to be scaled."""
-
-    total: torch.Tensor
-    grad_left: torch.Tensor
-    grad_right: torch.Tensor
-    mass_left: torch.Tensor | None
-    mass_right: torch.Tensor | None
-    slope: torch.Tensor | None  # of the total in the constant of z, where it is given
-
-
-class Side(NamedTuple):
-    """The rows on one side of a block, as a launch takes them.
-
-    Args:
-        count: number N of the rows; more of them, zeros, fill the last tile.
-        rows: features (N, D), padded to the width of the tiles, in the dtype of the products.
-        bias: numbers (N,) to add to z, or none where it has no squared lengths and its constant is
-            the similarity's.
-        numbers: numbers (N,) of the rows, int32, or None.
-    """
-
-    count: int
-    rows: torch.Tensor
-    bias: torch.Tensor
-    numbers: torch.Tensor | None
 
 
 def fused_sums(
@@ -162,7 +113,12 @@ def fused_sums(
         constant: constant of z in place of that of the similarity, a scalar; or None.
     """
     dtype = str(launch.dtype).removeprefix("torch.")
-    tiles = tiles_for(left.shape[1], dtype, _tf32(), _facts(left)[1], launch.atomic and grad)
+    d, memory = left.shape[1], facts(left)[1]
+    outside = weights is None and has_wide_products() and writes_weights(d, dtype)
+    tiles = (
+        weight_tiles(memory) if outside
+        else tiles_for(d, dtype, tf32_allowed(), memory, launch.atomic and grad)
+    )  # fmt: skip
     both = grad and columns and right is not None
     own, others = numbers or (None, None)
     if numbers is not None:
@@ -182,10 +138,11 @@ def fused_sums(
 
     x = side(left, own)
     y = x if right is None else side(right, others)
-    totals, grad_x, mass_x, grad_y, mass_y = _launch(
-        x, y, launch, tiles, grad, both and launch.atomic
+    launched = launch_weights if outside else _launch
+    totals, grad_x, mass_x, grad_y, mass_y = launched(
+        x, y, launch, tiles, grad, both and (launch.atomic or outside)
     )
-    if both and not launch.atomic:
+    if both and not launch.atomic and not outside:
         _, grad_y, mass_y, _, _ = _launch(y, x, launch, tiles, True, False)
     if weights is not None:  # equal for equal numbers, so that a row's is that of all its pairs
         totals = totals * weights
@@ -221,7 +178,7 @@ def _launch(
     atomic = grad and launch.atomic
     columns = columns or (triangle and grad)
     chunks = d // tiles.width
-    parts = parts_for(_facts(x)[0], n, k, chunks, tiles)
+    parts = parts_for(facts(x)[0], n, k, chunks, tiles)
     span = -(-k // (tiles.columns * parts)) * tiles.columns
     grid = -(-n // tiles.rows), parts, chunks if grad else 1
     totals = left.bias.new_empty(parts, grid[0] * tiles.rows)
@@ -241,6 +198,7 @@ def _launch(
             **constants(launch.pairwise, launch.pairs, x.dtype, chunks, tiles),
             TRIANGLE=triangle, SKIPS=launch.skips_diagonal, GRAD=grad, ATOMIC=atomic,
             COLUMNS=columns, BIAS=biased, num_warps=tiles.warps, num_stages=tiles.stages,
+            maxnreg=tiles.registers,
         )  # fmt: skip
     if grad and not atomic:
         grad_x = grad_x.sum(dim=0) if parts > 1 else grad_x[0]
@@ -265,46 +223,3 @@ def _weigh(weights: torch.Tensor, grad: torch.Tensor, mass: torch.Tensor) -> Non
         grad.mul_(weights[:, None])
     if mass.numel():
         mass.mul_(weights)
-
-
-def constants(
-    pairwise: Pairwise, pairs: str, dtype: torch.dtype, chunks: int, tiles: Tiles
-) -> dict[str, Any]:
-    """The constants that the fused routine is compiled for, apart from the kind of block."""
-    import triton.language as tl
-
-    from fmicl_torch import fused_triton as triton
-
-    tf32 = dtype != torch.float32 or _tf32()
-    formulas = triton_formulas(pairwise, pairs == "equal")
-    return {
-        "EVALUATE": triton.evaluator(formulas.source), "SUMS": formulas.sums,
-        "PAIRS": pairs,
-        "ROWS": tiles.rows, "COLS": tiles.columns, "WIDTH": tiles.width,
-        "CHUNKS": chunks,
-        # Weights can leave the range of float16; tf32 has its digits and the range of float32.
-        "OPERAND": tl.bfloat16 if dtype == torch.bfloat16 else tl.float32,
-        "PRECISION": "tf32" if tf32 else "ieee",
-        # The interpreter takes bfloat16 for the integers that it keeps it in.
-        "WIDEN": _interpreted(),
-    }  # fmt: skip
-
-
-def _tf32() -> bool:
-    """Whether the user lets PyTorch round float32 products to tf32."""
-    settings = torch.backends.cuda.matmul
-    if hasattr(settings, "fp32_precision"):  # PyTorch 2.9 and later
-        return bool(settings.fp32_precision == "tf32")
-    return bool(settings.allow_tf32)
-
-
-def _facts(x: torch.Tensor) -> tuple[int, int]:
-    """Processors of the GPU of x, and bytes of shared memory a program may use there."""
-    return _facts_of(x.device.index) if x.device.type == "cuda" else (1, LARGE_MEMORY)
-
-
-@lru_cache(maxsize=64)
-def _facts_of(index: int) -> tuple[int, int]:
-    facts = torch.cuda.get_device_properties(index)
-    memory = getattr(facts, "shared_memory_per_block_optin", LEAST_MEMORY)
-    return facts.multi_processor_count, memory

@@ -14,6 +14,8 @@ from functools import lru_cache, partial
 from numbers import Real
 from typing import Any, NamedTuple, NoReturn
 
+import numpy as np
+
 from fmicl_core import Pairwise
 from fmicl_core.ops import Ops
 
@@ -42,11 +44,13 @@ class Formulas(NamedTuple):
         unit: what z is multiplied by beforehand.
         sums: how a pair's value comes about: "addends", or "factors", whose logarithm it is, or
             "both", their sum. A product of 16 factors stays in the range of float32.
+        vanishes: whether all three are 0 at z = -infinity, which may stand for pairs left out.
     """
 
     source: str
     unit: float
     sums: str
+    vanishes: bool
 
 
 @lru_cache(maxsize=256)
@@ -74,7 +78,17 @@ def triton_formulas(pairwise: Pairwise, positive: bool = False) -> Formulas:
     except Exception as error:  # whatever a formula of a user's own raises on a symbol
         raise TypeError(f"{type(error).__name__}: {error}") from error
     sums = "addends" if factor is None else "factors" if addend is None else "both"
-    return Formulas(*trace.written(returned), sums)
+    return Formulas(*trace.written(returned), sums, _vanishes(pairwise, positive))
+
+
+def _vanishes(pairwise: Pairwise, positive: bool) -> bool:
+    """Whether a pair adds nothing at z = -infinity; a mask of z takes fewer registers than one of
+    all that is made of it.
+    """
+    if positive:
+        return False
+    with np.errstate(all="ignore"):
+        return all(number == 0.0 for number in pairwise.excess_and_slope(np.float64(-np.inf)))
 
 
 class Trace:

@@ -93,13 +93,80 @@ def product(x, y, z, PRECISION: tl.constexpr, WIDEN: tl.constexpr):  # type: ign
 
 
 @triton.jit
+def counted(  # type: ignore[no-untyped-def]
+    rows, cols, n, k, numbers, others,
+    PAIRS: tl.constexpr, TRIANGLE: tl.constexpr, SKIPS: tl.constexpr,
+):  # fmt: skip
+    """Which pairs of a tile count; arguments as for `block_sums`."""
+    counts = (rows < n)[:, None] & (cols < k)[None, :]
+    if TRIANGLE:
+        counts = counts & (rows[:, None] < cols[None, :])
+    elif SKIPS:
+        counts = counts & (rows[:, None] != cols[None, :])
+    if PAIRS != "all":
+        others = tl.load(others + cols)
+        if PAIRS == "equal":
+            counts = counts & (numbers[:, None] == others[None, :])
+        else:
+            counts = counts & (numbers[:, None] != others[None, :])
+    return counts
+
+
+@triton.jit
+def row_sums(  # type: ignore[no-untyped-def]
+    addend, factor, SUMS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr
+):  # fmt: skip
+    """Sums of the rows of (addend + log1p(factor)), or of one of them by SUMS."""
+    TERMS: tl.constexpr = min(16, COLS // 8)  # a thread of Hopper's has every 8th column
+    total = tl.zeros((ROWS,), tl.float32)
+    if SUMS != "factors":
+        total += tl.sum(addend, 1)
+    if SUMS != "addends":  # logarithms cost much, so they are taken of products
+        tall = tl.reshape(factor, (ROWS, TERMS, COLS // TERMS))
+        total += tl.sum(log1p(tl.reduce(tall, 1, compound)), 1)
+    return total
+
+
+@triton.jit
+def evaluated(  # type: ignore[no-untyped-def]
+    z, edge, rows, cols, n, k, numbers, others,
+    EVALUATE: tl.constexpr, SUMS: tl.constexpr, VANISHES: tl.constexpr, PAIRS: tl.constexpr,
+    TRIANGLE: tl.constexpr, SKIPS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+):  # fmt: skip
+    """Sums of the rows of a tile, and the weights of its pairs; 0 for pairs that do not count.
+
+    Args:
+        z: number of every pair.
+        edge: whether there may be pairs that do not count.
+        numbers: numbers of the tile's rows, or None.
+        others: numbers of all columns, or None.
+        Other arguments as for `block_sums`.
+    """
+    if VANISHES:  # one tile to mask, not two or three, that all take registers
+        if edge:
+            counts = counted(rows, cols, n, k, numbers, others, PAIRS, TRIANGLE, SKIPS)
+            z = tl.where(counts, z, float("-inf"))
+    addend, factor, weight = EVALUATE(z)
+    if not VANISHES:
+        if edge:
+            counts = counted(rows, cols, n, k, numbers, others, PAIRS, TRIANGLE, SKIPS)
+            if SUMS != "factors":
+                addend = tl.where(counts, addend, 0.0)
+            if SUMS != "addends":
+                factor = tl.where(counts, factor, 0.0)
+            weight = tl.where(counts, weight, 0.0)
+    return row_sums(addend, factor, SUMS, ROWS, COLS), weight
+
+
+@triton.jit
 def block_sums(  # type: ignore[no-untyped-def]
     left, right, left_bias, right_bias, left_numbers, right_numbers, left_ranges, right_ranges,
     visited, totals, grad_left, grad_right, mass_left, mass_right, n, k, span, a, c,
-    EVALUATE: tl.constexpr, SUMS: tl.constexpr, PAIRS: tl.constexpr, TRIANGLE: tl.constexpr,
-    SKIPS: tl.constexpr, GRAD: tl.constexpr, ATOMIC: tl.constexpr, COLUMNS: tl.constexpr,
-    BIAS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, WIDTH: tl.constexpr,
-    CHUNKS: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr, WIDEN: tl.constexpr,
+    EVALUATE: tl.constexpr, SUMS: tl.constexpr, VANISHES: tl.constexpr, PAIRS: tl.constexpr,
+    TRIANGLE: tl.constexpr, SKIPS: tl.constexpr, GRAD: tl.constexpr, ATOMIC: tl.constexpr,
+    COLUMNS: tl.constexpr, BIAS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+    WIDTH: tl.constexpr, CHUNKS: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
+    WIDEN: tl.constexpr,
 ):  # fmt: skip
     """Sums over the pairs (left_i, right_j), one program per ROWS rows, part of the columns, chunk.
 
@@ -128,6 +195,7 @@ def block_sums(  # type: ignore[no-untyped-def]
             and (parts, n).
         grad_right, mass_right: sums (k, D) and (k,), zeros at first. With TRIANGLE, those of left.
         SUMS: what of a pair is added up: "addends", logarithms of "factors", or "both".
+        VANISHES: whether a pair with z = -infinity adds nothing.
         PAIRS: which pairs count by their numbers: "all", "different" or "equal".
         TRIANGLE: whether right is left, and only the pairs i < j count.
         SKIPS: whether pairs with i = j are left out.
@@ -136,7 +204,6 @@ def block_sums(  # type: ignore[no-untyped-def]
         WIDEN: whether factors become float32 before a product.
     """
     D: tl.constexpr = WIDTH * CHUNKS
-    TERMS: tl.constexpr = min(16, COLS // 8)  # a thread of Hopper's has every 8th column
     block, part, chunk = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     rows = block * ROWS + tl.arange(0, ROWS)
     own = chunk == 0  # of the chunks, whose sums over pairs are all the same, one writes them
@@ -149,6 +216,7 @@ def block_sums(  # type: ignore[no-untyped-def]
         last = tl.minimum(last, tl.load(visited + tl.cdiv(n, ROWS) + block) * COLS)
     tiles = tl.cdiv(tl.maximum(last - first, 0), COLS)
     mine = tl.load(places(left, block * ROWS, ROWS, chunk * WIDTH, WIDTH, D))
+    numbers = None
     if PAIRS != "all":
         numbers = tl.load(left_numbers + rows)
         least = tl.load(left_ranges + block)
@@ -182,34 +250,16 @@ def block_sums(  # type: ignore[no-untyped-def]
             if BIAS:
                 z += tl.load(left_bias + rows)[:, None]
                 z += tl.load(right_bias + cols)[None, :]
-            addend, factor, weight = EVALUATE(z)
             edge = (start + COLS > k) | (block * ROWS + ROWS > n)
             if SKIPS:
                 edge = edge | ((start < block * ROWS + ROWS) & (start + COLS > block * ROWS))
             if PAIRS != "all":
                 edge = edge | meets
-            if edge:
-                counts = (rows < n)[:, None] & (cols < k)[None, :]
-                if TRIANGLE:
-                    counts = counts & (rows[:, None] < cols[None, :])
-                elif SKIPS:
-                    counts = counts & (rows[:, None] != cols[None, :])
-                if PAIRS != "all":
-                    others = tl.load(right_numbers + cols)
-                    if PAIRS == "equal":
-                        counts = counts & (numbers[:, None] == others[None, :])
-                    else:
-                        counts = counts & (numbers[:, None] != others[None, :])
-                if SUMS != "factors":
-                    addend = tl.where(counts, addend, 0.0)
-                if SUMS != "addends":
-                    factor = tl.where(counts, factor, 0.0)
-                weight = tl.where(counts, weight, 0.0)
-            if SUMS != "factors":
-                total += tl.sum(addend, 1)
-            if SUMS != "addends":  # logarithms cost much, so they are taken of products
-                tall = tl.reshape(factor, (ROWS, TERMS, COLS // TERMS))
-                total += tl.sum(log1p(tl.reduce(tall, 1, compound)), 1)
+            sums, weight = evaluated(
+                z, edge, rows, cols, n, k, numbers, right_numbers,
+                EVALUATE, SUMS, VANISHES, PAIRS, TRIANGLE, SKIPS, ROWS, COLS,
+            )  # fmt: skip
+            total += sums
             if GRAD:
                 operand = weight.to(OPERAND)
                 grad = product(operand, theirs.to(OPERAND), grad, PRECISION, WIDEN)
@@ -234,3 +284,53 @@ def block_sums(  # type: ignore[no-untyped-def]
             tl.store(places(grad_left, line, ROWS, chunk * WIDTH, WIDTH, D), grad)
             if BIAS:
                 tl.store(mass_left + line + tl.arange(0, ROWS), mass, own)
+
+
+@triton.jit
+def block_weights(  # type: ignore[no-untyped-def]
+    left, right, left_bias, right_bias, left_numbers, right_numbers, totals, weights,
+    n, k, first_row, first_column, stride, a, c,
+    EVALUATE: tl.constexpr, SUMS: tl.constexpr, VANISHES: tl.constexpr, PAIRS: tl.constexpr,
+    TRIANGLE: tl.constexpr, SKIPS: tl.constexpr, GRAD: tl.constexpr, BIAS: tl.constexpr,
+    ROWS: tl.constexpr, COLS: tl.constexpr, WIDTH: tl.constexpr, CHUNKS: tl.constexpr,
+    OPERAND: tl.constexpr, PRECISION: tl.constexpr, WIDEN: tl.constexpr,
+):  # fmt: skip
+    """Weights of the pairs of one tile a program, for products outside; as for `block_sums`.
+
+    Args:
+        left, right, left_bias, right_bias, left_numbers, right_numbers, n, k, a, c: of the whole
+            block, as for `block_sums`; WIDTH is a piece of the width here, not of a gradient.
+        totals: sums of a row's values by tiles of columns, (tiles, rows).
+        weights: weights of the pairs with GRAD, of `stride` columns, in the dtype OPERAND.
+        first_row, first_column: where the pairs begin that these are of.
+        PAIRS: which pairs count by their numbers: "all" or "different".
+    """
+    D: tl.constexpr = WIDTH * CHUNKS
+    block, tile = tl.program_id(0), tl.program_id(1)
+    top, start = first_row + block * ROWS, first_column + tile * COLS
+    rows, cols = top + tl.arange(0, ROWS), start + tl.arange(0, COLS)
+    z = tl.zeros((ROWS, COLS), tl.float32)
+    for piece in range(CHUNKS):
+        x = tl.load(places(left, top, ROWS, piece * WIDTH, WIDTH, D))
+        y = tl.load(places(right, start, COLS, piece * WIDTH, WIDTH, D))
+        z = product(x, tl.trans(y), z, PRECISION, WIDEN)
+    z = a * z + c
+    if BIAS:
+        z += tl.load(left_bias + rows)[:, None]
+        z += tl.load(right_bias + cols)[None, :]
+    numbers, edge = None, (start + COLS > k) | (top + ROWS > n)
+    if SKIPS:
+        edge = edge | ((start < top + ROWS) & (start + COLS > top))
+    if TRIANGLE:
+        edge = edge | (start < top + ROWS)
+    if PAIRS != "all":
+        numbers, edge = tl.load(left_numbers + rows), True
+    total, weight = evaluated(
+        z, edge, rows, cols, n, k, numbers, right_numbers,
+        EVALUATE, SUMS, VANISHES, PAIRS, TRIANGLE, SKIPS, ROWS, COLS,
+    )  # fmt: skip
+    tl.store(totals + (tile * tl.num_programs(0) + block) * ROWS + tl.arange(0, ROWS), total)
+    if GRAD:
+        line = (block * ROWS + tl.arange(0, ROWS)).to(tl.int64)[:, None] * stride
+        at = weights + line + (tile * COLS + tl.arange(0, COLS))[None, :]
+        tl.store(at, weight.to(OPERAND))

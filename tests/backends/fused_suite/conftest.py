@@ -20,7 +20,8 @@ def set_tiles(monkeypatch):
     from fmicl_torch import fused
 
     def set_to(rows=16, columns=16, width=16, parts=2):
-        monkeypatch.setattr(fused, "tiles_for", lambda *_: Tiles(rows, columns, width, 4, 1))
+        for name in ("tiles_for", "weight_tiles"):
+            monkeypatch.setattr(fused, name, lambda *_: Tiles(rows, columns, width, 4, 1))
         monkeypatch.setattr(fused, "parts_for", lambda _, n, k, *__: min(parts, -(-k // columns)))
 
     set_to()

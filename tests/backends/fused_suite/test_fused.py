@@ -192,6 +192,55 @@ def test_scale_and_bias_learn(dtype, negatives, normalize, given, has_ids, atomi
     assert gradient <= dense_gradient + GRADIENT[dtype]
 
 
+@pytest.fixture
+def weights_outside(monkeypatch):
+    """Weights are written down at any width, for squares of 32 rows and columns."""
+    monkeypatch.setattr(fused, "writes_weights", lambda *_: True)
+    monkeypatch.setitem(forms.TILE, "cpu", 32)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tiles"), [("float32", (16, 32, 32)), ("bfloat16", (32, 16, 16))]
+)
+@pytest.mark.parametrize(
+    ("options", "given", "has_ids"),
+    [
+        ({"negatives": "all"}, ("x", "y"), False),
+        ({"negatives": "within", "divergence": "jeffreys"}, ("x", "y"), False),
+        ({"negatives": "anchor", "normalize": False}, ("x", "y", "bank"), False),
+        ({"negatives": "cross", "normalize": False}, ("x", "y"), True),
+        ({"negatives": "all", "logit_scale": 1.5, "logit_bias": -2.0}, ("x", "y"), True),
+    ],
+)
+def test_weights_written_down(
+    options, given, has_ids, dtype, tiles, weights_outside, errors, set_tiles
+):
+    """Squares of pairs in rows and columns that do not fill the last; symmetric blocks and full."""
+    set_tiles(*tiles)
+    rows = dict(zip(("x", "y", "bank"), features(49, 20, 41, dtype), strict=True))
+    rows = {name: 0.5 * rows[name] for name in given}
+    ids = {"ids": torch.arange(49) * 7 % 31} if has_ids else {}
+    objective = FMICL(**{"divergence": "js"} | options)
+    loss, gradient = errors(objective, **rows, **ids)
+    dense_loss, dense_gradient = errors(objective, **rows, **ids, implementation="dense")
+    assert loss <= dense_loss + LOSS[dtype]
+    assert gradient <= dense_gradient + GRADIENT[dtype]
+
+
+def test_weights_are_written_down_where_features_are_wide(monkeypatch):
+    taken, launch = [], fused.launch_weights
+
+    def spy(left, *args):
+        taken.append(left.rows.shape[1])
+        return launch(left, *args)
+
+    monkeypatch.setattr(fused, "launch_weights", spy)
+    for d, dtype in ((128, "bfloat16"), (130, "float32"), (130, "bfloat16")):
+        x, y, _ = features(20, d, dtype=dtype)
+        fmicl_loss(x, y, implementation="fused")
+    assert taken == [144]
+
+
 def test_siglip_is_fused_and_only_its_bias_may_learn():
     x, y, _ = features(40)
     bias = torch.tensor(-3.0, requires_grad=True)
