@@ -14,12 +14,12 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from fmicl_core.fused import parts_for, prefers_slabs, tiles_for
+from fmicl_core.fused import parts_for, tiles_for, writes_weights
 from fmicl_jax.fused_numbers import tile_ranges, visited_tiles, weights_by_number
 from fmicl_jax.fused_program import Program, Side, Sums, run_program
+from fmicl_jax.fused_weights import weighed_sums
 from fmicl_jax.ops import square_lengths
 from fmicl_jax.plan import Gradients, Plan, Wanted
-from fmicl_jax.slabs import slab_sums
 from fmicl_jax.tiles import zero_of
 
 
@@ -70,14 +70,14 @@ def fused_mean_and_gradients(
 
     fused = plan.fused
     assert fused is not None
-    wide = prefers_slabs(left.shape[1], fused.dtype, fused.tf32)
-    if wide and weights is None and (wanted[0] or wanted[1]):
+    outside = writes_weights(left.shape[1], fused.dtype)
+    if outside and weights is None and (wanted[0] or wanted[1]):
         both = wanted[1] and not symmetric
-        slabs = slab_sums(left, others, plan, both, bool(b) or wanted[2], sides, bias)
-        return slabs.total / pairs, (
-            gradient(left, slabs.left, slabs.mass_left) if wanted[0] else None,
-            None if slabs.right is None else gradient(others, slabs.right, slabs.mass_right),
-            slabs.mass_left.sum() / pairs if wanted[2] and slabs.mass_left is not None else None,
+        sums = weighed_sums(left, others, plan, both, bool(b) or wanted[2], sides, bias)
+        return sums.total / pairs, (
+            gradient(left, sums.left, sums.mass_left) if wanted[0] else None,
+            None if sums.right is None else gradient(others, sums.right, sums.mass_right),
+            sums.mass_left.sum() / pairs if wanted[2] and sums.mass_left is not None else None,
         )
     how = plan, wanted[0], symmetric and not wanted[0]
     total, products, mass = block_sums(left, others, *how, sides, weights, bias, wanted[2])

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.gpu.cases import Speed
-from fmicl_core.fused import padded_width, prefers_slabs
+from fmicl_core.fused import padded_width, writes_weights
 
 COMPILED = Path(__file__).resolve().parents[1] / "results" / "gpu_compiled.csv"
 #: Multiprocessors of an H100 or H200, and clocks a second under load.
@@ -91,7 +91,7 @@ def launch(case: Speed, kind: str, pairs: float, library: str) -> Units | None:
     each = 1e3 * pairs * int(row["chunks"])  # whose programs share the width
     clocks = PROCESSORS * CLOCK
     read = case.d * size / int(row["rows"])  # of the columns, by every program
-    if kind == "slab":  # and of the rows; what it makes is written to memory
+    if kind == "weights":  # and of the rows; what it makes is written to memory
         read += case.d * size / int(row["columns"]) + size * CACHE / MEMORY
     additions = ATOMICS[int(row["atomic_width"] or 0) or 1]
     return Units(
@@ -111,34 +111,30 @@ def size_of(dtype: str) -> int:
 
 def launches(case: Speed, library: str = "torch") -> list[Units] | None:
     """The launches of the fused form; None where no machine code was read."""
-    pairs, (full, symmetric) = float(case.n) * case.bank_rows, BLOCKS[case.negatives]
+    pairs, (full, symmetric) = float(case.n) * (case.bank or case.n), BLOCKS[case.negatives]
     alone = library == "jax" or case.form == "fused_deterministic"
+    outside, half = writes_weights(case.d, case.dtype), 0.5 * pairs
     kinds: list[tuple[str, float]]
     if case.bank:
-        kinds = [("slab" if slabs_for(case) else "rows", pairs)]
-    elif slabs_for(case):
-        kinds = [("slab", float(case.n) ** 2)] * (full + symmetric)
+        kinds = [("weights" if outside else "rows", pairs)]
+    elif outside:
+        kinds = [("weights", pairs)] * full
+        kinds += [("weights", pairs if library == "jax" else half)] * symmetric
     elif alone:  # no atomics: every program owns rows of one gradient
-        kinds = [("rows", float(case.n) ** 2)] * (2 * full + symmetric)
+        kinds = [("rows", pairs)] * (2 * full + symmetric)
     else:
-        kinds = [("full", float(case.n) ** 2)] * full + [("triangle", 0.5 * case.n**2)] * symmetric
+        kinds = [("full", pairs)] * full + [("triangle", half)] * symmetric
     found = [launch(case, kind, count, library) for kind, count in kinds]
     known = [units for units in found if units is not None]
     return known if len(known) == len(found) else None
 
 
-def slabs_for(case: Speed) -> bool:
-    """Whether weights are written to memory, and products are those of cuBLAS."""
-    tf32 = case.dtype == "tf32"
-    return prefers_slabs(case.d, "float32" if tf32 else case.dtype, tf32)
-
-
 def cublas_ms(case: Speed) -> float:
-    """Milliseconds of the products of slabs, which are cuBLAS's."""
+    """Milliseconds of the products of weights that are written down, which are cuBLAS's."""
     full, symmetric = BLOCKS[case.negatives]
     flops = 2.0 if case.bank else 4.0 * full + 2.0 * symmetric
     work = float(case.n) * (case.bank or case.n) * case.d
-    return 1e3 * flops * work / CUBLAS[case.dtype] if slabs_for(case) else 0.0
+    return 1e3 * flops * work / CUBLAS[case.dtype] if writes_weights(case.d, case.dtype) else 0.0
 
 
 def device_ms(case: Speed, library: str = "torch") -> float | None:

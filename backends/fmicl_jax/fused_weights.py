@@ -1,10 +1,10 @@
-"""Wide features: the weights of some rows at a time, made by Pallas, and products by XLA.
+"""The fused routine for wide features: it writes weights down, some rows of a block at a time.
 
-A program of `fmicl_jax.fused_program` holds the gradient of its rows, so that it can be no wider
-than the registers: beyond that scores are computed once for every piece of the width, and once more
-for the other side. Here they are computed once: a slab, the weights of as many rows as `SLAB_BYTES`
-hold, is written to memory, and two products take it from there. 6 N^2 D flops a full block, 4 a
-symmetric one. Imported only where it is used, as Pallas takes a while. Not yet run on a GPU.
+Where all of a row no longer fits a program, scores would be computed anew for each of its pieces,
+and for either side. So one routine computes scores, sums and weights of as many rows as
+`SLAB_BYTES` hold, and XLA the products of the weights: 6 N^2 D flops, or 4 of a symmetric block.
+Imported only where it is used, as Pallas takes a while. It has been compiled for GPUs and run in
+Pallas' interpreter, but not yet run on a GPU.
 """
 
 from __future__ import annotations
@@ -17,12 +17,15 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from fmicl_core.fused import SLAB_BYTES, SLAB_TILES, Tiles
+from fmicl_core.fused import Tiles, weight_tiles
 from fmicl_jax.fused_formulas import evaluate
 from fmicl_jax.fused_program import operand_of, precision_of
 from fmicl_jax.ops import square_lengths
 from fmicl_jax.plan import Plan
 from fmicl_jax.tiles import zero_of
+
+#: Bytes of the weights that are in memory at a time.
+SLAB_BYTES = 256 * 2**20
 
 
 class Side(NamedTuple):
@@ -63,7 +66,7 @@ class Sums(NamedTuple):
     mass_right: jax.Array | None
 
 
-def slab_sums(
+def weighed_sums(
     left: jax.Array, right: jax.Array, plan: Plan, columns: bool, masses: bool,
     numbers: tuple[Any, Any] = (None, None), bias: jax.Array | None = None,
 ) -> Sums:  # fmt: skip
@@ -84,8 +87,9 @@ def slab_sums(
         numbers: numbers (N,) and (K,) of the rows, int32; pairs with equal numbers are left out.
         bias: constant of z that learns, or None.
     """
-    (n, d), k, fused, tiles = left.shape, len(right), plan.fused, SLAB_TILES
+    (n, d), k, fused = left.shape, len(right), plan.fused
     assert fused is not None
+    tiles = weight_tiles(fused.memory)
     operand, b = operand_of(fused.dtype), plan.pairwise.coefficients()[1]
     bytes_of_tiles = tiles.rows * _filled(k, tiles.columns) * jnp.dtype(operand).itemsize
     most = min(max(1, SLAB_BYTES // bytes_of_tiles) * tiles.rows, _filled(n, tiles.rows))
@@ -135,8 +139,9 @@ def _slab(
     operand: Any,
 ) -> Slab:  # fmt: skip
     """Weights of some rows, the first of them being that of this number among n."""
-    tiles, fused = SLAB_TILES, plan.fused
+    fused = plan.fused
     assert fused is not None
+    tiles = weight_tiles(fused.memory)
     rows, width = len(left.rows), len(right.rows)
     across = width // tiles.columns
 
@@ -152,7 +157,7 @@ def _slab(
         grid=(rows // tiles.rows * across,),  # one axis: jax.vmap adds another
         compiler_params=plgpu.CompilerParams(num_warps=tiles.warps, num_stages=tiles.stages),
         interpret=fused.interpret,
-        name="fmicl_slab",
+        name="fmicl_block_weights",
     )(first[None], left, right)
     return made
 

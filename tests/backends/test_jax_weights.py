@@ -1,4 +1,4 @@
-"""Weights in slabs, which wide features take in JAX, by Pallas' interpreter."""
+"""Weights that are written down for wide features in JAX, by Pallas' interpreter."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ jax = pytest.importorskip("jax", reason="these are tests of the JAX backend")
 fmicl_jax = pytest.importorskip("fmicl_jax", reason="as above")
 fused = pytest.importorskip("fmicl_jax.fused", reason="as above")
 fused_pallas = pytest.importorskip("fmicl_jax.fused_pallas", reason="as above")
-slabs = pytest.importorskip("fmicl_jax.slabs", reason="as above")
+fused_weights = pytest.importorskip("fmicl_jax.fused_weights", reason="as above")
 AUTO = jax.sharding.AxisType.Auto
 
 
@@ -23,13 +23,13 @@ class Gpu:
 
 @pytest.fixture
 def backend(backend_named, monkeypatch):
-    """JAX, with slabs for every width, of two tiles of 16 rows of 32 columns in float32."""
+    """JAX, with weights written down at every width, in slabs of 32 rows of 32 columns."""
     monkeypatch.setattr(fused, "INTERPRET", True)
     # As a fact of the device, which is among what is compiled for: nothing compiled is taken over.
     monkeypatch.setattr(fused, "_facts", lambda _: (7, 7))
-    monkeypatch.setattr(fused_pallas, "prefers_slabs", lambda *_: True)
-    monkeypatch.setattr(slabs, "SLAB_TILES", Tiles(16, 16, 16, 4, 1))
-    monkeypatch.setattr(slabs, "SLAB_BYTES", 2 * 16 * 32 * 4)
+    monkeypatch.setattr(fused_pallas, "writes_weights", lambda *_: True)
+    monkeypatch.setattr(fused_weights, "weight_tiles", lambda _: Tiles(16, 16, 16, 4, 1))
+    monkeypatch.setattr(fused_weights, "SLAB_BYTES", 2 * 16 * 32 * 4)
     return backend_named("jax")
 
 
@@ -77,7 +77,7 @@ def test_the_gradient_in_one_side_alone_and_many_losses_at_once(draw, backend):
 
 
 @pytest.mark.parametrize("more", ["bank", "ids", "bias"])
-def test_pallas_takes_slabs_that_vary_over_a_mesh(more, backend_named, monkeypatch):
+def test_pallas_takes_what_varies_over_a_mesh(more, backend_named, monkeypatch):
     """One launch in a loop over slabs, and none for the other side; the interpreter cannot."""
     backend_named("jax")
     monkeypatch.setattr(fused, "device_of", lambda _: Gpu())
