@@ -214,7 +214,7 @@ def speed(case: Speed, device: str) -> Row:
         given = {k: v.astype(kind_of(case.dtype)) for k, v in unit.items()}, given[1]
         wait_for(run, *given)
     else:
-        row["value"] = round(float(run(*given)[0]), 5)  # of all forms of a loss the same
+        row["value"] = round(float(run(*given)[0]), 5)  # of all forms the same but for rounding
     if device != "cpu":
         row["extra_mib"] = round(run.memory_analysis().temp_size_in_bytes / 2**20, 1)
     call = partial(wait_for, run, *given)

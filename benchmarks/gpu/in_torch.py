@@ -274,7 +274,7 @@ def speed(case: Speed, device: str) -> Row:
     with precision(case.dtype, case.form):
         value = step()  # what the first call compiles and allocates is not counted
         if value.dim() == 0:
-            row["value"] = round(value.item(), 5)  # of all forms of a loss the same
+            row["value"] = round(value.item(), 5)  # of all forms the same but for rounding
         del value
         if device != "cpu":
             torch.cuda.synchronize()

@@ -104,6 +104,8 @@ def next_steps(
                      f" in the logs in {logs}); what is mended is measured anew.")  # fmt: skip
     if left_out:
         steps.append(f"Run the same command again: it goes on with the {left_out} left out.")
+    if small:
+        return steps
     if gains:
         steps.append("Put the winners, where they are faster than the present tiles, into the table"
                      " of fmicl_core/fused.py, and run `python -m benchmarks.gpu` to see their"
