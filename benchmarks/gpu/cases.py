@@ -131,6 +131,7 @@ class Tune(NamedTuple):
     Args:
         rows, columns, width, warps, stages: as of `fmicl_core.fused.Tiles`; 0, all of them, for the
             tiles that the library takes.
+        registers: as there; 0 for any number.
     """
 
     form: str
@@ -143,6 +144,7 @@ class Tune(NamedTuple):
     width: int = 0
     warps: int = 0
     stages: int = 0
+    registers: int = 0
 
     @property
     def speed(self) -> Speed:
@@ -150,9 +152,10 @@ class Tune(NamedTuple):
         return Speed("js", *self[:5])
 
     @property
-    def tiles(self) -> dict[str, int]:
+    def tiles(self) -> dict[str, int | None]:
         """The tiles by the names of their fields, or nothing for the present ones."""
-        return dict(zip(self._fields[5:], self[5:], strict=True)) if self.rows else {}
+        given = dict(zip(self._fields[5:], self[5:], strict=True))
+        return given | {"registers": self.registers or None} if self.rows else {}
 
     @property
     def flops(self) -> float:

@@ -24,6 +24,7 @@ from benchmarks.gpu.cases import (
     tile_rows,
 )
 from benchmarks.gpu.plain_jax import plain_loss
+from benchmarks.gpu.tuning import replaced_tiles
 from benchmarks.timing import Row, milliseconds
 
 Arguments = dict[str, jax.Array]
@@ -162,20 +163,16 @@ def tiles_of(case: Speed | Tune) -> Iterator[list[tuple[int, ...]]]:
     if not isinstance(case, Tune):
         yield []
         return
-    from fmicl_jax import fused_pallas
+    from fmicl_jax import fused_pallas, fused_weights
 
-    present, taken = fused_pallas.tiles_for, []
-
-    def chosen(*given: Any, **named: Any) -> tuple[int, ...]:
-        taken.append(present(*given, **named)._replace(**case.tiles))
-        return taken[-1]
-
-    fused_pallas.tiles_for = chosen
     jax.clear_caches()  # what was traced has other tiles
     try:
-        yield taken
+        with (
+            replaced_tiles(fused_pallas, case.tiles) as taken,
+            replaced_tiles(fused_weights, case.tiles, taken),
+        ):
+            yield taken
     finally:
-        fused_pallas.tiles_for = present
         jax.clear_caches()
 
 

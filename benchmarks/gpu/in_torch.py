@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +24,7 @@ from benchmarks.gpu.cases import (
     tile_rows,
 )
 from benchmarks.gpu.plain_torch import plain_loss
+from benchmarks.gpu.tuning import replaced_tiles
 from benchmarks.timing import Row, milliseconds
 from fmicl_torch import fused
 
@@ -217,18 +217,8 @@ def step_of(case: Speed, given: Arguments) -> Callable[[], torch.Tensor]:
 @contextmanager
 def tiles_of(case: Speed | Tune) -> Iterator[list[tuple[int, ...]]]:
     """The tiles of a case to be tuned in place of the library's; those that were taken."""
-    present, taken = fused.tiles_for, []
-    changed = case.tiles if isinstance(case, Tune) else {}
-
-    def chosen(*given: Any, **named: Any) -> fused.Tiles:
-        taken.append(present(*given, **named)._replace(**changed))
-        return taken[-1]
-
-    fused.tiles_for = chosen
-    try:
+    with replaced_tiles(fused, case.tiles if isinstance(case, Tune) else {}) as taken:
         yield taken
-    finally:
-        fused.tiles_for = present
 
 
 def warm(case: Speed | Tune, device: str) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from benchmarks.gpu.cases import Task, Tune
 from benchmarks.gpu.table import Table
 from benchmarks.timing import Row
-from fmicl_core.fused import Tiles, padded_width, tiles_for
+from fmicl_core.fused import Tiles, padded_width, tiles_for, weight_tiles, writes_weights
 
 #: What is done in turn with --tune; each step doubles or halves one number of the tiles.
 TUNE_STAGES = {
@@ -53,15 +55,25 @@ def needs_of(tiles: Tiles, d: int, atomic: bool) -> Needs:
     Shared memory holds the tile of the rows, the weights on their way to the second product, and
     for each stage a tile of the columns, or of both sides where the width is cut into pieces.
     Registers hold the gradient of the rows, the scores, which are float32, and the update of the
-    columns' gradient where it is added by atomics.
+    columns' gradient where it is added by atomics. Where weights are written down, there are a tile
+    of both sides for each stage and the scores alone.
     """
     rows, columns, width, warps, stages = tiles[:5]
+    if writes_weights(d, "bfloat16"):
+        return Needs(2 * stages * (rows + columns) * width, rows * columns // (32 * warps))
     pieces = -(-padded_width(d) // width)
     stage = columns + (rows if pieces > 1 else 0)
     entries = rows * width + rows * columns + stages * stage * width
     update = columns * width if atomic else 0
     held = rows * width + rows * columns + update
     return Needs(2 * entries, held // (32 * warps))
+
+
+def present_tiles(d: int, atomic: bool) -> Tiles:
+    """The tiles that the library takes for features of bfloat16; arguments as for `candidates`."""
+    if writes_weights(d, "bfloat16"):
+        return weight_tiles(MEMORY)
+    return tiles_for(d, "bfloat16", False, MEMORY, atomic)
 
 
 def candidates(d: int, atomic: bool, most: int) -> Iterator[tuple[int, Tiles]]:
@@ -72,11 +84,11 @@ def candidates(d: int, atomic: bool, most: int) -> Iterator[tuple[int, Tiles]]:
         atomic: whether a program also holds the update of the columns' gradient.
         most: number of them.
     """
-    present = tiles_for(d, "bfloat16", False, MEMORY, atomic)
+    present = present_tiles(d, atomic)
     widths = [w for w in (64, 128, 256, 512) if w <= padded_width(d)] or [present.width]
     every = (
-        present._replace(rows=rows, columns=columns, width=width, warps=warps, stages=stages)
-        for rows, columns, width, warps, stages in product(ROWS, COLUMNS, widths, WARPS, STAGES)
+        Tiles(*numbers, None if numbers[0] * numbers[1] > 2048 * numbers[3] else present.registers)
+        for numbers in product(ROWS, COLUMNS, widths, WARPS, STAGES)
     )
     found = [(steps(tiles, present), tiles) for tiles in every if tiles != present]
     found = [entry for entry in found if entry[0] < len(TUNE_STAGES) and fits(entry[1], d, atomic)]
@@ -100,6 +112,34 @@ def fits(tiles: Tiles, d: int, atomic: bool) -> bool:
     return needs.memory <= MEMORY and needs.registers <= most
 
 
+@contextmanager
+def replaced_tiles(
+    module: Any, changed: dict[str, int | None], taken: list[Tiles] | None = None
+) -> Iterator[list[Tiles]]:
+    """Other tiles in place of those that a module of a backend takes; yields those it took.
+
+    Args:
+        module: module that has imported `tiles_for` or `weight_tiles`, or both.
+        changed: numbers of the tiles that differ, by name.
+        taken: list to add to; None begins one.
+    """
+    taken = [] if taken is None else taken
+    names = [name for name in ("tiles_for", "weight_tiles") if hasattr(module, name)]
+    present = {name: getattr(module, name) for name in names}
+
+    def chosen(name: str, *given: Any, **named: Any) -> Tiles:
+        taken.append(present[name](*given, **named)._replace(**changed))
+        return taken[-1]
+
+    for name in names:
+        setattr(module, name, partial(chosen, name))
+    try:
+        yield taken
+    finally:
+        for name in names:
+            setattr(module, name, present[name])
+
+
 def tune_plan(library: str, small: bool = False) -> list[Task]:
     """All tiles to be tried with a library, by `TUNE_STAGES`.
 
@@ -115,7 +155,7 @@ def tune_plan(library: str, small: bool = False) -> list[Task]:
         atomic = library == "torch" and form == "fused"
         others = list(candidates(d, atomic, MOST[small]))
         tasks.append((1, 0, shape))
-        tasks += [(1 + apart, i, shape._replace(**tiles._asdict()))
+        tasks += [(1 + apart, i, shape._replace(**tiles._asdict() | {"registers": tiles[5] or 0}))
                   for i, (apart, tiles) in enumerate(others)]  # fmt: skip
     # Shapes by turns, so that where time runs out each has had its nearest tiles.
     return [Task(stage, library, case) for stage, _, case in sorted(tasks, key=lambda t: t[:2])]

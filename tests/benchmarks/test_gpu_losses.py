@@ -152,7 +152,7 @@ def test_tiles_to_be_tuned_take_the_place_of_the_present_ones_and_give_it_back()
     assert shape.taken(taken) == " ".join(map(str, present(*given)))
     other = shape._replace(rows=32, columns=64, width=128, warps=4, stages=1)
     with pytest.raises(ZeroDivisionError), in_torch.tiles_of(other) as taken:
-        assert fused.tiles_for(*given) == (32, 64, 128, 4, 1)
+        assert fused.tiles_for(*given) == (32, 64, 128, 4, 1, None)
         raise ZeroDivisionError
     assert fused.tiles_for is present
     assert shape.taken([]) == "-"

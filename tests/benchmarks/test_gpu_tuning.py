@@ -8,7 +8,6 @@ import pytest
 from benchmarks.gpu.cases import Check, Speed, Task, Tune
 from benchmarks.gpu.report import failed, named, next_steps
 from benchmarks.gpu.tuning import (
-    MEMORY,
     MOST,
     TUNE_FORMS,
     TUNE_STAGES,
@@ -16,19 +15,20 @@ from benchmarks.gpu.tuning import (
     fits,
     literal,
     needs_of,
+    present_tiles,
     ranked,
     show_ranked,
     steps,
     tune_plan,
     write_winners,
 )
-from fmicl_core.fused import Tiles, tiles_for
+from fmicl_core.fused import Tiles
 
 
 @pytest.mark.parametrize("atomic", [False, True])
 @pytest.mark.parametrize("d", [128, 512])
 def test_candidates_are_near_the_present_tiles_first_and_may_fit(d, atomic):
-    present = tiles_for(d, "bfloat16", False, MEMORY, atomic)
+    present = present_tiles(d, atomic)
     found = list(candidates(d, atomic, MOST[False]))
     assert fits(present, d, atomic)
     apart = [distance for distance, _ in found]
@@ -41,7 +41,7 @@ def test_candidates_are_near_the_present_tiles_first_and_may_fit(d, atomic):
         assert fits(tiles, d, atomic)
     changed = {name for _, t in found for name in Tiles._fields
                if getattr(t, name) != getattr(present, name)}  # fmt: skip
-    assert changed == set(Tiles._fields)
+    assert changed >= set(Tiles._fields) - {"registers"}
 
 
 def test_what_a_program_holds_needs_room():
@@ -49,7 +49,7 @@ def test_what_a_program_holds_needs_room():
     assert needs_of(small, 128, atomic=False).memory == 2 * (64 * 128 + 64 * 64 + 2 * 64 * 128)
     assert needs_of(small, 128, False).registers == (64 * 128 + 64 * 64) // 256
     assert needs_of(small, 128, True).registers == (2 * 64 * 128 + 64 * 64) // 256
-    assert needs_of(small, 512, False).memory > needs_of(small, 128, False).memory  # in pieces
+    assert needs_of(small, 512, False) == (2 * 2 * 128 * 128, 64 * 64 // 256)  # scores alone
     assert not fits(small._replace(stages=16), 128, False)
     assert not fits(small._replace(warps=1), 128, False)
     assert not fits(Tiles(256, 256, 128, 16, 1), 128, True)  # 512 threads share the registers
