@@ -15,9 +15,9 @@ from torch.multiprocessing.spawn import ProcessRaisedException
 from fmicl_core.checks import InvalidArgument
 from fmicl_lightning.batches import SharedData, loader
 from fmicl_lightning.build import build_method
-from fmicl_lightning.callbacks import RunClock, checkpointing, quiet
+from fmicl_lightning.callbacks import CachedImages, RunClock, checkpointing, quiet
 from fmicl_lightning.checkpoints import AtomicCheckpoints, read_checkpoint
-from fmicl_lightning.devices import check_devices
+from fmicl_lightning.devices import check_devices, free_memory
 from fmicl_lightning.encoders import check_library_encoder
 from fmicl_lightning.loading import load_weights
 from fmicl_recipes.board import without_tensorflow
@@ -26,7 +26,7 @@ from fmicl_recipes.data import ImageData, Images
 from fmicl_recipes.run_folder import RunFolder
 from fmicl_recipes.settings import TrainSettings
 from fmicl_recipes.sphere import Features
-from fmicl_recipes.trainer import NonFiniteLossError, Trainer
+from fmicl_recipes.trainer import NonFiniteLossError, Trainer, check_fits
 
 
 class MethodTrainer(Trainer):
@@ -43,6 +43,8 @@ class MethodTrainer(Trainer):
     def __init__(self, settings: TrainSettings, data: ImageData) -> None:
         super().__init__(settings, data)
         check_devices(settings)
+        if settings.cache == "gpu":
+            check_fits(data.train_images, free_memory(settings))
         self.module = build_method(settings, data.train_images.shape[1:])
 
     def fit(self, folder: RunFolder, *, resume: bool, progress: bool) -> None:
@@ -51,10 +53,15 @@ class MethodTrainer(Trainer):
         several = settings.devices > 1
         if several and not isinstance(self.data, SharedData):
             self.data = SharedData(**vars(self.data))
-        batches = loader(self.data, settings.batch_size, settings.seed, self.ids)
+        on_gpu, cached = (
+            settings.device != "cpu" and torch.cuda.is_available(),
+            settings.cache == "gpu",
+        )
+        batches = loader(self.data, settings.batch_size, settings.seed, self.ids,
+                         pinned=on_gpu and not cached)  # fmt: skip
         clock = RunClock(self, folder, len(batches) * settings.batch_size, progress)
+        cache = [CachedImages(batches.dataset)] if cached else []
         without_tensorflow()
-        on_gpu = settings.device != "cpu" and torch.cuda.is_available()
         with quiet(), _as_they_were_raised():
             trainer = lightning.Trainer(
                 max_epochs=settings.epochs,
@@ -68,7 +75,7 @@ class MethodTrainer(Trainer):
                 precision="bf16-mixed" if settings.precision == "bf16" else "32-true",
                 plugins=[AtomicCheckpoints()],
                 logger=TensorBoardLogger(folder.path, name="", version="tensorboard"),
-                callbacks=[clock, checkpointing(folder)],
+                callbacks=[clock, *cache, checkpointing(folder)],
                 enable_progress_bar=False,
                 enable_model_summary=False,
                 log_every_n_steps=1,
@@ -91,8 +98,8 @@ class MethodTrainer(Trainer):
     def encode(self, images: Images) -> Features:
         """Encoder features (N, F) float32 of uint8 images (N, H, W, C), without augmentation."""
         with _evaluating(self.module):
-            rows = [self.module(chunk).float().cpu() for chunk in self._chunks(images)]
-        features: Features = torch.cat(rows).numpy()
+            rows = [self.module(chunk).float() for chunk in self._chunks(images)]
+        features: Features = torch.cat(rows).cpu().numpy()
         return features
 
     @torch.inference_mode()
@@ -104,9 +111,9 @@ class MethodTrainer(Trainer):
         x, y = (torch.cat(side).float().cpu().numpy() for side in zip(*pairs, strict=True))
         return x, y
 
-    def _chunks(self, images: Images) -> list[torch.Tensor]:
-        chunks = torch.from_numpy(images).split(CHUNK)
-        return [chunk.to(self.module.device) for chunk in chunks]
+    def _chunks(self, images: Images) -> Iterator[torch.Tensor]:
+        for chunk in torch.from_numpy(images).split(CHUNK):
+            yield chunk.to(self.module.device, non_blocking=True)
 
 
 @contextmanager
