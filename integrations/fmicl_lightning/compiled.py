@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch._dynamo.exc import TorchDynamoException
-from torch._inductor.exc import InductorError
 
 from fmicl_core.checks import invalid
 
@@ -36,10 +35,10 @@ def compiled_step(method: Any, images: torch.Tensor, plan: dict[str, Any]) -> An
     }
     try:
         return _compiled()(method, images, arrays)
-    except (TorchDynamoException, InductorError) as error:
-        said = str(error).strip().partition("\n")[0]
+    except TorchDynamoException as error:
+        said = " ".join(str(error).split("\n")[:2]).strip()
         raise invalid("compile", "False where torch.compile does not work", True,
-                      why=f"It said: {said}") from error  # fmt: skip
+                      why=f"It said: {said}.") from error  # fmt: skip
 
 
 @cache

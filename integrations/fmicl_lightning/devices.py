@@ -8,6 +8,12 @@ from fmicl_core.checks import invalid
 from fmicl_recipes.settings import TrainSettings
 
 
+def best_device() -> torch.device:
+    """The machine's accelerator, or the CPU where it has none."""
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return found or torch.device("cpu")
+
+
 def free_memory(settings: TrainSettings) -> int | None:
     """Bytes of memory that are free on the fullest device of a run; None where none says so.
 

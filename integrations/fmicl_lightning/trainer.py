@@ -17,9 +17,10 @@ from fmicl_lightning.batches import SharedData, loader
 from fmicl_lightning.build import build_method
 from fmicl_lightning.callbacks import CachedImages, RunClock, checkpointing, quiet
 from fmicl_lightning.checkpoints import AtomicCheckpoints, read_checkpoint
-from fmicl_lightning.devices import check_devices, free_memory
+from fmicl_lightning.devices import best_device, check_devices, free_memory
 from fmicl_lightning.encoders import check_library_encoder
 from fmicl_lightning.loading import load_weights
+from fmicl_lightning.method import Method
 from fmicl_recipes.board import without_tensorflow
 from fmicl_recipes.chunks import CHUNK
 from fmicl_recipes.data import ImageData, Images
@@ -43,7 +44,8 @@ class MethodTrainer(Trainer):
     def __init__(self, settings: TrainSettings, data: ImageData) -> None:
         super().__init__(settings, data)
         check_devices(settings)
-        if settings.cache == "gpu":
+        self.cached = settings.cache == "gpu"
+        if self.cached:
             check_fits(data.train_images, free_memory(settings))
         self.module = build_method(settings, data.train_images.shape[1:])
 
@@ -53,10 +55,7 @@ class MethodTrainer(Trainer):
         several = settings.devices > 1
         if several and not isinstance(self.data, SharedData):
             self.data = SharedData(**vars(self.data))
-        on_gpu, cached = (
-            settings.device != "cpu" and torch.cuda.is_available(),
-            settings.cache == "gpu",
-        )
+        on_gpu, cached = settings.device != "cpu" and torch.cuda.is_available(), self.cached
         batches = loader(self.data, settings.batch_size, settings.seed, self.ids,
                          pinned=on_gpu and not cached)  # fmt: skip
         clock = RunClock(self, folder, len(batches) * settings.batch_size, progress)
@@ -97,7 +96,7 @@ class MethodTrainer(Trainer):
     @torch.inference_mode()
     def encode(self, images: Images) -> Features:
         """Encoder features (N, F) float32 of uint8 images (N, H, W, C), without augmentation."""
-        with _evaluating(self.module):
+        with _evaluating(self.module, self.settings):
             rows = [self.module(chunk).float() for chunk in self._chunks(images)]
         features: Features = torch.cat(rows).cpu().numpy()
         return features
@@ -106,7 +105,7 @@ class MethodTrainer(Trainer):
     def project(self, images: Images) -> tuple[Features, Features]:
         """Projections (N, d) of two random views of uint8 images, drawn by `settings.seed`."""
         torch.manual_seed(self.settings.seed)
-        with _evaluating(self.module):
+        with _evaluating(self.module, self.settings):
             pairs = [self.module.project(chunk) for chunk in self._chunks(images)]
         x, y = (torch.cat(side).float().cpu().numpy() for side in zip(*pairs, strict=True))
         return x, y
@@ -141,10 +140,15 @@ def _as_they_were_raised() -> Iterator[None]:
 
 
 @contextmanager
-def _evaluating(module: torch.nn.Module) -> Iterator[None]:
-    """Let norms use their running statistics within the block."""
+def _evaluating(module: Method, settings: TrainSettings) -> Iterator[None]:
+    """Let norms use their running statistics within the block, on the device that trains.
+
+    Where Lightning has taken the module off it after training, it comes back. Not yet run on a GPU.
+    """
     mode = module.training
     module.eval()
+    if module.device.type == "cpu" and settings.device != "cpu":
+        module.to(best_device())
     try:
         yield
     finally:
