@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 #: What each package needs beside fmicl.
 NEEDED = {
-    "fmicl_lightning": ("torch", "lightning", "kornia", "tensorboard"),
+    "fmicl_lightning": ("torch", "lightning", "tensorboard"),
     "fmicl_flax": ("jax", "flax", "optax", "orbax", "tensorboard"),
     "fmicl_keras": ("keras",),
 }

@@ -1,10 +1,17 @@
-"""Random views of images, computed on the device by kornia."""
+"""Random views of images in PyTorch: a whole batch at once, and never waiting for the device.
+
+Every image draws its own numbers. There is no loop over images and no branch on what was drawn, so
+that `torch.compile` makes one graph of a view.
+"""
 
 from __future__ import annotations
 
-import kornia.augmentation as K
+import math
+
+import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional
 
 from fmicl_core.checks import check_choice
 from fmicl_recipes.augmentation import (
@@ -14,7 +21,9 @@ from fmicl_recipes.augmentation import (
     JITTERED,
     MEAN,
     PHOTO,
+    RGB,
     VIEWS,
+    YIQ,
     Photo,
     blur_radius,
 )
@@ -37,48 +46,202 @@ def build_augmentation(name: str, size: tuple[int, int], strengths: Photo = PHOT
     """
     if check_choice("augmentation", name, VIEWS) == "photo":
         return PhotoViews(size, strengths.checked())
-    turn, shift = DIGITS.degrees, (DIGITS.shift, DIGITS.shift)
-    return K.AugmentationSequential(
-        K.RandomAffine(turn, translate=shift, scale=DIGITS.scale, shear=turn, p=1.0),
-        K.RandomGaussianNoise(std=DIGITS.noise, p=1.0),
-        K.RandomErasing(scale=DIGITS.erased_area, ratio=DIGITS.erased_aspect, p=DIGITS.erased),
-    )
+    return DigitViews()
 
 
 class PhotoViews(nn.Module):
-    """The augmentation "photo", for images with colour and without.
+    """Views by crop, flip, colour jitter in 4 of 5 images, grey scale and blur.
 
     Args:
         size: height and width of the views.
         strengths: strengths of the steps; a step of strength 0 is left out.
     """
 
+    luminance: torch.Tensor
+    turns: torch.Tensor
+
     def __init__(self, size: tuple[int, int], strengths: Photo) -> None:
         super().__init__()
-        self.colour, self.plain = (_photo(size, strengths, colour) for colour in (True, False))
+        self.size, self.strengths = size, strengths
+        # Buffers, so that no step copies them to the device; no part of a checkpoint.
+        self.register_buffer("luminance", torch.from_numpy(YIQ[0][:, None, None]), persistent=False)
+        self.register_buffer("turns", torch.from_numpy(_turns()), persistent=False)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Views (N, C, H, W) of float images of the same shape."""
-        return self.colour(images) if images.shape[1] == 3 else self.plain(images)
+        """Views (N, C, H, W) of float images (N, C, H, W)."""
+        steps, colour = self.strengths, images.shape[1] == 3
+        draws = torch.rand(13, len(images), 1, 1, 1, dtype=images.dtype, device=images.device)
+        area, aspect, top, left, flip, jitter, *changes, grey, blur, sigma = draws
+        if steps.crop_scale < 1.0:
+            images = self._crop(images, area, aspect, top, left)
+        if steps.flip:
+            images = torch.where(flip < steps.flip, images.flip(3), images)
+        if steps.jitter:
+            images = torch.where(jitter < JITTERED, self._jitter(images, *changes), images)
+        if steps.grayscale and colour:
+            images = torch.where(grey < steps.grayscale, self._grey(images), images)
+        if steps.blur:
+            images = torch.where(blur < steps.blur, _blur(images, sigma), images)
+        return images
+
+    def _crop(
+        self,
+        images: torch.Tensor,
+        area: torch.Tensor,
+        aspect: torch.Tensor,
+        top: torch.Tensor,
+        left: torch.Tensor,
+    ) -> torch.Tensor:
+        """A box of random area and aspect ratio, resized bilinearly to the whole view.
+
+        A side that would leave the image is cut to it.
+        """
+        root = _between(area, self.strengths.crop_scale, 1.0).sqrt()
+        stretch = (0.5 * _between(aspect, *map(math.log, self.strengths.aspect))).exp()
+        lines = []
+        for axis, share, place in ((0, root * stretch, top), (1, root / stretch, left)):
+            share, size, count = share.clamp(max=1.0), images.shape[2 + axis], self.size[axis]
+            centres = (torch.arange(count, device=images.device) + 0.5) * (size / count)
+            lines.append(centres * share.flatten(1) + size * ((1.0 - share) * place).flatten(1))
+        rows, columns = lines
+        return _read(images, rows[:, :, None] - 0.5, columns[:, None, :] - 0.5, outside="border")
+
+    def _jitter(
+        self,
+        images: torch.Tensor,
+        brightness: torch.Tensor,
+        contrast: torch.Tensor,
+        saturation: torch.Tensor,
+        hue: torch.Tensor,
+    ) -> torch.Tensor:
+        """Brightness, contrast, saturation and hue by random factors and a random turn.
+
+        In this order, and cut to [0, 1] once at the end. Hue and saturation turn and stretch the
+        plane of the chrominances, so that all four are one affine map of the colours.
+        """
+        factors, turn = self.strengths.factors, self.strengths.turn
+        brightness, contrast = (_between(u, *factors) for u in (brightness, contrast))
+        colour = images.shape[1] == 3
+        grey = self._grey(images) if colour else images
+        offset = brightness * (1.0 - contrast) * grey.mean((1, 2, 3), keepdim=True)
+        images = (brightness * contrast) * images + offset
+        if colour:
+            angle = 2.0 * math.pi * _between(hue, -turn, turn)
+            factor = _between(saturation, *factors)
+            still, cosine, sine = self.turns[:, :, :, None, None]
+            turned = still + (factor * angle.cos())[:, None] * cosine
+            turned = turned + (factor * angle.sin())[:, None] * sine  # (N, 3, 3, 1, 1)
+            red, green, blue = (turned[:, :, c] * images[:, c : c + 1] for c in range(3))
+            images = red + green + blue
+        return images.clamp(0.0, 1.0)
+
+    def _grey(self, images: torch.Tensor) -> torch.Tensor:
+        """The luminance (N, 1, H, W) of images (N, 3, H, W)."""
+        return (images * self.luminance).sum(1, keepdim=True)
 
 
-def _photo(size: tuple[int, int], strengths: Photo, colour: bool) -> nn.Module:
-    steps: list[K.AugmentationBase2D] = []
-    if strengths.crop_scale < 1.0:
-        area = strengths.crop_scale, 1.0
-        steps.append(K.RandomResizedCrop(size, scale=area, ratio=strengths.aspect))
-    if strengths.flip:
-        steps.append(K.RandomHorizontalFlip(strengths.flip))
-    if strengths.jitter:
-        factors, turn = strengths.factors, (-strengths.turn, strengths.turn)
-        saturation, hue = (factors, turn) if colour else (0.0, 0.0)
-        steps.append(K.ColorJitter(factors, factors, saturation, hue, p=JITTERED))
-    if strengths.grayscale and colour:
-        steps.append(K.RandomGrayscale(p=strengths.grayscale))
-    if strengths.blur:
-        rows, columns = (2 * blur_radius(side) + 1 for side in size)
-        steps.append(K.RandomGaussianBlur((rows, columns), BLUR_SIGMA, p=strengths.blur))
-    return K.AugmentationSequential(*steps) if steps else nn.Identity()
+class DigitViews(nn.Module):
+    """Views by rotation, shear, shift, scale, noise and an erased box, as strong as `DIGITS`."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Views (N, C, H, W) of float images (N, C, H, W)."""
+        draws = torch.rand(10, len(images), 1, 1, dtype=images.dtype, device=images.device)
+        images = _affine(images, *draws[:5])
+        images = images + DIGITS.noise * torch.randn_like(images)
+        return _erase(images, *draws[5:])
+
+
+def _turns() -> np.ndarray:
+    """Maps (3, 3, 3) of colours: what hue leaves alone, and the factors of its cosine and sine."""
+    parts = np.zeros((3, 3, 3), np.float32)
+    parts[0, 0, 0] = parts[1, 1, 1] = parts[1, 2, 2] = parts[2, 2, 1] = 1.0
+    parts[2, 1, 2] = -1.0
+    return RGB @ parts @ YIQ
+
+
+def _between(unit: torch.Tensor, low: float, high: float) -> torch.Tensor:
+    return low + (high - low) * unit
+
+
+def _read(
+    images: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, outside: str
+) -> torch.Tensor:
+    """The images at places given in pixels, which broadcast to (N, h, w), bilinearly.
+
+    Args:
+        images: float images (N, C, H, W).
+        rows: places down the image; 0 is the middle of the first pixel.
+        columns: places across the image.
+        outside: what lies outside of the image, "zeros" or its "border".
+    """
+    height, width = images.shape[2:]
+    across, down = (2.0 * columns + 1.0) / width - 1.0, (2.0 * rows + 1.0) / height - 1.0
+    places = torch.stack(torch.broadcast_tensors(across, down), dim=3)
+    return functional.grid_sample(images, places, padding_mode=outside, align_corners=False)
+
+
+def _blur(images: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    """A Gaussian blur along either axis, of images that are mirrored at their border.
+
+    As sums of shifted images: a convolution with a kernel for every image would be slow.
+    """
+    sigma = _between(sigma, *BLUR_SIGMA)
+    for axis in (2, 3):
+        size = images.shape[axis]
+        radius = blur_radius(size)
+        weights = [(-0.5 * (shift / sigma) ** 2).exp() for shift in range(radius + 1)]
+        total = weights[0] + 2.0 * sum(weights[1:])
+        margins = (radius, radius, 0, 0) if axis == 3 else (0, 0, radius, radius)
+        padded = functional.pad(images, margins, mode="reflect")
+        images = weights[0] / total * images
+        for shift, weight in enumerate(weights[1:], start=1):
+            pair = [padded.narrow(axis, radius + s, size) for s in (-shift, shift)]
+            images = images + weight / total * (pair[0] + pair[1])
+    return images
+
+
+def _affine(
+    images: torch.Tensor,
+    angle: torch.Tensor,
+    shear: torch.Tensor,
+    scale: torch.Tensor,
+    right: torch.Tensor,
+    down: torch.Tensor,
+) -> torch.Tensor:
+    """Rotate, shear, scale and shift about the centre in one interpolation; zeros come in."""
+    height, width = images.shape[2:]
+    bound = math.radians(DIGITS.degrees)
+    angle, tilt = (_between(u, -bound, bound) for u in (angle, shear))
+    down, right = (_between(u, -DIGITS.shift, DIGITS.shift) for u in (down, right))
+    scale = _between(scale, *DIGITS.scale)
+    middle = (height - 1) / 2.0, (width - 1) / 2.0
+    i = torch.arange(height, device=images.device)[:, None] - middle[0] - height * down
+    j = torch.arange(width, device=images.device) - middle[1] - width * right
+    c, s, t = angle.cos() / scale, angle.sin() / scale, tilt.tan()
+    rows, columns = (c + s * t) * i - s * j + middle[0], (s - c * t) * i + c * j + middle[1]
+    return _read(images, rows, columns, outside="zeros")
+
+
+def _erase(
+    images: torch.Tensor,
+    chosen: torch.Tensor,
+    area: torch.Tensor,
+    aspect: torch.Tensor,
+    top: torch.Tensor,
+    left: torch.Tensor,
+) -> torch.Tensor:
+    """In some images a box of random area and aspect ratio becomes black."""
+    root = _between(area, *DIGITS.erased_area).sqrt()
+    stretch = (0.5 * _between(aspect, *map(math.log, DIGITS.erased_aspect))).exp()
+    inside = []
+    for size, share, place in (
+        (images.shape[2], root * stretch, top), (images.shape[3], root / stretch, left),
+    ):  # fmt: skip
+        start = size * (1.0 - share) * place
+        centre = torch.arange(size, device=images.device) + 0.5
+        inside.append((centre >= start) & (centre < start + size * share))
+    box = inside[0].mT & inside[1] & (chosen < DIGITS.erased)
+    return torch.where(box[:, None], 0.0, images)
 
 
 def as_float(images: torch.Tensor) -> torch.Tensor:

@@ -51,12 +51,23 @@ class ImageBatches(Dataset[Batch]):
     def __init__(self, data: ImageData, ids: NDArray[np.int32] | None = None) -> None:
         self.data = data
         self.ids = None if ids is None else torch.from_numpy(ids)
+        #: All images as one array on a device, once they are placed there.
+        self.images: torch.Tensor | None = None
+
+    def place(self, device: torch.device) -> None:
+        """Keep images and ids on a device, from which every later batch is taken there."""
+        self.images = torch.from_numpy(self.data.train_images).to(device)
+        self.ids = None if self.ids is None else self.ids.to(device)
 
     def __len__(self) -> int:
         return len(self.data.train_images)
 
     def __getitem__(self, index: torch.Tensor) -> Batch:
-        images = torch.from_numpy(self.data.train_images[index.numpy()])
+        if self.images is None:
+            images = torch.from_numpy(self.data.train_images[index.numpy()])
+        else:
+            index = index.to(self.images.device, non_blocking=True)
+            images = self.images[index]
         return images if self.ids is None else (images, self.ids[index])
 
 
@@ -89,8 +100,21 @@ def _share(batch: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def loader(
-    data: ImageData, batch_size: int, seed: int, ids: NDArray[np.int32] | None = None
+    data: ImageData,
+    batch_size: int,
+    seed: int,
+    ids: NDArray[np.int32] | None = None,
+    *,
+    pinned: bool = False,
 ) -> DataLoader[Batch]:
-    """Batches of uint8 images for training, and of their ids if there are any."""
+    """Batches of uint8 images for training, and of their ids if there are any.
+
+    Args:
+        data: images of the run.
+        batch_size: number of images in a batch, of all devices together.
+        seed: seed of their order.
+        ids: numbers (N,) to give with the images.
+        pinned: whether batches lie in memory from which a GPU takes them beside its work.
+    """
     sampler = EpochOrder(len(data.train_images), batch_size, seed)
-    return DataLoader(ImageBatches(data, ids), batch_size=None, sampler=sampler)
+    return DataLoader(ImageBatches(data, ids), batch_size=None, sampler=sampler, pin_memory=pinned)

@@ -71,4 +71,6 @@ def build_method(settings: TrainSettings, image_shape: tuple[int, int, int]) -> 
         build_augmentation(settings.augmentation, (height, width), settings.photo()),
         **options,
     )
+    if settings.compile:
+        method.compile()
     return method.to(memory_format=torch.channels_last)

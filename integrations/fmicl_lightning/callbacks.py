@@ -6,11 +6,12 @@ import logging
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import Any
 
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
+from fmicl_lightning.batches import ImageBatches
 from fmicl_recipes.history import knn
 from fmicl_recipes.progress import Progress
 from fmicl_recipes.run_folder import RunFolder
@@ -66,8 +67,12 @@ class RunClock(Callback):
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Advance by one step."""
-        self.bar.advance(trainer.current_epoch + 1, outputs["loss"].item())
+        """Advance by the step before this one, whose loss is known by now."""
+        self._advance(trainer, pl_module, leaving=1)
+
+    def _advance(self, trainer: Any, pl_module: Any, leaving: int = 0) -> None:
+        for loss in pl_module.read_losses(leaving):
+            self.bar.advance(trainer.current_epoch + 1, loss)
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Start the epoch's clock."""
@@ -75,6 +80,7 @@ class RunClock(Callback):
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Stop the epoch's clock, then measure kNN where it is due; called before the module's."""
+        self._advance(trainer, pl_module)
         elapsed = time.perf_counter() - self.start
         self.seconds += elapsed
         pl_module.measured = {"images_per_second": self.images / elapsed}
@@ -90,7 +96,9 @@ class RunClock(Callback):
             self.folder.write_history(pl_module.history)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Close the bar before the error is told."""
+        """Read the last loss, and close the bar before the error is told."""
+        with suppress(RuntimeError):  # which says the same, or that the device is broken
+            self._advance(trainer, pl_module)
         self.teardown(trainer, pl_module, "fit")
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
@@ -104,6 +112,21 @@ class RunClock(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Seconds so far, from the checkpoint."""
         self.seconds = state_dict["seconds"]
+
+
+class CachedImages(Callback):
+    """Places the training images on the device that trains, in every process on its own.
+
+    Args:
+        batches: data set whose images are placed.
+    """
+
+    def __init__(self, batches: ImageBatches) -> None:
+        self.batches = batches
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Place the images, before the first step."""
+        self.batches.place(trainer.strategy.root_device)
 
 
 @contextmanager

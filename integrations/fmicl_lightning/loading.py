@@ -10,6 +10,7 @@ from torch import nn
 from fmicl_lightning.augment import standardise
 from fmicl_lightning.build import untrained_encoder
 from fmicl_lightning.checkpoints import read_checkpoint
+from fmicl_lightning.devices import best_device
 from fmicl_recipes.chunks import CHUNK
 from fmicl_recipes.data import Images
 from fmicl_recipes.loading import check_batch, check_images, open_run
@@ -92,7 +93,7 @@ def features(run: str | Path, images: Images) -> Features:
     """
     encoder = load_encoder(run)
     rows = check_images(images, encoder.image_shape)
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    device = best_device()
     encoder.to(device)
     with torch.inference_mode():
         parts = [

@@ -6,7 +6,9 @@ A method adds its own networks and `contrast`, from the views to a loss.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import lightning
@@ -17,6 +19,8 @@ from torch import nn
 from fmicl_core.checks import check_choice, invalid
 from fmicl_lightning.augment import as_float, standardise
 from fmicl_lightning.batches import Batch
+from fmicl_lightning.compiled import compiled_step
+from fmicl_lightning.late import LateLosses
 from fmicl_lightning.optimizers import build_optimizer, warmup_cosine
 from fmicl_recipes.draws import step_seed
 from fmicl_recipes.history import epoch_row, warn_of_collapse
@@ -82,13 +86,35 @@ class Method(lightning.LightningModule):
         #: Numbers that callbacks measured in this epoch, for its row of the history.
         self.measured: dict[str, float] = {}
         self.last: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.late = LateLosses()
+        self.compiles = False
 
-    def contrast(self, *views: Any, **ids: Any) -> Contrast:
+    def plan(self, count: int) -> dict[str, Any]:
+        """Arguments of `contrast` beside the views, made outside of the compiled step.
+
+        Args:
+            count: number N of images in the batch of this device.
+        """
+        return {}
+
+    def contrast(self, *views: Any, **plan: Any) -> Contrast:
         """The loss of the views (N, C, H, W), and the first two arrays (N, d) that it compares.
 
-        A supervised method takes `ids`, the labels of the images of all devices.
+        A method takes arguments of its own beside the views, those that its `plan` returns; a
+        supervised one also `ids`, the labels of the images of all devices.
         """
         raise NotImplementedError
+
+    def contrast_images(self, images: torch.Tensor, plan: dict[str, Any]) -> Contrast:
+        """What `contrast` gives for random views of uint8 images (N, H, W, C)."""
+        return self.contrast(*self.views(images, self.view_count), **plan)
+
+    def compile(self, *_: Any, **__: Any) -> None:
+        """Let `torch.compile` make one graph of views, networks and loss, from the next step on.
+
+        In place: names of weights, and checkpoints, stay what they are.
+        """
+        self.compiles = True
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """The encoder's features (N, F) of uint8 images (N, H, W, C)."""
@@ -109,6 +135,11 @@ class Method(lightning.LightningModule):
         """The number of devices that train together."""
         alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
         return 1 if alone else torch.distributed.get_world_size()
+
+    @property
+    def rank(self) -> int:
+        """The number of this device among those that train together, from 0."""
+        return torch.distributed.get_rank() if self.world > 1 else 0
 
     def project(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Projections (N, d) of two random views of uint8 images (N, H, W, C)."""
@@ -136,13 +167,34 @@ class Method(lightning.LightningModule):
         """
         images, labels = (batch, None) if isinstance(batch, torch.Tensor) else (*batch, None)[:2]
         labels = labels_for(self.supervised, labels)
-        ids = {} if labels is None else {"ids": self.gather(labels)}
-        loss, x, y = self.contrast(*self.views(images, self.view_count), **ids)
-        if not torch.isfinite(loss):
-            raise NonFiniteLossError.at(loss.item(), self.global_step, self.current_epoch + 1)
+        plan = self.plan(len(images))
+        if labels is not None:
+            plan["ids"] = self.gather(labels)
+        step = partial(compiled_step, self) if self.compiles else self.contrast_images
+        loss, x, y = step(images, plan)
+        self.late.put(self.global_step, loss)
         self.last = x.detach(), y.detach()
-        self.log("loss", loss, on_step=True, on_epoch=True, batch_size=len(images))
+        self.log("loss_epoch", loss, on_step=False, on_epoch=True, batch_size=len(images))
         return loss
+
+    def read_losses(self, leaving: int = 0) -> list[float]:
+        """Losses of this epoch that were not read before, written to the loggers.
+
+        Args:
+            leaving: number of the last losses that are left for later.
+
+        Raises:
+            NonFiniteLossError: one of them is not finite; the message says at which step.
+        """
+        epoch, values = self.current_epoch, []
+        for step, value in self.late.take(leaving):
+            if not math.isfinite(value):
+                raise NonFiniteLossError.at(value, step, epoch + 1)
+            if (step + 1) % self.trainer.log_every_n_steps == 0:
+                for logger in self.loggers:
+                    logger.log_metrics({"loss_step": value, "epoch": epoch}, step)
+            values.append(value)
+        return values
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed the random views of this step by (seed, step, device) alone.
@@ -152,9 +204,15 @@ class Method(lightning.LightningModule):
         step = step_seed(self.seed, self.global_step)
         torch.manual_seed(step * self.world + self.global_rank)
 
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Read the loss of the step before this one, unless a callback has done so."""
+        self.read_losses(leaving=1)
+
     def on_train_epoch_end(self) -> None:
         """Refuse broken weights; log how aligned, uniform and spread out the last batch is."""
-        if not all(value.isfinite().all() for value in self.state_dict().values()):
+        self.read_losses()
+        # All flags in one array, which is read once.
+        if not torch.stack([v.isfinite().all() for v in self.state_dict().values()]).all():
             raise NonFiniteLossError.weights(self.global_step)
         assert self.last is not None
         x, y = (rows.float().cpu().numpy() for rows in self.last)
@@ -223,8 +281,13 @@ class MomentumMethod(Method):
         return self.key_head(self.key_encoder(view))
 
     @torch.no_grad()
-    def follow(self, momentum: float) -> None:
-        """theta_key <- momentum theta_key + (1 - momentum) theta_query."""
-        for key, query in ((self.key_encoder, self.encoder), (self.key_head, self.head)):
-            for slow, fast in zip(key.parameters(), query.parameters(), strict=True):
-                slow.lerp_(fast, 1.0 - momentum)
+    def follow(self, momentum: float | torch.Tensor) -> None:
+        """theta_key <- momentum theta_key + (1 - momentum) theta_query.
+
+        Args:
+            momentum: momentum in [0, 1]; a number, or in a compiled step an array of no dimension.
+        """
+        slow = [*self.key_encoder.parameters(), *self.key_head.parameters()]
+        fast = [*self.encoder.parameters(), *self.head.parameters()]
+        rest = 1.0 - momentum
+        torch._foreach_lerp_(slow, fast, rest if isinstance(rest, float) else [rest] * len(slow))

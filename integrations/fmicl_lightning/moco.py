@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -80,14 +82,26 @@ class MoCo(MomentumMethod):
         self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
         self.has_batch_norm = any(isinstance(m, BATCH_NORMS) for m in self.modules())
 
+    def plan(self, count: int) -> dict[str, Any]:
+        """The order in which the keys of all devices are encoded."""
+        if not self.has_batch_norm:
+            return {}
+        order = torch.from_numpy(key_order(count * self.world, self.seed, self.global_step))
+        return {"order": order.to(self.device, non_blocking=True)}
+
     def contrast(
-        self, v1: torch.Tensor, v2: torch.Tensor, *, ids: torch.Tensor | None = None
+        self,
+        v1: torch.Tensor,
+        v2: torch.Tensor,
+        *,
+        order: torch.Tensor | None = None,
+        ids: torch.Tensor | None = None,
     ) -> Contrast:
         """loss(q, k, bank=queue), with labels also of the queue; then the keys enter the queue."""
         q = self.gather(torch.cat([self.query(part) for part in self.parts(v1)]))
         with torch.no_grad():
             self.follow(self.ema)
-            k = self.shuffled_keys(v2) if self.has_batch_norm else self.gather(self.key(v2))
+            k = self.keys(v2, order)
         bank = {"bank": self.queue.clone()}  # the queue changes before the gradient
         if ids is not None:
             bank |= {"ids": ids, "bank_ids": self.queue_labels.clone()}
@@ -100,14 +114,13 @@ class MoCo(MomentumMethod):
         splits = max(1, self.bn_splits // self.world)
         return view.tensor_split(splits) if self.has_batch_norm else (view,)
 
-    def shuffled_keys(self, view: torch.Tensor) -> torch.Tensor:
-        """Keys (N, d) of all devices, encoded in a random order and put back in place."""
-        everyone = self.gather(view)
-        order = key_order(len(everyone), self.seed, self.global_step)
-        shuffle = torch.from_numpy(order).to(view.device)
-        mine = everyone[shuffle].chunk(self.world)[self.global_rank]
+    def keys(self, view: torch.Tensor, order: torch.Tensor | None) -> torch.Tensor:
+        """Keys (N, d) of all devices, encoded in the order given and put back in place."""
+        mine = view
+        if order is not None:
+            mine = self.gather(view)[order].chunk(self.world)[self.rank]
         keys = self.gather(torch.cat([self.key(part) for part in self.parts(mine)]))
-        return keys[shuffle.argsort()]
+        return keys if order is None else keys[order.argsort()]
 
     @torch.no_grad()
     def enqueue(self, keys: torch.Tensor, labels: torch.Tensor | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import nn
@@ -61,11 +62,17 @@ class MoCoV3(MomentumMethod):
         if isinstance(encoder, ViT) and frozen_patches:
             encoder.patches.requires_grad_(False)
 
-    def contrast(self, v1: torch.Tensor, v2: torch.Tensor) -> Contrast:
-        """loss(q1, k2) + loss(q2, k1)."""
+    def plan(self, count: int) -> dict[str, Any]:
+        """The momentum of the key encoder, which a cosine raises to 1."""
+        return {"momentum": ema_schedule(self.ema, self.global_step, self.steps)}
+
+    def contrast(
+        self, v1: torch.Tensor, v2: torch.Tensor, *, momentum: float | torch.Tensor | None = None
+    ) -> Contrast:
+        """loss(q1, k2) + loss(q2, k1); the momentum is by default that of the first step."""
         q1, q2 = self.predictor(self.query(v1)), self.predictor(self.query(v2))
         with torch.no_grad():
-            self.follow(ema_schedule(self.ema, self.global_step, self.steps))
+            self.follow(self.ema if momentum is None else momentum)
             k1, k2 = self.key(v1), self.key(v2)
         q1, q2, k1, k2 = map(self.gather, (q1, q2, k1, k2))
         return self.loss(q1, k2) + self.loss(q2, k1), q1, k2

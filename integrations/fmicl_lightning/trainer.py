@@ -15,18 +15,19 @@ from torch.multiprocessing.spawn import ProcessRaisedException
 from fmicl_core.checks import InvalidArgument
 from fmicl_lightning.batches import SharedData, loader
 from fmicl_lightning.build import build_method
-from fmicl_lightning.callbacks import RunClock, checkpointing, quiet
+from fmicl_lightning.callbacks import CachedImages, RunClock, checkpointing, quiet
 from fmicl_lightning.checkpoints import AtomicCheckpoints, read_checkpoint
-from fmicl_lightning.devices import check_devices
+from fmicl_lightning.devices import best_device, check_devices, free_memory
 from fmicl_lightning.encoders import check_library_encoder
 from fmicl_lightning.loading import load_weights
+from fmicl_lightning.method import Method
 from fmicl_recipes.board import without_tensorflow
 from fmicl_recipes.chunks import CHUNK
 from fmicl_recipes.data import ImageData, Images
 from fmicl_recipes.run_folder import RunFolder
 from fmicl_recipes.settings import TrainSettings
 from fmicl_recipes.sphere import Features
-from fmicl_recipes.trainer import NonFiniteLossError, Trainer
+from fmicl_recipes.trainer import NonFiniteLossError, Trainer, check_fits
 
 
 class MethodTrainer(Trainer):
@@ -43,6 +44,9 @@ class MethodTrainer(Trainer):
     def __init__(self, settings: TrainSettings, data: ImageData) -> None:
         super().__init__(settings, data)
         check_devices(settings)
+        self.cached = settings.cache == "gpu"
+        if self.cached:
+            check_fits(data.train_images, free_memory(settings))
         self.module = build_method(settings, data.train_images.shape[1:])
 
     def fit(self, folder: RunFolder, *, resume: bool, progress: bool) -> None:
@@ -51,10 +55,12 @@ class MethodTrainer(Trainer):
         several = settings.devices > 1
         if several and not isinstance(self.data, SharedData):
             self.data = SharedData(**vars(self.data))
-        batches = loader(self.data, settings.batch_size, settings.seed, self.ids)
+        on_gpu, cached = settings.device != "cpu" and torch.cuda.is_available(), self.cached
+        batches = loader(self.data, settings.batch_size, settings.seed, self.ids,
+                         pinned=on_gpu and not cached)  # fmt: skip
         clock = RunClock(self, folder, len(batches) * settings.batch_size, progress)
+        cache = [CachedImages(batches.dataset)] if cached else []
         without_tensorflow()
-        on_gpu = settings.device != "cpu" and torch.cuda.is_available()
         with quiet(), _as_they_were_raised():
             trainer = lightning.Trainer(
                 max_epochs=settings.epochs,
@@ -68,7 +74,7 @@ class MethodTrainer(Trainer):
                 precision="bf16-mixed" if settings.precision == "bf16" else "32-true",
                 plugins=[AtomicCheckpoints()],
                 logger=TensorBoardLogger(folder.path, name="", version="tensorboard"),
-                callbacks=[clock, checkpointing(folder)],
+                callbacks=[clock, *cache, checkpointing(folder)],
                 enable_progress_bar=False,
                 enable_model_summary=False,
                 log_every_n_steps=1,
@@ -90,23 +96,23 @@ class MethodTrainer(Trainer):
     @torch.inference_mode()
     def encode(self, images: Images) -> Features:
         """Encoder features (N, F) float32 of uint8 images (N, H, W, C), without augmentation."""
-        with _evaluating(self.module):
-            rows = [self.module(chunk).float().cpu() for chunk in self._chunks(images)]
-        features: Features = torch.cat(rows).numpy()
+        with _evaluating(self.module, self.settings):
+            rows = [self.module(chunk).float() for chunk in self._chunks(images)]
+        features: Features = torch.cat(rows).cpu().numpy()
         return features
 
     @torch.inference_mode()
     def project(self, images: Images) -> tuple[Features, Features]:
         """Projections (N, d) of two random views of uint8 images, drawn by `settings.seed`."""
         torch.manual_seed(self.settings.seed)
-        with _evaluating(self.module):
+        with _evaluating(self.module, self.settings):
             pairs = [self.module.project(chunk) for chunk in self._chunks(images)]
         x, y = (torch.cat(side).float().cpu().numpy() for side in zip(*pairs, strict=True))
         return x, y
 
-    def _chunks(self, images: Images) -> list[torch.Tensor]:
-        chunks = torch.from_numpy(images).split(CHUNK)
-        return [chunk.to(self.module.device) for chunk in chunks]
+    def _chunks(self, images: Images) -> Iterator[torch.Tensor]:
+        for chunk in torch.from_numpy(images).split(CHUNK):
+            yield chunk.to(self.module.device, non_blocking=True)
 
 
 @contextmanager
@@ -134,10 +140,15 @@ def _as_they_were_raised() -> Iterator[None]:
 
 
 @contextmanager
-def _evaluating(module: torch.nn.Module) -> Iterator[None]:
-    """Let norms use their running statistics within the block."""
+def _evaluating(module: Method, settings: TrainSettings) -> Iterator[None]:
+    """Let norms use their running statistics within the block, on the device that trains.
+
+    Where Lightning has taken the module off it after training, it comes back. Not yet run on a GPU.
+    """
     mode = module.training
     module.eval()
+    if module.device.type == "cpu" and settings.device != "cpu":
+        module.to(best_device())
     try:
         yield
     finally:

@@ -12,7 +12,7 @@ from fmicl_recipes.shared_settings import SharedSettings
 
 #: Packages whose versions are kept.
 PACKAGES = (
-    "fmicl", "numpy", "torch", "lightning", "kornia", "jax", "flax", "optax", "orbax-checkpoint",
+    "fmicl", "numpy", "torch", "lightning", "jax", "flax", "optax", "orbax-checkpoint",
     "keras", "tensorflow", "tensorflow-cpu", "datasets", "scikit-learn", "sentence-transformers",
     "transformers", "accelerate",
 )  # fmt: skip

@@ -24,7 +24,7 @@ PACKAGES = sorted(
 )
 FRAMEWORKS = (
     "torch", "triton", "jax", "tensorflow", "keras", "flax", "optax", "orbax", "lightning",
-    "kornia", "sentence_transformers", "transformers",
+    "sentence_transformers", "transformers",
 )  # fmt: skip
 BACKENDS = ("fmicl_torch", "fmicl_jax", "fmicl_tensorflow")
 RECIPES = ("fmicl_core", "fmicl_recipes")
@@ -37,7 +37,7 @@ ALLOWED = {
     "fmicl_tensorflow": (("fmicl_core",), ("tensorflow",)),
     "fmicl_recipes": (("fmicl_core",), ()),
     "fmicl_check": ((*RECIPES, *BACKENDS), ("torch", "jax", "tensorflow")),
-    "fmicl_lightning": ((*RECIPES, "fmicl_torch"), ("torch", "lightning", "kornia")),
+    "fmicl_lightning": ((*RECIPES, "fmicl_torch"), ("torch", "lightning")),
     "fmicl_flax": ((*RECIPES, "fmicl_jax"), ("jax", "flax", "optax", "orbax")),
     "fmicl_keras": ((*RECIPES, *BACKENDS), ("keras", "tensorflow", "jax", "torch")),
     "fmicl_sentence_transformers": (

@@ -13,7 +13,6 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the Lightning trainer needs PyTorch")
 pytest.importorskip("lightning", reason="the Lightning trainer needs Lightning")
-pytest.importorskip("kornia", reason="the Lightning trainer needs kornia")
 
 from fmicl_lightning import (  # noqa: E402
     MethodTrainer,

@@ -12,7 +12,6 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the Lightning trainer needs PyTorch")
 pytest.importorskip("lightning", reason="the Lightning trainer needs Lightning")
-pytest.importorskip("kornia", reason="the Lightning trainer needs kornia")
 
 from fmicl_lightning import MethodTrainer, features, load_encoder  # noqa: E402
 from fmicl_lightning.callbacks import RunClock  # noqa: E402

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch", reason="the Lightning trainer needs PyTorch")
 pytest.importorskip("lightning", reason="the Lightning trainer needs Lightning")
-pytest.importorskip("kornia", reason="the Lightning trainer needs kornia")
 
 import lightning  # noqa: E402
 
@@ -87,7 +86,8 @@ def test_the_key_network_follows_exactly_before_the_keys_are_made(method):
     module, v1, v2 = build(method, **({"bn_splits": 1} if method == "moco" else {}))
     move_queries(module)
     before = copy.deepcopy(module)
-    _, _, k = at_step(module, 3, 10).contrast(v1, v2)
+    at_step(module, 3, 10)
+    _, _, k = module.contrast(v1, v2, **module.plan(len(v1)))
     m = 0.99 if method == "moco" else ema_schedule(0.99, 3, 10)
     pairs = ((before.key_encoder, before.encoder, module.key_encoder),
              (before.key_head, before.head, module.key_head))  # fmt: skip
@@ -298,14 +298,14 @@ def test_keys_are_encoded_in_other_groups_than_their_queries():
     module, _, _ = build("moco")
     number = torch.arange(64.0, dtype=torch.float64).reshape(64, 1, 1, 1)
     keys = record_parts(module, "key")
-    out = module.shuffled_keys(number)
+    out = module.keys(number, module.plan(64)["order"])
     assert torch.equal(out, number.flatten(1))  # put back in place
     queries = [part.flatten().tolist() for part in module.parts(number)]
     assert [len(part) for part in keys] == [len(part) for part in queries] == [16] * 4
     assert sorted(np.concatenate(keys)) == np.concatenate(queries).tolist()
     shared = [len(set(k) & set(q)) for k in keys for q in queries]
     assert max(shared) < 12  # a query's group is spread over the groups of the keys
-    at_step(module, 1, 10).shuffled_keys(number)
+    module.keys(number, at_step(module, 1, 10).plan(64)["order"])
     assert keys[:4] != keys[4:]
 
 

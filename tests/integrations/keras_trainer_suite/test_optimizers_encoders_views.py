@@ -94,7 +94,6 @@ def test_encoders_are_those_of_lightning(name, side, width, require):
     """The same weights give the same features, in training mode and out of it."""
     torch = require("torch")
     require("lightning")
-    require("kornia")
     from fmicl_lightning import build_encoder as build_torch_encoder
 
     theirs = build_torch_encoder(name, 3, width, patch_size=4)
