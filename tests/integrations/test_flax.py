@@ -600,6 +600,39 @@ def test_a_device_holds_a_batch_of_images_and_not_the_whole_set(tmp_path, monkey
     assert [images.shape for images in seen] == [(64, 8, 8, 1)]
 
 
+@pytest.mark.parametrize(
+    ("method", "more"),
+    [("moco", {"supervised": True}), pytest.param("simclr", {}, marks=pytest.mark.slow)],
+)
+def test_images_on_the_device_train_the_same_weights_bit_for_bit(
+    tmp_path, monkeypatch, method, more
+):
+    """Of a batch its indices are sent alone, and the images once."""
+    runs, placed = [], []
+    for cache in ("memory", "gpu"):
+        settings = tiny(method, cache=cache, **more)
+        trainer = MethodTrainer(settings, load_images("digits", limit=settings.limit))
+        with monkeypatch.context() as patch:
+            if cache == "gpu":
+                put = jax.device_put
+                patch.setattr(jax, "device_put", lambda x, to: placed.append(x) or put(x, to))
+            folder = RunFolder.create(tmp_path / cache, settings)
+            trainer.fit(folder, resume=False, progress=False)
+        runs.append(trainer)
+    assert equal(runs[0].state, runs[1].state)
+    images = [x for x in jax.tree.leaves(placed) if x.dtype == np.uint8]
+    assert [x.shape for x in images] == [(256, 8, 8, 1)]
+    assert evaluate_run(MethodTrainer, folder)["knn_accuracy"] == knn(runs[0])["knn_accuracy"]
+
+
+def test_images_that_do_not_fit_on_the_device_are_refused(monkeypatch):
+    data = load_images("digits", limit=256)
+    stats = {"bytes_limit": data.train_images.nbytes, "bytes_in_use": 0}
+    monkeypatch.setattr("jax.Device.memory_stats", lambda device: stats, raising=False)
+    with pytest.raises(ValueError, match=r"`cache`. Expected 'memory' for images that take half"):
+        MethodTrainer(tiny("simclr", cache="gpu"), data)
+
+
 def test_a_checkpoint_can_be_evaluated_again(run_of):
     run = run_of("moco")
     again = evaluate_run(MethodTrainer, run.folder)
@@ -788,7 +821,7 @@ def on_devices(count, settings):
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "more"), [
     *((method, {}) for method in METHODS), ("simclr", {"views": 4}),
-    ("simclr", {"supervised": True}), ("moco", {"supervised": True}),
+    ("simclr", {"supervised": True}), ("moco", {"supervised": True, "cache": "gpu"}),
 ])  # fmt: skip
 def test_four_devices_make_the_steps_of_one(method, more):
     # Not AdamW, whose first steps have the size of the rate, however small a gradient is.
@@ -796,5 +829,6 @@ def test_four_devices_make_the_steps_of_one(method, more):
     one, four = told["losses"]
     assert len(one) == 4
     np.testing.assert_allclose(one, four, rtol=1e-5)
-    assert told["images"] == [[64], [16] * 4]  # a share of the batch on each device
+    # A share of the batch on each device, or all images.
+    assert told["images"] == ([[128], [128] * 4] if "cache" in more else [[64], [16] * 4])
     assert told["frameworks"] == []  # neither TensorBoard nor anything else brings one in
