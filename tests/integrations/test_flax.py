@@ -37,7 +37,7 @@ from fmicl_flax import (  # noqa: E402
 from fmicl_flax.checkpoints import STORE, load_checkpoint, save_checkpoint  # noqa: E402
 from fmicl_flax.compiled import encode, train_step  # noqa: E402
 from fmicl_flax.encoders import feature_width  # noqa: E402
-from fmicl_flax.layers import convolve  # noqa: E402
+from fmicl_flax.layers import UNIFORM, convolve, draw_kernel  # noqa: E402
 from fmicl_flax.moco import Queue  # noqa: E402
 from fmicl_flax.optimizers import build_optimizer, is_weight, warmup_cosine  # noqa: E402
 from fmicl_flax.split_batch_norm import in_parts  # noqa: E402
@@ -409,6 +409,15 @@ def test_resnet18_and_vit_s_are_the_standard_ones():
     assert count(abstract("resnet18", 3, 64)) == 11_168_832
     rest = 384 * 1000 + 1000 + 197 * 384
     assert count(abstract("vit-s12", 3, 64, patch_size=16)) == 22_050_664 - rest
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 1, 32), (70, 1000)])
+def test_weights_are_those_of_the_plain_initialiser(shape):
+    """To the last bit, whatever the length of the draw."""
+    drawn = draw_kernel(jax.random.key(3), shape, jnp.float32)
+    np.testing.assert_array_equal(drawn, UNIFORM(jax.random.key(3), shape, jnp.float32))
+    traced = jax.eval_shape(lambda: draw_kernel(jax.random.key(3), shape, jnp.float32))
+    assert traced.shape == shape
 
 
 @pytest.mark.parametrize(("side", "size", "stride"), [(2, 3, 1), (4, 3, 2), (1, 3, 1), (6, 3, 1)])
