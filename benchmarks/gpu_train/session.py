@@ -30,11 +30,8 @@ MEASURED = (
     "last_loss", "contrastive_accuracy", "alignment", "uniformity", "embedding_rank", "knn_k",
     "knn_accuracy", "linear_accuracy", "evaluation_s", "peak_gib", "note", "error",
 )  # fmt: skip
-#: Settings of `environment` that are for many processes side by side; here one has the machine.
-ALONE = (
-    "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS",
-    "XLA_PYTHON_CLIENT_PREALLOCATE", "XLA_PYTHON_CLIENT_MEM_FRACTION",
-)  # fmt: skip
+#: Settings of `environment` that are for many processes side by side; here one has the cores.
+ALONE = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS")
 #: Seconds beyond its share after which a process is ended, and of training that are worth a start.
 GRACE, LEAST = 10.0, 5.0
 

@@ -14,7 +14,7 @@ from flax import nnx
 from numpy.typing import NDArray
 
 from fmicl_flax.build import build_method
-from fmicl_flax.checkpoints import load_checkpoint, save_checkpoint
+from fmicl_flax.checkpoints import Saver, load_checkpoint
 from fmicl_flax.compiled import all_finite, encode_all, project, train_step
 from fmicl_flax.devices import everywhere, find_devices, free_memory, place
 from fmicl_flax.method import Contrast, Method
@@ -90,7 +90,7 @@ class MethodTrainer(Trainer):
         board = Board(folder.path / "tensorboard")
         bar = Progress(self.settings.title, self.settings.epochs, self.steps,
                        done * self.per_epoch, shown=progress)  # fmt: skip
-        with closing(board.writer), closing(bar):
+        with closing(board.writer), closing(bar), Saver() as self.saver:
             for epoch in range(done + 1, self.settings.epochs + 1):
                 row = self._epoch(epoch, board, bar)
                 self.history.append(row)
@@ -146,9 +146,8 @@ class MethodTrainer(Trainer):
 
     def _save(self, folder: RunFolder, step: int) -> None:
         state = jax.device_get(nnx.to_pure_dict(self.state))
-        facts = {"history": self.history, "seconds": self.seconds}
-        save_checkpoint(folder, f"step-{step}", state, facts)
-        folder.write_history(self.history)
+        facts = {"history": list(self.history), "seconds": self.seconds}
+        self.saver.save(folder, f"step-{step}", state, facts)
 
     def load(self, folder: RunFolder) -> None:
         """Take weights, history and seconds from the folder's checkpoint."""

@@ -34,7 +34,7 @@ from fmicl_flax import (  # noqa: E402
     features,
     load_encoder,
 )
-from fmicl_flax.checkpoints import STORE, load_checkpoint, save_checkpoint  # noqa: E402
+from fmicl_flax.checkpoints import STORE, Saver, load_checkpoint, save_checkpoint  # noqa: E402
 from fmicl_flax.compiled import encode, train_step  # noqa: E402
 from fmicl_flax.encoders import feature_width  # noqa: E402
 from fmicl_flax.layers import UNIFORM, convolve, draw_kernel  # noqa: E402
@@ -765,6 +765,23 @@ def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path, monkeypatch):
     state, facts = load_checkpoint(folder, old, home)
     assert (facts["n"], state["w"].tolist()) == (2, [2.0] * 3)
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["b"]
+
+
+def test_checkpoints_are_saved_beside_the_training_and_their_errors_are_raised(
+    tmp_path, monkeypatch
+):
+    folder = RunFolder.create(tmp_path / "run", tiny("simclr"))
+    state, facts = {"w": np.ones(3, np.float32)}, {"history": [{"loss": 1.0}]}
+    with pytest.raises(KeyError), Saver() as saver:  # which waits for what it has begun
+        saver.save(folder, "a", state, facts)
+        raise KeyError
+    assert folder.checkpoint.exists()
+    assert folder.read_history() == facts["history"]
+    monkeypatch.setattr("fmicl_flax.checkpoints.save_checkpoint", lambda *_: 1 / 0)
+    for count in (1, 2):
+        with pytest.raises(ZeroDivisionError), Saver() as saver:
+            for name in "ab"[:count]:
+                saver.save(folder, name, state, facts)
 
 
 def test_a_non_finite_loss_stops_and_keeps_the_last_checkpoint(tmp_path):
