@@ -86,7 +86,7 @@ def pace(history: Sequence[dict[str, float]], before: int, seen: int) -> Row:
 
 def measure(trainer: Trainer, end: float, tell: Tell, folder: RunFolder) -> None:
     """Tell scores until a moment; what there was no time for is said in a note."""
-    start, missing = time.monotonic(), ["alignment", "knn_accuracy", "linear_accuracy"]
+    start, missing = time.monotonic(), ["knn_accuracy", "linear_accuracy", "alignment"]
     told: Row = {}
     with Deadline(end) as evaluation:
         to_device(trainer)
@@ -102,21 +102,20 @@ def measure(trainer: Trainer, end: float, tell: Tell, folder: RunFolder) -> None
 
 
 def scores(trainer: Trainer) -> Iterator[Row]:
-    """Scores of a trainer, what takes longest last; accuracies only where there are labels."""
+    """Scores of a trainer, what tells most first; accuracies only where there are labels."""
     data = trainer.data
     test = trainer.encode(data.test_images)
+    check_finite_features(test)
+    if data.labels is not None:
+        labels, test_labels = data.labels
+        train = trainer.encode(data.train_images)
+        check_finite_features(train)
+        k = min(trainer.settings.knn_k or fitting_k(len(train)), len(train))
+        yield {"knn_k": k, "knn_accuracy": knn_accuracy(train, labels, test, test_labels, k=k)}
+        yield {"linear_accuracy": linear_accuracy(train, labels, test, test_labels)}
     views = trainer.project(data.test_images[:PAIR_ROWS])
-    check_finite_features(test, *views)
+    check_finite_features(*views)
     yield spread(*views)
-    if data.labels is None:
-        return
-    labels, test_labels = data.labels
-    train = trainer.encode(data.train_images)
-    check_finite_features(train)
-    k = trainer.settings.knn_k or fitting_k(len(train))
-    yield {"knn_k": min(k, len(train)),
-           "knn_accuracy": knn_accuracy(train, labels, test, test_labels, k=k)}  # fmt: skip
-    yield {"linear_accuracy": linear_accuracy(train, labels, test, test_labels)}
 
 
 def to_device(trainer: Any) -> None:
