@@ -37,7 +37,20 @@ GRACE, LEAST = 10.0, 5.0
 
 
 class Trainee(Worker):
-    """A process that trains one run. It is started early, and imports while others train."""
+    """A process that trains one run. It is started early, and imports while others train.
+
+    Args:
+        library: name of the library.
+        command: command that starts it.
+        environment: environment of the process.
+        log: file for whatever it prints.
+    """
+
+    def __init__(
+        self, library: str, command: list[str], environment: dict[str, str], log: Path
+    ) -> None:
+        self.messages: queue.Queue[Any] = queue.Queue()
+        super().__init__(library, 0, command, environment, self.messages, log)
 
     def give(self, job: dict[str, Any]) -> None:  # type: ignore[override]
         """Send it the job."""
@@ -67,7 +80,6 @@ class Session:
         self.reserve, self.profile, self.modules = reserve, profile, modules
         self.suffix = "_rehearsal" if device == "cpu" else ""
         self.rows: dict[Run, Row] = {}
-        self._messages: queue.Queue[Any] = queue.Queue()
 
     def run(self, clock: Clock, images: Any) -> int:
         """Train until the clock has run down.
@@ -109,7 +121,7 @@ class Session:
         given |= {name: os.environ[name] for name in ALONE if name in os.environ}
         command = [sys.executable, "-m", "benchmarks.gpu_train.worker", run.library,
                    self.modules[run.library], self.device]  # fmt: skip
-        return Trainee(run.library, 0, command, given, self._messages, self._log(run))
+        return Trainee(run.library, command, given, self._log(run))
 
     def _log(self, run: Run) -> Path:
         """File of whatever the process of a run prints."""
@@ -133,12 +145,10 @@ class Session:
         while "ended" not in row:
             try:
                 wait = max(0.01, kill - time.monotonic())
-                sender, message = self._messages.get(timeout=wait)
+                _, message = worker.messages.get(timeout=wait)
             except queue.Empty:
                 row["error"] = "took too long and was ended"
                 break
-            if sender is not worker:
-                continue  # said again by its exit, when its turn has come
             if message is None:
                 row["error"] = f"process ended ({worker.process.wait()}): {worker.last_words()}"
                 break

@@ -1,6 +1,7 @@
 """A call of `python -m benchmarks.gpu_train`: its minutes, its rows, and runs that fail."""
 
 import csv
+import queue
 import time
 
 import pytest
@@ -22,16 +23,19 @@ def rows(results):
 
 
 class Puppet:
-    """In the place of a process: says what it is told to, and remembers its job."""
+    """In the place of a process: says what it is told to, and remembers its job.
 
-    def __init__(self, messages, says):
-        self.messages, self.says, self.jobs, self.ended = messages, says, [], False
-        self.process = self
+    It says its device, or ends, long before it is its turn.
+    """
+
+    def __init__(self, says):
+        self.jobs, self.ended = [], False
+        self.process, self.messages = self, queue.Queue()
+        for message in says:
+            self.messages.put((self, message))
 
     def give(self, job):
         self.jobs.append(job)
-        for message in self.says:
-            self.messages.put((self, message))
 
     def wait(self):
         return 3
@@ -49,7 +53,7 @@ def call(tmp_path, monkeypatch, says, minutes=1.0, **more):
     runs = [run(name) for name in list(RUNS)[: len(says)]]
 
     def start(self, run):
-        puppets.append(Puppet(self._messages, says[runs.index(run)]))
+        puppets.append(Puppet(says[runs.index(run)]))
         return puppets[-1]
 
     monkeypatch.setattr(Session, "_start", start)
