@@ -100,7 +100,7 @@ class Session:
                 waiting.append(run)
         workers = [self._start(run) for run in waiting[:1]]
         try:
-            data = images()
+            data = images() if waiting else Path()
             for index, run in enumerate(waiting):
                 workers += [self._start(run) for run in waiting[index + 1 : index + 2]]
                 share = clock.left() / (len(waiting) - index)

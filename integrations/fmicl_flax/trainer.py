@@ -67,13 +67,12 @@ class MethodTrainer(Trainer):
     def kept(self) -> dict[str, jax.Array] | None:
         """All samples, a copy on each device, with cache = "gpu"; else None.
 
-        Each device needs all of them, since every batch is drawn from all.
+        Each device needs all of them, since every batch is drawn from all. Not yet run on a GPU.
         """
         if self.settings.cache != "gpu":
             return None
-        kept: dict[str, jax.Array] = jax.device_put(
-            self._samples(slice(None)), everywhere(self.mesh)
-        )
+        every = self._samples(slice(None))
+        kept: dict[str, jax.Array] = jax.device_put(every, everywhere(self.mesh))
         return kept
 
     @property
