@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -41,6 +42,44 @@ def save_checkpoint(folder: RunFolder, name: str, state: Any, facts: dict[str, A
     for old in store.iterdir():
         if old.name != name:
             shutil.rmtree(old, ignore_errors=True)
+
+
+class Saver:
+    """Saves checkpoints and histories in a thread, one at a time, while training goes on.
+
+    The block waits for the last one, also where it ends in an error. An error of saving is raised
+    by the next call of `save`, or at the end.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1)
+        self._last: Future[None] | None = None
+
+    def save(self, folder: RunFolder, name: str, state: Any, facts: dict[str, Any]) -> None:
+        """Replace the folder's checkpoint, see `save_checkpoint`, then its history.
+
+        Args:
+            folder: folder of the run.
+            name: name of the checkpoint, another than that of the one before.
+            state: nested dictionaries of arrays in the host's memory.
+            facts: values that JSON can hold, kept beside the arrays; among them the `history`.
+        """
+
+        def write() -> None:
+            save_checkpoint(folder, name, state, facts)
+            folder.write_history(facts["history"])
+
+        if self._last is not None:
+            self._last.result()
+        self._last = self._thread.submit(write)
+
+    def __enter__(self) -> Saver:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._thread.shutdown()
+        if kind is None and self._last is not None:
+            self._last.result()
 
 
 def load_checkpoint(

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
@@ -27,7 +28,8 @@ def train_step(
     graph: nnx.GraphDef[Any],
     mesh: Mesh,
     state: nnx.State,
-    images: jax.Array,
+    samples: dict[str, jax.Array],
+    rows: jax.Array | None,
     plan: dict[str, Any],
     key: jax.Array,
 ) -> tuple[nnx.State, Contrast]:
@@ -37,9 +39,10 @@ def train_step(
         graph: static graph of (method, optimiser).
         mesh: devices to train on.
         state: state of (method, optimiser), whose memory is reused.
-        images: uint8 images (N, H, W, C) of the batch.
-        plan: arguments that `Method.plan` returned for this step, and the `ids` of the images if
-            the method is supervised.
+        samples: uint8 `images` (N, H, W, C) of the batch, and their `ids` (N,) if the method is
+            supervised; with `rows` those of the whole data set.
+        rows: indices (N,) of the batch in the data set; None where the samples are the batch.
+        plan: arguments that `Method.plan` returned for this step.
         key: random key of the run. The step's own follows from it and the number of the step, so
             that a run that was stopped can go on exactly as if it had not been.
 
@@ -48,10 +51,13 @@ def train_step(
     """
     method, optimizer = nnx.merge(graph, state)
     own = jax.random.fold_in(key, optimizer.step[...])
-    views = method.views(images, own, method.view_count)
+    if rows is not None:
+        samples = {k: every.at[rows].get(mode="promise_in_bounds") for k, every in samples.items()}
+    views = method.views(samples["images"], own, method.view_count)
+    given = plan | {name: of for name, of in samples.items() if name != "images"}
 
     def loss_of(method: Method) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        loss, x, y = method.contrast(*views, **plan)
+        loss, x, y = method.contrast(*views, **given)
         return loss, (x, y)
 
     trained = nnx.DiffState(0, method.trained)
@@ -87,7 +93,7 @@ def _evaluated(graph: nnx.GraphDef[Any], state: nnx.State) -> Method:
     return method
 
 
-def all_finite(state: nnx.State) -> bool:
-    """Whether every number of a state is finite."""
-    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
-    return all(bool(np.isfinite(leaf).all()) for leaf in leaves)
+@jax.jit
+def all_finite(state: nnx.State) -> jax.Array:
+    """Whether every number of a state is finite; only the answer leaves the device."""
+    return jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state)]).all()

@@ -9,7 +9,6 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from fmicl_core.checks import invalid
-from fmicl_recipes.data import Images
 from fmicl_recipes.settings import TrainSettings
 
 
@@ -35,12 +34,16 @@ def everywhere(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def place(mesh: Mesh, images: Images, plan: dict[str, Any]) -> tuple[jax.Array, dict[str, Any]]:
-    """Images and plan of a step on the devices; arrays with a row a sample are divided among them.
-
-    The whole data set stays on the host, which sends the next batch while a step runs. Every device
-    would need memory for all of it, since each batch is drawn from all of it.
-    """
+def place(mesh: Mesh, *parts: Any) -> Any:
+    """Trees of arrays on the devices; an array with a row a sample is divided among them."""
     shares = NamedSharding(mesh, PartitionSpec("batch"))
-    where = jax.tree.map(lambda x: shares if np.ndim(x) else everywhere(mesh), (images, plan))
-    return jax.device_put((images, plan), where)
+    where = jax.tree.map(lambda x: shares if np.ndim(x) else everywhere(mesh), parts)
+    return jax.device_put(parts, where)
+
+
+def free_memory(mesh: Mesh) -> int | None:
+    """Bytes that are free on each of the devices; None where they do not say."""
+    stats = [device.memory_stats() for device in mesh.local_devices]
+    if not all(found and {"bytes_limit", "bytes_in_use"} <= found.keys() for found in stats):
+        return None
+    return min(found["bytes_limit"] - found["bytes_in_use"] for found in stats)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from typing import TypeVar
+from functools import cached_property
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from flax import nnx
+from numpy.typing import NDArray
 
 from fmicl_flax.build import build_method
-from fmicl_flax.checkpoints import load_checkpoint, save_checkpoint
+from fmicl_flax.checkpoints import Saver, load_checkpoint
 from fmicl_flax.compiled import all_finite, encode_all, project, train_step
-from fmicl_flax.devices import everywhere, find_devices, place
+from fmicl_flax.devices import everywhere, find_devices, free_memory, place
 from fmicl_flax.method import Contrast, Method
 from fmicl_flax.optimizers import build_optimizer
 from fmicl_recipes.board import Board
@@ -26,7 +28,7 @@ from fmicl_recipes.progress import Progress
 from fmicl_recipes.run_folder import RunFolder, unreadable_checkpoint
 from fmicl_recipes.settings import TrainSettings
 from fmicl_recipes.sphere import Features
-from fmicl_recipes.trainer import NonFiniteLossError, Trainer
+from fmicl_recipes.trainer import NonFiniteLossError, Trainer, check_fits
 
 T = TypeVar("T")
 
@@ -44,6 +46,8 @@ class MethodTrainer(Trainer):
     def __init__(self, settings: TrainSettings, data: ImageData) -> None:
         super().__init__(settings, data)
         self.mesh = find_devices(settings)
+        if settings.cache == "gpu":
+            check_fits(data.train_images, free_memory(self.mesh))
         self.per_epoch = len(data.train_images) // settings.batch_size
         self.steps = self.per_epoch * settings.epochs
         with jax.default_device(self.mesh.devices.flat[0]):
@@ -59,6 +63,18 @@ class MethodTrainer(Trainer):
         self.state = jax.device_put(state, everywhere(self.mesh))
         self.key = jax.random.key(settings.seed)
 
+    @cached_property
+    def kept(self) -> dict[str, jax.Array] | None:
+        """All samples, a copy on each device, with cache = "gpu"; else None.
+
+        Each device needs all of them, since every batch is drawn from all. Not yet run on a GPU.
+        """
+        if self.settings.cache != "gpu":
+            return None
+        every = self._samples(slice(None))
+        kept: dict[str, jax.Array] = jax.device_put(every, everywhere(self.mesh))
+        return kept
+
     @property
     def method(self) -> Method:
         """A copy of the method with its weights."""
@@ -73,7 +89,7 @@ class MethodTrainer(Trainer):
         board = Board(folder.path / "tensorboard")
         bar = Progress(self.settings.title, self.settings.epochs, self.steps,
                        done * self.per_epoch, shown=progress)  # fmt: skip
-        with closing(board.writer), closing(bar):
+        with closing(board.writer), closing(bar), Saver() as self.saver:
             for epoch in range(done + 1, self.settings.epochs + 1):
                 row = self._epoch(epoch, board, bar)
                 self.history.append(row)
@@ -109,21 +125,28 @@ class MethodTrainer(Trainer):
     def _steps(self, epoch: int) -> Iterator[Contrast]:
         """Start the steps of an epoch (from 1), one at a time."""
         settings, first = self.settings, (epoch - 1) * self.per_epoch
-        images = self.data.train_images
-        order = epoch_batches(len(images), settings.batch_size, settings.seed, epoch - 1)
+        count = len(self.data.train_images)
+        order = epoch_batches(count, settings.batch_size, settings.seed, epoch - 1)
         for step, batch in enumerate(order, start=first):
             plan = self.plan(step, self.steps, settings.batch_size)
-            if self.ids is not None:
-                plan |= {"ids": self.ids[batch]}
-            placed = place(self.mesh, images[batch], plan)
-            self.state, contrast = train_step(self.graph, self.mesh, self.state, *placed, self.key)
+            if self.kept is None:
+                samples, rows, plan = place(self.mesh, self._samples(batch), None, plan)
+            else:
+                samples, (rows, plan) = self.kept, place(self.mesh, batch.astype(np.int32), plan)
+            self.state, contrast = train_step(
+                self.graph, self.mesh, self.state, samples, rows, plan, self.key
+            )
             yield contrast
+
+    def _samples(self, batch: NDArray[np.int64] | slice) -> dict[str, NDArray[Any]]:
+        """Images of a batch and, if supervised, their ids."""
+        samples = {"images": self.data.train_images[batch]}
+        return samples if self.ids is None else samples | {"ids": self.ids[batch]}
 
     def _save(self, folder: RunFolder, step: int) -> None:
         state = jax.device_get(nnx.to_pure_dict(self.state))
-        facts = {"history": self.history, "seconds": self.seconds}
-        save_checkpoint(folder, f"step-{step}", state, facts)
-        folder.write_history(self.history)
+        facts = {"history": list(self.history), "seconds": self.seconds}
+        self.saver.save(folder, f"step-{step}", state, facts)
 
     def load(self, folder: RunFolder) -> None:
         """Take weights, history and seconds from the folder's checkpoint."""

@@ -34,10 +34,10 @@ from fmicl_flax import (  # noqa: E402
     features,
     load_encoder,
 )
-from fmicl_flax.checkpoints import STORE, load_checkpoint, save_checkpoint  # noqa: E402
+from fmicl_flax.checkpoints import STORE, Saver, load_checkpoint, save_checkpoint  # noqa: E402
 from fmicl_flax.compiled import encode, train_step  # noqa: E402
 from fmicl_flax.encoders import feature_width  # noqa: E402
-from fmicl_flax.layers import convolve  # noqa: E402
+from fmicl_flax.layers import UNIFORM, convolve, draw_kernel  # noqa: E402
 from fmicl_flax.moco import Queue  # noqa: E402
 from fmicl_flax.optimizers import build_optimizer, is_weight, warmup_cosine  # noqa: E402
 from fmicl_flax.split_batch_norm import in_parts  # noqa: E402
@@ -411,6 +411,15 @@ def test_resnet18_and_vit_s_are_the_standard_ones():
     assert count(abstract("vit-s12", 3, 64, patch_size=16)) == 22_050_664 - rest
 
 
+@pytest.mark.parametrize("shape", [(3, 3, 1, 32), (70, 1000)])
+def test_weights_are_those_of_the_plain_initialiser(shape):
+    """To the last bit, whatever the length of the draw."""
+    drawn = draw_kernel(jax.random.key(3), shape, jnp.float32)
+    np.testing.assert_array_equal(drawn, UNIFORM(jax.random.key(3), shape, jnp.float32))
+    traced = jax.eval_shape(lambda: draw_kernel(jax.random.key(3), shape, jnp.float32))
+    assert traced.shape == shape
+
+
 @pytest.mark.parametrize(("side", "size", "stride"), [(2, 3, 1), (4, 3, 2), (1, 3, 1), (6, 3, 1)])
 def test_small_maps_are_convolved_all_the_same(side, size, stride):
     x, kernel = draw((2, side, side, 3)), draw((size, size, 3, 4), 1)
@@ -600,6 +609,31 @@ def test_a_device_holds_a_batch_of_images_and_not_the_whole_set(tmp_path, monkey
     assert [images.shape for images in seen] == [(64, 8, 8, 1)]
 
 
+@pytest.mark.parametrize(
+    ("method", "more"),
+    [("moco", {"supervised": True}), pytest.param("simclr", {}, marks=pytest.mark.slow)],
+)
+def test_images_on_the_device_train_the_same_weights(tmp_path, monkeypatch, method, more):
+    """To the last bit; the images are sent once, and then the indices of each batch alone."""
+    settings = tiny(method, **more)
+    sent = fit(settings, RunFolder.create(tmp_path / "sent", settings))
+    put, placed = jax.device_put, []
+    monkeypatch.setattr(jax, "device_put", lambda x, to: placed.append(x) or put(x, to))
+    settings = dataclasses.replace(settings, cache="gpu")
+    kept = fit(settings, RunFolder.create(tmp_path / "kept", settings))
+    assert equal(sent.state, kept.state)
+    images = [array for array in jax.tree.leaves(placed) if array.dtype == np.uint8]
+    assert [array.shape for array in images] == [(256, 8, 8, 1)]
+
+
+def test_images_that_do_not_fit_on_the_device_are_refused(monkeypatch):
+    data = load_images("digits", limit=256)
+    stats = {"bytes_limit": data.train_images.nbytes, "bytes_in_use": 0}
+    monkeypatch.setattr("jax.Device.memory_stats", lambda device: stats, raising=False)
+    with pytest.raises(ValueError, match=r"`cache`. Expected 'memory' for images that take half"):
+        MethodTrainer(tiny("simclr", cache="gpu"), data)
+
+
 def test_a_checkpoint_can_be_evaluated_again(run_of):
     run = run_of("moco")
     again = evaluate_run(MethodTrainer, run.folder)
@@ -733,6 +767,23 @@ def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path, monkeypatch):
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["b"]
 
 
+def test_checkpoints_are_saved_beside_the_training_and_their_errors_are_raised(
+    tmp_path, monkeypatch
+):
+    folder = RunFolder.create(tmp_path / "run", tiny("simclr"))
+    state, facts = {"w": np.ones(3, np.float32)}, {"history": [{"loss": 1.0}]}
+    with pytest.raises(KeyError), Saver() as saver:  # which waits for what it has begun
+        saver.save(folder, "a", state, facts)
+        raise KeyError
+    assert folder.checkpoint.exists()
+    assert folder.read_history() == facts["history"]
+    monkeypatch.setattr("fmicl_flax.checkpoints.save_checkpoint", lambda *_: 1 / 0)
+    for count in (1, 2):
+        with pytest.raises(ZeroDivisionError), Saver() as saver:
+            for name in "ab"[:count]:
+                saver.save(folder, name, state, facts)
+
+
 def test_a_non_finite_loss_stops_and_keeps_the_last_checkpoint(tmp_path):
     settings = learning("moco-v3")
     folder = RunFolder.create(tmp_path / "run", settings)
@@ -788,7 +839,7 @@ def on_devices(count, settings):
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "more"), [
     *((method, {}) for method in METHODS), ("simclr", {"views": 4}),
-    ("simclr", {"supervised": True}), ("moco", {"supervised": True}),
+    ("simclr", {"supervised": True}), ("moco", {"supervised": True, "cache": "gpu"}),
 ])  # fmt: skip
 def test_four_devices_make_the_steps_of_one(method, more):
     # Not AdamW, whose first steps have the size of the rate, however small a gradient is.
@@ -796,5 +847,6 @@ def test_four_devices_make_the_steps_of_one(method, more):
     one, four = told["losses"]
     assert len(one) == 4
     np.testing.assert_allclose(one, four, rtol=1e-5)
-    assert told["images"] == [[64], [16] * 4]  # a share of the batch on each device
+    # A share of the batch on each device, or all images.
+    assert told["images"] == ([[128], [128] * 4] if "cache" in more else [[64], [16] * 4])
     assert told["frameworks"] == []  # neither TensorBoard nor anything else brings one in
