@@ -53,6 +53,7 @@ class Run(NamedTuple):
         """The run's name and the settings that apply to it, for a row of the results."""
         settings = self.settings
         shown = {name: getattr(settings, name) for name in SHOWN if settings.applies(name)}
+        shown["data"] = Path(settings.data).name
         return {"run": self.name} | {k: v for k, v in shown.items() if v is not None}
 
     def path(self, work: Path) -> Path:

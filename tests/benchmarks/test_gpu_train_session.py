@@ -118,6 +118,7 @@ def test_other_settings_are_another_run_and_other_devices_are_not(tmp_path):
     paths = {run(**more).path(tmp_path) for more in ({}, {"epochs": 5}, {"lr": 0.1})}
     assert len(paths) == 3
     assert run(cache="memory").path(tmp_path) == run().path(tmp_path)
+    assert run(data="/some/where/cifar10").columns()["data"] == "cifar10"
     settings = run_of("torch", "js", "cuda", {}).settings
     assert (settings.epochs, settings.cache, settings.precision) == (100, "gpu", "bf16")
     assert (settings.alpha, settings.compile, settings.knn_k) == (40.0, True, 200)
