@@ -73,8 +73,9 @@ def compiled(objective, precision, d, kind, gpu, pairs):
         tiles = tiles_for(d, name, tf32, memory, KINDS[kind]["COLUMNS"])
     chunks = -(-d // tiles.width)
     fixed = fused.constants(objective.pairwise, pairs, getattr(torch, name), chunks, tiles)
-    biased = bool(objective.coefficients()[1]) or objective.logits is not None
-    fixed |= KINDS[kind] | {"SKIPS": True, "BIAS": biased}
+    learned = "none" if objective.logits is None else "constant"
+    bias = "rows" if objective.coefficients()[1] else learned
+    fixed |= KINDS[kind] | {"SKIPS": True, "BIAS": bias}
     names = routine.arg_names
     missing = () if pairs == "equal" else ("visited", *(NUMBERS if pairs == "all" else ()))
     fixed |= {name: None for name in missing if name in names}
