@@ -40,7 +40,7 @@ class Formulas(NamedTuple):
 
     Args:
         source: source of `evaluate(z)`, which returns a pair's addend, its factor less 1, and its
-            slope in z; of the first two, None where `sums` leaves it out.
+            slope in z; one of the first two is no more than the other where `sums` leaves it out.
         unit: number > 0 that z is multiplied by beforehand.
         sums: how a pair's value comes about: "addends", or "factors", whose logarithm it is, or
             "both", their sum. A product of 16 factors stays in the range of float32.
@@ -74,7 +74,8 @@ def triton_formulas(pairwise: Pairwise, positive: bool = False) -> Formulas:
         # Adding 0 z makes a tile of a result that is the same number for every pair.
         value, slope = (r if isinstance(r, Symbol) else 0.0 * z + r for r in results)
         addend, factor = trace.parts.get(value.entry(), (value.entry(), None))
-        returned = str(addend), str(factor), slope.entry()
+        either = addend or factor
+        returned = addend or either, factor or either, slope.entry()
     except Exception as error:  # whatever a formula of a user's own raises on a symbol
         raise TypeError(f"{type(error).__name__}: {error}") from error
     sums = "addends" if factor is None else "factors" if addend is None else "both"

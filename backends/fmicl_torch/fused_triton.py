@@ -142,12 +142,13 @@ def evaluated(  # type: ignore[no-untyped-def]
         others: numbers of all columns, or None.
         Other arguments as for `block_sums`.
     """
-    if VANISHES:  # one tile to mask, not two or three, that all take registers
+    # One tile to mask, in place of two or three, saves registers. Triton needs both ifs.
+    if VANISHES:  # noqa: SIM102
         if edge:
             counts = counted(rows, cols, n, k, numbers, others, PAIRS, TRIANGLE, SKIPS)
             z = tl.where(counts, z, float("-inf"))
     addend, factor, weight = EVALUATE(z)
-    if not VANISHES:
+    if not VANISHES:  # noqa: SIM102
         if edge:
             counts = counted(rows, cols, n, k, numbers, others, PAIRS, TRIANGLE, SKIPS)
             if SUMS != "factors":
