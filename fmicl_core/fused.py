@@ -1,6 +1,6 @@
 """What the fused GPU routines of all backends share: their tiles, their limits, and the refusals.
 
-The tiles fit registers and shared memory (tools/compile_fused.py); no GPU has tuned them yet.
+The tiles fit registers and shared memory (tools/compile_fused.py).
 """
 
 from __future__ import annotations
@@ -35,13 +35,51 @@ class Tiles(NamedTuple):
     registers: int | None = None
 
 
+class Case(NamedTuple):
+    """A case of `TILES`.
+
+    Args:
+        products: dtypes of the products: "ieee" and "tf32" of float32 numbers, "float16",
+            "bfloat16".
+        widest: largest width of the features.
+        memory: bytes of shared memory that a program needs at least.
+        atomic: whether a program also holds the update of the columns' gradient; None: either.
+        tiles: tiles of the case; no wider than the features.
+    """
+
+    products: tuple[str, ...]
+    widest: int
+    memory: int
+    atomic: bool | None
+    tiles: Tiles
+
+
+_16_BITS = "float16", "bfloat16"
+#: The tiles of the fused routines; the first case that fits counts. Chosen by the machine code for
+#: an H100 (docs/gpu.md): no spilled registers, or few, and two programs a processor, one of which
+#: multiplies while the other computes weights. No GPU has tuned them yet.
+TILES = (
+    Case(("ieee",), MAX_WIDTH, 0, None, Tiles(32, 32, 128, 4, 2)),
+    Case(("bfloat16",), 128, LARGE_MEMORY, True, Tiles(128, 64, 128, 8, 2, 128)),
+    Case(("bfloat16",), 128, LARGE_MEMORY, False, Tiles(128, 64, 128, 8, 3, 128)),
+    Case(("float16",), 128, LARGE_MEMORY, None, Tiles(128, 64, 128, 8, 3)),
+    Case(("tf32",), MAX_WIDTH, LARGE_MEMORY, None, Tiles(64, 64, 128, 8, 2)),
+    Case(_16_BITS, 256, LARGE_MEMORY, None, Tiles(64, 64, 256, 8, 2)),
+    Case(("bfloat16",), 512, LARGE_MEMORY, False, Tiles(64, 64, 512, 8, 2)),
+    Case(_16_BITS, MAX_WIDTH, LARGE_MEMORY, None, Tiles(64, 64, 256, 8, 2)),
+    Case(("tf32",), 64, 0, None, Tiles(64, 64, 128, 8, 2)),
+    Case(("tf32",), MAX_WIDTH, 0, None, Tiles(32, 32, 128, 4, 2)),
+    Case(_16_BITS, MAX_WIDTH, 0, None, Tiles(64, 64, 128, 8, 2)),
+)
+
+
 def padded_width(d: int) -> int:
     """Columns that features of D = `d` have, at most, once zeros fill the width of a tile."""
     return max(16, 1 << (d - 1).bit_length())  # powers of two, and tensor cores need 16
 
 
 def tiles_for(d: int, dtype: str, tf32: bool, memory: int, atomic: bool) -> Tiles:
-    """Tiles that fit registers and memory.
+    """Tiles that fit registers and memory, of the first case of `TILES`.
 
     Args:
         d: width of the features.
@@ -50,20 +88,13 @@ def tiles_for(d: int, dtype: str, tf32: bool, memory: int, atomic: bool) -> Tile
         memory: bytes of shared memory a program may use.
         atomic: whether a program also holds the update of the columns' gradient.
     """
-    width = padded_width(d)
-    narrow = min(width, 128)
-    if dtype == "float32" and not tf32:  # without tensor cores registers run out first
-        return Tiles(32, 32, narrow, 4, 2)
-    if memory < LARGE_MEMORY:
-        wide = dtype == "float32" and width > 64
-        return Tiles(32, 32, narrow, 4, 2) if wide else Tiles(64, 64, narrow, 8, 2)
-    if dtype == "float32":
-        return Tiles(64, 64, narrow, 8, 2)
-    if width <= 128:
-        return Tiles(128, 64, width, 8, 3)
-    if width == 512 and dtype == "bfloat16" and not atomic:
-        return Tiles(64, 64, 512, 8, 2)
-    return Tiles(64, 64, 256, 8, 2)
+    products, width = dtype if dtype != "float32" else "tf32" if tf32 else "ieee", padded_width(d)
+    tiles = next(
+        case.tiles for case in TILES
+        if products in case.products and width <= case.widest and memory >= case.memory
+        and case.atomic in (None, atomic)
+    )  # fmt: skip
+    return tiles._replace(width=min(width, tiles.width))
 
 
 def writes_weights(d: int, dtype: str) -> bool:

@@ -29,7 +29,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from fmicl_core import DIVERGENCES, FMICL, Laplace, get_divergence
-from fmicl_core.fused import tiles_for
+from fmicl_core.fused import tiles_for, weight_tiles
 from fmicl_jax.fused_pallas import block_sums
 from fmicl_jax.plan import Fused, Plan
 from fmicl_torch import fused, fused_triton
@@ -44,6 +44,8 @@ KINDS = {
     "rows": {"TRIANGLE": False, "GRAD": True, "ATOMIC": False, "COLUMNS": False},
     "loss": {"TRIANGLE": True, "GRAD": False, "ATOMIC": False, "COLUMNS": False},
 }
+#: Where features are wide, the weights alone, for products outside of the routine.
+KINDS["weights"] = {"TRIANGLE": False, "GRAD": True}
 #: Those that Pallas's routine has.
 PALLAS_KINDS = ("rows", "loss")
 #: Which pairs count by the numbers of their rows.
@@ -54,34 +56,40 @@ HEADLINE_DIVERGENCES = ("js", "kl")
 #: NVIDIA's tools, which come with Triton.
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 ROOT = Path(__file__).resolve().parents[1]
+INTEGERS = ("n", "k", "span", "first_row", "first_column", "stride")
+#: Numbers that are multiples of a tile's size.
+TILE_PLACES = ("first_row", "first_column", "stride")
 NUMBERS = ("left_numbers", "right_numbers", "left_ranges", "right_ranges")
 
 
 def compiled(objective, precision, d, kind, gpu, pairs):
     """The Triton routine of fmicl_torch, compiled, and its tiles."""
     tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-    name = "float32" if tf32 else precision
-    tiles = tiles_for(d, name, tf32, 1024 * GPUS[gpu], KINDS[kind]["COLUMNS"])
+    name, memory = "float32" if tf32 else precision, 1024 * GPUS[gpu]
+    if kind == "weights":
+        routine, tiles = fused_triton.block_weights, weight_tiles(memory)
+    else:
+        routine = fused_triton.block_sums
+        tiles = tiles_for(d, name, tf32, memory, KINDS[kind]["COLUMNS"])
     chunks = -(-d // tiles.width)
     fixed = fused.constants(objective.pairwise, pairs, getattr(torch, name), chunks, tiles)
-    biased = bool(objective.coefficients()[1]) or objective.logits is not None
-    fixed |= KINDS[kind] | {"SKIPS": True, "BIAS": biased}
-    if pairs != "equal":
-        fixed |= {"visited": None} | ({} if pairs == "different" else dict.fromkeys(NUMBERS))
-    names = fused_triton.block_sums.arg_names
+    learned = "none" if objective.logits is None else "constant"
+    bias = "rows" if objective.coefficients()[1] else learned
+    fixed |= KINDS[kind] | {"SKIPS": True, "BIAS": bias}
+    names = routine.arg_names
+    missing = () if pairs == "equal" else ("visited", *(NUMBERS if pairs == "all" else ()))
+    fixed |= {name: None for name in missing if name in names}
     types = dict.fromkeys(names, "*fp32") | dict.fromkeys((*NUMBERS, "visited"), "*i32")
-    types |= dict.fromkeys(fixed, "constexpr")
-    types |= dict.fromkeys(("left", "right"), POINTERS[precision])
-    types |= dict.fromkeys(("n", "k", "span"), "i32") | dict.fromkeys("ac", "fp32")
-    aligned = [name for name in names if types[name].startswith("*")]
+    types |= dict.fromkeys(("left", "right", "weights"), POINTERS[precision])
+    types |= dict.fromkeys(INTEGERS, "i32") | dict.fromkeys("ac", "fp32")
+    types = {name: types[name] for name in names} | dict.fromkeys(fixed, "constexpr")
+    aligned = [name for name in names if types[name].startswith("*") or name in TILE_PLACES]
     source = ASTSource(
-        fused_triton.block_sums, types, {(names.index(n),): v for n, v in fixed.items()},
+        routine, types, {(names.index(n),): v for n, v in fixed.items()},
         {(names.index(n),): [["tt.divisibility", 16]] for n in aligned},
     )  # fmt: skip
-    options = {"num_warps": tiles.warps, "num_stages": tiles.stages}
-    if os.environ.get("MAXNREG"): options["maxnreg"] = int(os.environ["MAXNREG"])
-    target = GPUTarget("cuda", gpu, 32)
-    return triton.compile(source, target=target, options=options), tiles
+    options = {"num_warps": tiles.warps, "num_stages": tiles.stages, "maxnreg": tiles.registers}
+    return triton.compile(source, target=GPUTarget("cuda", gpu, 32), options=options), tiles
 
 
 def compiled_pallas(objective, precision, d, kind, gpu, pairs):
@@ -145,8 +153,11 @@ def measured(library, name, objective, precision, d, kind, gpu):
     cubin = made.asm["cubin"]
     registers, spilled = machine_code.resources(cubin, TOOLS)
     shared, chunks = made.metadata.shared / 1024, -(-d // tiles.width)
-    gradients = KINDS[kind]["GRAD"] + KINDS[kind]["COLUMNS"]
-    tile = machine_code.Tile(tiles.rows, tiles.columns, tiles.width, chunks, tiles.warps, gradients)
+    whole = kind == "weights"
+    gradients = 0 if whole else KINDS[kind]["GRAD"] + KINDS[kind]["COLUMNS"]
+    tile = machine_code.Tile(
+        tiles.rows, tiles.columns, tiles.width, chunks, tiles.warps, gradients, whole
+    )
     turn = machine_code.main_loop(machine_code.disassembled(cubin, TOOLS), tile)
 
     def per_pair(kind):

@@ -78,6 +78,7 @@ class Tile(NamedTuple):
         chunks: number of such pieces, all of which the first product takes.
         warps: warps of a program.
         gradients: number of second products, 0 to 2.
+        whole: whether a program makes one tile, so that all of its code is the turn.
     """
 
     rows: int
@@ -86,6 +87,7 @@ class Tile(NamedTuple):
     chunks: int
     warps: int
     gradients: int
+    whole: bool = False
 
     @property
     def first(self) -> int:
@@ -182,10 +184,14 @@ def main_loop(text: str, tile: Tile) -> Turn:
     loops = sorted({(to, i + 1) for i, to in jumps.items() if to <= i}, key=lambda x: x[0] - x[1])
     flops = [i.flops() * tile.warps if i.opcode == product else 0 for i in code]
     held = [(start, end) for start, end in loops if sum(flops[start:end])]
-    if not held:
+    if not held and not tile.whole:
         raise ValueError("no loop of the machine code holds products")
     # Of code without tensor cores other loops have such instructions, too.
-    start, end = max(held, key=lambda loop: (sum(flops[slice(*loop)]), loop[1] - loop[0]))
+    start, end = (
+        (0, len(code))
+        if tile.whole
+        else max(held, key=lambda loop: (sum(flops[slice(*loop)]), loop[1] - loop[0]))
+    )
     inner = [loop for loop in held if start <= loop[0] and loop[1] <= end and loop != (start, end)]
     times = [1.0] * len(code)
     if inner:

@@ -124,15 +124,18 @@ def fused_sums(
     if numbers is not None:
         launch = launch._replace(pairs="different" if weights is None else "equal")
     b, unit = launch.pairwise.coefficients()[1], launch.formulas.unit
+    if b or constant is not None:
+        launch = launch._replace(bias="rows" if b else "constant")
 
     def side(rows: torch.Tensor, numbers: torch.Tensor | None) -> Side:
-        bias = unit * b * rows.square().sum(dim=1) if b else rows.new_empty(0)
-        if constant is not None:  # half of it on either side, which may be one and the same
-            bias = (0.5 * unit * constant).repeat(len(rows))
         size = max(tiles.rows, tiles.columns)  # powers of two: either divides the larger
         padded = _padded(rows, launch.dtype, size, tiles.width)
         missing = (0, len(padded) - len(rows))
-        bias = F.pad(bias, missing) if bias.numel() else bias
+        bias = rows.new_empty(0)
+        if b:
+            bias = F.pad(unit * b * rows.square().sum(dim=1), missing)
+        if constant is not None:
+            bias = (unit * constant).reshape(1)
         numbers = None if numbers is None else F.pad(numbers, missing)
         return Side(len(rows), padded, bias, numbers)
 
@@ -172,7 +175,7 @@ def _launch(
     """Totals of the rows of left, gradient, mass; those of right too if `columns` or it is left."""
     from fmicl_torch import fused_triton as triton  # imports Triton
 
-    x, y, symmetric, biased = left.rows, right.rows, right is left, left.bias.numel() > 0
+    x, y, symmetric, biased = left.rows, right.rows, right is left, launch.bias != "none"
     d, n, k = x.shape[1], left.count, right.count
     triangle = symmetric and (launch.atomic or not grad)
     atomic = grad and launch.atomic
@@ -189,7 +192,7 @@ def _launch(
     grad_y, mass_y = grad_x, mass_x
     if columns and not symmetric:
         grad_y = totals.new_zeros(y.shape)
-        mass_y = totals.new_zeros(len(y)) if biased else mass_x
+        mass_y = totals.new_zeros(len(y)) if launch.bias == "rows" else mass_x
     a, _, c = (launch.formulas.unit * x for x in launch.pairwise.coefficients())
     with torch.cuda.device(x.device) if x.device.type == "cuda" else nullcontext():
         triton.block_sums[grid](
@@ -197,13 +200,16 @@ def _launch(
             totals, grad_x, grad_y, mass_x, mass_y, n, k, span, a, c,
             **constants(launch.pairwise, launch.pairs, x.dtype, chunks, tiles),
             TRIANGLE=triangle, SKIPS=launch.skips_diagonal, GRAD=grad, ATOMIC=atomic,
-            COLUMNS=columns, BIAS=biased, num_warps=tiles.warps, num_stages=tiles.stages,
+            COLUMNS=columns, BIAS=launch.bias, num_warps=tiles.warps, num_stages=tiles.stages,
             maxnreg=tiles.registers,
         )  # fmt: skip
     if grad and not atomic:
         grad_x = grad_x.sum(dim=0) if parts > 1 else grad_x[0]
         mass_x = mass_x.sum(dim=0) if biased else mass_x
-    totals = 2.0 * totals[:, :n] if triangle else totals[:, :n]
+    if triangle:  # rows alone know of one order of a pair
+        totals = 2.0 * totals
+        mass_x = 2.0 * mass_x if launch.bias == "constant" else mass_x
+    totals = totals[:, :n]
     return totals, grad_x[:n], mass_x[:n], grad_y[:k], mass_y[:k]
 
 

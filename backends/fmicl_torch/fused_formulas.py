@@ -32,7 +32,7 @@ PRODUCTS = 8
 LOG2_E = math.log2(math.e)
 #: Names in the generated code, and a power of 2 that z is the exponent of.
 NAME = re.compile(r"\b(?:t\d+|z)\b")
-POWER_OF_Z = re.compile(r"tl\.exp2\((\S+) \* z\)")
+POWER_OF_Z = re.compile(r"tl\.exp2\((-?)(\S+) \* z\)")
 
 
 class Formulas(NamedTuple):
@@ -40,8 +40,8 @@ class Formulas(NamedTuple):
 
     Args:
         source: source of `evaluate(z)`, which returns a pair's addend, its factor less 1, and its
-            slope in z; of the first two, None where `sums` leaves it out.
-        unit: what z is multiplied by beforehand.
+            slope in z; one of the first two is no more than the other where `sums` leaves it out.
+        unit: number > 0 that z is multiplied by beforehand.
         sums: how a pair's value comes about: "addends", or "factors", whose logarithm it is, or
             "both", their sum. A product of 16 factors stays in the range of float32.
         vanishes: whether all three are 0 at z = -infinity, which may stand for pairs left out.
@@ -74,7 +74,8 @@ def triton_formulas(pairwise: Pairwise, positive: bool = False) -> Formulas:
         # Adding 0 z makes a tile of a result that is the same number for every pair.
         value, slope = (r if isinstance(r, Symbol) else 0.0 * z + r for r in results)
         addend, factor = trace.parts.get(value.entry(), (value.entry(), None))
-        returned = str(addend), str(factor), slope.entry()
+        either = addend or factor
+        returned = addend or either, factor or either, slope.entry()
     except Exception as error:  # whatever a formula of a user's own raises on a symbol
         raise TypeError(f"{type(error).__name__}: {error}") from error
     sums = "addends" if factor is None else "factors" if addend is None else "both"
@@ -118,8 +119,8 @@ class Trace:
                 lines.append((name, text))
         of_z, unit = [text for _, text in lines if "z" in NAME.findall(text)], 1.0
         if "z" not in returned and len(of_z) == 1 and (power := POWER_OF_Z.fullmatch(of_z[0])):
-            unit = float(power[1])
-            lines = [(n, "tl.exp2(z)" if text == of_z[0] else text) for n, text in lines]
+            sign, unit = power[1], float(power[2])  # z keeps its sign
+            lines = [(n, f"tl.exp2({sign}z)" if t == of_z[0] else t) for n, t in lines]
         body = [f"    {name} = {text}" for name, text in reversed(lines)]
         return "\n".join(["def evaluate(z):", *body, f"    return {', '.join(returned)}", ""]), unit
 

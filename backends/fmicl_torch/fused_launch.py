@@ -21,6 +21,7 @@ class Launch(NamedTuple):
     dtype: torch.dtype
     atomic: bool
     pairs: str = "all"  # that count by their numbers; or "different", "equal"
+    bias: str = "none"  # what is added to z: "none", numbers of "rows" or one, "constant"
 
     @property
     def formulas(self) -> Formulas:
@@ -45,8 +46,7 @@ class Side(NamedTuple):
     Args:
         count: number N of the rows; more of them, zeros, fill the last tile.
         rows: features (N, D), padded to the width of the tiles, in the dtype of the products.
-        bias: numbers (N,) to add to z, or none where it has no squared lengths and its constant is
-            the similarity's.
+        bias: numbers (N,) to add to z, of squared lengths; or the constant of z, (1,); or none.
         numbers: numbers (N,) of the rows, int32, or None.
     """
 

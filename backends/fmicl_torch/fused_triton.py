@@ -43,7 +43,7 @@ def log1p(x):  # type: ignore[no-untyped-def]
     square = s * s
     series = 1.0 / 5.0 + square * (1.0 / 7.0 + square * (1.0 / 9.0))
     near = 2.0 * s * (1.0 + square * (1.0 / 3.0 + square * series))
-    if INTERPRETED:
+    if INTERPRETED:  # noqa: SIM108
         far = tl.log(1.0 + x)
     else:  # one instruction in place of twenty, off by 2^-22 where the logarithm is at least 1/3
         far = libdevice.fast_logf(1.0 + x)
@@ -142,12 +142,13 @@ def evaluated(  # type: ignore[no-untyped-def]
         others: numbers of all columns, or None.
         Other arguments as for `block_sums`.
     """
-    if VANISHES:  # one tile to mask, not two or three, that all take registers
+    # One tile to mask, in place of two or three, saves registers. Triton needs both ifs.
+    if VANISHES:  # noqa: SIM102
         if edge:
             counts = counted(rows, cols, n, k, numbers, others, PAIRS, TRIANGLE, SKIPS)
             z = tl.where(counts, z, float("-inf"))
     addend, factor, weight = EVALUATE(z)
-    if not VANISHES:
+    if not VANISHES:  # noqa: SIM102
         if edge:
             counts = counted(rows, cols, n, k, numbers, others, PAIRS, TRIANGLE, SKIPS)
             if SUMS != "factors":
@@ -170,7 +171,7 @@ def block_sums(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """Sums over the pairs (left_i, right_j), one program per ROWS rows, part of the columns, chunk.
 
-    z = a (left @ right.T) + left_bias[:, None] + right_bias + c        # biases only with BIAS
+    z = a (left @ right.T) + left_bias[:, None] + right_bias + c        # biases by BIAS
     addend, factor, weight = EVALUATE(z)                                # 0 for pairs left out
     totals = (addend + log1p(factor)).sum(dim=1)                        # or one of them, by SUMS
     grad_left, mass_left = weight @ right, weight.sum(dim=1)            # with GRAD
@@ -184,7 +185,8 @@ def block_sums(  # type: ignore[no-untyped-def]
     Args:
         left, right: features (n, D) and (k, D), D = WIDTH CHUNKS, contiguous, in the dtype of
             the first product.
-        left_bias, right_bias: numbers (n,) and (k,) to add to z; float32, as are all sums.
+        left_bias, right_bias: numbers (n,) and (k,) to add to z where BIAS is "rows"; one number
+            where it is "constant", whose grad_right has no mass_right; float32, as are all sums.
         left_numbers, right_numbers: numbers (n,) and (k,) of the rows, int32. With PAIRS "all" they
             and the next three are None.
         left_ranges, right_ranges: least and largest number in every tile, (2, tiles).
@@ -215,6 +217,8 @@ def block_sums(  # type: ignore[no-untyped-def]
         first = tl.maximum(first, tl.load(visited + block) * COLS)
         last = tl.minimum(last, tl.load(visited + tl.cdiv(n, ROWS) + block) * COLS)
     tiles = tl.cdiv(tl.maximum(last - first, 0), COLS)
+    if BIAS == "constant":
+        c += tl.load(left_bias)
     mine = tl.load(places(left, block * ROWS, ROWS, chunk * WIDTH, WIDTH, D))
     numbers = None
     if PAIRS != "all":
@@ -247,7 +251,7 @@ def block_sums(  # type: ignore[no-untyped-def]
                     y = tl.load(places(right, start, COLS, piece * WIDTH, WIDTH, D))
                     z = product(x, tl.trans(y), z, PRECISION, WIDEN)
             z = a * z + c
-            if BIAS:
+            if BIAS == "rows":
                 z += tl.load(left_bias + rows)[:, None]
                 z += tl.load(right_bias + cols)[None, :]
             edge = (start + COLS > k) | (block * ROWS + ROWS > n)
@@ -263,14 +267,16 @@ def block_sums(  # type: ignore[no-untyped-def]
             if GRAD:
                 operand = weight.to(OPERAND)
                 grad = product(operand, theirs.to(OPERAND), grad, PRECISION, WIDEN)
-                if BIAS:  # of the same rounded weights, because the two parts of a gradient cancel
+                if (
+                    BIAS != "none"
+                ):  # of the same rounded weights, because the two parts of a gradient cancel
                     weight = operand.to(tl.float32)
                     mass += tl.sum(weight, 1)
                 if COLUMNS:
                     update = product(tl.trans(operand), mine.to(OPERAND), None, PRECISION, WIDEN)
                     at = places(grad_right, start, COLS, chunk * WIDTH, WIDTH, D)
                     tl.atomic_add(at, update, sem="relaxed")
-                    if BIAS:
+                    if BIAS == "rows":
                         tl.atomic_add(mass_right + cols, tl.sum(weight, 0), own, sem="relaxed")
     line = (part * tl.num_programs(0) + block) * ROWS
     tl.store(totals + line + tl.arange(0, ROWS), total, own)
@@ -278,11 +284,11 @@ def block_sums(  # type: ignore[no-untyped-def]
         if ATOMIC:
             at = places(grad_left, block * ROWS, ROWS, chunk * WIDTH, WIDTH, D)
             tl.atomic_add(at, grad, sem="relaxed")
-            if BIAS:
+            if BIAS != "none":
                 tl.atomic_add(mass_left + rows, mass, own, sem="relaxed")
         else:
             tl.store(places(grad_left, line, ROWS, chunk * WIDTH, WIDTH, D), grad)
-            if BIAS:
+            if BIAS != "none":
                 tl.store(mass_left + line + tl.arange(0, ROWS), mass, own)
 
 
@@ -314,8 +320,10 @@ def block_weights(  # type: ignore[no-untyped-def]
         x = tl.load(places(left, top, ROWS, piece * WIDTH, WIDTH, D))
         y = tl.load(places(right, start, COLS, piece * WIDTH, WIDTH, D))
         z = product(x, tl.trans(y), z, PRECISION, WIDEN)
+    if BIAS == "constant":
+        c += tl.load(left_bias)
     z = a * z + c
-    if BIAS:
+    if BIAS == "rows":
         z += tl.load(left_bias + rows)[:, None]
         z += tl.load(right_bias + cols)[None, :]
     numbers, edge = None, (start + COLS > k) | (top + ROWS > n)

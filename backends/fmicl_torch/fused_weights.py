@@ -38,7 +38,7 @@ def launch_weights(
     """
     from fmicl_torch import fused_triton as triton  # imports Triton
 
-    x, y, symmetric, biased = left.rows, right.rows, right is left, left.bias.numel() > 0
+    x, y, symmetric, biased = left.rows, right.rows, right is left, launch.bias != "none"
     unit = max(tiles.rows, tiles.columns)
     size = max(unit, tile_size(x.device.type) // unit * unit)
     nothing = left.bias.new_empty(0)
@@ -49,7 +49,7 @@ def launch_weights(
     columns = grad and (columns or symmetric)
     if columns and not symmetric:
         grad_y = left.bias.new_zeros(y.shape)
-        mass_y = left.bias.new_zeros(len(y)) if biased else nothing
+        mass_y = left.bias.new_zeros(len(y)) if launch.bias == "rows" else nothing
     weights = x.new_empty(min(size, len(x)), min(size, len(y))) if grad else nothing
     a, _, c = (launch.formulas.unit * number for number in launch.pairwise.coefficients())
     fixed = constants(launch.pairwise, launch.pairs, x.dtype, x.shape[1] // tiles.width, tiles)
@@ -63,7 +63,7 @@ def launch_weights(
                     x, y, left.bias, right.bias, left.numbers, right.numbers, totals, weights,
                     left.count, right.count, i, j, weights.stride(0), a, c, **fixed,
                     TRIANGLE=symmetric and i == j, SKIPS=launch.skips_diagonal, GRAD=grad,
-                    BIAS=biased, num_warps=tiles.warps, num_stages=tiles.stages,
+                    BIAS=launch.bias, num_warps=tiles.warps, num_stages=tiles.stages,
                     maxnreg=tiles.registers,
                 )  # fmt: skip
             total += totals.sum(dtype=torch.float64)
@@ -76,9 +76,11 @@ def launch_weights(
                     biased
                 ):  # of the same rounded weights, because the two parts of a gradient cancel
                     mass_x[rows] += square.sum(dim=1, dtype=torch.float32)
-                    if columns:
+                    if columns and launch.bias == "rows":
                         mass_y[cols] += square.sum(dim=0, dtype=torch.float32)
-    total = 2.0 * total if symmetric else total
+    if symmetric:  # rows alone know of one order of a pair
+        total = 2.0 * total
+        mass_x = 2.0 * mass_x if launch.bias == "constant" else mass_x
     n, k = left.count, right.count
     return total, grad_x[:n], mass_x[:n], grad_y[:k], mass_y[:k]
 

@@ -85,3 +85,10 @@ def test_a_missing_disassembler_is_named(tmp_path):
 def test_code_without_products_is_refused():
     with pytest.raises(ValueError, match="no loop"):
         machine_code.main_loop("        /*0000*/    EXIT ;\n", TILE)
+
+
+def test_a_program_of_one_tile_is_a_turn_with_its_loops():
+    tile = machine_code.Tile(64, 64, 16, 4, 4, 0, whole=True)
+    turn = machine_code.main_loop(TEXT.replace("@P1 BRA `(.L_x_0)", "NOP"), tile)
+    assert turn.opcode("LDGSTS") == 5
+    assert turn.opcode("STG") == 1

@@ -438,7 +438,7 @@ def test_functions_keep_their_digits(name):
     given, result = torch.tensor(points, dtype=torch.float32), torch.empty(16)
     trace = Trace()
     result_of = getattr(trace.ops, name)(Symbol("z", trace)).entry()
-    source, unit = trace.written((result_of, "None", result_of))
+    source, unit = trace.written((result_of,) * 3)
     evaluate = fused_triton.evaluator(source)
     apply[(1,)](unit * given, result, SIZE=16, EVALUATE=evaluate)
     want = getattr(NUMPY, name)(given.double().numpy())
