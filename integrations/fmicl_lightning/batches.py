@@ -100,21 +100,15 @@ def _share(batch: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def loader(
-    data: ImageData,
-    batch_size: int,
-    seed: int,
-    ids: NDArray[np.int32] | None = None,
-    *,
-    pinned: bool = False,
+    images: ImageBatches, batch_size: int, seed: int, *, pinned: bool = False
 ) -> DataLoader[Batch]:
-    """Batches of uint8 images for training, and of their ids if there are any.
+    """Batches of uint8 images for training.
 
     Args:
-        data: images of the run.
+        images: training images, and their ids if there are any.
         batch_size: number of images in a batch, of all devices together.
         seed: seed of their order.
-        ids: numbers (N,) to give with the images.
         pinned: whether batches lie in memory from which a GPU takes them beside its work.
     """
-    sampler = EpochOrder(len(data.train_images), batch_size, seed)
-    return DataLoader(ImageBatches(data, ids), batch_size=None, sampler=sampler, pin_memory=pinned)
+    sampler = EpochOrder(len(images), batch_size, seed)
+    return DataLoader(images, batch_size=None, sampler=sampler, pin_memory=pinned)

@@ -190,7 +190,8 @@ class Method(lightning.LightningModule):
         for step, value in self.late.take(leaving):
             if not math.isfinite(value):
                 raise NonFiniteLossError.at(value, step, epoch + 1)
-            if (step + 1) % self.trainer.log_every_n_steps == 0:
+            # An attribute that Lightning sets from outside of the class.
+            if (step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
                 for logger in self.loggers:
                     logger.log_metrics({"loss_step": value, "epoch": epoch}, step)
             values.append(value)
@@ -287,7 +288,10 @@ class MomentumMethod(Method):
         Args:
             momentum: momentum in [0, 1]; a number, or in a compiled step an array of no dimension.
         """
-        slow = [*self.key_encoder.parameters(), *self.key_head.parameters()]
-        fast = [*self.encoder.parameters(), *self.head.parameters()]
+        slow: list[torch.Tensor] = [*self.key_encoder.parameters(), *self.key_head.parameters()]
+        fast: list[torch.Tensor] = [*self.encoder.parameters(), *self.head.parameters()]
         rest = 1.0 - momentum
-        torch._foreach_lerp_(slow, fast, rest if isinstance(rest, float) else [rest] * len(slow))
+        if isinstance(rest, float):
+            torch._foreach_lerp_(slow, fast, rest)
+        else:
+            torch._foreach_lerp_(slow, fast, [rest] * len(slow))

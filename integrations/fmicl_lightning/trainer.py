@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from fmicl_core.checks import InvalidArgument
-from fmicl_lightning.batches import SharedData, loader
+from fmicl_lightning.batches import ImageBatches, SharedData, loader
 from fmicl_lightning.build import build_method
 from fmicl_lightning.callbacks import CachedImages, RunClock, checkpointing, quiet
 from fmicl_lightning.checkpoints import AtomicCheckpoints, read_checkpoint
@@ -56,10 +56,10 @@ class MethodTrainer(Trainer):
         if several and not isinstance(self.data, SharedData):
             self.data = SharedData(**vars(self.data))
         on_gpu, cached = settings.device != "cpu" and torch.cuda.is_available(), self.cached
-        batches = loader(self.data, settings.batch_size, settings.seed, self.ids,
-                         pinned=on_gpu and not cached)  # fmt: skip
+        images, pinned = ImageBatches(self.data, self.ids), on_gpu and not cached
+        batches = loader(images, settings.batch_size, settings.seed, pinned=pinned)
         clock = RunClock(self, folder, len(batches) * settings.batch_size, progress)
-        cache = [CachedImages(batches.dataset)] if cached else []
+        cache = [CachedImages(images)] if cached else []
         without_tensorflow()
         with quiet(), _as_they_were_raised():
             trainer = lightning.Trainer(

@@ -23,7 +23,7 @@ import lightning  # noqa: E402
 
 from fmicl_core.checks import InvalidArgument  # noqa: E402
 from fmicl_lightning import LARS, MethodTrainer, SimCLR, ViT, build_encoder, build_method  # noqa: E402
-from fmicl_lightning.batches import loader  # noqa: E402
+from fmicl_lightning.batches import ImageBatches, loader  # noqa: E402
 from fmicl_lightning.callbacks import RunClock, quiet  # noqa: E402
 from fmicl_lightning.encoders import feature_width  # noqa: E402
 from fmicl_lightning.optimizers import build_optimizer, warmup_cosine  # noqa: E402
@@ -264,11 +264,11 @@ def test_labels_come_in_the_order_of_their_images():
     images = np.arange(10, dtype=np.uint8)[:, None, None, None]
     data = dataclasses.replace(load_images("digits"), train_images=images)
     ids = (10 * np.arange(10)).astype(np.int32)
-    batches = list(loader(data, 4, seed=1, ids=ids))
+    batches = list(loader(ImageBatches(data, ids), 4, seed=1))
     assert len(batches) == 2
     for batch, labels in batches:
         assert (10 * batch.flatten()).tolist() == labels.tolist()
-    assert all(isinstance(batch, torch.Tensor) for batch in loader(data, 4, seed=1))
+    assert all(isinstance(batch, torch.Tensor) for batch in loader(ImageBatches(data), 4, seed=1))
 
 
 def test_a_supervised_method_needs_labels():
