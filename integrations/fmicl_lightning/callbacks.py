@@ -60,7 +60,7 @@ class RunClock(Callback):
         bar = Progress(
             settings.title, settings.epochs, int(trainer.estimated_stepping_batches),
             trainer.global_step, shown=self.progress and trainer.is_global_zero,
-            waits_for="starting",
+            waits_for="compiling" if settings.compile else "starting",
         )  # fmt: skip
         self.bar = self.opened.enter_context(closing(bar))
 

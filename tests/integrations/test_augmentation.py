@@ -221,7 +221,7 @@ def test_jitter_changes_brightness_and_contrast_by_their_factors(views_of, stren
 
 @pytest.mark.parametrize("strength", [0.25, 0.5])
 def test_jitter_turns_the_hue_and_stretches_the_saturation(views_of, strength):
-    """As far as can be said of two colour models: Keras turns HSV's hue, the others YIQ's."""
+    """As far as HSV can say it of a turn in the plane of the chrominances of YIQ."""
     images = np.tile(np.array([0.5, 0.4, 0.4]), (300, 2, 2, 1))
     views = views_of(images, OFF._replace(jitter=strength))[:, 0, 0]
     hue = np.array([colorsys.rgb_to_hsv(*map(float, view))[0] for view in views])
