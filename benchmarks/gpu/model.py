@@ -88,7 +88,9 @@ def launch(case: Speed, kind: str, pairs: float, library: str) -> Units | None:
         return None
     row, size = rows[0], size_of(case.dtype)
     count = {k: float(v) for k, v in row.items() if k.endswith("per_pair") and v}
-    each = 1e3 * pairs * int(row["chunks"])  # whose programs share the width
+    each = 1e3 * pairs
+    if kind != "weights":  # every chunk of the width has a program of its own
+        each *= int(row["chunks"])
     clocks = PROCESSORS * CLOCK
     read = case.d * size / int(row["rows"])  # of the columns, by every program
     if kind == "weights":  # and of the rows; what it makes is written to memory

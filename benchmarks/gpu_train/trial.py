@@ -89,7 +89,6 @@ def measure(trainer: Trainer, end: float, tell: Tell, folder: RunFolder) -> None
     start, missing = time.monotonic(), ["knn_accuracy", "linear_accuracy", "alignment"]
     told: Row = {}
     with Deadline(end) as evaluation:
-        to_device(trainer)
         for part in scores(trainer):
             tell(part)
             told |= part
@@ -116,12 +115,6 @@ def scores(trainer: Trainer) -> Iterator[Row]:
     views = trainer.project(data.test_images[:PAIR_ROWS])
     check_finite_features(*views)
     yield spread(*views)
-
-
-def to_device(trainer: Any) -> None:
-    """Bring PyTorch's weights back to the GPU, from which Lightning takes them after training."""
-    if trainer.framework == "torch" and trainer.settings.device == "gpu":
-        trainer.module.to("cuda")
 
 
 def peak_memory() -> Row:
