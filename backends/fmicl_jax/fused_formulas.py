@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -13,10 +14,35 @@ from fmicl_core import Pairwise
 from fmicl_core.ops import Ops
 from fmicl_jax.ops import JAX
 
+LOG2_E = math.log2(math.e)
+
+
+def _exp(x: jax.Array) -> jax.Array:
+    # In base 2 it is one instruction of a GPU beside the product; that in base e takes six more.
+    return jnp.exp2(LOG2_E * x)
+
+
+def _softplus(x: jax.Array) -> jax.Array:
+    return jnp.maximum(x, 0.0) + jnp.log1p(_exp(-jnp.abs(x)))
+
+
+def _sigmoid(x: jax.Array) -> jax.Array:
+    rest = _exp(-jnp.abs(x))  # which softplus shares
+    return jnp.where(x > 0.0, 1.0, rest) / (1.0 + rest)
+
+
 #: The functions of the specification for a single pair, whose sum is itself.
 ONE_PAIR = Ops(
-    **{name: getattr(JAX, name) for name in Ops.__dataclass_fields__}
-    | {"name": "pallas", "expm1": jnp.expm1, "sum": lambda x: x, "sum_log1p": jnp.log1p}
+    name="pallas",
+    exp=_exp,
+    expm1=jnp.expm1,
+    log=JAX.log,
+    log1p=jnp.log1p,
+    softplus=_softplus,
+    sigmoid=_sigmoid,
+    relu=JAX.relu,
+    sum=lambda x: x,
+    sum_log1p=jnp.log1p,
 )
 
 

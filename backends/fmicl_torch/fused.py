@@ -192,7 +192,7 @@ def _launch(
     grad_y, mass_y = grad_x, mass_x
     if columns and not symmetric:
         grad_y = totals.new_zeros(y.shape)
-        mass_y = totals.new_zeros(len(y)) if launch.bias == "rows" else mass_x
+        mass_y = totals.new_zeros(len(y) if launch.bias == "rows" else 0)
     a, _, c = (launch.formulas.unit * x for x in launch.pairwise.coefficients())
     with torch.cuda.device(x.device) if x.device.type == "cuda" else nullcontext():
         triton.block_sums[grid](

@@ -267,9 +267,8 @@ def block_sums(  # type: ignore[no-untyped-def]
             if GRAD:
                 operand = weight.to(OPERAND)
                 grad = product(operand, theirs.to(OPERAND), grad, PRECISION, WIDEN)
-                if (
-                    BIAS != "none"
-                ):  # of the same rounded weights, because the two parts of a gradient cancel
+                if BIAS != "none":
+                    # Of the same rounded weights, because the two parts of a gradient cancel.
                     weight = operand.to(tl.float32)
                     mass += tl.sum(weight, 1)
                 if COLUMNS:
