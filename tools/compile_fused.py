@@ -29,7 +29,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from fmicl_core import DIVERGENCES, FMICL, Laplace, get_divergence
-from fmicl_core.fused import tiles_for, weight_tiles
+from fmicl_core.fused import tiles_for, weight_tiles, writes_weights
 from fmicl_jax.fused_pallas import block_sums
 from fmicl_jax.plan import Fused, Plan
 from fmicl_torch import fused, fused_triton
@@ -193,6 +193,12 @@ def code_of(library):
     return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()[:10]
 
 
+def is_used(row):
+    """Whether the form "fused" takes this routine."""
+    outside = row["library"] == "torch" and writes_weights(row["d"], row["dtype"])
+    return outside == (row["kind"] == "weights")
+
+
 def markdown(rows):
     """The table of docs/gpu.md."""
     columns = {
@@ -221,7 +227,7 @@ def headlines(kinds, arguments):
             writer.writeheader()
             writer.writerows(rows)
     if arguments.markdown:
-        print(markdown(rows))
+        print(markdown([row for row in rows if is_used(row)]))
     return 0 if all(fits for fits, _ in done) else 1
 
 

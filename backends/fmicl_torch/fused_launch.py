@@ -44,13 +44,13 @@ class Side(NamedTuple):
     """The rows on one side of a block, as a launch takes them.
 
     Args:
-        count: number N of the rows; more of them, zeros, fill the last tile.
+        length: number N of the rows; more of them, zeros, fill the last tile.
         rows: features (N, D), padded to the width of the tiles, in the dtype of the products.
         bias: numbers (N,) to add to z, of squared lengths; or the constant of z, (1,); or none.
         numbers: numbers (N,) of the rows, int32, or None.
     """
 
-    count: int
+    length: int
     rows: torch.Tensor
     bias: torch.Tensor
     numbers: torch.Tensor | None
