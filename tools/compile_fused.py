@@ -255,6 +255,7 @@ def main():
                 ("torch", "laplace", laplace, "tf32", 64, "full", 89),
                 ("torch", "learned", learned, "bfloat16", 128, "triangle", 90, "different"),
                 ("torch", "raw", raw, "float16", 64, "full", 80, "equal"),
+                ("torch", "js", js, "bfloat16", 512, "weights", 90),
                 ("jax", "raw", raw, "bfloat16", 200, "rows", 90),
                 ("jax", "laplace", laplace, "float16", 64, "rows", 80, "equal"),
                 ("jax", "laplace", laplace, "tf32", 64, "loss", 80)]  # fmt: skip

@@ -19,7 +19,7 @@ import numpy as np
 from fmicl_core import Pairwise
 from fmicl_core.ops import Ops
 
-#: Functions of `Ops` that the generated code calls as they are; most are in `fused_triton`.
+#: Functions of `Ops` that the generated code calls as they are; most are in `fused_functions`.
 CALLS = {
     "expm1": "expm1({})",
     "log": "tl.log({})",
@@ -97,7 +97,7 @@ class Trace:
     def __init__(self) -> None:
         #: Name of every expression; equal expressions share one.
         self.steps: dict[str, str] = {}
-        #: Addend or "", and factor less 1, of a value that is the logarithm of a factor, or has one.
+        #: Addend or "", and factor less 1, of values that have the logarithm of one.
         self.parts: dict[str, tuple[str, str]] = {}
         functions: dict[str, Callable[[Symbol], Symbol]]
         functions = {name: partial(self._call, form) for name, form in CALLS.items()}

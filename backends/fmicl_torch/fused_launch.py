@@ -62,12 +62,12 @@ def constants(
     """The constants that the fused routine is compiled for, apart from the kind of block."""
     import triton.language as tl
 
-    from fmicl_torch import fused_triton as triton
+    from fmicl_torch.fused_functions import evaluator
 
     tf32 = dtype != torch.float32 or tf32_allowed()
     formulas = triton_formulas(pairwise, pairs == "equal")
     return {
-        "EVALUATE": triton.evaluator(formulas.source), "SUMS": formulas.sums,
+        "EVALUATE": evaluator(formulas.source), "SUMS": formulas.sums,
         "VANISHES": formulas.vanishes,
         "PAIRS": pairs,
         "ROWS": tiles.rows, "COLS": tiles.columns, "WIDTH": tiles.width,
