@@ -176,7 +176,7 @@ def _launch(
     from fmicl_torch import fused_triton as triton  # imports Triton
 
     x, y, symmetric, biased = left.rows, right.rows, right is left, launch.bias != "none"
-    d, n, k = x.shape[1], left.count, right.count
+    d, n, k = x.shape[1], left.length, right.length
     triangle = symmetric and (launch.atomic or not grad)
     atomic = grad and launch.atomic
     columns = columns or (triangle and grad)
@@ -217,7 +217,7 @@ def _places(left: Side, right: Side, pairs: str, tiles: Tiles) -> tuple[torch.Te
     """What `block_sums` has to know of the numbers of the rows."""
     if left.numbers is None or right.numbers is None:
         return (None,) * 5
-    own, others = left.numbers[: left.count], right.numbers[: right.count]
+    own, others = left.numbers[: left.length], right.numbers[: right.length]
     ranges = tile_ranges(own, tiles.rows), tile_ranges(others, tiles.columns)
     visited = visited_tiles(*ranges) if pairs == "equal" else None
     return left.numbers, right.numbers, *ranges, visited

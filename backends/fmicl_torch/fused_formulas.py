@@ -19,7 +19,7 @@ import numpy as np
 from fmicl_core import Pairwise
 from fmicl_core.ops import Ops
 
-#: Functions of `Ops` that the generated code calls as they are; most are in `fused_triton`.
+#: Functions of `Ops` that the generated code calls as they are; most are in `fused_functions`.
 CALLS = {
     "expm1": "expm1({})",
     "log": "tl.log({})",
@@ -73,12 +73,11 @@ def triton_formulas(pairwise: Pairwise, positive: bool = False) -> Formulas:
             results = pairwise.excess_total_and_slope(z, trace.ops)
         # Adding 0 z makes a tile of a result that is the same number for every pair.
         value, slope = (r if isinstance(r, Symbol) else 0.0 * z + r for r in results)
-        addend, factor = trace.parts.get(value.entry(), (value.entry(), None))
-        either = addend or factor
-        returned = addend or either, factor or either, slope.entry()
+        addend, factor = trace.parts.get(value.entry(), (value.entry(), ""))
+        returned = addend or factor, factor or addend, slope.entry()
     except Exception as error:  # whatever a formula of a user's own raises on a symbol
         raise TypeError(f"{type(error).__name__}: {error}") from error
-    sums = "addends" if factor is None else "factors" if addend is None else "both"
+    sums = "addends" if not factor else "both" if addend else "factors"
     return Formulas(*trace.written(returned), sums, _vanishes(pairwise, positive))
 
 
@@ -98,8 +97,9 @@ class Trace:
     def __init__(self) -> None:
         #: Name of every expression; equal expressions share one.
         self.steps: dict[str, str] = {}
-        #: Addend, and factor less 1, of a value that is the logarithm of a factor, or has one.
-        self.parts: dict[str, tuple[str | None, str]] = {}
+        #: Addend or "", and factor less 1, of values that have the logarithm of one.
+        self.parts: dict[str, tuple[str, str]] = {}
+        functions: dict[str, Callable[[Symbol], Symbol]]
         functions = {name: partial(self._call, form) for name, form in CALLS.items()}
         functions |= {"exp": self._exp, "softplus": self._softplus, "sigmoid": self._sigmoid,
                       "sum": lambda x: x, "sum_log1p": self._sum_log1p}  # fmt: skip
@@ -132,7 +132,7 @@ class Trace:
 
     def _sum_log1p(self, x: Symbol) -> Symbol:
         value = self.step(f"log1p({x.entry()})")
-        self.parts[value.name] = None, x.entry()
+        self.parts[value.name] = "", x.entry()
         return value
 
     def _softplus(self, x: Symbol) -> Symbol:

@@ -44,13 +44,13 @@ class Side(NamedTuple):
     """The rows on one side of a block, as a launch takes them.
 
     Args:
-        count: number N of the rows; more of them, zeros, fill the last tile.
+        length: number N of the rows; more of them, zeros, fill the last tile.
         rows: features (N, D), padded to the width of the tiles, in the dtype of the products.
         bias: numbers (N,) to add to z, of squared lengths; or the constant of z, (1,); or none.
         numbers: numbers (N,) of the rows, int32, or None.
     """
 
-    count: int
+    length: int
     rows: torch.Tensor
     bias: torch.Tensor
     numbers: torch.Tensor | None
@@ -62,12 +62,12 @@ def constants(
     """The constants that the fused routine is compiled for, apart from the kind of block."""
     import triton.language as tl
 
-    from fmicl_torch import fused_triton as triton
+    from fmicl_torch.fused_functions import evaluator
 
     tf32 = dtype != torch.float32 or tf32_allowed()
     formulas = triton_formulas(pairwise, pairs == "equal")
     return {
-        "EVALUATE": triton.evaluator(formulas.source), "SUMS": formulas.sums,
+        "EVALUATE": evaluator(formulas.source), "SUMS": formulas.sums,
         "VANISHES": formulas.vanishes,
         "PAIRS": pairs,
         "ROWS": tiles.rows, "COLS": tiles.columns, "WIDTH": tiles.width,

@@ -53,15 +53,15 @@ def launch_weights(
     weights = x.new_empty(min(size, len(x)), min(size, len(y))) if grad else nothing
     a, _, c = (launch.formulas.unit * number for number in launch.pairwise.coefficients())
     fixed = constants(launch.pairwise, launch.pairs, x.dtype, x.shape[1] // tiles.width, tiles)
-    for i in range(0, left.count, size):
-        for j in range(i if symmetric else 0, right.count, size):
+    for i in range(0, left.length, size):
+        for j in range(i if symmetric else 0, right.length, size):
             rows, cols = slice(i, min(i + size, len(x))), slice(j, min(j + size, len(y)))
             grid = (rows.stop - i) // tiles.rows, (cols.stop - j) // tiles.columns
             totals = left.bias.new_empty(grid[1], rows.stop - i)
             with torch.cuda.device(x.device) if x.device.type == "cuda" else nullcontext():
                 triton.block_weights[grid](
                     x, y, left.bias, right.bias, left.numbers, right.numbers, totals, weights,
-                    left.count, right.count, i, j, weights.stride(0), a, c, **fixed,
+                    left.length, right.length, i, j, weights.stride(0), a, c, **fixed,
                     TRIANGLE=symmetric and i == j, SKIPS=launch.skips_diagonal, GRAD=grad,
                     BIAS=launch.bias, num_warps=tiles.warps, num_stages=tiles.stages,
                     maxnreg=tiles.registers,
@@ -81,7 +81,7 @@ def launch_weights(
     if symmetric:  # rows alone know of one order of a pair
         total = 2.0 * total
         mass_x = 2.0 * mass_x if launch.bias == "constant" else mass_x
-    n, k = left.count, right.count
+    n, k = left.length, right.length
     return total, grad_x[:n], mass_x[:n], grad_y[:k], mass_y[:k]
 
 

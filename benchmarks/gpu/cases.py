@@ -176,7 +176,7 @@ class Tune(NamedTuple):
         *_, last = ("-",), *tiles
         if self.rows and last == ("-",):
             raise RuntimeError("the library takes no tiles for this shape")
-        return " ".join(map(str, last))
+        return " ".join(str(number) for number in last if number)  # registers may be None
 
 
 Case = Check | Speed | Tune

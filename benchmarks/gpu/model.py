@@ -33,7 +33,7 @@ TENSOR = {"bfloat16": 4096, "float16": 4096, "tf32": 2048, "float32": 256}  # a 
 SPECIAL, ISSUE = 16, 128
 #: Additions a second to float32 numbers in the second-level cache, a guess: of instructions that
 #: add one number, two, or four.
-ATOMICS = {1: 6e11, 2: 1.2e12, 4: 2.4e12}
+ATOMICS = {1: 6e11, 2: 1e12, 4: 1.4e12}
 #: Bytes a second from memory, as a copy moves them, and from the second-level cache, a guess.
 MEMORY, CACHE = 3.0e12, 7.0e12
 #: Milliseconds of Python for a loss with its gradients: ours, and others by their forms.

@@ -25,7 +25,7 @@ def named(task: Task) -> str:
     case = task.case
     size = f"N={case.n} D={case.d} {case.dtype}"
     if isinstance(case, Tune):
-        tiles = " ".join(map(str, case.tiles.values())) or "present"
+        tiles = " ".join(str(n) for n in case.tiles.values() if n) or "present"
         return f"js {case.form} {case.negatives} {size} tiles {tiles}"
     more = [case.pairs] * (case.pairs != "rows") + [case.scalars] * (case.scalars == "learned")
     if isinstance(case, Check):

@@ -56,7 +56,7 @@ def speed(case, device):
 def tune(case, device):
     {256: lambda: time.sleep(1000), 128: lambda: os._exit(3), 64: lambda: 1 / 0}.get(
         case.rows, lambda: None)()
-    tiles = " ".join(map(str, case[5:])) if case.rows else "128 64 128 8 3"
+    tiles = " ".join(map(str, case[5:10])) if case.rows else "128 64 128 8 3"
     ms = 2.0 if case.rows else 3.0
     return {"ms": ms / (1 + case.stages), "tiles": tiles, "value": 1.0 + (case.columns == 32),
             "gradient": 1.0}

@@ -14,7 +14,7 @@ import triton.language as tl
 
 from fmicl_core import FMICL, NUMPY, Gaussian, forms
 from fmicl_core.pairs import NEGATIVES
-from fmicl_torch import FMICLLoss, fmicl_loss, fused, fused_triton, siglip_loss, tiled
+from fmicl_torch import FMICLLoss, fmicl_loss, fused, fused_functions, siglip_loss, tiled
 from fmicl_torch.fused_formulas import Symbol, Trace, triton_formulas
 from fmicl_torch.registry import register
 
@@ -439,7 +439,7 @@ def test_functions_keep_their_digits(name):
     trace = Trace()
     result_of = getattr(trace.ops, name)(Symbol("z", trace)).entry()
     source, unit = trace.written((result_of,) * 3)
-    evaluate = fused_triton.evaluator(source)
+    evaluate = fused_functions.evaluator(source)
     apply[(1,)](unit * given, result, SIZE=16, EVALUATE=evaluate)
     want = getattr(NUMPY, name)(given.double().numpy())
     # An exponent is rounded once more, in base 2, by a part of its size.
