@@ -31,6 +31,7 @@ from triton.compiler import ASTSource
 from fmicl_core import DIVERGENCES, FMICL, Laplace, get_divergence
 from fmicl_core.fused import tiles_for, weight_tiles, writes_weights
 from fmicl_jax.fused_pallas import block_sums
+from fmicl_jax.fused_weights import weighed_sums
 from fmicl_jax.plan import Fused, Plan
 from fmicl_torch import fused, fused_triton
 
@@ -47,7 +48,7 @@ KINDS = {
 #: Where features are wide, the weights alone, for products outside of the routine.
 KINDS["weights"] = {"TRIANGLE": False, "GRAD": True}
 #: Those that Pallas's routine has.
-PALLAS_KINDS = ("rows", "loss")
+PALLAS_KINDS = ("rows", "loss", "weights")
 #: Which pairs count by the numbers of their rows.
 PAIRS = ("all", "different", "equal")
 #: The headline cases.
@@ -103,10 +104,14 @@ def compiled_pallas(objective, precision, d, kind, gpu, pairs):
     )
     given = rows, rows, (None if pairs == "all" else number,) * 2
     given += (weight if pairs == "equal" else None,)
-    sums = jax.jit(
-        lambda x, y, *more: block_sums(x, y, plan, kind == "rows", kind == "loss", *more)
-    )
-    module = sums.trace(*given).lower(lowering_platforms=("cuda",)).compiler_ir()
+    outside = kind == "weights"
+
+    def sums(x, y, numbers, weights=None):
+        if outside:
+            return weighed_sums(x, y, plan, True, False, numbers)
+        return block_sums(x, y, plan, kind == "rows", kind == "loss", numbers, weights)
+
+    module = jax.jit(sums).trace(*given).lower(lowering_platforms=("cuda",)).compiler_ir()
     (call,) = operations(module.operation, "custom_call")
     settings = ir.DictAttr(call.attributes["mhlo.backend_config"])
     with _new_ir_context(), tempfile.TemporaryDirectory() as folder:
@@ -116,7 +121,7 @@ def compiled_pallas(objective, precision, d, kind, gpu, pairs):
         names = "num_warps", "num_stages"
         options = {name: ir.IntegerAttr(settings[name]).value for name in names}
         made = triton.compile(str(path), target=GPUTarget("cuda", gpu, 32), options=options)
-    return made, tiles_for(d, name, tf32, memory, atomic=False)
+    return made, weight_tiles(memory) if outside else tiles_for(d, name, tf32, memory, atomic=False)
 
 
 def operations(operation, name):
@@ -195,8 +200,9 @@ def code_of(library):
 
 def is_used(row):
     """Whether the form "fused" takes this routine."""
-    outside = row["library"] == "torch" and writes_weights(row["d"], row["dtype"])
-    return outside == (row["kind"] == "weights")
+    outside = writes_weights(row["d"], row["dtype"])
+    alone = row["library"] == "jax" and row["kind"] == "loss"  # which JAX computes without weights
+    return alone or outside == (row["kind"] == "weights")
 
 
 def markdown(rows):
