@@ -2,8 +2,8 @@
 
 Where all of a row no longer fits a program, scores would be computed anew for each of its pieces,
 and features read anew for each tile. So one routine computes scores, sums and weights of a square
-of pairs, and cuBLAS the products of the weights, which are still in the GPU's cache: 6 N^2 D flops,
-or 3 of a symmetric block, no atomics, and memory for one square. It has been compiled for GPUs and
+of pairs, and cuBLAS the products of the weights: 6 N^2 D flops, or 3 of a symmetric block, no
+atomics, and memory for one square. It has been compiled for GPUs and
 run in Triton's interpreter, but not yet run on a GPU.
 """
 
@@ -13,9 +13,12 @@ from contextlib import nullcontext
 
 import torch
 
-from fmicl_core.forms import tile_size
 from fmicl_core.fused import Tiles
 from fmicl_torch.fused_launch import Launch, Side, constants
+
+#: Rows and columns of the square of pairs whose weights are in memory at a time, 128 MiB. In
+#: smaller ones Python, with some ten calls a square, would take longer than the GPU.
+SIDE = 8192
 
 
 def has_wide_products() -> bool:
@@ -40,7 +43,7 @@ def launch_weights(
 
     x, y, symmetric, biased = left.rows, right.rows, right is left, launch.bias != "none"
     unit = max(tiles.rows, tiles.columns)
-    size = max(unit, tile_size(x.device.type) // unit * unit)
+    size = max(unit, SIDE // unit * unit)
     nothing = left.bias.new_empty(0)
     total = left.bias.new_zeros((), dtype=torch.float64)
     grad_x = left.bias.new_zeros(x.shape) if grad else nothing
@@ -72,9 +75,7 @@ def launch_weights(
                 grad_x[rows] += _product(square, y[cols])
                 if columns:
                     grad_y[cols] += _product(square.T, x[rows])
-                if (
-                    biased
-                ):  # of the same rounded weights, because the two parts of a gradient cancel
+                if biased:  # of the same rounded weights, as the two parts of a gradient cancel
                     mass_x[rows] += square.sum(dim=1, dtype=torch.float32)
                     if columns and launch.bias == "rows":
                         mass_y[cols] += square.sum(dim=0, dtype=torch.float32)

@@ -14,7 +14,15 @@ import triton.language as tl
 
 from fmicl_core import FMICL, NUMPY, Gaussian, forms
 from fmicl_core.pairs import NEGATIVES
-from fmicl_torch import FMICLLoss, fmicl_loss, fused, fused_functions, siglip_loss, tiled
+from fmicl_torch import (
+    FMICLLoss,
+    fmicl_loss,
+    fused,
+    fused_functions,
+    fused_weights,
+    siglip_loss,
+    tiled,
+)
 from fmicl_torch.fused_formulas import Symbol, Trace, triton_formulas
 from fmicl_torch.registry import register
 
@@ -196,7 +204,7 @@ def test_scale_and_bias_learn(dtype, negatives, normalize, given, has_ids, atomi
 def weights_outside(monkeypatch):
     """Weights are written down at any width, for squares of 32 rows and columns."""
     monkeypatch.setattr(fused, "writes_weights", lambda *_: True)
-    monkeypatch.setitem(forms.TILE, "cpu", 32)
+    monkeypatch.setattr(fused_weights, "SIDE", 32)
 
 
 @pytest.mark.parametrize(
