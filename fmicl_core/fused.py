@@ -5,6 +5,7 @@ The tiles fit registers and shared memory (tools/compile_fused.py).
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from fmicl_core.checks import InvalidArgument, invalid
@@ -18,6 +19,9 @@ LEAST_CAPABILITY = (8, 0)
 LARGE_MEMORY = 208 * 1024
 #: Bytes of shared memory that any such GPU has, where its driver does not say.
 LEAST_MEMORY = 99 * 1024
+
+#: e^x is 2^(x log2 e), which GPUs compute in one instruction.
+LOG2_E = math.log2(math.e)
 
 
 class Tiles(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import jax
@@ -11,10 +10,9 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from fmicl_core import Pairwise
+from fmicl_core.fused import LOG2_E
 from fmicl_core.ops import Ops
 from fmicl_jax.ops import JAX
-
-LOG2_E = math.log2(math.e)
 
 
 def _exp(x: jax.Array) -> jax.Array:

@@ -16,9 +16,8 @@ from jax.experimental.pallas import triton as plgpu
 
 from fmicl_core.fused import parts_for, tiles_for, writes_weights
 from fmicl_jax.fused_numbers import tile_ranges, visited_tiles, weights_by_number
-from fmicl_jax.fused_program import Program, Side, Sums, run_program
+from fmicl_jax.fused_program import Program, Side, Sums, padded_side, run_program
 from fmicl_jax.fused_weights import weighed_sums
-from fmicl_jax.ops import square_lengths
 from fmicl_jax.plan import Gradients, Plan, Wanted
 from fmicl_jax.tiles import zero_of
 
@@ -32,7 +31,7 @@ def fused_mean_and_gradients(
     Equals the sweeps of `fmicl_jax.tiled`. Every program owns rows of one gradient, so that
     nothing is added in an order that could differ between runs. It takes a launch for either side,
     the scores computed twice: 8 N^2 D flops for a full block in place of 6, 4 N^2 D for a symmetric
-    one in place of 3.
+    one in place of 3. Where features are wide, `fused_weights` computes them once.
 
     Args:
         left: (N, D) features.
@@ -129,14 +128,8 @@ def block_sums(
     program = Program(plan, fused, n, k, tiles, chunks, parts, grad, masses, triangle, pairs)
 
     def side(rows: jax.Array, bias: jax.Array | None, numbers: Any, size: int) -> Side:
-        missing = 0, -len(rows) % size
-        padded = jnp.pad(rows.astype(fused.dtype), (missing, (0, -d % tiles.width)))
-        shift = b * square_lengths(rows) if b else bias  # a bias has no lengths beside it
-        shift = None if shift is None else jnp.pad(jnp.broadcast_to(shift, len(rows)), missing)
-        if numbers is None:
-            return Side(padded, shift, None, None)
-        numbers = jnp.pad(numbers, missing, mode="edge")
-        return Side(padded, shift, numbers, tile_ranges(numbers, size))
+        made = padded_side(rows, bias, numbers, plan, tiles, size)
+        return made if numbers is None else made._replace(ranges=tile_ranges(made.numbers, size))
 
     x, y = side(left, bias, numbers[0], tiles.rows), side(right, None, numbers[1], tiles.columns)
     visited = visited_tiles(x.ranges, y.ranges) if pairs == "equal" else None

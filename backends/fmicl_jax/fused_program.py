@@ -16,6 +16,7 @@ from jax.lax import Precision
 
 from fmicl_core.fused import Tiles
 from fmicl_jax.fused_formulas import evaluate
+from fmicl_jax.ops import square_lengths
 from fmicl_jax.plan import Fused, Plan
 
 
@@ -78,8 +79,6 @@ class Sums(NamedTuple):
 def run_program(program: Program, left: Side, right: Side, visited: Any, *outputs: Any) -> None:
     """Sums of ROWS rows over one part of the columns; its chunk of the width of the gradient."""
     tiles, fused, pairs = program.tiles, program.fused, program.pairs
-    coefficients = program.plan.pairwise.coefficients()
-    a, c = coefficients[0], coefficients[2]
     sums = Sums(*outputs)
     place = pl.program_id(0)
     block, place = place % program.row_blocks, place // program.row_blocks
@@ -102,13 +101,10 @@ def run_program(program: Program, left: Side, right: Side, visited: Any, *output
         else:  # no loop of Python's: Pallas would keep all of the rows in registers
             nothing = jnp.zeros((tiles.rows, tiles.columns), jnp.float32)
             z = jax.lax.fori_loop(0, program.chunks, add_piece, nothing)
-        z = a * z + c
-        z = z if left.shift is None else z + left.shift[rows][:, None]
-        return z if right.shift is None else z + right.shift[columns][None, :]
+        return shifted(z, program.plan, left, right, rows, columns)
 
     def masked(start: jax.Array, value: jax.Array, weight: jax.Array) -> Any:
-        row = block * tiles.rows + jax.lax.broadcasted_iota(jnp.int32, value.shape, 0)
-        column = start + jax.lax.broadcasted_iota(jnp.int32, value.shape, 1)
+        row, column = places(tiles, block * tiles.rows, start)
         counts = column < program.k  # rows beyond the last are dropped by the caller
         if program.triangle:
             counts &= row < column
@@ -130,10 +126,7 @@ def run_program(program: Program, left: Side, right: Side, visited: Any, *output
         columns = pl.ds(start, tiles.columns)
         theirs = right.rows[columns, own]
         value, weight = evaluate(program.plan.pairwise, scores(columns, theirs), pairs == "equal")
-        bottom, end = (block + 1) * tiles.rows, start + tiles.columns
-        edge = end > program.k
-        if program.plan.skips_diagonal:
-            edge |= (start < bottom) & (end > block * tiles.rows)
+        edge = at_edge(program.plan, tiles, block * tiles.rows, start, program.k)
         if pairs != "all":
             edge |= meets(start)
         value, weight = jax.lax.cond(
@@ -176,6 +169,42 @@ def run_program(program: Program, left: Side, right: Side, visited: Any, *output
         sums.totals[part, rows] = total
         if program.masses:
             sums.mass[part, rows] = mass
+
+
+def padded_side(
+    rows: jax.Array, bias: jax.Array | None, numbers: Any, plan: Plan, tiles: Tiles, size: int
+) -> Side:
+    """The rows with what fills tiles of `size` rows and of the width; without ranges."""
+    missing, b = (0, -len(rows) % size), plan.pairwise.coefficients()[1]
+    assert plan.fused is not None
+    columns = 0, -rows.shape[1] % tiles.width
+    padded = jnp.pad(rows.astype(plan.fused.dtype), (missing, columns))
+    shift = b * square_lengths(rows) if b else bias  # a bias has no lengths beside it
+    shift = None if shift is None else jnp.pad(jnp.broadcast_to(shift, len(rows)), missing)
+    return Side(padded, shift, None if numbers is None else jnp.pad(numbers, missing, "edge"), None)
+
+
+def shifted(z: jax.Array, plan: Plan, left: Side, right: Side, rows: Any, columns: Any) -> Any:
+    """The numbers z of the pairs of some rows and columns, from the products."""
+    a, _, c = plan.pairwise.coefficients()
+    z = a * z + c
+    z = z if left.shift is None else z + left.shift[rows][:, None]
+    return z if right.shift is None else z + right.shift[columns][None, :]
+
+
+def places(tiles: Tiles, top: Any, start: Any) -> tuple[jax.Array, jax.Array]:
+    """Row and column of every pair of the tile that begins there."""
+    shape = tiles.rows, tiles.columns
+    row, column = (jax.lax.broadcasted_iota(jnp.int32, shape, axis) for axis in (0, 1))
+    return top + row, start + column
+
+
+def at_edge(plan: Plan, tiles: Tiles, top: Any, start: Any, k: int) -> Any:
+    """Whether the tile that begins there has columns beyond the last, or pairs to be skipped."""
+    end = start + tiles.columns
+    if not plan.skips_diagonal:
+        return end > k
+    return (end > k) | ((start < top + tiles.rows) & (end > top))
 
 
 def operand_of(dtype: str) -> Any:

@@ -19,27 +19,20 @@ from jax.experimental.pallas import triton as plgpu
 
 from fmicl_core.fused import Tiles, weight_tiles
 from fmicl_jax.fused_formulas import evaluate
-from fmicl_jax.fused_program import operand_of, precision_of
-from fmicl_jax.ops import square_lengths
+from fmicl_jax.fused_program import (
+    Side,
+    at_edge,
+    operand_of,
+    padded_side,
+    places,
+    precision_of,
+    shifted,
+)
 from fmicl_jax.plan import Plan
 from fmicl_jax.tiles import zero_of
 
 #: Bytes of the weights that are in memory at a time.
 SLAB_BYTES = 256 * 2**20
-
-
-class Side(NamedTuple):
-    """The rows on one side of a slab; zeros, and the last number again, fill the last tile.
-
-    Args:
-        rows: features (N, D), in the dtype of the products.
-        shift: numbers (N,) to add to z, of squared lengths or a bias that learns, or None.
-        numbers: numbers (N,) of the rows, int32, or None.
-    """
-
-    rows: Any
-    shift: Any
-    numbers: Any
 
 
 class Slab(NamedTuple):
@@ -90,24 +83,18 @@ def weighed_sums(
     (n, d), k, fused = left.shape, len(right), plan.fused
     assert fused is not None
     tiles = weight_tiles(fused.memory)
-    operand, b = operand_of(fused.dtype), plan.pairwise.coefficients()[1]
+    operand = operand_of(fused.dtype)
     bytes_of_tiles = tiles.rows * _filled(k, tiles.columns) * jnp.dtype(operand).itemsize
     most = min(max(1, SLAB_BYTES // bytes_of_tiles) * tiles.rows, _filled(n, tiles.rows))
 
-    def side(rows: jax.Array, bias: jax.Array | None, numbers: Any, size: int) -> Side:
-        missing = 0, -len(rows) % size
-        padded = jnp.pad(rows.astype(fused.dtype), (missing, (0, -d % tiles.width)))
-        shift = b * square_lengths(rows) if b else bias  # a bias has no lengths beside it
-        shift = None if shift is None else jnp.pad(jnp.broadcast_to(shift, len(rows)), missing)
-        return Side(padded, shift, None if numbers is None else jnp.pad(numbers, missing, "edge"))
-
-    x, y = side(left, bias, numbers[0], most), side(right, None, numbers[1], tiles.columns)
+    x = padded_side(left, bias, numbers[0], plan, tiles, most)
+    y = padded_side(right, None, numbers[1], plan, tiles, tiles.columns)
     slabs = jax.tree.map(lambda v: v.reshape(-1, most, *v.shape[1:]), x)
     product = partial(jnp.matmul, preferred_element_type=jnp.float32)
 
     def add(sums: Any, given: tuple[jax.Array, Side]) -> tuple[Any, Any]:
         first, some = given
-        made = _slab(first, some, y, plan, n, k, masses, operand)
+        made = _slab(first, some, y, plan, tiles, n, k, masses)
         rows = product(made.weights, y.rows.astype(operand))
         if columns:
             more = product(made.weights.T, some.rows.astype(operand))
@@ -135,13 +122,13 @@ def _filled(count: int, size: int) -> int:
 
 
 def _slab(
-    first: jax.Array, left: Side, right: Side, plan: Plan, n: int, k: int, masses: bool,
-    operand: Any,
+    first: jax.Array, left: Side, right: Side, plan: Plan, tiles: Tiles, n: int, k: int,
+    masses: bool,
 ) -> Slab:  # fmt: skip
     """Weights of some rows, the first of them being that of this number among n."""
     fused = plan.fused
     assert fused is not None
-    tiles = weight_tiles(fused.memory)
+    operand = operand_of(fused.dtype)
     rows, width = len(left.rows), len(right.rows)
     across = width // tiles.columns
 
@@ -169,7 +156,6 @@ def _run_program(
     """The weights of one tile; the programs of the same columns come one after the other."""
     fused = plan.fused
     assert fused is not None
-    a, _, c = plan.pairwise.coefficients()
     place = pl.program_id(0)
     block, column = place % row_blocks, place // row_blocks
     rows = pl.ds(block * tiles.rows, tiles.rows)
@@ -182,15 +168,12 @@ def _run_program(
 
     nothing = jnp.zeros((tiles.rows, tiles.columns), jnp.float32)
     z = jax.lax.fori_loop(0, left.rows.shape[1] // tiles.width, add_piece, nothing)
-    z = a * z + c
-    z = z if left.shift is None else z + left.shift[rows][:, None]
-    z = z if right.shift is None else z + right.shift[columns][None, :]
+    z = shifted(z, plan, left, right, rows, columns)
     value, weight = evaluate(plan.pairwise, z, False)
     start, begins = first[0] + block * tiles.rows, column * tiles.columns
 
     def masked(value: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array]:
-        row = start + jax.lax.broadcasted_iota(jnp.int32, z.shape, 0)
-        other = begins + jax.lax.broadcasted_iota(jnp.int32, z.shape, 1)
+        row, other = places(tiles, start, begins)
         counts = (row < n) & (other < k)
         if plan.skips_diagonal:
             counts &= row != other
@@ -198,9 +181,7 @@ def _run_program(
             counts &= left.numbers[rows][:, None] != right.numbers[columns][None, :]
         return jnp.where(counts, value, 0.0), jnp.where(counts, weight, 0.0)
 
-    edge = (begins + tiles.columns > k) | (start + tiles.rows > n)
-    if plan.skips_diagonal:
-        edge |= (begins < start + tiles.rows) & (begins + tiles.columns > start)
+    edge = at_edge(plan, tiles, start, begins, k) | (start + tiles.rows > n)
     if left.numbers is not None:
         value, weight = masked(value, weight)
     else:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from fmicl_core import Pairwise
+from fmicl_core.fused import LOG2_E
 from fmicl_core.ops import Ops
 
 #: Functions of `Ops` that the generated code calls as they are; most are in `fused_functions`.
@@ -28,8 +29,6 @@ CALLS = {
 }
 #: Powers up to this are products.
 PRODUCTS = 8
-#: e^x is 2^(x log2 e), which GPUs compute in one instruction.
-LOG2_E = math.log2(math.e)
 #: Names in the generated code, and a power of 2 that z is the exponent of.
 NAME = re.compile(r"\b(?:t\d+|z)\b")
 POWER_OF_Z = re.compile(r"tl\.exp2\((-?)(\S+) \* z\)")

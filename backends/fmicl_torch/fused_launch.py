@@ -75,8 +75,6 @@ def constants(
         # Weights can leave the range of float16; tf32 has its digits and the range of float32.
         "OPERAND": tl.bfloat16 if dtype == torch.bfloat16 else tl.float32,
         "PRECISION": "tf32" if tf32 else "ieee",
-        # The interpreter takes bfloat16 for the integers that it keeps it in.
-        "WIDEN": interpreted(),
     }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fmicl_torch.fused_functions import compound, log1p
+from fmicl_torch.fused_functions import INTERPRETED, compound, log1p
 
 
 @triton.jit
@@ -22,9 +22,9 @@ def places(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def product(x, y, z, PRECISION: tl.constexpr, WIDEN: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Return z + x @ y in float32; WIDEN: of factors made float32 first."""
-    if WIDEN:
+def product(x, y, z, PRECISION: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Return z + x @ y in float32."""
+    if INTERPRETED:  # which takes bfloat16 for the integers that it keeps it in
         x = x.to(tl.float32)
         y = y.to(tl.float32)
     return tl.dot(x, y, z, input_precision=PRECISION)
@@ -105,7 +105,6 @@ def block_sums(  # type: ignore[no-untyped-def]
     TRIANGLE: tl.constexpr, SKIPS: tl.constexpr, GRAD: tl.constexpr, ATOMIC: tl.constexpr,
     COLUMNS: tl.constexpr, BIAS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
     WIDTH: tl.constexpr, CHUNKS: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
-    WIDEN: tl.constexpr,
 ):  # fmt: skip
     """Sums over the pairs (left_i, right_j), one program per ROWS rows, part of the columns, chunk.
 
@@ -141,7 +140,6 @@ def block_sums(  # type: ignore[no-untyped-def]
         SKIPS: whether pairs with i = j are left out.
         OPERAND: dtype in which the weights enter the second product.
         PRECISION: precision of products of float32 numbers, "ieee" or "tf32".
-        WIDEN: whether factors become float32 before a product.
     """
     D: tl.constexpr = WIDTH * CHUNKS
     block, part, chunk = tl.program_id(0), tl.program_id(1), tl.program_id(2)
@@ -181,13 +179,13 @@ def block_sums(  # type: ignore[no-untyped-def]
             cols = start + tl.arange(0, COLS)
             theirs = tl.load(places(right, start, COLS, chunk * WIDTH, WIDTH, D))
             if CHUNKS == 1:
-                z = product(mine, tl.trans(theirs), None, PRECISION, WIDEN)
+                z = product(mine, tl.trans(theirs), None, PRECISION)
             else:
                 z = tl.zeros((ROWS, COLS), tl.float32)
                 for piece in range(CHUNKS):
                     x = tl.load(places(left, block * ROWS, ROWS, piece * WIDTH, WIDTH, D))
                     y = tl.load(places(right, start, COLS, piece * WIDTH, WIDTH, D))
-                    z = product(x, tl.trans(y), z, PRECISION, WIDEN)
+                    z = product(x, tl.trans(y), z, PRECISION)
             z = a * z + c
             if BIAS == "rows":
                 z += tl.load(left_bias + rows)[:, None]
@@ -204,13 +202,13 @@ def block_sums(  # type: ignore[no-untyped-def]
             total += sums
             if GRAD:
                 operand = weight.to(OPERAND)
-                grad = product(operand, theirs.to(OPERAND), grad, PRECISION, WIDEN)
+                grad = product(operand, theirs.to(OPERAND), grad, PRECISION)
                 if BIAS != "none":
                     # Of the same rounded weights, because the two parts of a gradient cancel.
                     weight = operand.to(tl.float32)
                     mass += tl.sum(weight, 1)
                 if COLUMNS:
-                    update = product(tl.trans(operand), mine.to(OPERAND), None, PRECISION, WIDEN)
+                    update = product(tl.trans(operand), mine.to(OPERAND), None, PRECISION)
                     at = places(grad_right, start, COLS, chunk * WIDTH, WIDTH, D)
                     tl.atomic_add(at, update, sem="relaxed")
                     if BIAS == "rows":
@@ -236,7 +234,7 @@ def block_weights(  # type: ignore[no-untyped-def]
     EVALUATE: tl.constexpr, SUMS: tl.constexpr, VANISHES: tl.constexpr, PAIRS: tl.constexpr,
     TRIANGLE: tl.constexpr, SKIPS: tl.constexpr, GRAD: tl.constexpr, BIAS: tl.constexpr,
     ROWS: tl.constexpr, COLS: tl.constexpr, WIDTH: tl.constexpr, CHUNKS: tl.constexpr,
-    OPERAND: tl.constexpr, PRECISION: tl.constexpr, WIDEN: tl.constexpr,
+    OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Weights of the pairs of one tile a program, for products outside; as for `block_sums`.
 
@@ -256,7 +254,7 @@ def block_weights(  # type: ignore[no-untyped-def]
     for piece in range(CHUNKS):
         x = tl.load(places(left, top, ROWS, piece * WIDTH, WIDTH, D))
         y = tl.load(places(right, start, COLS, piece * WIDTH, WIDTH, D))
-        z = product(x, tl.trans(y), z, PRECISION, WIDEN)
+        z = product(x, tl.trans(y), z, PRECISION)
     if BIAS == "constant":
         c += tl.load(left_bias)
     z = a * z + c

@@ -73,10 +73,13 @@ class Worker:
     def give(self, job: Job, limit: float) -> None:
         """Have it do a job, in at most so many seconds."""
         self.job, self.until = job, time.monotonic() + limit
+        case = job.task.case
+        self.send([job.does, type(case).__name__, case])
+
+    def send(self, message: Any) -> None:
+        """Send it a line."""
         with suppress(OSError):  # it has ended, as a message will say
-            case = job.task.case
-            line = json.dumps([job.does, type(case).__name__, case])
-            self.process.stdin.write(line + "\n")
+            self.process.stdin.write(json.dumps(message) + "\n")
             self.process.stdin.flush()
 
     def end(self) -> None:

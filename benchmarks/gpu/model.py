@@ -15,15 +15,14 @@ where arithmetic is the slower of issuing warps' instructions and of the special
 
 from __future__ import annotations
 
-import csv
 from functools import lru_cache
-from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.gpu.cases import Speed
+from benchmarks.gpu.table import ROOT, earlier, path_of
 from fmicl_core.fused import padded_width, writes_weights
 
-COMPILED = Path(__file__).resolve().parents[1] / "results" / "gpu_compiled.csv"
+COMPILED = ROOT / "benchmarks" / "results" / "gpu_compiled.csv"
 #: Multiprocessors of an H100 or H200, and clocks a second under load.
 PROCESSORS, CLOCK = 132, 1.6e9
 #: Flops a second: of large products by cuBLAS, and of the tensor cores in a routine of Triton's.
@@ -73,10 +72,7 @@ class Units(NamedTuple):
 @lru_cache(maxsize=1)
 def compiled_rows() -> list[dict[str, str]]:
     """The rows of the routines' machine code; none where it was not read."""
-    if not COMPILED.exists():
-        return []
-    with open(COMPILED, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return earlier(COMPILED, {})
 
 
 def launch(case: Speed, kind: str, pairs: float, library: str) -> Units | None:
@@ -172,12 +168,7 @@ HEADER = (
 
 def measured_ms(case: Speed) -> float | None:
     """Milliseconds of the GPU as measured last, or None."""
-    path = COMPILED.with_name("gpu_speed_torch.csv")
-    if not path.exists():
-        return None
-    wanted = {name: str(value) for name, value in case._asdict().items()}
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = [r for r in csv.DictReader(file) if all(r.get(k) == v for k, v in wanted.items())]
+    rows = earlier(path_of(COMPILED.parent, Speed, "torch", small=False), case._asdict())
     found = [row.get("device_ms") or row.get("ms") for row in rows]
     return next((float(ms) for ms in reversed(found) if ms), None)
 

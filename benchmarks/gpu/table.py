@@ -95,5 +95,9 @@ def code_of(library: str) -> str:
         Path(__file__).with_name(name)
         for name in (f"in_{library}.py", f"plain_{library}.py", "cases.py")
     ]
-    content = b"".join(path.read_bytes() for path in paths if path.exists())
-    return hashlib.sha256(content).hexdigest()[:10]
+    return digest_of(path for path in paths if path.exists())
+
+
+def digest_of(paths: Iterable[Path]) -> str:
+    """A number of the content of files, in their order."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()[:10]

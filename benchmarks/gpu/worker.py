@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import queue
 import sys
-import threading
 import time
-import traceback
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -20,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.gpu.cases import LIMIT, Check, Result, Speed, Tune
+from benchmarks.gpu.pipe import connected, error_row
 from benchmarks.gpu.truth import truth_of
 from benchmarks.timing import Row
 
@@ -53,9 +51,7 @@ def guarded(measure: Callable[[], Row]) -> Row:
     try:
         return measure()
     except Exception as error:
-        traceback.print_exc()
-        first = (str(error).splitlines() or [""])[0]
-        return {"error": f"{type(error).__name__}: {first[:200]}"}
+        return error_row(error, 200)
 
 
 def answer_all(library: Any, device: str, jobs: queue.Queue[str], answer: Any) -> None:
@@ -83,20 +79,7 @@ def answer_all(library: Any, device: str, jobs: queue.Queue[str], answer: Any) -
 def main() -> None:
     """Import the module of the library, say so, and answer."""
     module, device = sys.argv[1:]
-    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever a library prints goes to the log
-    jobs: queue.Queue[str] = queue.Queue()
-
-    def read() -> None:
-        for line in sys.stdin:
-            jobs.put(line)
-        os._exit(0)  # whoever started this has ended
-
-    def answer(message: dict[str, Any]) -> None:
-        out.write(json.dumps(message) + "\n")
-        out.flush()
-
-    threading.Thread(target=read, daemon=True).start()
+    jobs, answer = connected()
     library = importlib.import_module(module)
     answer({"device": library.prepare(device)})
     answer_all(library, device, jobs, answer)

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import queue
 import shutil
 import sys
 import time
-from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.clock import Clock
 from benchmarks.gpu.crew import Worker, environment
-from benchmarks.gpu.table import ROOT, Table
+from benchmarks.gpu.table import ROOT, Table, digest_of
 from benchmarks.gpu_train.runs import SHOWN, Run
 from benchmarks.machine import machine
 from benchmarks.timing import Row
+from fmicl_recipes.loading import PACKAGES as TRAINERS
 
 #: The package of each library's trainer, and the packages whose versions are kept.
-MODULES = {"torch": "fmicl_lightning", "jax": "fmicl_flax"}
+MODULES = {library: TRAINERS[library] for library in ("torch", "jax")}
 PACKAGES = {"torch": ("torch", "triton", "lightning", "numpy"),
             "jax": ("jax", "jaxlib", "flax", "optax", "numpy")}  # fmt: skip
 MEASURED = (
@@ -51,12 +48,6 @@ class Trainee(Worker):
     ) -> None:
         self.messages: queue.Queue[Any] = queue.Queue()
         super().__init__(library, 0, command, environment, self.messages, log)
-
-    def give(self, job: dict[str, Any]) -> None:  # type: ignore[override]
-        """Send it the job."""
-        with suppress(OSError):  # it has ended, as a message will say
-            self.process.stdin.write(json.dumps(job) + "\n")
-            self.process.stdin.flush()
 
 
 class Session:
@@ -136,7 +127,7 @@ class Session:
         print(f"{run.title}: {before} of {run.settings.epochs} epochs, {share:.0f} s for more"
               f" ({folder})", flush=True)  # fmt: skip
         profile = self.results / f"gpu_train_profile_{run.library}_{run.name}{self.suffix}.csv"
-        worker.give({
+        worker.send({
             "settings": run.settings.to_dict(), "folder": str(folder), "data": str(data),
             "stop": end - min(self.reserve, share / 2), "end": end,
             "profile": str(profile) if self.profile else None,
@@ -197,5 +188,4 @@ def code_of(library: str) -> str:
     """A number of the code that trains."""
     folders = ["fmicl_core", f"backends/fmicl_{library}", "integrations/fmicl_recipes",
                f"integrations/{MODULES[library]}"]  # fmt: skip
-    paths: Iterable[Path] = (p for name in folders for p in sorted((ROOT / name).rglob("*.py")))
-    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()[:10]
+    return digest_of(p for name in folders for p in sorted((ROOT / name).rglob("*.py")))

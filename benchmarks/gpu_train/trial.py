@@ -14,7 +14,7 @@ from benchmarks.gpu_train.deadline import Deadline
 from benchmarks.gpu_train.profile import profiled
 from benchmarks.gpu_train.runs import SCORES
 from benchmarks.timing import Row
-from fmicl_recipes.evaluation import fitting_k, knn_accuracy, linear_accuracy
+from fmicl_recipes.evaluation import knn_accuracy, linear_accuracy, neighbours_among
 from fmicl_recipes.history import check_finite_features
 from fmicl_recipes.run_folder import RunFolder
 from fmicl_recipes.settings import TrainSettings
@@ -109,7 +109,7 @@ def scores(trainer: Trainer) -> Iterator[Row]:
         labels, test_labels = data.labels
         train = trainer.encode(data.train_images)
         check_finite_features(train)
-        k = min(trainer.settings.knn_k or fitting_k(len(train)), len(train))
+        k = neighbours_among(trainer.settings.knn_k, len(train))
         yield {"knn_k": k, "knn_accuracy": knn_accuracy(train, labels, test, test_labels, k=k)}
         yield {"linear_accuracy": linear_accuracy(train, labels, test, test_labels)}
     views = trainer.project(data.test_images[:PAIR_ROWS])

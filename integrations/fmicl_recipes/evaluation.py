@@ -55,7 +55,7 @@ def evaluate_features(
         ValueError: features are not finite, or k < 1.
     """
     everything = (train, train_labels, test, test_labels)
-    k = _neighbours(k, len(train))
+    k = neighbours_among(k, len(train))
     return {
         "knn_k": k,
         "knn_accuracy": knn_accuracy(*everything, k=k),
@@ -80,7 +80,7 @@ def knn_accuracy(
     Raises:
         ValueError: features are not finite, or k < 1.
     """
-    k = _neighbours(k, len(train))
+    k = neighbours_among(k, len(train))
     check_positive("temperature", temperature)
     check_finite(train=train, test=test)
     classifier = KNeighborsClassifier(
@@ -156,7 +156,7 @@ def fitting_k(count: int) -> int:
     return min(MOST_NEIGHBOURS, max(1, round(math.sqrt(count))))
 
 
-def _neighbours(k: int | None, count: int) -> int:
+def neighbours_among(k: int | None, count: int) -> int:
     """The number of neighbours that kNN takes among `count` rows when it is asked for k."""
     return fitting_k(count) if k is None else min(check_at_least("k", k, 1), count)
 

@@ -34,7 +34,7 @@ class Puppet:
         for message in says:
             self.messages.put((self, message))
 
-    def give(self, job):
+    def send(self, job):
         self.jobs.append(job)
 
     def wait(self):
