@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
 
@@ -13,6 +14,28 @@ WORDS = (
     "a the cat dog man men woman she two sleeps sleep asleep runs run in park rain falls it rains "
     "reads writes red book play plays game train is late early comes snow outside"
 )
+
+
+@pytest.fixture
+def power_cut(monkeypatch):
+    """A block in which a training by Lightning has to fail at the start of an epoch, from 0."""
+
+    @contextmanager
+    def at(epoch):
+        from fmicl_lightning.callbacks import RunClock
+
+        start = RunClock.on_train_epoch_start
+
+        def stop(clock, trainer, module):
+            if trainer.current_epoch == epoch:
+                raise KeyError("power cut")
+            start(clock, trainer, module)
+
+        with monkeypatch.context() as patched, pytest.raises(KeyError, match="power cut"):
+            patched.setattr(RunClock, "on_train_epoch_start", stop)
+            yield
+
+    return at
 
 
 @pytest.fixture(scope="session")

@@ -194,19 +194,11 @@ def test_views_networks_and_loss_are_one_graph_for_all_steps(tmp_path, traced, m
 
 
 @pytest.mark.slow
-def test_a_compiled_run_that_was_interrupted_goes_on_exactly(tmp_path, traced, monkeypatch):
-    settings, start = tiny("moco-v3", compile=True), RunClock.on_train_epoch_start
+def test_a_compiled_run_that_was_interrupted_goes_on_exactly(tmp_path, traced, power_cut):
+    settings = tiny("moco-v3", compile=True)
     whole = fit(settings, tmp_path / "whole")
-
-    def stop(clock, trainer, module):
-        if trainer.current_epoch == 1:
-            raise KeyError("power cut")
-        start(clock, trainer, module)
-
-    monkeypatch.setattr(RunClock, "on_train_epoch_start", stop)
-    with pytest.raises(KeyError, match="power cut"):
+    with power_cut(1):
         fit(settings, tmp_path / "cut")
-    monkeypatch.setattr(RunClock, "on_train_epoch_start", start)
     assert_same_runs(whole, fit(settings, tmp_path / "cut", resume=True))
 
 
