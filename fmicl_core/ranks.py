@@ -9,23 +9,27 @@ from typing import Any
 from fmicl_core.checks import InvalidArgument, callers_level, invalid
 
 #: Losses that take no features from other ranks.
-KNOW_NO_RANKS = (
-    "info_nce_loss", "clip_loss", "dcl_loss", "dhel_loss", "alignment_uniformity_loss",
-    "spectral_contrastive_loss",
-)  # fmt: skip
+KNOW_NO_RANKS = ("alignment_uniformity_loss", "spectral_contrastive_loss")
 #: Losses whose warning below was given, or is not wanted, in this process.
 _told_of_ranks: set[str] = set()
 
 
-def warn_of_ranks(loss: str) -> None:
-    """Warn, once in a process, that a loss on several ranks sees its own rank's rows only."""
+def warn_of_ranks(loss: str, remedy: str = "") -> None:
+    """Warn, once in a process, that a loss on several ranks sees its own rank's rows only.
+
+    Args:
+        loss: name of the loss.
+        remedy: what to write for the loss of the whole batch, and for that of one rank without this
+            warning; "" where the loss takes no features from other ranks.
+    """
     if loss in _told_of_ranks:
         return
     _told_of_ranks.add(loss)
+    remedy = remedy or "Gather the features first, or take `fmicl_loss` or `siglip_loss`."
     warnings.warn(
-        f"`{loss}` is of the rows that it is given: the rows of other ranks or replicas are no"
-        " negatives, and the mean of the ranks' losses is not the loss of the whole batch. Gather"
-        " the features first, or take `fmicl_loss` or `siglip_loss`, which do it.",
+        f"`{loss}` is of the rows that it is given: the rows of other ranks, devices or replicas"
+        " are no negatives, and the mean of the ranks' losses is not the loss of the whole batch."
+        f" {remedy}",
         UserWarning,
         stacklevel=callers_level(),
     )

@@ -59,6 +59,45 @@ def learned_cases(
         yield f"siglip-{kind}", "siglip_loss", {"implementation": kind}, False, scalars
 
 
+def softmax_cases(
+    rows: int, kinds: tuple[str, ...] = ("dense", "tiled")
+) -> Iterator[tuple[str, str, dict[str, Any], tuple[str, ...], dict[str, Any], dict[str, float]]]:
+    """InfoNCE and its kin, with and without ids, which are equal on several ranks.
+
+    Name, function, options, names of the arrays beside x, ids by argument, and the scalars that
+    learn by argument.
+    """
+    labels, stacked = np.arange(rows) * 7 % 3 - 1, np.arange(rows) % (rows - rows // 2)
+    labelled, copies = {"ids": labels}, {"ids": stacked}
+    bank = labelled | {"bank_ids": np.array([0, 5, -1, 9, 9, 0])}
+    hot, scale = {"temperature": 0.3}, {"logit_scale": 3.5}
+    for kind in kinds:
+        form = {"implementation": kind}
+        for scheme in NEGATIVES:
+            options = form | hot | {"negatives": scheme}
+            yield f"info-nce-{scheme}-{kind}", "info_nce_loss", options, ("y",), {}, {}
+        pair = form | {"negatives": "within", "positives": "pair"}
+        all_of = form | {"negatives": "all"}
+        yield f"info-nce-bank-{kind}", "info_nce_loss", form | hot, ("y", "bank"), {}, {}
+        yield f"info-nce-labels-{kind}", "info_nce_loss", all_of, ("y",), labelled, scale
+        yield (
+            f"info-nce-cross-labels-{kind}",
+            "info_nce_loss",
+            (form | {"negatives": "cross"}),
+            ("y",),
+            labelled,
+            {},
+        )
+        yield f"info-nce-stacked-{kind}", "info_nce_loss", all_of, (), copies, {}
+        yield f"info-nce-duplicates-{kind}", "info_nce_loss", pair, ("y",), copies, {}
+        yield f"info-nce-bank-ids-{kind}", "info_nce_loss", form, ("y", "bank"), bank, {}
+        yield f"clip-{kind}", "clip_loss", form, ("y",), {}, scale
+        yield f"clip-ids-{kind}", "clip_loss", form, ("y",), labelled, scale
+        yield f"dcl-{kind}", "dcl_loss", form, ("y",), {}, {}
+        yield f"dcl-ids-{kind}", "dcl_loss", form, (), copies, scale
+        yield f"dhel-{kind}", "dhel_loss", form, ("y",), {}, {}
+
+
 def report(got: Any, gradient: Any, want: Any, truth: Any) -> dict[str, float]:
     """Largest difference of the values; ratio of the gradients' norms, and their cosine."""
     a, b = np.ravel(gradient), np.ravel(truth)
