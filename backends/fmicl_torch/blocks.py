@@ -69,8 +69,7 @@ class BlockMeans:
                 {k: v if k == "bank" else ranks.own(v) for k, v in self.union.numbers.items()},
                 None if weights is None else ranks.own(weights),
             )
-            if "bank" not in rows or numbers is not None:
-                n, k = ranks.total, max(k, ranks.total)
+            n, k = ranks.largest_block(rows, numbers is not None)
         self.form = choose_form(given.implementation, n, k, bool(given.fused))
         self.fused = given.fused if self.form == FUSED else ""
         self.own = self.given if self.form == "dense" else self.given.sorted()

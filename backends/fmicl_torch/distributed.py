@@ -20,9 +20,14 @@ from fmicl_core.checks import InvalidArgument, invalid
 from fmicl_core.pairs import Pairs
 from fmicl_core.ranks import check_union, ranks_differ, refused_by_rank, warn_of_ranks
 from fmicl_torch.dense import Rows
+from fmicl_torch.inputs import largest_block
 
 #: False, True for the default group, or a group.
 Distributed = bool | dist.ProcessGroup
+#: What a loss on several ranks that was not told of them says.
+REMEDY = (
+    "Pass `distributed=True` for the loss of the union, or `distributed=False` if that is meant."
+)
 
 
 #: Backends of `torch.distributed` that take no tensors of the CPU, and what they take.
@@ -57,7 +62,11 @@ class Prepared(NamedTuple):
                  for axis in ((0, 1) if name == "bank" else (1,))}  # fmt: skip
         given = {name: "given" if name in self.ids else None for name in ("ids", "bank_ids")}
         given |= {"logit_scale": None if self.bias is None else "given"}
-        options = {"implementation": self.implementation, "fused": self.fused}
+        options: dict[str, Any] = {"implementation": self.implementation, "fused": self.fused}
+        # A rank would wait for gradients that another does not send.
+        scalars = {} if self.bias is None else {"logit_bias": self.bias}
+        wanted = [k for k, value in (self.rows | scalars).items() if value.requires_grad]
+        options["requires_grad"] = wanted
         return sizes | {"dtype": self.rows["x"].dtype} | options | given
 
 
@@ -147,6 +156,11 @@ class Ranks:
         """Rows of the union."""
         return sum(self.sizes)
 
+    def largest_block(self, rows: Rows, has_ids: bool) -> tuple[int, int]:
+        """Rows and columns of the largest block of pairs of the union."""
+        n, k = largest_block(rows, has_ids)
+        return (n, k) if "bank" in rows and not has_ids else (self.total, max(k, self.total))
+
     def own(self, values: torch.Tensor) -> torch.Tensor:
         """This rank's part of what holds an entry for each row of the union."""
         return values.split(self.sizes)[self.rank]
@@ -159,26 +173,22 @@ class Ranks:
         """Mean over the union of one value a row, with gradient; a scalar."""
         return _Total.apply(values.sum() / self.total, self)
 
-    def pass_on(self, tensor: torch.Tensor, rows: int) -> torch.Tensor:
-        """Give a tensor to the next rank, and return one of so many rows from the rank before."""
-        after, before = (
-            dist.get_global_rank(self.group, (self.rank + step) % self.count) for step in (1, -1)
-        )
-        taken = tensor.new_empty(rows, *tensor.shape[1:])
-        for request in dist.batch_isend_irecv([
-            dist.P2POp(dist.isend, tensor.contiguous(), after, self.group),
-            dist.P2POp(dist.irecv, taken, before, self.group),
-        ]):  # fmt: skip
-            request.wait()
-        return taken
 
-
-def ranks_of(distributed: Distributed, x: Any) -> Ranks | None:
+def ranks_of(distributed: Distributed | None, x: Any, loss: str) -> Ranks | None:
     """The ranks to take the loss over, or None for this process alone.
+
+    Args:
+        distributed: argument of the loss; where it is None and there are several ranks, the loss
+            warns that it is of this rank's rows only.
+        x: features of this rank, or what was given for them.
+        loss: name of the loss.
 
     Raises:
         ValueError: `distributed` is no bool and no group, or no group has been initialised.
     """
+    if distributed is None:
+        tell_of_ranks(loss, REMEDY)
+        return None
     if distributed is False:
         return None
     if not dist.is_available() or not dist.is_initialized():
@@ -250,9 +260,13 @@ class _Total(_SumOverRanks):
 
 
 @torch.compiler.assume_constant_result
-def tell_of_ranks(loss: str) -> bool:
-    """Whether there are several ranks; warns, once, that the loss sees its own rank's rows only."""
+def tell_of_ranks(loss: str, remedy: str = "") -> bool:
+    """Whether there are several ranks; warns, once, that the loss sees its own rank's rows only.
+
+    Args:
+        loss, remedy: as for `warn_of_ranks`.
+    """
     several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
     if several:
-        warn_of_ranks(loss)
+        warn_of_ranks(loss, remedy)
     return several

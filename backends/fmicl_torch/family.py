@@ -1,6 +1,7 @@
-"""Well-known losses by their names, in PyTorch: SigLIP, CLIP, DCL, DHEL and KCL.
+"""SigLIP and KCL, in PyTorch: f-MICL with a divergence of their own.
 
-`fmicl_torch.towers` has SigLIP and CLIP as modules, whose scale learns.
+`fmicl_torch.softmax_family` has CLIP, DCL and DHEL, `fmicl_torch.towers` SigLIP and CLIP as
+modules, whose scale learns.
 """
 
 from __future__ import annotations
@@ -9,11 +10,7 @@ import torch
 
 from fmicl_core import Similarity
 from fmicl_core.family import FAMILY_DEFAULTS, KernelContrast, Sigmoid
-from fmicl_core.pairs import pairs_of
-from fmicl_core.related import one_scale
-from fmicl_torch.distributed import Distributed, tell_of_ranks
-from fmicl_torch.info_nce import info_nce_of
-from fmicl_torch.loss import fmicl_loss
+from fmicl_torch.distributed import Distributed
 from fmicl_torch.registry import register_options
 from fmicl_torch.terms import terms_of
 
@@ -32,7 +29,7 @@ def siglip_loss(
     normalize: bool = FAMILY_DEFAULTS.normalize,
     implementation: str = "auto",
     check_finite: bool = True,
-    distributed: Distributed = False,
+    distributed: Distributed | None = None,
 ) -> torch.Tensor:
     """SigLIP: -(1/N) (sum over i of log sigmoid(L_ii) + over i != j of log sigmoid(-L_ij)).
 
@@ -42,6 +39,9 @@ def siglip_loss(
     With `ids` every pair (x_i, y_j) of rows with equal ids is positive:
     `siglip_loss(captions, images[of], ids=of)` takes several captions an image, where of (N,) says
     which image a caption is of.
+
+    On several ranks it is of this rank's rows alone; `distributed=True` makes it that of the union
+    of their batches.
 
     Args:
         x: (N, D) features of the first view, as of captions; any float dtype.
@@ -71,165 +71,8 @@ def siglip_loss(
     text = register_options(_SIGMOID, "gaussian", "cross", normalize)
     scalars, inputs = (1.0, logit_scale, logit_bias), (x, y, None, ids, None)
     options = implementation, check_finite, distributed
-    return terms_of(text, "cross", positives, scalars, *inputs, *options, each_pair=True).loss
-
-
-def clip_loss(
-    x: torch.Tensor,
-    y: torch.Tensor | None = None,
-    /,
-    *,
-    logit_scale: float | torch.Tensor = FAMILY_DEFAULTS.clip_scale,
-    positives: str = FAMILY_DEFAULTS.positives,
-    ids: torch.Tensor | None = None,
-    normalize: bool = FAMILY_DEFAULTS.normalize,
-    implementation: str = "auto",
-) -> torch.Tensor:
-    """CLIP: mean over i of log(sum over j of e^s_ij) - s_ii, averaged with that of the columns.
-
-    s = logit_scale (x . y), whose scale `CLIPLoss` learns. It is InfoNCE with negatives="cross" in
-    both directions.
-
-    With `ids` an anchor has several positives, as for `info_nce_loss`:
-    `clip_loss(captions, images[of], ids=of)` takes several captions an image, where of (N,) says
-    which image a caption is of.
-
-    The rows that it is given are the whole batch. Among several ranks, devices or replicas gather
-    their features first; `siglip_loss` does that itself.
-
-    Args:
-        x: (N, D) features of the first view, as of captions; any float dtype.
-        y: (N, D) features of the second view, as of images; row i belongs to row i of x.
-        logit_scale: factor > 0 of x . y; a number, or a tensor of no dimension, which may learn.
-        positives: pairs of rows with equal `ids` that are positive: "ids", all of them; "pair",
-            (x_i, y_i) alone, so that other rows with that id are merely no negatives (duplicates).
-        ids: (N,) whole numbers of the rows of x, and of y; rows with equal ids belong together, as
-            captions of one image do. None: row i of x and of y are alone with each other.
-        normalize: whether rows are scaled to unit length first.
-        implementation: form that computes it, as for `info_nce_loss`: "dense", "tiled" or "auto".
-
-    Returns:
-        Scalar to minimise, float32 (float64 for float64 features).
-
-    Raises:
-        ValueError: an option or a shape does not fit; the message names it.
-
-    Source: Radford et al. (2021), figure 3.
-    """
-    tell_of_ranks("clip_loss")
-    pairs = pairs_of("cross", positives, y, None, ids, None, symmetric=True)
-    scale = "logit_scale", logit_scale
-    return info_nce_of(pairs, scale, x, y, None, ids, None, normalize, implementation)
-
-
-def dcl_loss(
-    x: torch.Tensor,
-    y: torch.Tensor | None = None,
-    /,
-    *,
-    temperature: float | torch.Tensor = FAMILY_DEFAULTS.dcl_temperature,
-    logit_scale: float | torch.Tensor | None = None,
-    negatives: str = FAMILY_DEFAULTS.dcl_negatives,
-    positives: str = FAMILY_DEFAULTS.positives,
-    bank: torch.Tensor | None = None,
-    ids: torch.Tensor | None = None,
-    bank_ids: torch.Tensor | None = None,
-    normalize: bool = FAMILY_DEFAULTS.normalize,
-    implementation: str = "auto",
-) -> torch.Tensor:
-    """Decoupled contrastive loss: mean over anchors of log(sum over negatives of e^s-) - s+.
-
-    s = x . y / temperature. It is InfoNCE without positives in the softmax, so that an anchor near
-    its positive still pulls it with full strength.
-
-    With `ids` s+ is the mean over the positives of an anchor, none of which is in its sum.
-    `dcl_loss(features, ids=labels)` takes labels, or several views stacked in one array.
-
-    The rows that it is given are the whole batch. Among several ranks, devices or replicas gather
-    their features first; `fmicl_loss` does that itself.
-
-    Args:
-        x: (N, D) features of the first view, or of all rows in a single array; any float dtype.
-        y: (N, D) features of the second view; row i belongs to the same sample as row i of x. None:
-            `ids` say which rows of x belong together.
-        temperature: temperature > 0 that scores are divided by; a number, or a tensor of no
-            dimension, which may learn.
-        logit_scale: 1 / temperature, in place of it; a number, or a tensor of no dimension. None:
-            the temperature counts.
-        negatives: scheme of negatives, as for `info_nce_loss`: "all", "cross", "anchor", "within".
-        positives: pairs of rows with equal `ids` that are positive: "ids", all of them; "pair",
-            (x_i, y_i) alone, so that other rows with that id are merely no negatives (duplicates).
-        bank: (K, D) features that supply all negatives, or None.
-        ids: (N,) whole numbers of the rows of x, and of y; rows with equal ids belong together, as
-            labels or views of one sample do. None: row i of x and of y are alone with each other.
-        bank_ids: (K,) whole numbers of the bank's rows, which are no negatives of rows with the
-            same id; None: no row of the bank is.
-        normalize: whether rows are scaled to unit length first.
-        implementation: form that computes it, as for `info_nce_loss`: "dense", "tiled" or "auto".
-
-    Returns:
-        Scalar to minimise, float32 (float64 for float64 features).
-
-    Raises:
-        ValueError: an option or a shape does not fit, or an anchor has no negative; it is named.
-
-    Source: Yeh et al. (2022), L_DC.
-    """
-    tell_of_ranks("dcl_loss")
-    scale = one_scale(temperature, logit_scale, FAMILY_DEFAULTS.dcl_temperature)
-    pairs = pairs_of(negatives, positives, y, bank, ids, bank_ids, decoupled=True)
-    return info_nce_of(pairs, scale, x, y, bank, ids, bank_ids, normalize, implementation)
-
-
-def dhel_loss(
-    x: torch.Tensor,
-    y: torch.Tensor | None = None,
-    /,
-    *,
-    temperature: float | torch.Tensor = FAMILY_DEFAULTS.dhel_temperature,
-    logit_scale: float | torch.Tensor | None = None,
-    positives: str = FAMILY_DEFAULTS.positives,
-    ids: torch.Tensor | None = None,
-    normalize: bool = FAMILY_DEFAULTS.normalize,
-    implementation: str = "auto",
-) -> torch.Tensor:
-    """DHEL: mean_i of log(sum over j != i of e^s(x_i, x_j)) - s(x_i, y_i).
-
-    s = x . y / temperature: the decoupled contrastive loss with negatives="anchor". The authors'
-    code has by default (`include_augs`) the log-sum of the second view as well, beside one score;
-    `dcl_loss(..., negatives="within")` averages the two.
-
-    The rows that it is given are the whole batch. Among several ranks, devices or replicas gather
-    their features first; `fmicl_loss` does that itself.
-
-    Args:
-        x: (N, D) features of the first view, or of all rows in a single array; any float dtype.
-        y: (N, D) features of the second view; row i belongs to the same sample as row i of x. None:
-            `ids` say which rows of x belong together.
-        temperature: temperature > 0 that scores are divided by; a number, or a tensor of no
-            dimension, which may learn.
-        logit_scale: 1 / temperature, in place of it; a number, or a tensor of no dimension. None:
-            the temperature counts.
-        positives: pairs of rows with equal `ids` that are positive: "ids", all of them; "pair",
-            (x_i, y_i) alone, so that other rows with that id are merely no negatives (duplicates).
-        ids: (N,) whole numbers of the rows of x, and of y; rows with equal ids belong together, as
-            labels or views of one sample do. None: row i of x and of y are alone with each other.
-        normalize: whether rows are scaled to unit length first.
-        implementation: form that computes it, as for `info_nce_loss`: "dense", "tiled" or "auto".
-
-    Returns:
-        Scalar to minimise, float32 (float64 for float64 features).
-
-    Raises:
-        ValueError: an option or a shape does not fit; the message names it.
-
-    Source: Koromilas et al. (2024).
-    """
-    tell_of_ranks("dhel_loss")
-    scale = one_scale(temperature, logit_scale, FAMILY_DEFAULTS.dhel_temperature)
-    negatives = FAMILY_DEFAULTS.dhel_negatives
-    pairs = pairs_of(negatives, positives, y, None, ids, None, decoupled=True)
-    return info_nce_of(pairs, scale, x, y, None, ids, None, normalize, implementation)
+    schemes = "cross", positives
+    return terms_of("siglip_loss", text, *schemes, scalars, *inputs, *options, each_pair=True).loss
 
 
 def kcl_loss(
@@ -249,13 +92,16 @@ def kcl_loss(
     normalize: bool = FAMILY_DEFAULTS.normalize,
     implementation: str = "auto",
     check_finite: bool = True,
-    distributed: Distributed = False,
+    distributed: Distributed | None = None,
 ) -> torch.Tensor:
     """Kernel contrastive loss: -mean_i G(x_i, y_i) + alpha * mean over negative pairs of G.
 
     G is the kernel of the similarity. It is f-MICL of the total variation with the kernel itself as
     critic (`fmicl_core.family.KernelContrast`). The authors' code is twice this with
     negatives="within".
+
+    On several ranks it is of this rank's rows alone; `distributed=True` makes it that of the union
+    of their batches.
 
     Args:
         x: (N, D) features of the first view, or of all rows in a single array; any float dtype.
@@ -292,9 +138,7 @@ def kcl_loss(
 
     Source: Koromilas et al. (2024); alpha is their gamma, Gaussian(0.25) their exp(-2 |x - y|^2).
     """
-    return fmicl_loss(
-        x, y, divergence=_KERNEL_CONTRAST, similarity=similarity, alpha=alpha,
-        logit_scale=logit_scale, logit_bias=logit_bias, negatives=negatives, positives=positives,
-        bank=bank, ids=ids, bank_ids=bank_ids, normalize=normalize, implementation=implementation,
-        check_finite=check_finite, distributed=distributed,
-    )  # fmt: skip
+    text = register_options(_KERNEL_CONTRAST, similarity, negatives, normalize)
+    scalars, inputs = (alpha, logit_scale, logit_bias), (x, y, bank, ids, bank_ids)
+    options = implementation, check_finite, distributed
+    return terms_of("kcl_loss", text, negatives, positives, scalars, *inputs, *options).loss

@@ -9,6 +9,7 @@ from fmicl_core.pairs import Pairs
 from fmicl_core.related import info_nce_positives
 from fmicl_torch.dense import Rows
 from fmicl_torch.dense_related import dense_info_nce
+from fmicl_torch.distributed import Distributed, Prepared, ranks_of
 from fmicl_torch.ids import (
     Numbers,
     anchor_weights,
@@ -18,11 +19,13 @@ from fmicl_torch.ids import (
     share_of_negatives,
 )
 from fmicl_torch.inputs import Scalar, largest_block, prepare, scalar_of
+from fmicl_torch.ring_softmax import ring_info_nce
 from fmicl_torch.tiled_related import tiled_info_nce
 from fmicl_torch.transforms import is_batched
 
 
 def info_nce_of(
+    name: str,
     pairs: Pairs,
     scale: tuple[str, Scalar],
     x: torch.Tensor,
@@ -32,31 +35,54 @@ def info_nce_of(
     bank_ids: torch.Tensor | None,
     normalize: bool,
     implementation: str,
+    distributed: Distributed | None,
 ) -> torch.Tensor:
     """The loss of `info_nce_loss` and its kin; what all of these call.
 
     Args:
+        name: name of the loss.
         pairs: pairs of the arrays, and which of them stand in softmaxes.
         scale: "temperature" or "logit_scale", and its value.
-        x, y, bank, ids, bank_ids, normalize, implementation: as for `info_nce_loss`.
+        x, y, bank, ids, bank_ids, normalize, implementation, distributed: as for `info_nce_loss`.
     """
-    name, value = scale[0], scalar_of(*scale, read=True)
-    factor = 1.0 / value if name == "temperature" else value
-    check_implementation(implementation)
-    has_ids, form = ids is not None, implementation
-    rows = prepare(x, y, bank, normalize, has_ids, implementation=form, scale=factor)
-    own = ids_of_rows(ids, bank_ids, rows)
-    form = choose_form(implementation, *largest_block(rows, bool(own)))
-    info_nce = tiled_info_nce if form == "tiled" else dense_info_nce
+
+    def prepare_own(least: int) -> Prepared:
+        value = scalar_of(*scale, read=True)
+        factor = 1.0 / value if scale[0] == "temperature" else value
+        form = check_implementation(implementation)
+        rows = prepare(x, y, bank, normalize, ids is not None, least, form, factor)
+        return Prepared(rows, ids_of_rows(ids, bank_ids, rows), pairs, form, "", 1.0, None)
+
+    ranks = ranks_of(distributed, x, name)
+    if ranks is None:
+        given = prepare_own(least=2)
+        sizes = largest_block(given.rows, bool(given.ids))
+    else:
+        same = {"loss": name, "negatives": pairs.negatives, "positives": pairs.positives,
+                "normalize": normalize, "scale": scale[0]}  # fmt: skip
+        given = ranks.agree(lambda: prepare_own(least=1), same)
+        sizes = ranks.largest_block(given.rows, bool(given.ids))
+    rows, own = given.rows, given.ids
+    form = choose_form(given.implementation, *sizes)
     with torch.autocast(x.device.type, enabled=False):
-        if not own:
-            return info_nce(rows, pairs, None)
-        numbers = number_rows(own["ids"], own.get("bank_ids"))
-        loss = info_nce(rows, pairs, numbers)
-        if pairs.positive_blocks:
-            loss = loss + _pull_of_ids(rows, pairs, numbers)
+        numbers = None
+        if own:
+            every = own["ids"] if ranks is None else ranks.gather(own["ids"])
+            numbers = number_rows(every, own.get("bank_ids"))
+        if ranks is not None and form == "tiled":
+            loss = ring_info_nce(rows, pairs, numbers, ranks)
+        else:
+            if ranks is not None:
+                rows = {k: v if k == "bank" else ranks.gather(v) for k, v in rows.items()}
+            info_nce = tiled_info_nce if form == "tiled" else dense_info_nce
+            loss = info_nce(rows, pairs, numbers)
+            if numbers is not None and pairs.positive_blocks:
+                loss = loss + _pull_of_ids(rows, pairs, numbers)
+        if numbers is None:
+            return loss
         # Without a negative pair it is no contrast, and NaN.
         loss = loss + 0.0 / share_of_negatives(pairs, numbers, loss.dtype)
+    # All ranks have this loss and these numbers, and all come here.
     checked = not torch.compiler.is_compiling() and not is_batched(loss)
     error = explain_ids(pairs, numbers) if checked and not loss.isfinite() else None
     if error is not None:

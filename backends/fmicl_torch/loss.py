@@ -35,7 +35,7 @@ def fmicl_loss(
     normalize: bool = DEFAULTS.normalize,
     implementation: str = "auto",
     check_finite: bool = True,
-    distributed: Distributed = False,
+    distributed: Distributed | None = None,
 ) -> torch.Tensor:
     """f-MICL loss: - mean_i s(x_i, y_i) + alpha * mean over negative pairs of f*(s).
 
@@ -47,6 +47,9 @@ def fmicl_loss(
     With `ids` rows with equal ids belong together: they are positives, and no negatives. The score
     of an anchor then is the mean over its positives. `fmicl_loss(features, ids=labels)` takes
     labels, or several views stacked in one array.
+
+    On several ranks it is of this rank's rows alone; `distributed=True` makes it that of the union
+    of their batches.
 
     Args:
         x: (N, D) features of the first view, or of all rows in a single array; float16, bfloat16,
@@ -84,7 +87,8 @@ def fmicl_loss(
         distributed: ranks that share the batch: True, or a process group of `torch.distributed`.
             The loss is that of the union of their batches, on every rank; exact after the gradient
             averaging of DistributedDataParallel. A bank must be the same on every rank. "dense"
-            gathers the union, "tiled" passes shards round a ring.
+            gathers the union, "tiled" passes shards round a ring. False: this rank's rows alone.
+            None: the same, with a warning where there are several ranks.
 
     Returns:
         Scalar to minimise, float32 (float64 for float64 features).
@@ -98,7 +102,7 @@ def fmicl_loss(
     text = register_options(divergence, similarity, negatives, normalize)
     scalars, inputs = (alpha, logit_scale, logit_bias), (x, y, bank, ids, bank_ids)
     options = implementation, check_finite, distributed
-    return terms_of(text, negatives, positives, scalars, *inputs, *options).loss
+    return terms_of("fmicl_loss", text, negatives, positives, scalars, *inputs, *options).loss
 
 
 def fmicl_terms(
@@ -119,7 +123,7 @@ def fmicl_terms(
     normalize: bool = DEFAULTS.normalize,
     implementation: str = "auto",
     check_finite: bool = True,
-    distributed: Distributed = False,
+    distributed: Distributed | None = None,
 ) -> FMICLTerms:
     """The loss of `fmicl_loss` with its two terms, for logging.
 
@@ -134,7 +138,7 @@ def fmicl_terms(
     text = register_options(divergence, similarity, negatives, normalize)
     scalars, inputs = (alpha, logit_scale, logit_bias), (x, y, bank, ids, bank_ids)
     options = implementation, check_finite, distributed
-    return terms_of(text, negatives, positives, scalars, *inputs, *options)
+    return terms_of("fmicl_terms", text, negatives, positives, scalars, *inputs, *options)
 
 
 class FMICLLoss(torch.nn.Module):
@@ -172,7 +176,7 @@ class FMICLLoss(torch.nn.Module):
         normalize: bool = DEFAULTS.normalize,
         implementation: str = "auto",
         check_finite: bool = True,
-        distributed: Distributed = False,
+        distributed: Distributed | None = None,
     ) -> None:
         super().__init__()
         given = {"alpha": alpha, "logit_scale": logit_scale, "logit_bias": logit_bias}
@@ -211,7 +215,8 @@ class FMICLLoss(torch.nn.Module):
         made, inputs = self._made_with, (x, y, bank, ids, bank_ids)
         scalars = self.alpha, self.logit_scale, self.logit_bias
         options = self.implementation, self.check_finite, self.distributed
-        return terms_of(self._text, made.negatives, made.positives, scalars, *inputs, *options)
+        schemes = made.negatives, made.positives
+        return terms_of("fmicl_loss", self._text, *schemes, scalars, *inputs, *options)
 
     @property
     def objective(self) -> FMICL:
@@ -245,7 +250,7 @@ class FMICLLoss(torch.nn.Module):
     def extra_repr(self) -> str:
         """The options, as they would be pasted."""
         more = {"implementation": self.implementation, "check_finite": self.check_finite}
-        more |= {} if self.distributed is False else {"distributed": self.distributed}
+        more |= {} if self.distributed is None else {"distributed": self.distributed}
         return self._made_with.listed(**self._scalars(), **more)
 
 

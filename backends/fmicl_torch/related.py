@@ -9,7 +9,7 @@ import torch
 from fmicl_core.checks import check_positive
 from fmicl_core.pairs import pairs_of
 from fmicl_core.related import INFO_NCE_OPTIONS, RELATED_DEFAULTS, check_info_nce, one_scale
-from fmicl_torch.distributed import tell_of_ranks
+from fmicl_torch.distributed import Distributed, tell_of_ranks
 from fmicl_torch.info_nce import info_nce_of
 from fmicl_torch.inputs import prepare
 from fmicl_torch.ops import off_diagonal
@@ -29,6 +29,7 @@ def info_nce_loss(
     bank_ids: torch.Tensor | None = None,
     normalize: bool = RELATED_DEFAULTS.normalize,
     implementation: str = "auto",
+    distributed: Distributed | None = None,
 ) -> torch.Tensor:
     """InfoNCE: mean over anchors of log(e^s+ + sum over negatives of e^s-) - s+.
 
@@ -42,8 +43,8 @@ def info_nce_loss(
     `info_nce_loss(features, ids=labels)` is the supervised contrastive loss (Khosla et al. 2020,
     L_out).
 
-    The rows that it is given are the whole batch. Among several ranks, devices or replicas gather
-    their features first; `fmicl_loss` does that itself.
+    On several ranks it is of this rank's rows alone; `distributed=True` makes it that of the union
+    of their batches.
 
     Args:
         x: (N, D) features of the first view, or of all rows in a single array; any float dtype.
@@ -67,6 +68,7 @@ def info_nce_loss(
         normalize: whether rows are scaled to unit length first.
         implementation: form that computes the loss: "dense" (any-order derivatives, O(N^2) memory),
             "tiled" (two passes, O(N D) memory, differentiable once), or "auto", by size.
+        distributed: ranks that share the batch, as for `fmicl_loss`.
 
     Returns:
         Scalar to minimise, float32 (float64 for float64 features).
@@ -77,10 +79,10 @@ def info_nce_loss(
     Source: Oord et al. (2018), eq. 4; Chen et al. (2020), eq. 1; He et al. (2020), eq. 1; with ids
     Khosla et al. (2020), eq. 2.
     """
-    tell_of_ranks("info_nce_loss")
     scale = one_scale(temperature, logit_scale)
     pairs = pairs_of(negatives, positives, y, bank, ids, bank_ids)
-    return info_nce_of(pairs, scale, x, y, bank, ids, bank_ids, normalize, implementation)
+    inputs, options = (x, y, bank, ids, bank_ids), (normalize, implementation, distributed)
+    return info_nce_of("info_nce_loss", pairs, scale, *inputs, *options)
 
 
 class InfoNCELoss(torch.nn.Module):
@@ -93,6 +95,7 @@ class InfoNCELoss(torch.nn.Module):
 
     Args:
         temperature, negatives, positives, normalize, implementation: as for `info_nce_loss`.
+        distributed: as for `info_nce_loss`.
 
     Raises:
         ValueError: an option is unknown or out of range.
@@ -103,6 +106,7 @@ class InfoNCELoss(torch.nn.Module):
     positives: str
     normalize: bool
     implementation: str
+    distributed: Distributed | None
 
     def __init__(
         self,
@@ -112,10 +116,12 @@ class InfoNCELoss(torch.nn.Module):
         positives: str = RELATED_DEFAULTS.positives,
         normalize: bool = RELATED_DEFAULTS.normalize,
         implementation: str = "auto",
+        distributed: Distributed | None = None,
     ) -> None:
         super().__init__()
         options = temperature, negatives, normalize, positives, implementation
         vars(self).update(check_info_nce(*options))
+        self.distributed = distributed
 
     def forward(
         self,
@@ -127,12 +133,13 @@ class InfoNCELoss(torch.nn.Module):
         bank_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The loss of x (N, D), y (N, D) and, if given, bank (K, D), with ids; scalar."""
-        options = {name: getattr(self, name) for name in INFO_NCE_OPTIONS}
+        options = {name: getattr(self, name) for name in (*INFO_NCE_OPTIONS, "distributed")}
         return info_nce_loss(x, y, bank=bank, ids=ids, bank_ids=bank_ids, **options)
 
     def extra_repr(self) -> str:
         """The options, as they would be pasted."""
-        return ", ".join(f"{name}={getattr(self, name)!r}" for name in INFO_NCE_OPTIONS)
+        more = () if self.distributed is None else ("distributed",)
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in (*INFO_NCE_OPTIONS, *more))
 
 
 def alignment_uniformity_loss(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,41 @@ from fmicl_core.pairs import Block
 from fmicl_torch.dense import Rows
 from fmicl_torch.distributed import Ranks
 from fmicl_torch.tiled import block_mean_and_gradients
+
+
+def travel(ranks: Ranks, rows: Rows, carried: Rows) -> Iterator[tuple[int, int, Rows]]:
+    """The step, the rank and the rows of every guest, first this rank: one trip round the ring.
+
+    Args:
+        ranks: ranks that make up the ring.
+        rows: arrays of this rank by name, which every rank gets to see.
+        carried: arrays of this rank by name, which travel with its rows. At each step the values
+            are those of the guest, to be changed in place; after the last step they are what all
+            ranks have made of those of this rank.
+    """
+    for step in range(ranks.count):
+        host = (ranks.rank - step) % ranks.count
+        yield step, host, rows
+        moving = {} if step + 1 == ranks.count else rows
+        given = [*moving.values(), *carried.values()]
+        got = iter(_pass_on(ranks, given, ranks.sizes[(host - 1) % ranks.count]))
+        rows = {name: next(got) for name in moving}
+        carried.update({name: next(got) for name in carried})
+
+
+def _pass_on(ranks: Ranks, tensors: Sequence[torch.Tensor], rows: int) -> list[torch.Tensor]:
+    """Give tensors to the next rank, and return those of so many rows from the rank before."""
+    after, before = (
+        dist.get_global_rank(ranks.group, (ranks.rank + step) % ranks.count) for step in (1, -1)
+    )
+    taken = [tensor.new_empty(rows, *tensor.shape[1:]) for tensor in tensors]
+    messages = []
+    for tag, (given, got) in enumerate(zip(tensors, taken, strict=True)):
+        messages.append(dist.P2POp(dist.isend, given.contiguous(), after, ranks.group, tag))
+        messages.append(dist.P2POp(dist.irecv, got, before, ranks.group, tag))
+    for request in dist.batch_isend_irecv(messages) if messages else ():
+        request.wait()
+    return taken
 
 
 def ring_mean(
@@ -27,9 +62,9 @@ def ring_mean(
     """Mean over blocks of the union, which no rank ever holds; O(N D / W) memory.
 
     Equals the mean of the gathered rows, as `tiled_block_mean` makes it, and is once
-    differentiable. The shards go round the
-    ring of ranks, and with each goes its gradient, which is complete when it is home again. Every
-    rank works on its share of the tiles only, and symmetric blocks visit each pair of ranks once.
+    differentiable. The shards go round the ring of ranks, and with each goes its gradient, which is
+    complete when it is home again. Every rank works on its share of the tiles only, and symmetric
+    blocks visit each pair of ranks once.
 
     Args:
         rows: this rank's features by the names "x" (n, D) and "y" (n, D), in order of their
@@ -65,54 +100,48 @@ class _Ring(torch.autograd.Function):
         *sides: torch.Tensor,
     ) -> torch.Tensor:
         grad = any(ctx.needs_input_grad)
-        # Side by side, so that a shard travels as one message.
-        own = torch.cat(sides, dim=1)
-        guest, guest_grad = own, torch.zeros_like(own)
-        own_grad = torch.zeros_like(own)
-        total = own.new_zeros((), dtype=torch.float64)
+        wanted = dict(zip(names, ctx.needs_input_grad[8:], strict=True))  # the same on every rank
+        own = dict(zip(names, sides, strict=True))
+        guests = {name: own[name] for name in sorted({block.right for block in blocks})}
+        grads = {name: torch.zeros_like(side) for name, side in own.items() if wanted[name]}
+        # Of the guests, complete when they are home again.
+        carried = {name: torch.zeros_like(own[name]) for name in guests if wanted[name]}
+        total = sides[0].new_zeros((), dtype=torch.float64)
         slope = None if bias is None else torch.zeros_like(bias)
-        parts = {name: slice(i * sides[0].shape[1], (i + 1) * sides[0].shape[1])
-                 for i, name in enumerate(names)}  # fmt: skip
-        for step in range(ranks.count):
-            host = (ranks.rank - step) % ranks.count  # whose rows are the guests
+        for step, host, others in travel(ranks, guests, carried):
             numbers = None if ranked is None else (ranked[ranks.rank], ranked[host])
             for block in blocks:
-                left, right = parts[block.left], parts[block.right]
-                share = _share(block, ranks, step, len(guest), weights is not None)
+                here, count = step == 0, ranks.sizes[host]
+                share = _share(block, ranks, step, count, weights is not None)
                 if share == 0.0:
                     continue
-                here = step == 0
                 one_sided = here and block.symmetric
                 mean, grad_left, grad_right, in_bias = block_mean_and_gradients(
-                    own[:, left].contiguous(),
-                    None if one_sided else guest[:, right].contiguous(),
-                    text, here and block.skips_diagonal, grad, True, fused, numbers, weights, bias,
+                    own[block.left], None if one_sided else others[block.right], text,
+                    here and block.skips_diagonal, grad, block.right in carried, fused, numbers,
+                    weights, bias,
                 )  # fmt: skip
                 total += share * mean
-                if grad:
-                    own_grad[:, left] += share * grad_left
-                    if not one_sided:
-                        guest_grad[:, right] += share * grad_right
-                    if slope is not None:
-                        slope += share * in_bias
-            rows = ranks.sizes[(host - 1) % ranks.count]
-            if step + 1 < ranks.count:
-                guest = ranks.pass_on(guest, rows)
-            if grad:
-                guest_grad = ranks.pass_on(guest_grad, rows)
+                if block.left in grads:
+                    grads[block.left].add_(grad_left, alpha=share)
+                if block.right in carried and not one_sided:
+                    carried[block.right].add_(grad_right, alpha=share)
+                if grad and slope is not None:
+                    slope += share * in_bias
         dist.all_reduce(total, group=ranks.group)
-        own_grad += guest_grad
-        ctx.save_for_backward(own_grad, slope)
-        ctx.widths, ctx.count = [side.shape[1] for side in sides], ranks.count
-        return total.to(own.dtype)
+        for name, grad_of_others in carried.items():
+            grads[name] += grad_of_others
+        ctx.save_for_backward(slope, *(grads.get(name) for name in names))
+        ctx.count = ranks.count
+        return total.to(sides[0].dtype)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
-        own_grad, slope = ctx.saved_tensors
+        slope, *grads = ctx.saved_tensors
         in_bias = None if slope is None else ctx.count * grad * slope
-        sides = (ctx.count * grad * own_grad).split(ctx.widths, dim=1)
-        return *[None] * 7, in_bias, *sides
+        scale = ctx.count * grad
+        return *[None] * 7, in_bias, *(None if side is None else scale * side for side in grads)
 
 
 def _share(block: Block, ranks: Ranks, step: int, guests: int, positives: bool) -> float:

@@ -34,6 +34,7 @@ class FMICLTerms(NamedTuple):
 
 
 def terms_of(
+    name: str,
     text: str,
     negatives: str,
     positives: str,
@@ -45,12 +46,13 @@ def terms_of(
     bank_ids: torch.Tensor | None,
     implementation: str,
     check_finite: bool,
-    distributed: Distributed,
+    distributed: Distributed | None,
     each_pair: bool = False,
 ) -> FMICLTerms:
     """The loss and its terms; what every public form of it calls.
 
     Args:
+        name: name of the loss.
         text: text of the specification in the registry, as it is without a learned scale.
         negatives, positives, x, y, bank, ids, bank_ids, implementation, check_finite,
             distributed: as for `fmicl_loss`.
@@ -70,8 +72,8 @@ def terms_of(
         form = check_implementation(implementation, WITH_FUSED)
         weight = scalar_of("alpha", scalars[0], read=check_finite)
         factor, constant = (
-            scalar_of(name, value, read=check_finite) if has_logits else None
-            for name, value in (("logit_scale", scale), ("logit_bias", bias))
+            scalar_of(which, value, read=check_finite) if has_logits else None
+            for which, value in (("logit_scale", scale), ("logit_bias", bias))
         )
         pairs = pairs_of(negatives, positives, y, bank, ids, bank_ids)
         rows = prepare(x, y, bank, pairwise.normalize, ids is not None, least, form, factor)
@@ -82,7 +84,7 @@ def terms_of(
         own_ids = ids_of_rows(ids, bank_ids, rows)
         return Prepared(rows, own_ids, pairs, form, fused, weight, own_bias)
 
-    ranks = None if distributed is False else ranks_of(distributed, x)
+    ranks = ranks_of(distributed, x, name)
     if ranks is None:
         given = prepare_own(least=2)
     else:

@@ -16,8 +16,16 @@ from fmicl_core.pairs import Pairs
 from fmicl_core.related import info_nce_anchors
 from fmicl_torch.dense import Rows
 from fmicl_torch.ids import Numbers, sort_rows
-from fmicl_torch.ops import TORCH
-from fmicl_torch.softmax import NAMES, LogSum, SoftmaxTiles
+from fmicl_torch.softmax import (
+    NAMES,
+    LogSum,
+    Side,
+    SoftmaxTiles,
+    add_up,
+    pull,
+    pull_views,
+    softmaxes_of,
+)
 from fmicl_torch.transforms import OnceDifferentiable, along, loops_under_vmap
 
 Softmax = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
@@ -87,21 +95,9 @@ def _info_nce(
     block = SoftmaxTiles(x, y, bank, numbers, bank_numbers, *options)
     positive = x.new_zeros(len(x)) if y is None else (x * y).sum(dim=1)
     sums = {name: LogSum(positive) for name in block.anchors}  # of all but the own pair
-    for left, right, i, j, s, columns in block.tiles():
-        sums[left].add(i, s, dim=1)
-        if columns:
-            sums[right].add(j, s, dim=0)
-    peaks = torch.stack([total.peak for total in sums.values()])
-    logs = torch.stack([total.total for total in sums.values()]).log_()
-    margins = peaks - positive + logs
-    if counted is not None:
-        logs.masked_fill_(~counted, torch.inf)  # a softmax of zeros
-        return margins.where(counted, 0.0).mean(), peaks, logs, margins
-    if decoupled:
-        return margins.mean(), peaks, logs, margins
-    logs += TORCH.softplus(-margins)  # with the own pair, which may be alone
-    logs = torch.where(margins == -torch.inf, positive - peaks, logs)
-    return TORCH.softplus(margins).mean(), peaks, logs, margins
+    add_up(block.tiles(), sums, sums)
+    losses, *numbers_of_anchors = softmaxes_of(sums, positive, counted, decoupled)
+    return losses.mean(), *numbers_of_anchors
 
 
 @torch.library.custom_op("fmicl::info_nce_gradients", mutates_args=())
@@ -129,21 +125,10 @@ def _gradients(
         grads = {k: torch.zeros_like(rows[k]) for k, w in zip(NAMES, wanted, strict=True) if w}
         peak = dict(zip(block.anchors, peaks, strict=True))
         log = dict(zip(block.anchors, logs, strict=True))
-        for left, right, i, j, s, columns in block.tiles():
-            weight = (s - peak[left][i, None]).sub_(log[left][i, None]).exp_()
-            if columns:
-                weight += s.sub_(peak[right][j]).sub_(log[right][j]).exp_()
-            if left in grads:
-                grads[left][i].addmm_(weight, rows[right][j])
-            if right in grads:
-                grads[right][j].addmm_(weight.T, rows[left][i])
+        side = Side(rows, peak, log, grads)
+        pull(block.tiles(), side, side)
         if y is not None:
-            # Of every anchor's own pair: its probability less 1, in a form that keeps the digits.
-            less = torch.ones_like(margins) if decoupled else torch.sigmoid(margins)
-            pull = -less.sum(dim=0)[:, None]
-            for name, other in (("x", y), ("y", x)):
-                if name in grads:
-                    grads[name].addcmul_(pull, other)
+            pull_views(rows, margins, decoupled, grads)
         for grad in grads.values():
             grad /= peaks.numel()
     return tuple(grads[name] if name in grads else x.new_empty(0) for name in NAMES)  # type: ignore[return-value]

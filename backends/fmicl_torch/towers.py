@@ -12,7 +12,8 @@ from fmicl_core.family import FAMILY_DEFAULTS, check_clip_scale
 from fmicl_core.forms import IMPLEMENTATIONS, WITH_FUSED, check_implementation
 from fmicl_core.pairs import POSITIVES
 from fmicl_torch.distributed import Distributed
-from fmicl_torch.family import clip_loss, siglip_loss
+from fmicl_torch.family import siglip_loss
+from fmicl_torch.softmax_family import clip_loss
 
 
 class _TwoTowers(torch.nn.Module):
@@ -22,7 +23,12 @@ class _TwoTowers(torch.nn.Module):
     forms: tuple[str, ...] = IMPLEMENTATIONS
 
     def __init__(
-        self, logit_scale: float, positives: str, normalize: bool, implementation: str
+        self,
+        logit_scale: float,
+        positives: str,
+        normalize: bool,
+        implementation: str,
+        distributed: Distributed | None,
     ) -> None:
         super().__init__()
         scale = check_scalar("logit_scale", logit_scale, None)
@@ -30,6 +36,7 @@ class _TwoTowers(torch.nn.Module):
         self.positives = check_choice("positives", positives, POSITIVES)
         self.normalize = check_bool("normalize", normalize)
         self.implementation = check_implementation(implementation, self.forms)
+        self.distributed = distributed
 
     @property
     def logit_scale(self) -> torch.Tensor:
@@ -38,10 +45,13 @@ class _TwoTowers(torch.nn.Module):
 
     def _options(self) -> dict[str, Any]:
         """The options, by name, as they are now; those that learn to six digits."""
-        return {"logit_scale": float(f"{self.logit_scale.item():.6g}")} | self._fixed()
+        fixed = self._fixed()
+        if self.distributed is None:
+            del fixed["distributed"]
+        return {"logit_scale": float(f"{self.logit_scale.item():.6g}")} | fixed
 
     def _fixed(self) -> dict[str, Any]:
-        names = "positives", "normalize", "implementation"
+        names = "positives", "normalize", "implementation", "distributed"
         return {name: getattr(self, name) for name in names}
 
     def extra_repr(self) -> str:
@@ -77,13 +87,12 @@ class SigLIPLoss(_TwoTowers):
         normalize: bool = FAMILY_DEFAULTS.normalize,
         implementation: str = "auto",
         check_finite: bool = True,
-        distributed: Distributed = False,
+        distributed: Distributed | None = None,
     ) -> None:
-        super().__init__(logit_scale, positives, normalize, implementation)
+        super().__init__(logit_scale, positives, normalize, implementation, distributed)
         bias = check_scalar("logit_bias", logit_bias, None)
         self.logit_bias = torch.nn.Parameter(torch.tensor(bias))
         self.check_finite = check_bool("check_finite", check_finite)
-        self.distributed = distributed
 
     def forward(
         self, x: torch.Tensor, y: torch.Tensor, *, ids: torch.Tensor | None = None
@@ -93,13 +102,10 @@ class SigLIPLoss(_TwoTowers):
         return siglip_loss(x, y, ids=ids, logit_scale=scale, logit_bias=bias, **self._fixed())
 
     def _fixed(self) -> dict[str, Any]:
-        more = {"check_finite": self.check_finite, "distributed": self.distributed}
-        return super()._fixed() | more
+        return super()._fixed() | {"check_finite": self.check_finite}
 
     def _options(self) -> dict[str, Any]:
         options = super()._options()
-        if self.distributed is False:
-            del options["distributed"]
         bias = {"logit_bias": float(f"{self.logit_bias.item():.6g}")}
         return {"logit_scale": options.pop("logit_scale")} | bias | options
 
@@ -116,6 +122,7 @@ class CLIPLoss(_TwoTowers):
     Args:
         logit_scale: scale at first, > 0 and <= 100; 1/0.07, as in the paper.
         positives, normalize, implementation: as for `clip_loss`.
+        distributed: as for `clip_loss`; the gradient of the parameter has to be averaged, too.
 
     Raises:
         ValueError: an option is unknown or out of range.
@@ -128,9 +135,10 @@ class CLIPLoss(_TwoTowers):
         positives: str = FAMILY_DEFAULTS.positives,
         normalize: bool = FAMILY_DEFAULTS.normalize,
         implementation: str = "auto",
+        distributed: Distributed | None = None,
     ) -> None:
         scale = check_clip_scale(logit_scale)
-        super().__init__(scale, positives, normalize, implementation)
+        super().__init__(scale, positives, normalize, implementation, distributed)
 
     @property
     def logit_scale(self) -> torch.Tensor:

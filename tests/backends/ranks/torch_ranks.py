@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import torch
 import torch.distributed as dist
-from common import cases, learned_cases, report, views
+from common import cases, learned_cases, report, softmax_cases, views
 from gloo import start
 
 import fmicl_torch
@@ -31,14 +31,14 @@ def gradient(rows, ids, options, encoder, distributed):
     return [t.item() for t in terms], encoder.grad.clone()
 
 
-def learned(rows, function, options, scalars, encoder, distributed):
+def learned(rows, function, options, scalars, encoder, distributed, **ids):
     """The value, and the gradients in the encoder and in the scalars, one after the other."""
     leaves = {k: torch.tensor(v, dtype=torch.float64, requires_grad=True)
               for k, v in scalars.items()}  # fmt: skip
     x, y, bank = (None if v is None else v @ encoder for v in rows)
     given = {} if bank is None else {"bank": bank}
     loss = getattr(fmicl_torch, function)(
-        x, y, distributed=distributed, **given, **options, **leaves
+        x, y, distributed=distributed, **given, **options, **leaves, **ids
     )
     parts = torch.autograd.grad(loss, [encoder, *leaves.values()])
     return [loss.item()], torch.cat([part.flatten() for part in parts])
@@ -81,6 +81,14 @@ def run(rank, count):
         own = [v if v is None or v is arrays["bank"] else v[mine] for v in rows]
         want, whole = learned(rows, function, options, scalars, encoder, False)
         got, part = learned(own, function, options, scalars, encoder, True)
+        dist.all_reduce(part)
+        results[name] = report(got, part / count, want, whole)
+    for name, function, options, others, ids, scalars in softmax_cases(rows=11):
+        rows = [v if k == "x" or k in others else None for k, v in arrays.items()]
+        own = [v if v is None or v is arrays["bank"] else v[mine] for v in rows]
+        own_ids = {k: v if k == "bank_ids" else v[mine] for k, v in ids.items()}
+        want, whole = learned(rows, function, options, scalars, encoder, False, **ids)
+        got, part = learned(own, function, options, scalars, encoder, True, **own_ids)
         dist.all_reduce(part)
         results[name] = report(got, part / count, want, whole)
     # SigLIP with ids over ranks, and its module under DistributedDataParallel.

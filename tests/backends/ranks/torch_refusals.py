@@ -79,7 +79,7 @@ def incoming_gradient_changes(x):
     """How much the backward pass of a gathered loss changes the gradient that comes in."""
     from fmicl_torch.distributed import ranks_of
 
-    ranks = ranks_of(True, x)
+    ranks = ranks_of(True, x, "fmicl_loss")
     ranks.sizes = [len(x)] * RANKS
     gathered = ranks.gather(x.clone().requires_grad_())
     incoming = torch.ones_like(gathered)
