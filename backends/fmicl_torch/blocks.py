@@ -10,9 +10,9 @@ import torch
 from fmicl_core.forms import FUSED, choose_form
 from fmicl_core.pairs import Block, mean_over_blocks
 from fmicl_torch.dense import Rows, dense_block_mean, dense_positive_mean, positive_scores
-from fmicl_torch.distributed import Prepared, Ranks
 from fmicl_torch.ids import Numbers, anchor_weights, sides_of, sort_rows
 from fmicl_torch.inputs import largest_block
+from fmicl_torch.ranks import Prepared, Ranks
 from fmicl_torch.registry import KNOWN
 from fmicl_torch.ring import ring_mean
 from fmicl_torch.tiled import tiled_block_mean

@@ -70,9 +70,11 @@ def siglip_loss(
     """
     text = register_options(_SIGMOID, "gaussian", "cross", normalize)
     scalars, inputs = (1.0, logit_scale, logit_bias), (x, y, None, ids, None)
-    options = implementation, check_finite, distributed
-    schemes = "cross", positives
-    return terms_of("siglip_loss", text, *schemes, scalars, *inputs, *options, each_pair=True).loss
+    options = implementation, check_finite
+    return terms_of(
+        "siglip_loss", distributed, text, "cross", positives, scalars, *inputs, *options,
+        each_pair=True,
+    ).loss  # fmt: skip
 
 
 def kcl_loss(
@@ -140,5 +142,6 @@ def kcl_loss(
     """
     text = register_options(_KERNEL_CONTRAST, similarity, negatives, normalize)
     scalars, inputs = (alpha, logit_scale, logit_bias), (x, y, bank, ids, bank_ids)
-    options = implementation, check_finite, distributed
-    return terms_of("kcl_loss", text, negatives, positives, scalars, *inputs, *options).loss
+    options = implementation, check_finite
+    given = distributed, text, negatives, positives, scalars
+    return terms_of("kcl_loss", *given, *inputs, *options).loss

@@ -9,7 +9,7 @@ from fmicl_core.pairs import Pairs
 from fmicl_core.related import info_nce_positives
 from fmicl_torch.dense import Rows
 from fmicl_torch.dense_related import dense_info_nce
-from fmicl_torch.distributed import Distributed, Prepared, ranks_of
+from fmicl_torch.distributed import Distributed, eager_over_ranks, ranks_of
 from fmicl_torch.ids import (
     Numbers,
     anchor_weights,
@@ -19,13 +19,16 @@ from fmicl_torch.ids import (
     share_of_negatives,
 )
 from fmicl_torch.inputs import Scalar, largest_block, prepare, scalar_of
+from fmicl_torch.ranks import Prepared
 from fmicl_torch.ring_softmax import ring_info_nce
 from fmicl_torch.tiled_related import tiled_info_nce
 from fmicl_torch.transforms import is_batched
 
 
+@eager_over_ranks
 def info_nce_of(
     name: str,
+    distributed: Distributed | None,
     pairs: Pairs,
     scale: tuple[str, Scalar],
     x: torch.Tensor,
@@ -35,7 +38,6 @@ def info_nce_of(
     bank_ids: torch.Tensor | None,
     normalize: bool,
     implementation: str,
-    distributed: Distributed | None,
 ) -> torch.Tensor:
     """The loss of `info_nce_loss` and its kin; what all of these call.
 
@@ -43,7 +45,7 @@ def info_nce_of(
         name: name of the loss.
         pairs: pairs of the arrays, and which of them stand in softmaxes.
         scale: "temperature" or "logit_scale", and its value.
-        x, y, bank, ids, bank_ids, normalize, implementation, distributed: as for `info_nce_loss`.
+        distributed, x, y, bank, ids, bank_ids, normalize, implementation: as for `info_nce_loss`.
     """
 
     def prepare_own(least: int) -> Prepared:

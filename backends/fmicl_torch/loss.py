@@ -101,8 +101,9 @@ def fmicl_loss(
     """
     text = register_options(divergence, similarity, negatives, normalize)
     scalars, inputs = (alpha, logit_scale, logit_bias), (x, y, bank, ids, bank_ids)
-    options = implementation, check_finite, distributed
-    return terms_of("fmicl_loss", text, negatives, positives, scalars, *inputs, *options).loss
+    options = implementation, check_finite
+    given = distributed, text, negatives, positives, scalars
+    return terms_of("fmicl_loss", *given, *inputs, *options).loss
 
 
 def fmicl_terms(
@@ -137,8 +138,9 @@ def fmicl_terms(
     """
     text = register_options(divergence, similarity, negatives, normalize)
     scalars, inputs = (alpha, logit_scale, logit_bias), (x, y, bank, ids, bank_ids)
-    options = implementation, check_finite, distributed
-    return terms_of("fmicl_terms", text, negatives, positives, scalars, *inputs, *options)
+    options = implementation, check_finite
+    given = distributed, text, negatives, positives, scalars
+    return terms_of("fmicl_terms", *given, *inputs, *options)
 
 
 class FMICLLoss(torch.nn.Module):
@@ -214,9 +216,9 @@ class FMICLLoss(torch.nn.Module):
         """The loss, mean score and mean penalty, as `fmicl_terms`."""
         made, inputs = self._made_with, (x, y, bank, ids, bank_ids)
         scalars = self.alpha, self.logit_scale, self.logit_bias
-        options = self.implementation, self.check_finite, self.distributed
-        schemes = made.negatives, made.positives
-        return terms_of("fmicl_loss", self._text, *schemes, scalars, *inputs, *options)
+        options = self.implementation, self.check_finite
+        given = self.distributed, self._text, made.negatives, made.positives, scalars
+        return terms_of("fmicl_loss", *given, *inputs, *options)
 
     @property
     def objective(self) -> FMICL:

@@ -81,8 +81,10 @@ def info_nce_loss(
     """
     scale = one_scale(temperature, logit_scale)
     pairs = pairs_of(negatives, positives, y, bank, ids, bank_ids)
-    inputs, options = (x, y, bank, ids, bank_ids), (normalize, implementation, distributed)
-    return info_nce_of("info_nce_loss", pairs, scale, *inputs, *options)
+    inputs = x, y, bank, ids, bank_ids
+    return info_nce_of(
+        "info_nce_loss", distributed, pairs, scale, *inputs, normalize, implementation
+    )
 
 
 class InfoNCELoss(torch.nn.Module):

@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from fmicl_core.pairs import Block
 from fmicl_torch.dense import Rows
-from fmicl_torch.distributed import Ranks
+from fmicl_torch.ranks import Ranks
 from fmicl_torch.tiled import block_mean_and_gradients
 
 

@@ -17,11 +17,10 @@ from fmicl_core.forms import tile_size
 from fmicl_core.pairs import Block, Pairs
 from fmicl_core.related import SoftmaxBlock
 from fmicl_torch.dense import Rows
-from fmicl_torch.distributed import Ranks
 from fmicl_torch.ids import Numbers, anchor_weights, sort_rows
+from fmicl_torch.ranks import Ranks
 from fmicl_torch.ring import travel
 from fmicl_torch.softmax import (
-    NAMES,
     LogSum,
     Side,
     SoftmaxTiles,
@@ -73,10 +72,10 @@ class _RingInfoNCE(torch.autograd.Function):
         rows = dict(zip(names, sides, strict=True))
         trips = _Trips(rows, pairs, ranks, ranked, bank_numbers)
         counted = None if weights is None or not pairs.single else weights != 0
-        losses, *softmaxes = softmaxes_of(*trips.sums(), counted, pairs.decoupled)
+        losses, *softmaxes = softmaxes_of(trips.sums(), trips.positive, counted, pairs.decoupled)
         total = losses.sum(dtype=torch.float64) / len(losses)
         wanted = [name for name, want in zip(names, ctx.needs_input_grad[6:], strict=True) if want]
-        grads = trips.gradients(*softmaxes, wanted) if wanted else {}
+        grads = trips.gradients(softmaxes, wanted) if wanted else {}
         if weights is not None:
             total += trips.pull_of_ids(weights, grads)
         total /= ranks.total
@@ -113,23 +112,19 @@ class _Trips:
         self.rows, self.pairs, self.ranks, self.ranked = rows, pairs, ranks, ranked
         numbers = None if ranked is None else ranked[ranks.rank]
         options = pairs.negatives, pairs.positives, pairs.symmetric, pairs.decoupled
-        sides = (rows.get(name) for name in NAMES)
-        size = tile_size(rows["x"].device.type)
-        self.tiles = SoftmaxTiles(*sides, numbers, bank_numbers, *options, size)
+        x, size = rows["x"], tile_size(rows["x"].device.type)
+        sides = rows.get("y"), rows.get("bank"), numbers, bank_numbers
+        self.tiles = SoftmaxTiles(x, *sides, *options, size)
         travelling = [b for b in self.tiles.softmaxes if b.block.right != "bank"]
         self.guests = sorted({b.block.right for b in travelling})
         #: Names of the guests that are anchors.
         self.anchors = sorted({b.block.right for b in travelling if b.both})
-        self.positive = rows["x"].new_zeros(len(rows["x"]))
-        if not pairs.single:
-            self.positive = (rows["x"] * rows["y"]).sum(dim=1)
+        #: Scores of the pairs (x_i, y_i).
+        self.positive = x.new_zeros(len(x)) if pairs.single else (x * rows["y"]).sum(dim=1)
         self.alike: Rows = {}
 
-    def sums(self) -> tuple[dict[str, LogSum], torch.Tensor]:
-        """The log-sum-exps of this rank's anchors by name, and the scores of the pairs (x_i, y_i).
-
-        They are of all scores but those of these pairs.
-        """
+    def sums(self) -> dict[str, LogSum]:
+        """The log-sum-exps of this rank's anchors by name, without the pairs (x_i, y_i)."""
         sums = {name: LogSum(self.positive) for name in self.tiles.anchors}
         carried = {name: _packed(LogSum(self.positive)) for name in self.anchors}
         others = {b.right for b in self._blocks_of_ids} | {b.left for b in self._blocks_of_ids}
@@ -142,21 +137,16 @@ class _Trips:
                 self._add_alike(name, host, guests[name])
         for name, home in carried.items():
             sums[name].merge(*home.unbind(dim=1))
-        return sums, self.positive
+        return sums
 
-    def gradients(
-        self,
-        peaks: torch.Tensor,
-        logs: torch.Tensor,
-        margins: torch.Tensor,
-        wanted: Sequence[str],
-    ) -> Rows:
+    def gradients(self, softmaxes: Sequence[torch.Tensor], wanted: Sequence[str]) -> Rows:
         """The gradients of the arrays with the names in `wanted`, which are those of every rank.
 
         Args:
-            peaks, logs, margins: numbers of the softmaxes, as from `softmaxes_of`.
+            softmaxes: peaks, logs and margins, as from `softmaxes_of`.
             wanted: names of arrays.
         """
+        peaks, logs, margins = softmaxes
         views = self.tiles.anchors
         peak, log = (dict(zip(views, values, strict=True)) for values in (peaks, logs))
         grads = {name: torch.zeros_like(self.rows[name]) for name in wanted}
@@ -168,8 +158,8 @@ class _Trips:
             others = own
             if step:
                 both = {k: guests[f"softmax of {k}"].unbind(dim=1) for k in self.anchors}
-                softmaxes = ({k: numbers[m] for k, numbers in both.items()} for m in (0, 1))
-                others = Side(guests, *softmaxes, carried)
+                peak, log = ({k: both[k][m] for k in self.anchors} for m in (0, 1))
+                others = Side(guests, peak, log, carried)
             pull(self._tiles(step, host, guests), own, others)
         for name, home in carried.items():
             grads[name] += home

@@ -57,8 +57,8 @@ def clip_loss(
     """
     pairs = pairs_of("cross", positives, y, None, ids, None, symmetric=True)
     scale = "logit_scale", logit_scale
-    inputs, options = (x, y, None, ids, None), (normalize, implementation, distributed)
-    return info_nce_of("clip_loss", pairs, scale, *inputs, *options)
+    inputs = x, y, None, ids, None
+    return info_nce_of("clip_loss", distributed, pairs, scale, *inputs, normalize, implementation)
 
 
 def dcl_loss(
@@ -118,8 +118,8 @@ def dcl_loss(
     """
     scale = one_scale(temperature, logit_scale, FAMILY_DEFAULTS.dcl_temperature)
     pairs = pairs_of(negatives, positives, y, bank, ids, bank_ids, decoupled=True)
-    inputs, options = (x, y, bank, ids, bank_ids), (normalize, implementation, distributed)
-    return info_nce_of("dcl_loss", pairs, scale, *inputs, *options)
+    inputs = x, y, bank, ids, bank_ids
+    return info_nce_of("dcl_loss", distributed, pairs, scale, *inputs, normalize, implementation)
 
 
 def dhel_loss(
@@ -171,5 +171,5 @@ def dhel_loss(
     scale = one_scale(temperature, logit_scale, FAMILY_DEFAULTS.dhel_temperature)
     negatives = FAMILY_DEFAULTS.dhel_negatives
     pairs = pairs_of(negatives, positives, y, None, ids, None, decoupled=True)
-    inputs, options = (x, y, None, ids, None), (normalize, implementation, distributed)
-    return info_nce_of("dhel_loss", pairs, scale, *inputs, *options)
+    inputs = x, y, None, ids, None
+    return info_nce_of("dhel_loss", distributed, pairs, scale, *inputs, normalize, implementation)

@@ -13,10 +13,11 @@ from fmicl_core.forms import WITH_FUSED, check_implementation
 from fmicl_core.pairs import pairs_of
 from fmicl_core.renamed import with_old_names
 from fmicl_torch.blocks import BlockMeans
-from fmicl_torch.distributed import Distributed, Prepared, ranks_of
+from fmicl_torch.distributed import Distributed, eager_over_ranks, ranks_of
 from fmicl_torch.fused import fused_dtype
 from fmicl_torch.ids import explain_ids, ids_of_rows, number_rows, share_of_negatives
 from fmicl_torch.inputs import Scalar, as_tensor, explain_non_finite, prepare, scalar_of
+from fmicl_torch.ranks import Prepared
 from fmicl_torch.registry import KNOWN, described, learned
 from fmicl_torch.transforms import is_batched
 
@@ -33,8 +34,10 @@ class FMICLTerms(NamedTuple):
     penalty: torch.Tensor
 
 
+@eager_over_ranks
 def terms_of(
     name: str,
+    distributed: Distributed | None,
     text: str,
     negatives: str,
     positives: str,
@@ -46,7 +49,6 @@ def terms_of(
     bank_ids: torch.Tensor | None,
     implementation: str,
     check_finite: bool,
-    distributed: Distributed | None,
     each_pair: bool = False,
 ) -> FMICLTerms:
     """The loss and its terms; what every public form of it calls.
@@ -54,8 +56,8 @@ def terms_of(
     Args:
         name: name of the loss.
         text: text of the specification in the registry, as it is without a learned scale.
-        negatives, positives, x, y, bank, ids, bank_ids, implementation, check_finite,
-            distributed: as for `fmicl_loss`.
+        distributed, negatives, positives, x, y, bank, ids, bank_ids, implementation,
+            check_finite: as for `fmicl_loss`.
         scalars: alpha, logit_scale and logit_bias, as for `fmicl_loss`.
         each_pair: whether every pair counts alike, as in SigLIP, which needs a scale and a bias:
             both terms are sums over their pairs, divided by N and by N (N - 1), and alpha is N - 1.

@@ -96,8 +96,8 @@ def _info_nce(
     positive = x.new_zeros(len(x)) if y is None else (x * y).sum(dim=1)
     sums = {name: LogSum(positive) for name in block.anchors}  # of all but the own pair
     add_up(block.tiles(), sums, sums)
-    losses, *numbers_of_anchors = softmaxes_of(sums, positive, counted, decoupled)
-    return losses.mean(), *numbers_of_anchors
+    losses, peaks, logs, margins = softmaxes_of(sums, positive, counted, decoupled)
+    return losses.mean(), peaks, logs, margins
 
 
 @torch.library.custom_op("fmicl::info_nce_gradients", mutates_args=())
