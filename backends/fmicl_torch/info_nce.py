@@ -61,7 +61,8 @@ def info_nce_of(
         sizes = largest_block(given.rows, bool(given.ids))
     else:
         same = {"loss": name, "negatives": pairs.negatives, "positives": pairs.positives,
-                "normalize": normalize, "scale": scale[0]}  # fmt: skip
+                "normalize": normalize,
+                "logit_scale": "given" if scale[0] == "logit_scale" else None}  # fmt: skip
         given = ranks.agree(lambda: prepare_own(least=1), same)
         sizes = ranks.largest_block(given.rows, bool(given.ids))
     rows, own = given.rows, given.ids

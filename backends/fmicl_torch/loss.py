@@ -87,8 +87,8 @@ def fmicl_loss(
         distributed: ranks that share the batch: True, or a process group of `torch.distributed`.
             The loss is that of the union of their batches, on every rank; exact after the gradient
             averaging of DistributedDataParallel. A bank must be the same on every rank. "dense"
-            gathers the union, "tiled" passes shards round a ring. False: this rank's rows alone.
-            None: the same, with a warning where there are several ranks.
+            gathers the union, "tiled" passes shards round a ring. False is this rank's rows alone;
+            None the same, with a warning where there are several ranks.
 
     Returns:
         Scalar to minimise, float32 (float64 for float64 features).

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import lightning
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
@@ -22,20 +20,17 @@ from fmicl_lightning.batches import Batch
 from fmicl_lightning.compiled import compiled_step
 from fmicl_lightning.late import LateLosses
 from fmicl_lightning.optimizers import build_optimizer, warmup_cosine
+from fmicl_lightning.shards import Loss, OverDevices
 from fmicl_recipes.draws import step_seed
 from fmicl_recipes.history import epoch_row, warn_of_collapse
 from fmicl_recipes.methods import labels_for
 from fmicl_recipes.settings import OPTIMIZERS, TrainSettings
 from fmicl_recipes.trainer import NonFiniteLossError
 
-#: Function from features x, y (N, d), and a bank of negatives (K, d) if there is one, to a scalar.
-#: More than two views are one array x, and `ids` (N,), `bank_ids` (K,) say which rows belong
-#: together; without them, and without labels, these are not passed.
-Loss = Callable[..., torch.Tensor]
 Contrast = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-class Method(lightning.LightningModule):
+class Method(OverDevices):
     """A contrastive method with any encoder and any loss.
 
     Args:
@@ -75,8 +70,8 @@ class Method(lightning.LightningModule):
         warmup_epochs: int = TrainSettings.warmup_epochs,
         seed: int = TrainSettings.seed,
     ) -> None:
-        super().__init__()
-        self.encoder, self.head, self.loss, self.augment = encoder, head, loss, augment
+        super().__init__(loss)
+        self.encoder, self.head, self.augment = encoder, head, augment
         self.optimizer = check_choice("optimizer", optimizer, OPTIMIZERS)
         self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
         self.warmup_epochs, self.seed = warmup_epochs, seed
@@ -101,7 +96,8 @@ class Method(lightning.LightningModule):
         """The loss of the views (N, C, H, W), and the first two arrays (N, d) that it compares.
 
         A method takes arguments of its own beside the views, those that its `plan` returns; a
-        supervised one also `ids`, the labels of the images of all devices.
+        supervised one also `ids`, the labels of the images. Views, arrays and labels are those of
+        this device, the loss is that of the batch of all.
         """
         raise NotImplementedError
 
@@ -130,34 +126,10 @@ class Method(lightning.LightningModule):
             floats = as_float(images)
             return tuple(standardise(self.augment(floats)) for _ in range(count))
 
-    @property
-    def world(self) -> int:
-        """The number of devices that train together."""
-        alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
-        return 1 if alone else torch.distributed.get_world_size()
-
-    @property
-    def rank(self) -> int:
-        """The number of this device among those that train together, from 0."""
-        return torch.distributed.get_rank() if self.world > 1 else 0
-
     def project(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Projections (N, d) of two random views of uint8 images (N, H, W, C)."""
         v1, v2 = self.views(images)
         return self.query(v1), self.query(v2)
-
-    def gather(self, rows: torch.Tensor) -> torch.Tensor:
-        """The rows of all devices in their order, in float32 at least; whole numbers as they are.
-
-        The loss then is that of the whole batch on every device. Its gradient comes back W times
-        too large, summed over W devices, and DDP's mean over them takes the W out again.
-        """
-        features = rows.is_floating_point()
-        rows = rows.float() if features and rows.dtype != torch.float64 else rows
-        if self.world == 1:
-            return rows
-        everyone: Any = self.all_gather(rows, sync_grads=features)  # (W, N / W, ...)
-        return everyone.flatten(0, 1)
 
     def training_step(self, batch: Batch) -> torch.Tensor:
         """The loss of one batch of uint8 images (N, H, W, C), which may have labels (N,) beside it.
@@ -169,7 +141,7 @@ class Method(lightning.LightningModule):
         labels = labels_for(self.supervised, labels)
         plan = self.plan(len(images))
         if labels is not None:
-            plan["ids"] = self.gather(labels)
+            plan["ids"] = labels
         step = partial(compiled_step, self) if self.compiles else self.contrast_images
         loss, x, y = step(images, plan)
         self.late.put(self.global_step, loss)
@@ -216,7 +188,7 @@ class Method(lightning.LightningModule):
         if not torch.stack([v.isfinite().all() for v in self.state_dict().values()]).all():
             raise NonFiniteLossError.weights(self.global_step)
         assert self.last is not None
-        x, y = (rows.float().cpu().numpy() for rows in self.last)
+        x, y = (self.gather(rows).float().cpu().numpy() for rows in self.last)
         loss = float(self.trainer.callback_metrics["loss_epoch"])
         row = epoch_row(self.current_epoch + 1, self.global_step, loss, x, y, **self.measured)
         self.history.append(row)

@@ -9,6 +9,7 @@ from torch import nn
 
 from fmicl_core.checks import check_choice
 from fmicl_lightning.method import Contrast, Loss, MomentumMethod
+from fmicl_lightning.shards import widened
 from fmicl_recipes.data.splits import NO_LABEL
 from fmicl_recipes.draws import initial_queue, key_order
 from fmicl_recipes.settings import HEAD_NORMS, TrainSettings
@@ -98,15 +99,16 @@ class MoCo(MomentumMethod):
         ids: torch.Tensor | None = None,
     ) -> Contrast:
         """loss(q, k, bank=queue), with labels also of the queue; then the keys enter the queue."""
-        q = self.gather(torch.cat([self.query(part) for part in self.parts(v1)]))
+        q = widened(torch.cat([self.query(part) for part in self.parts(v1)]))
         with torch.no_grad():
             self.follow(self.ema)
-            k = self.keys(v2, order)
+            keys = self.keys(v2, order)
+        k = keys.chunk(self.world)[self.rank]
         bank = {"bank": self.queue.clone()}  # the queue changes before the gradient
         if ids is not None:
-            bank |= {"ids": ids, "bank_ids": self.queue_labels.clone()}
-        loss = self.loss(q, k, **bank)
-        self.enqueue(k, ids)
+            bank["bank_ids"] = self.queue_labels.clone()
+        loss = self.loss_of(q, k, ids=ids, **bank)
+        self.enqueue(keys, None if ids is None else self.gather(ids))
         return loss, q, k
 
     def parts(self, view: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -119,7 +121,7 @@ class MoCo(MomentumMethod):
         mine = view
         if order is not None:
             mine = self.gather(view)[order].chunk(self.world)[self.rank]
-        keys = self.gather(torch.cat([self.key(part) for part in self.parts(mine)]))
+        keys = self.gather(widened(torch.cat([self.key(part) for part in self.parts(mine)])))
         return keys if order is None else keys[order.argsort()]
 
     @torch.no_grad()

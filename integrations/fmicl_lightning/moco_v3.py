@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from fmicl_lightning.method import Contrast, Loss, MomentumMethod
+from fmicl_lightning.shards import widened
 from fmicl_lightning.vit import ViT
 from fmicl_recipes.momentum import ema_schedule
 from fmicl_recipes.settings import TrainSettings
@@ -74,8 +75,8 @@ class MoCoV3(MomentumMethod):
         with torch.no_grad():
             self.follow(self.ema if momentum is None else momentum)
             k1, k2 = self.key(v1), self.key(v2)
-        q1, q2, k1, k2 = map(self.gather, (q1, q2, k1, k2))
-        return self.loss(q1, k2) + self.loss(q2, k1), q1, k2
+        q1, q2, k1, k2 = map(widened, (q1, q2, k1, k2))
+        return self.loss_of(q1, k2) + self.loss_of(q2, k1), q1, k2
 
 
 def mlp(*widths: int) -> nn.Sequential:

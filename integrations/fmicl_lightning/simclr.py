@@ -7,6 +7,7 @@ from torch import nn
 
 from fmicl_core.checks import check_at_least
 from fmicl_lightning.method import Contrast, Loss, Method
+from fmicl_lightning.shards import widened
 from fmicl_recipes.settings import TrainSettings
 
 
@@ -56,14 +57,13 @@ class SimCLR(Method):
 
         More views are one array z, view after view: loss(z, ids=image numbers or labels).
         """
-        projections = list(map(self.gather, self.query(torch.cat(views)).chunk(len(views))))
-        x, y, *more = projections
-        if more:
-            ids = torch.arange(len(x), device=x.device) if ids is None else ids
-            loss = self.loss(torch.cat(projections), ids=ids.repeat(len(views)))
-        else:
-            loss = self.loss(x, y) if ids is None else self.loss(x, y, ids=ids)
-        return loss, x, y
+        projections = widened(self.query(torch.cat(views)))
+        x, y, *more = projections.chunk(len(views))
+        if not more:
+            return self.loss_of(x, y, ids=ids), x, y
+        if ids is None:  # numbers that no other device gives to its images
+            ids = self.rank + self.world * torch.arange(len(x), device=x.device)
+        return self.loss_of(projections, ids=ids.repeat(len(views))), x, y
 
 
 def projection_head(inputs: int, hidden: int, outputs: int) -> nn.Sequential:

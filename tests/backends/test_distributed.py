@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from fmicl_core.ranks import KNOW_NO_RANKS
+
 PROGRAMS = Path(__file__).parent / "ranks"
-FRAMEWORKS = ("torch", "jax", "tensorflow")
+#: Number of cases, at least, that the program of a framework's ranks compares.
+CASES = {"torch": 70, "jax": 10, "tensorflow": 10}
 
 
 def run_ranks(program, *arguments):
@@ -33,11 +36,11 @@ def check_ranks(framework, *arguments, within, least):
 
 @pytest.mark.long
 @pytest.mark.parametrize("ranks", [*(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2)), 4])
-@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("framework", CASES)
 def test_ranks_equal_one_process(require, framework, ranks):
     """Uneven shards where the framework has them, every scheme, a bank, dense and tiled."""
     require(framework)
-    check_ranks(framework, str(ranks), within=1e-12, least=10)
+    check_ranks(framework, str(ranks), within=1e-12, least=CASES[framework])
 
 
 #: What rank 1, at fault, says, and what rank 0 does, of `one_sided` in ranks/torch_refusals.py.
@@ -61,6 +64,17 @@ REFUSALS = {
     "ids of one rank": ("`ids`. Expected the same on every rank.",) * 2,
     "ids of another length": ("`ids`. Expected one whole number for each row of `x`", REFUSED),
     "another bank": ("`bank.shape[0]`. Expected the same on every rank.",) * 2,
+    "no gradient wanted": ("`requires_grad`. Expected the same on every rank.",) * 2,
+    "softmax, no rows": ("`x`. Expected at least one row, N >= 1.", REFUSED),
+    "softmax, another width": ("`x.shape[1]`. Expected the same on every rank.",) * 2,
+    "softmax, another temperature's sign": ("> 0. Received: temperature=-1.0", REFUSED),
+    "softmax, other negatives": ("`negatives`. Expected the same on every rank.",) * 2,
+    "softmax, a scale of one rank": ("`logit_scale`. Expected the same on every rank.",) * 2,
+    "softmax, another form": ("`implementation`. Expected the same on every rank.",) * 2,
+    "softmax, one row": ("Rank 0 refused its part of the batch.", "`x`. Expected at least one row"),
+    "no positives, dense": ("`ids`. Expected at least two rows with equal ids.",) * 2,
+    "no positives, tiled": ("`ids`. Expected at least two rows with equal ids.",) * 2,
+    "no negatives, tiled": ("`ids`. Expected at least two different ids.",) * 2,
 }  # fmt: skip
 
 
@@ -96,11 +110,14 @@ def test_the_backward_pass_leaves_the_incoming_gradient_as_it_is(refusals):
     assert [rank["incoming"] for rank in refusals] == [0.0, 0.0]
 
 
-def test_losses_that_know_no_ranks_say_so_once(refusals):
+def test_losses_that_are_not_told_of_ranks_say_so_once(refusals):
+    """Told to stay alone they are silent."""
     for rank in refusals:
-        losses = "info_nce_loss", "clip_loss", "dcl_loss", "dhel_loss"
-        for loss, warned in zip(losses, rank["warned"], strict=True):
-            assert f"`{loss}` is of the rows that it is given" in warned
+        assert len(rank["warned"]) == 10
+        for loss, (said,) in rank["warned"].items():
+            assert f"`{loss}` is of the rows that it is given" in said
+            remedy = "Gather the features first" if loss in KNOW_NO_RANKS else "`distributed=True`"
+            assert remedy in said
 
 
 def test_the_pallas_routine_on_devices_equals_one_device(require):

@@ -22,6 +22,7 @@ from fmicl_core import (
 )
 from fmicl_core.family import FAMILY_DEFAULTS
 from fmicl_core.objective import DEFAULTS
+from fmicl_core.ranks import KNOW_NO_RANKS
 from fmicl_core.related import RELATED_DEFAULTS
 
 FUNCTIONS = ("fmicl_loss", "fmicl_terms", "info_nce_loss", "alignment_uniformity_loss",
@@ -31,6 +32,12 @@ OBJECTS = ("FMICLLoss", "InfoNCELoss")
 PUBLIC = (*FUNCTIONS, *OBJECTS, "FMICLTerms")
 #: Arguments that are a framework's own: how it names ranks.
 OWN = {"distributed", "axis_name"}
+#: The one of each framework, its default, and what docstrings say that another value does.
+RANKS = {
+    "torch": ("distributed", None, "`distributed=True` makes it that of the union"),
+    "jax": ("axis_name", None, "`axis_name=` makes it that of the union"),
+    "tensorflow": ("distributed", True, "`distributed=False` makes it that of this replica's rows"),
+}
 #: Modules with parameters, which PyTorch's users expect; elsewhere the functions take them.
 MODULES = {"CLIPLoss", "SigLIPLoss"}
 ARRAYS = "|".join(re.escape(adapter.array_name) for adapter in ADAPTERS.values())
@@ -87,6 +94,19 @@ def test_one_import_is_enough(backend):
 def test_arguments(torch_library, other, name):
     mine, theirs = (arguments(getattr(library, name)) for library in (other, torch_library))
     assert mine == theirs
+
+
+@pytest.mark.parametrize("name", [*FUNCTIONS, *OBJECTS])
+def test_the_last_argument_says_who_shares_the_batch(backend, name):
+    listed = inspect.signature(getattr(backend.library, name)).parameters
+    if name in KNOW_NO_RANKS:
+        assert not OWN & {*listed}
+        return
+    argument, default, words = RANKS[backend.name]
+    last = [*listed.values()][-1]
+    assert (last.name, last.default, last.kind) == (argument, default, last.KEYWORD_ONLY)
+    if name not in ("fmicl_terms", *OBJECTS):
+        assert words in " ".join(getattr(backend.library, name).__doc__.split())
 
 
 @pytest.mark.parametrize(

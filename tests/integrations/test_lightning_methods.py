@@ -625,18 +625,22 @@ def test_bf16_trains(tmp_path, method):
 @pytest.mark.parametrize(("method", "options"), [
     *((method, {}) for method in METHODS), ("simclr", {"views": 4}),
     ("simclr", {"supervised": True}), ("moco", {"supervised": True}),
+    ("simclr", {"loss": "info-nce"}), ("simclr", {"loss": "alignment-uniformity"}),
+    ("simclr", {"supervised": True, "views": 3, "loss": "info-nce"}),
+    ("moco", {"supervised": True, "loss": "info-nce"}),
 ])  # fmt: skip
 def test_two_processes_make_the_step_of_one(tmp_path, method, options):
-    """DDP on two CPU processes, float64: the same loss, and gradients of ratio 1 and cosine 1."""
+    """DDP on two CPU processes, float64: the same history, gradients of ratio 1 and cosine 1."""
     settings = tiny(method, epochs=1, limit=64, warmup_epochs=0, optimizer="sgd", lr=1.0,
                     momentum=0.0, weight_decay=0.0, **options)  # fmt: skip
     command = [sys.executable, DDP, json.dumps(settings.to_dict()), tmp_path]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     one, two = (torch.load(tmp_path / f"{devices}.pt") for devices in (1, 2))
-    assert one["loss"] == pytest.approx(two["loss"], rel=1e-12)
+    assert one["row"].pop("loss") == pytest.approx(two["row"].pop("loss"), rel=1e-12)
+    assert one["row"] == pytest.approx(two["row"], rel=1e-5)
     a, b = one["step"], two["step"]
-    assert a.norm() > 1e-3
+    assert a.norm() > 1e-4
     assert (a @ b / (a @ a)).item() == pytest.approx(1.0, abs=1e-9)
     assert (a @ b / (a.norm() * b.norm())).item() == pytest.approx(1.0, abs=1e-9)
     if method == "moco":

@@ -1,6 +1,6 @@
 """Run by test_distributed.py: what two ranks say where one cannot go on; prints JSON.
 
-Also second derivatives of the dense form over ranks, and of which losses the ranks are warned.
+Also second derivatives of the dense form over ranks, and which losses warn that they see one rank.
 """
 
 import datetime
@@ -12,10 +12,13 @@ import torch.distributed as dist
 from common import views
 from gloo import start
 
+import fmicl_torch
 from fmicl_core import KL
-from fmicl_torch import FMICLLoss, clip_loss, dcl_loss, dhel_loss, fmicl_loss, info_nce_loss
+from fmicl_core.ranks import KNOW_NO_RANKS
+from fmicl_torch import FMICLLoss, fmicl_loss, info_nce_loss
 
 RANKS = 2
+LOSSES = tuple(name for name in fmicl_torch.__all__ if name.endswith(("_loss", "_terms")))
 #: A rank that waits for one that has left ends in another error than ours after this long.
 TIMEOUT = datetime.timedelta(seconds=20)
 
@@ -41,6 +44,24 @@ def one_sided(rank, x, bank):
         "ids of one rank": ((x, x), {"ids": torch.arange(len(x)) if one else None}),
         "ids of another length": ((x, x), {"ids": torch.arange(len(x) - one)}),
         "another bank": ((x, x), {"bank": bank[:3] if one else bank}),
+        "no gradient wanted": ((x.clone().requires_grad_(not one), x), {"implementation": "tiled"}),
+    }
+
+
+def softmaxes(rank, x, bank):
+    """The same for InfoNCE, which is made of other calls."""
+    one, alone = rank == 1, len(bank) * rank + torch.arange(len(x))
+    return {
+        "softmax, no rows": ((x[:0] if one else x,) * 2, {}),
+        "softmax, another width": ((x[:, :2] if one else x,) * 2, {"implementation": "tiled"}),
+        "softmax, another temperature's sign": ((x, x), {"temperature": -1.0 if one else 1.0}),
+        "softmax, other negatives": ((x, x), {"negatives": "cross" if one else "all"}),
+        "softmax, a scale of one rank": ((x, x), {"logit_scale": 2.0} if one else {}),
+        "softmax, another form": ((x, x), {"implementation": "dense" if one else "tiled"}),
+        "softmax, one row": ((x[:1] if one else x[:0],) * 2, {}),
+        "no positives, dense": ((x,), {"ids": alone, "implementation": "dense"}),
+        "no positives, tiled": ((x,), {"ids": alone, "implementation": "tiled"}),
+        "no negatives, tiled": ((x, x), {"ids": 0 * alone, "implementation": "tiled"}),
     }
 
 
@@ -54,10 +75,12 @@ class Own(KL):
 def refusals(rank, x, bank):
     """What this rank raised, and after how many seconds, by name."""
     said = {}
-    for name, (features, options) in one_sided(rank, x, bank).items():
+    calls = [(fmicl_loss, *call) for call in one_sided(rank, x, bank).items()]
+    calls += [(info_nce_loss, *call) for call in softmaxes(rank, x, bank).items()]
+    for loss, name, (features, options) in calls:
         start = time.monotonic()
         try:
-            fmicl_loss(*features, distributed=True, **options)
+            loss(*features, distributed=True, **options)
             said[name] = ["nothing", "", 0.0]
         except Exception as error:
             said[name] = [type(error).__name__, str(error), time.monotonic() - start]
@@ -87,6 +110,17 @@ def incoming_gradient_changes(x):
     return (incoming - 1.0).abs().max().item()
 
 
+def warned(name, x, y):
+    """The warnings of a loss that is told to stay alone, and of one that is told nothing, twice."""
+    loss = getattr(fmicl_torch, name)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        silent = {} if name in KNOW_NO_RANKS else {"distributed": False}
+        for options in (silent, {}, {}):
+            loss(x, y, **options)
+    return [str(w.message) for w in caught if "ranks" in str(w.message)]
+
+
 def run(rank, count):
     x, y, bank, _ = (torch.from_numpy(v) for v in views(rows=7))
     mine = slice(0, 4) if rank == 0 else slice(4, 7)
@@ -98,11 +132,7 @@ def run(rank, count):
     )
     results["own"] = fmicl_loss(x, y, divergence=Own(), distributed=True).item()
     results["incoming"] = incoming_gradient_changes(x)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        for loss in (info_nce_loss, clip_loss, dcl_loss, dhel_loss) * 2:
-            loss(x, y)
-    results["warned"] = [str(w.message) for w in caught if "ranks" in str(w.message)]
+    results["warned"] = {name: warned(name, x, y) for name in LOSSES}
     everyone = [None] * count
     dist.all_gather_object(everyone, results)
     return everyone
