@@ -118,14 +118,18 @@ def terms_of(
     among_ids = has_ids and bool(pairs.positive_blocks)
     fused = fused_for(implementation, pairwise, x, dtype, n, k, among_ids)
     dense = fused is None and choose_form(implementation, n, k) == "dense"
-    block_mean: BlockMean = partial(dense_block_mean, bias=bias)
-    positive_mean: BlockMean = partial(dense_positive_mean, bias=bias)
-    if not dense:
-        block_mean = partial(tiled_block_mean, bias=bias, fused=fused)
-        positive_mean = partial(tiled_positive_mean, bias=bias, fused=fused)
+    if dense:
+        block_mean: BlockMean = partial(dense_block_mean, bias=bias)
+        positive_mean: BlockMean = partial(dense_positive_mean, bias=bias)
+        if axis_name is not None:
+            block_mean = against_all(block_mean, axis_name)
+            positive_mean = against_all(positive_mean, axis_name)
+    else:
+        tiles: dict[str, Any] = {"bias": bias, "fused": fused, "axis_name": axis_name}
+        block_mean = partial(tiled_block_mean, **tiles)
+        positive_mean = partial(tiled_positive_mean, **tiles)
     mean: Callable[[jax.Array], jax.Array] = jnp.mean
     if axis_name is not None:
-        block_mean, positive_mean = (against_all(f, axis_name) for f in (block_mean, positive_mean))
         mean = partial(shared_mean, axis_name=axis_name)
 
     def excess_of(block: Block) -> jax.Array:
