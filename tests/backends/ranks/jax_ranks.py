@@ -13,7 +13,7 @@ os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={COUNT}"
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
-from common import cases, cases_with_ids, learned_cases, report, views  # noqa: E402
+from common import cases, cases_with_ids, learned_cases, report, softmax_cases, views  # noqa: E402
 from jax.sharding import PartitionSpec as P  # noqa: E402
 
 import fmicl_jax  # noqa: E402
@@ -147,6 +147,14 @@ for i, (name, function, options, has_bank, numbers) in enumerate(learned_cases(K
     way = (inside, outside)[i // 2 % 2], i % 2 == 0
     way = (outside, False) if FUSED else way
     compare(name, options, arrays, [way], **{k: np.asarray(v) for k, v in numbers.items()})
+for i, (name, function, options, beside, ids, numbers) in enumerate(
+    softmax_cases(len(x)) if not FUSED else ()
+):
+    options["function"] = function
+    arrays = {k: {"x": x, "y": y, "bank": bank}[k] for k in ("x", *beside)} | ids
+    ways = [(way, check) for check in (True, False) for way in (inside, outside)][i % 4 :][:1]
+    ways = [*ways, (by_pmap, False)] if name == "info-nce-labels-tiled" else ways
+    compare(name, options, arrays, ways, **{k: np.asarray(v) for k, v in numbers.items()})
 if not FUSED:  # SigLIP with ids, which has other weights
     ids = np.arange(len(x)) * 7 % 3
     for form, way in (("dense", inside), ("tiled", outside)):
