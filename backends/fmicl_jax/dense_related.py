@@ -31,7 +31,8 @@ def dense_info_nce(
         axis_name: axis of the devices that share the rows, a bank excepted, or None. The mean is
             then over this device's anchors.
     """
-    others, others_numbers, first = rows, numbers, 0
+    others, others_numbers = rows, numbers
+    first: int | jax.Array = 0
     if axis_name is not None:
         others, others_numbers = (union_of(of, axis_name) for of in (rows, numbers))
         first = len(rows["x"]) * jax.lax.axis_index(axis_name)

@@ -65,7 +65,9 @@ class RowIds(NamedTuple):
             return total + jnp.where((ordered[place] == own)[:, None], sums[place], 0.0), made
 
         here, _ = visit(jnp.zeros_like(rows), (ordered, sums), None, True)
-        return go_round(visit, here, (ordered, sums), None, self.axis_name, symmetric=False)[0]
+        around: dict[str, Any] = {"axis_name": self.axis_name, "symmetric": False}
+        total: jax.Array = go_round(visit, here, (ordered, sums), None, **around)[0]
+        return total
 
     def weights(self, pairs: Pairs, dtype: jnp.dtype) -> jax.Array:
         """Weight of each positive of an anchor, 1 / (number of its positives), or 0; (N,).

@@ -16,7 +16,7 @@ Visit = Callable[[Any, Any, Any, jax.Array | bool], tuple[Any, Any]]
 
 
 def go_round(
-    visit: Visit, own: Any, guests: Any, made: Any, axis_name: str, *, symmetric: bool
+    visit: Visit, own: Any, guests: Any, made: Any, *, axis_name: str, symmetric: bool
 ) -> tuple[Any, Any]:
     """What devices make of their rows with the rows of all others: of their own, and as guests.
 

@@ -58,7 +58,8 @@ def clip_loss(
     tell_of_devices("clip_loss", axis_name)
     pairs = pairs_of("cross", positives, y, None, ids, None, symmetric=True)
     scale = "logit_scale", logit_scale
-    return info_nce_of(pairs, scale, x, y, None, ids, None, normalize, implementation, axis_name)
+    how = normalize, implementation, axis_name
+    return info_nce_of(pairs, scale, x, y, None, ids, None, *how)
 
 
 def dcl_loss(
@@ -174,4 +175,5 @@ def dhel_loss(
     scale = one_scale(temperature, logit_scale, FAMILY_DEFAULTS.dhel_temperature)
     negatives = FAMILY_DEFAULTS.dhel_negatives
     pairs = pairs_of(negatives, positives, y, None, ids, None, decoupled=True)
-    return info_nce_of(pairs, scale, x, y, None, ids, None, normalize, implementation, axis_name)
+    how = normalize, implementation, axis_name
+    return info_nce_of(pairs, scale, x, y, None, ids, None, *how)

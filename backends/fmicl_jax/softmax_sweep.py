@@ -1,4 +1,4 @@
-"""Sweeps over the scores of the pairs that stand in InfoNCE's softmaxes, of one device or of all."""
+"""Sweeps over the scores of the pairs in InfoNCE's softmaxes, of one device or round a ring."""
 
 from __future__ import annotations
 
@@ -112,11 +112,12 @@ def add_block(
             return own, new
 
         made = how.nothing(block.right) if block.symmetric else on_right
-        around = axis_name, block.symmetric
-        on_left, made = go_round(visit, on_left, right, made, around[0], symmetric=around[1])
-        on_left, on_right = (
-            (how.merged(on_left, made), None) if block.symmetric else (on_left, made)
-        )
+        around = {"axis_name": axis_name, "symmetric": block.symmetric}
+        on_left, made = go_round(visit, on_left, right, made, **around)
+        if block.symmetric:
+            on_left = how.merged(on_left, made)
+        else:
+            on_right = made
     return sums | {block.left: on_left} | ({} if on_right is None else {block.right: on_right})
 
 

@@ -177,7 +177,7 @@ def _ring(
     here, elsewhere = (1.0, 1.0) if weights is not None else ((n - 1) / pairs, n / pairs)
     zero = zero_of(left, others, bias)
     sides = zip((left, right, bias), wanted, strict=True)
-    none = tuple(zero + jnp.zeros_like(side) if want else None for side, want in sides)
+    none = tuple(None if s is None or not want else zero + jnp.zeros_like(s) for s, want in sides)
     mean, (in_left, in_right, in_bias) = zero, none
     if here > 0.0:  # else a device has no pair of its own
         found = sweep_ordered(left, right, bias, numbers, weights, plan, wanted)
@@ -196,9 +196,8 @@ def _ring(
         new = (mean, in_left, in_bias), in_right
         return jax.tree.map(jnp.add, (own, made), new)
 
-    own, made = go_round(
-        visit, (mean, in_left, in_bias), guests, in_right, axis_name, symmetric=symmetric
-    )
+    own = mean, in_left, in_bias
+    own, made = go_round(visit, own, guests, in_right, axis_name=axis_name, symmetric=symmetric)
     mean, in_left, in_bias = own
     if symmetric:
         in_left, made = None if in_left is None else in_left + made, None
