@@ -112,7 +112,7 @@ def add_block(
             return own, new
 
         made = how.nothing(block.right) if block.symmetric else on_right
-        around = {"axis_name": axis_name, "symmetric": block.symmetric}
+        around: dict[str, Any] = {"axis_name": axis_name, "symmetric": block.symmetric}
         on_left, made = go_round(visit, on_left, right, made, **around)
         if block.symmetric:
             on_left = how.merged(on_left, made)

@@ -116,8 +116,9 @@ def single(options):
 #: Cases that have between them every scheme, ring and kind of argument.
 CHOICE = {
     "anchor-tiled", "within-dense", "cross-tiled", "all-dense", "all-tiled", "bank-tiled",
-    "stacked views-tiled", "labels-dense", "labels-tiled", "duplicates-dense", "bank with
-    ids-tiled", "learned-all-tiled", "learned-cross-dense", "learned-bank-tiled", "siglip-tiled",
+    "stacked views-tiled", "labels-dense", "labels-tiled", "duplicates-dense",
+    "bank with ids-tiled", "learned-all-tiled", "learned-cross-dense", "learned-bank-tiled",
+    "siglip-tiled",
     "siglip-ids-tiled", "row-tiled", "info-nce-cross-tiled", "info-nce-all-tiled",
     "info-nce-within-dense", "info-nce-bank-tiled", "info-nce-labels-dense",
     "info-nce-labels-tiled", "info-nce-stacked-tiled", "info-nce-duplicates-dense",
