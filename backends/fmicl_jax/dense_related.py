@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from fmicl_core.pairs import Pairs
 from fmicl_core.related import SoftmaxBlock, info_nce_anchors, info_nce_blocks
+from fmicl_jax.distributed import union_of
 from fmicl_jax.ops import JAX, product
 from fmicl_jax.plan import Rows
 
@@ -16,6 +17,7 @@ def dense_info_nce(
     pairs: Pairs,
     numbers: dict[str, jax.Array] | None,
     weights: jax.Array | None,
+    axis_name: str | None = None,
 ) -> jax.Array:
     """Mean over anchors of log Z, less s(x_i, y_i) where there is a y; a score is s = x . y.
 
@@ -26,13 +28,20 @@ def dense_info_nce(
         pairs: scheme of negatives and positives.
         numbers: numbers of the rows by name, equal where their ids are; None without ids.
         weights: (N,) weight of each positive of an anchor, 0 where it has none; None without ids.
+        axis_name: axis of the devices that share the rows, a bank excepted, or None. The mean is
+            then over this device's anchors.
     """
+    others, others_numbers = rows, numbers
+    first: int | jax.Array = 0
+    if axis_name is not None:
+        others, others_numbers = (union_of(of, axis_name) for of in (rows, numbers))
+        first = len(rows["x"]) * jax.lax.axis_index(axis_name)
     losses = []
     blocks = info_nce_blocks(pairs, numbers is not None)
     for anchor, _ in info_nce_anchors(pairs):
         every = jnp.concatenate(
             [
-                _logits(rows, anchor, softmax, numbers)
+                _logits(rows, others, anchor, softmax, numbers, others_numbers, first)
                 for softmax in blocks
                 if anchor == softmax.block.left or (softmax.both and anchor == softmax.block.right)
             ],
@@ -51,19 +60,26 @@ def dense_info_nce(
 
 def _logits(
     rows: Rows,
+    others: Rows,
     anchor: str,
     softmax: SoftmaxBlock,
     numbers: dict[str, jax.Array] | None,
+    others_numbers: dict[str, jax.Array] | None,
+    first: int | jax.Array,
 ) -> jax.Array:
-    """Scores of the anchors with the rows on the other side of a block; -inf: does not count."""
+    """Scores of the anchors with the rows on the other side of a block; -inf: does not count.
+
+    The anchors are the rows from `first` on among the others.
+    """
     block, _, which = softmax
     other = block.right if anchor == block.left else block.left
-    s = product(rows[anchor], rows[other].T)
+    s = product(rows[anchor], others[other].T)
     if block.skips_diagonal:
-        s = jnp.where(jnp.eye(len(s), dtype=bool), -jnp.inf, s)
-    if which == "every" or numbers is None or other not in numbers:
+        places = jnp.arange(s.shape[0]) + first
+        s = jnp.where(places[:, None] == jnp.arange(s.shape[1]), -jnp.inf, s)
+    if which == "every" or numbers is None or others_numbers is None or other not in numbers:
         return s
-    equal = numbers[anchor][:, None] == numbers[other][None, :]
+    equal = numbers[anchor][:, None] == others_numbers[other][None, :]
     return jnp.where(equal if which == "equal" else ~equal, s, -jnp.inf)
 
 

@@ -7,6 +7,7 @@ function, or inside it and averaged over the axis by `jax.lax.pmean`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,23 +39,39 @@ def axis_size(axis_name: str, rows: jax.Array) -> int:
     return int(size)
 
 
-def tell_of_devices(loss: str) -> None:
-    """Warn, once, that a loss without `axis_name` is called inside of a map over devices."""
+def tell_of_devices(loss: str, axis_name: str | None = None, *, knows: bool = True) -> None:
+    """Warn, once, that a loss without `axis_name` is called inside of a map over devices.
+
+    Args:
+        loss: name of the loss.
+        axis_name: what the loss was given.
+        knows: whether the loss has the argument.
+    """
+    if axis_name is not None:
+        return
     mesh = jax.sharding.get_abstract_mesh()
     if any(mesh.shape[axis] > 1 for axis in mesh.manual_axes):
-        warn_of_ranks(loss)
+        warn_of_ranks(loss, "Pass `axis_name=` for the loss of the union." if knows else "")
 
 
-def shared_mean(values: jax.Array, axis_name: str) -> jax.Array:
-    """Mean over the union of one value a row, or of one value a device; a scalar."""
-    return jax.lax.psum(values.mean() / jax.lax.axis_size(axis_name), axis_name)
+def shared_mean(values: jax.Array, axis_name: str | None) -> jax.Array:
+    """Mean over the union of one value a row, or of one value a device; a scalar.
+
+    Without an axis the union is what this process has.
+    """
+    mean = values.mean() if values.ndim else values
+    if axis_name is None:
+        return mean
+    return jax.lax.psum(mean / jax.lax.axis_size(axis_name), axis_name)
 
 
 def against_all(block_mean: BlockMean, axis_name: str) -> BlockMean:
     """From a mean over one block of rows, the mean over this device's rows against all rows.
 
+    It gathers the union; `fmicl_jax.tiled` does without.
+
     Args:
-        block_mean: function of the dense or the tiled form: the mean excess over the pairs of a
+        block_mean: function of the dense form: the mean excess over the pairs of a
             block or, where it takes weights, the mean over the left rows of a sum over pairs.
         axis_name: axis of the mesh.
     """
@@ -84,6 +101,16 @@ def against_all(block_mean: BlockMean, axis_name: str) -> BlockMean:
         return total
 
     return mean
+
+
+def union_of(arrays: Any, axis_name: str) -> Any:
+    """The rows of all devices by name, the bank's excepted, which every device has."""
+    if arrays is None:
+        return None
+    return {
+        name: rows if name == "bank" else jax.lax.all_gather(rows, axis_name, tiled=True)
+        for name, rows in arrays.items()
+    }
 
 
 def _others(rows: jax.Array, axis_name: str) -> jax.Array:

@@ -6,7 +6,7 @@ whatever the ids are, the same after the ids are renamed, and 0, 1, 2, ... where
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from fmicl_core.pairs import Pairs
 from fmicl_jax.fused import device_of
 from fmicl_jax.inputs import is_array
 from fmicl_jax.plan import Numbers, Rows
+from fmicl_jax.ring import go_round
 
 #: One array that holds an id a row, or three, for ids of more bits than JAX has, or of two dtypes.
 Keys = tuple[jax.Array, ...]
@@ -31,6 +32,7 @@ class RowIds(NamedTuple):
         in_bank: (N,) number of the bank's rows that have the id of a row; None without `bank_ids`.
         paired: whether some row of x, on any device, has the id of another.
         total: number of rows of x on all devices.
+        axis_name: axis of the devices, or None.
     """
 
     numbers: dict[str, jax.Array]
@@ -38,6 +40,7 @@ class RowIds(NamedTuple):
     in_bank: jax.Array | None
     paired: jax.Array
     total: int
+    axis_name: str | None
 
     def of(self, left: str, right: str) -> Numbers | None:
         """Numbers of the rows of a block; None where the right ones have no ids."""
@@ -46,12 +49,25 @@ class RowIds(NamedTuple):
         return self.numbers[left], None if left == right else self.numbers[right]
 
     def sums(self, rows: jax.Array) -> jax.Array:
-        """For every row the sum of the rows with its id, itself included; (N, D).
+        """For every row the sum of the rows with its id on all devices, itself included; (N, D).
 
-        They are rows of x, or of y, all of which this process has.
+        They are rows of x, or of y. What a device adds up for its ids passes round the others.
         """
         own = self.numbers["x"]
-        return jnp.zeros_like(rows).at[own].add(rows)[own]
+        if self.axis_name is None:
+            return jnp.zeros_like(rows).at[own].add(rows)[own]
+        ordered = jnp.sort(own)
+        sums = jnp.zeros_like(rows).at[_first_places(ordered, own)].add(rows)
+
+        def visit(total: jax.Array, guests: Any, made: None, once: Any) -> tuple[jax.Array, None]:
+            ordered, sums = guests
+            place = _first_places(ordered, own)
+            return total + jnp.where((ordered[place] == own)[:, None], sums[place], 0.0), made
+
+        here, _ = visit(jnp.zeros_like(rows), (ordered, sums), None, True)
+        around: dict[str, Any] = {"axis_name": self.axis_name, "symmetric": False}
+        total: jax.Array = go_round(visit, here, (ordered, sums), None, **around)[0]
+        return total
 
     def weights(self, pairs: Pairs, dtype: jnp.dtype) -> jax.Array:
         """Weight of each positive of an anchor, 1 / (number of its positives), or 0; (N,).
@@ -109,7 +125,7 @@ def row_ids(
         own = jax.tree.map(lambda of_all: jax.lax.dynamic_slice_in_dim(of_all, start, n), own)
     by_name = dict.fromkeys(("x", "y") if "y" in rows else ("x",), own[0])
     by_name |= {"bank": numbers[total:]} if more else {}
-    return RowIds(by_name, own[1], own[2], (counts[0] > 1).any(), total)
+    return RowIds(by_name, own[1], own[2], (counts[0] > 1).any(), total, axis_name)
 
 
 def _checked(name: str, ids: jax.Array, rows: jax.Array) -> jax.Array | np.ndarray:
@@ -164,3 +180,8 @@ def in_order(numbers: jax.Array) -> tuple[jax.Array, jax.Array]:
     order = jnp.argsort(numbers, stable=True)
     inverse = jnp.zeros_like(order).at[order].set(jnp.arange(len(order)), unique_indices=True)
     return order, inverse
+
+
+def _first_places(ordered: jax.Array, numbers: jax.Array) -> jax.Array:
+    """Where each number stands first among ordered ones, or some place where it does not."""
+    return jnp.minimum(jnp.searchsorted(ordered, numbers), len(ordered) - 1)

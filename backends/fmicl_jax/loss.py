@@ -47,6 +47,9 @@ def fmicl_loss(
     of an anchor then is the mean over its positives. `fmicl_loss(features, ids=labels)` takes
     labels, or several views stacked in one array.
 
+    On several devices it is of this device's rows alone; `axis_name=` makes it that of the union of
+    their batches.
+
     Args:
         x: (N, D) features of the first view, or of all rows in a single array; float16, bfloat16,
             float32 or, under x64, float64. Where y or the bank have another dtype, all are

@@ -31,6 +31,7 @@ def info_nce_loss(
     bank_ids: jax.Array | None = None,
     normalize: bool = RELATED_DEFAULTS.normalize,
     implementation: str = "auto",
+    axis_name: str | None = None,
 ) -> jax.Array:
     """InfoNCE: mean over anchors of log(e^s+ + sum over negatives of e^s-) - s+.
 
@@ -44,8 +45,8 @@ def info_nce_loss(
     `info_nce_loss(features, ids=labels)` is the supervised contrastive loss (Khosla et al. 2020,
     L_out).
 
-    The rows that it is given are the whole batch. Among several ranks, devices or replicas gather
-    their features first; `fmicl_loss` does that itself.
+    On several devices it is of this device's rows alone; `axis_name=` makes it that of the union of
+    their batches.
 
     Args:
         x: (N, D) features of the first view, or of all rows in a single array; any float dtype.
@@ -69,6 +70,7 @@ def info_nce_loss(
         normalize: whether rows are scaled to unit length first.
         implementation: form that computes the loss: "dense" (any-order derivatives, O(N^2) memory),
             "tiled" (two passes, O(N D) memory, differentiable once), or "auto", by size.
+        axis_name: axis of the devices that share the batch, as for `fmicl_loss`.
 
     Returns:
         Scalar to minimise, float32 (float64 for float64 features).
@@ -79,10 +81,12 @@ def info_nce_loss(
     Source: Oord et al. (2018), eq. 4; Chen et al. (2020), eq. 1; He et al. (2020), eq. 1; with ids
     Khosla et al. (2020), eq. 2.
     """
-    tell_of_devices("info_nce_loss")
+    tell_of_devices("info_nce_loss", axis_name)
     scale = one_scale(temperature, logit_scale)
     pairs = pairs_of(negatives, positives, y, bank, ids, bank_ids)
-    return info_nce_of(pairs, scale, x, y, bank, ids, bank_ids, normalize, implementation)
+    return info_nce_of(
+        pairs, scale, x, y, bank, ids, bank_ids, normalize, implementation, axis_name
+    )
 
 
 @jax.tree_util.register_static
@@ -98,6 +102,7 @@ class InfoNCELoss:
 
     Args:
         temperature, negatives, positives, normalize, implementation: as for `info_nce_loss`.
+        axis_name: as for `info_nce_loss`.
 
     Raises:
         ValueError: an option is unknown or out of range.
@@ -108,6 +113,7 @@ class InfoNCELoss:
     positives: str = RELATED_DEFAULTS.positives
     normalize: bool = RELATED_DEFAULTS.normalize
     implementation: str = "auto"
+    axis_name: str | None = None
 
     def __post_init__(self) -> None:
         checked = check_info_nce(**{name: getattr(self, name) for name in INFO_NCE_OPTIONS})
@@ -123,7 +129,7 @@ class InfoNCELoss:
         bank_ids: jax.Array | None = None,
     ) -> jax.Array:
         """The loss of x (N, D) and, if given, y (N, D), bank (K, D), ids (N,), bank_ids (K,)."""
-        options = {name: getattr(self, name) for name in INFO_NCE_OPTIONS}
+        options = {name: getattr(self, name) for name in (*INFO_NCE_OPTIONS, "axis_name")}
         return info_nce_loss(x, y, bank=bank, ids=ids, bank_ids=bank_ids, **options)
 
 
@@ -161,7 +167,7 @@ def alignment_uniformity_loss(
 
     Source: Wang and Isola (2020), section 4.1.
     """
-    tell_of_devices("alignment_uniformity_loss")
+    tell_of_devices("alignment_uniformity_loss", knows=False)
     for name, value in (("exponent", exponent), ("t", t), ("uniformity_weight", uniformity_weight)):
         check_positive(name, value)
     rows = prepare(x, y, None, normalize)
@@ -207,7 +213,7 @@ def spectral_contrastive_loss(
 
     Source: HaoChen et al. (2021).
     """
-    tell_of_devices("spectral_contrastive_loss")
+    tell_of_devices("spectral_contrastive_loss", knows=False)
     rows = prepare(x, y, None, normalize)
     s = product(rows["x"], rows["y"].T)
     return -2.0 * s.diagonal().mean() + jnp.square(off_diagonal(s)).mean()

@@ -45,6 +45,12 @@ class LogSum(NamedTuple):
         total = self.total[place] * jnp.exp(before - peak) + part
         return LogSum(self.peak.at[place].set(peak), self.total.at[place].set(total))
 
+    def merged(self, other: LogSum) -> LogSum:
+        """The sum of both."""
+        peak = jnp.maximum(self.peak, other.peak)
+        totals = (of.total * jnp.exp(of.peak - peak) for of in (self, other))
+        return LogSum(peak, sum(totals, jnp.zeros_like(peak)))
+
     def with_positive(self, positive: jax.Array) -> Softmax:
         """The softmaxes, given the scores of the pairs (x_i, y_i)."""
         log = self._log_total(0.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -17,7 +16,13 @@ from fmicl_core.objective import SCALARS, number_for
 from fmicl_core.pairs import Block, mean_over_blocks, pairs_of
 from fmicl_core.renamed import with_old_names
 from fmicl_jax.dense import dense_block_mean, dense_positive_mean, positive_scores
-from fmicl_jax.distributed import BlockMean, against_all, axis_size, shared_mean
+from fmicl_jax.distributed import (
+    BlockMean,
+    against_all,
+    axis_size,
+    shared_mean,
+    tell_of_devices,
+)
 from fmicl_jax.fused import fused_for
 from fmicl_jax.ids import row_ids
 from fmicl_jax.inputs import (
@@ -92,6 +97,7 @@ def terms_of(
     axis_name: str | None,
     *,
     each_pair: bool = False,
+    loss_name: str = "fmicl_loss",
 ) -> FMICLTerms:
     """The loss and its terms; what every public form of it calls.
 
@@ -101,7 +107,9 @@ def terms_of(
         x, y, bank, ids, bank_ids, implementation, check_finite, axis_name: as for `fmicl_loss`.
         each_pair: whether every pair counts alike, as in SigLIP: both terms are sums over their
             pairs, divided by N and by N (N - 1), and alpha is N - 1.
+        loss_name: name of the loss in warnings.
     """
+    tell_of_devices(loss_name, axis_name)
     check_bool("check_finite", check_finite)
     implementation = check_implementation(implementation, WITH_FUSED)
     pairwise, scale, bias = settings.pairwise, None, None
@@ -118,15 +126,17 @@ def terms_of(
     among_ids = has_ids and bool(pairs.positive_blocks)
     fused = fused_for(implementation, pairwise, x, dtype, n, k, among_ids)
     dense = fused is None and choose_form(implementation, n, k) == "dense"
-    block_mean: BlockMean = partial(dense_block_mean, bias=bias)
-    positive_mean: BlockMean = partial(dense_positive_mean, bias=bias)
-    if not dense:
-        block_mean = partial(tiled_block_mean, bias=bias, fused=fused)
-        positive_mean = partial(tiled_positive_mean, bias=bias, fused=fused)
-    mean: Callable[[jax.Array], jax.Array] = jnp.mean
-    if axis_name is not None:
-        block_mean, positive_mean = (against_all(f, axis_name) for f in (block_mean, positive_mean))
-        mean = partial(shared_mean, axis_name=axis_name)
+    if dense:
+        block_mean: BlockMean = partial(dense_block_mean, bias=bias)
+        positive_mean: BlockMean = partial(dense_positive_mean, bias=bias)
+        if axis_name is not None:
+            block_mean = against_all(block_mean, axis_name)
+            positive_mean = against_all(positive_mean, axis_name)
+    else:
+        tiles: dict[str, Any] = {"bias": bias, "fused": fused, "axis_name": axis_name}
+        block_mean = partial(tiled_block_mean, **tiles)
+        positive_mean = partial(tiled_positive_mean, **tiles)
+    mean = partial(shared_mean, axis_name=axis_name)
 
     def excess_of(block: Block) -> jax.Array:
         numbers = None if known is None else known.of(block.left, block.right)

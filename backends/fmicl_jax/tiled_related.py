@@ -1,12 +1,12 @@
 """InfoNCE with memory linear in the batch: two passes over tiles, exact.
 
 A softmax has a normaliser, unlike f-MICL's plain mean: the first pass finds every anchor's
-log-sum-exp, the second, only where a gradient is wanted, the weights and what they pull.
+log-sum-exp, the second, only where a gradient is wanted, the weights and what they pull. Over
+devices either pass is a ring: rows go round, and with them their log-sum-exps or their gradients.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,20 +17,13 @@ from jax.custom_derivatives import SymbolicZero
 from fmicl_core.checks import once_differentiable
 from fmicl_core.forms import tile_size
 from fmicl_core.pairs import Pairs
-from fmicl_core.related import SoftmaxBlock, info_nce_anchors, info_nce_blocks
+from fmicl_core.related import info_nce_anchors, info_nce_blocks
 from fmicl_jax.ids import in_order
-from fmicl_jax.ops import JAX, product
+from fmicl_jax.ops import JAX
 from fmicl_jax.plan import Rows
+from fmicl_jax.softmax_sweep import Pass, Side, add_block, sides_of
 from fmicl_jax.softmaxes import LogSum, Softmax
-from fmicl_jax.tiles import (
-    GradientSums,
-    counted_pairs,
-    over_meeting_tiles,
-    split_tiles,
-    tile_numbers,
-    tile_places,
-    zero_of,
-)
+from fmicl_jax.tiles import GradientSums, split_tiles, zero_of
 
 
 def tiled_info_nce(
@@ -38,6 +31,7 @@ def tiled_info_nce(
     pairs: Pairs,
     numbers: dict[str, jax.Array] | None,
     weights: jax.Array | None,
+    axis_name: str | None = None,
 ) -> jax.Array:
     """The mean of `fmicl_jax.dense_related.dense_info_nce` in two passes, once differentiable.
 
@@ -52,6 +46,9 @@ def tiled_info_nce(
 
     Args:
         rows, pairs, numbers, weights: as for `dense_info_nce`.
+        axis_name: axis of the devices that share the rows, a bank excepted, or None. What is
+            returned is this device's part: its mean over the devices is that of the union, with
+            derivatives that are exact then.
     """
     present = None if weights is None else weights != 0
     if numbers is not None and present is not None:
@@ -61,7 +58,7 @@ def tiled_info_nce(
         numbers = {name: side[orders[name]] for name, side in numbers.items()}
         present = present[orders["x"]]
     tile = tile_size(jax.default_backend())
-    return _info_nce(rows, numbers, present, _Plan(pairs, tile))
+    return _info_nce(rows, numbers, present, _Plan(pairs, tile, axis_name))
 
 
 class _Plan(NamedTuple):
@@ -69,6 +66,7 @@ class _Plan(NamedTuple):
 
     pairs: Pairs
     tile: int
+    axis_name: str | None
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
@@ -117,18 +115,19 @@ def _log_sums(
     plan: _Plan,
 ) -> tuple[jax.Array, dict[str, Softmax]]:
     """The loss, and the softmaxes by the name of the anchors' view, in tiles."""
-    pairs, tile = plan
-    tiles = {name: split_tiles(side, tile) for name, side in rows.items()}
-    start = LogSum.none_yet(jnp.zeros_like(tiles["x"][..., 0]) + zero_of(*rows.values()))
-    sums = {name: start for name, _ in info_nce_anchors(pairs)}
+    pairs, tile, axis_name = plan
+    sides, sizes = sides_of(rows, numbers, tile, {}), {k: len(v) for k, v in rows.items()}
+    x = sides["x"].tiles
+    start = LogSum.none_yet(jnp.zeros_like(x[..., 0]) + zero_of(*rows.values()))
+    sums: dict[str, Any] = {name: start for name, _ in info_nce_anchors(pairs)}
+    how = Pass(_adds_scores, lambda name: start, LogSum.merged, each=False)
     for softmax in info_nce_blocks(pairs, numbers is not None):
-        sweep = _Sweep(softmax, rows, tiles, numbers, tile)
-        sums = sweep(partial(_add_scores, softmax), sums)
+        sums = add_block(softmax, sides, sizes, sums, how, axis_name)
     if pairs.single and present is not None:
         held = split_tiles(present, tile)
         softmaxes = {name: total.where_positive(held) for name, total in sums.items()}
     else:
-        positive = (tiles["x"] * tiles["y"]).sum(axis=2)
+        positive = (x * sides["y"].tiles).sum(axis=2)
         softmaxes = {
             name: total.beside_positive(positive)
             if pairs.decoupled
@@ -140,14 +139,17 @@ def _log_sums(
     return (margins if final else JAX.softplus(margins)).mean(), softmaxes
 
 
-def _add_scores(
-    softmax: SoftmaxBlock, sums: Any, i: jax.Array, j: jax.Array, scores: jax.Array
-) -> Any:
-    block = softmax.block
-    sums = {**sums, block.left: sums[block.left].add(i, scores, axis=1)}
-    if softmax.both:
-        sums = {**sums, block.right: sums[block.right].add(j, scores, axis=0)}
-    return sums
+def _adds_scores(left: Side, right: Side, both: bool) -> Any:
+    def step(carry: Any, i: jax.Array, j: jax.Array, scores: jax.Array) -> Any:
+        on_left, on_right = carry
+        on_left = on_left.add(i, scores, axis=1)
+        if both and on_right is None:
+            on_left = on_left.add(j, scores, axis=0)
+        elif both:
+            on_right = on_right.add(j, scores, axis=0)
+        return on_left, on_right
+
+    return step
 
 
 @partial(jax.jit, static_argnums=(3, 4))
@@ -159,13 +161,17 @@ def _gradients(
     wanted: tuple[str, ...],
 ) -> Rows:
     """The gradients that are wanted, by name."""
-    pairs, tile = plan
-    tiles = {name: split_tiles(side, tile) for name, side in rows.items()}
+    pairs, tile, axis_name = plan
+    sides, sizes = sides_of(rows, numbers, tile, softmaxes), {k: len(v) for k, v in rows.items()}
     zero = zero_of(*rows.values())
-    sums = {k: GradientSums.zeros(v, k in wanted, False, zero) for k, v in tiles.items()}
+
+    def nothing(name: str) -> GradientSums:
+        return GradientSums.zeros(sides[name].tiles, name in wanted, False, zero)
+
+    sums: dict[str, Any] = {name: nothing(name) for name in rows}
+    how = Pass(_adds_gradients, nothing, partial(jax.tree.map, jnp.add), each=True)
     for softmax in info_nce_blocks(pairs, numbers is not None):
-        sweep = _Sweep(softmax, rows, tiles, numbers, tile)
-        sums = sweep(partial(_add_gradients, softmax, tiles, softmaxes), sums)
+        sums = add_block(softmax, sides, sizes, sums, how, axis_name)
     n, own = len(rows["x"]), {}
     if not pairs.single:
         # Of every pair (x_i, y_i): its probability less 1, in a form that keeps the digits.
@@ -174,79 +180,27 @@ def _gradients(
         pull = pulls.sum(axis=0).ravel()[:n, None]
         own = {"x": pull * rows["y"], "y": pull * rows["x"]}
     scale = 1.0 / (len(softmaxes) * n)
-    sides = {name: sums[name].finish(1.0, 0.0, 1.0, rows[name]) for name in wanted}
-    return {k: scale * (v + own.get(k, 0.0)) for k, v in sides.items() if v is not None}
+    in_rows = {name: sums[name].finish(1.0, 0.0, 1.0, rows[name]) for name in wanted}
+    return {k: scale * (v + own.get(k, 0.0)) for k, v in in_rows.items() if v is not None}
 
 
-def _add_gradients(
-    softmax: SoftmaxBlock,
-    tiles: Rows,
-    softmaxes: dict[str, Softmax],
-    sums: Any,
-    i: jax.Array,
-    j: jax.Array,
-    scores: jax.Array,
-) -> Any:
-    block = softmax.block
-    weight = jnp.exp(softmaxes[block.left].log_share(i, scores, axis=1))
-    if softmax.both:
-        weight = weight + jnp.exp(softmaxes[block.right].log_share(j, scores, axis=0))
-    sums = {**sums, block.left: sums[block.left].add(i, weight, tiles[block.right][j])}
-    return {**sums, block.right: sums[block.right].add(j, weight.T, tiles[block.left][i])}
+def _adds_gradients(left: Side, right: Side, both: bool) -> Any:
+    def step(carry: Any, i: jax.Array, j: jax.Array, scores: jax.Array) -> Any:
+        on_left, on_right = carry
+        weight = _softmax_of(left, i, scores, axis=1)
+        if both:
+            weight = weight + _softmax_of(right, j, scores, axis=0)
+        on_left = on_left.add(i, weight, right.tiles[j])
+        if on_right is None:
+            on_left = on_left.add(j, weight.T, left.tiles[i])
+        else:
+            on_right = on_right.add(j, weight.T, left.tiles[i])
+        return on_left, on_right
+
+    return step
 
 
-class _Sweep:
-    """The sweep over the tiles of a block: step(carry, i, j, scores) for every tile.
-
-    A symmetric block has each pair once, i < j. Pairs that do not count score -inf.
-    """
-
-    def __init__(
-        self,
-        softmax: SoftmaxBlock,
-        rows: Rows,
-        tiles: Rows,
-        numbers: dict[str, jax.Array] | None,
-        tile: int,
-    ) -> None:
-        self.block, _, self.which = softmax
-        self.left, self.right = tiles[self.block.left], tiles[self.block.right]
-        self.sizes = len(rows[self.block.left]), len(rows[self.block.right])
-        self.marks = None
-        if self.which != "every" and numbers is not None and self.block.right in numbers:
-            self.marks = tile_numbers((numbers[self.block.left], numbers[self.block.right]), tile)
-
-    def __call__(self, step: Callable[..., Any], start: Any) -> Any:
-        block, marks = self.block, self.marks
-        if self.which == "equal" and marks is not None:
-
-            def visit(carry: Any, i: jax.Array, j: jax.Array) -> Any:
-                return step(carry, i, j, self.at_edge(self.scores(i, j), i, j))
-
-            return over_meeting_tiles(marks, block.symmetric, visit, start)
-
-        def visit_place(carry: Any, place: Any) -> tuple[Any, None]:
-            i, j, edge = place
-            if marks is not None:
-                edge |= marks[0].meets(i, marks[1], j)
-            scores = self.scores(i, j)
-            scores = jax.lax.cond(edge, self.at_edge, lambda s, i, j: s, scores, i, j)
-            return step(carry, i, j, scores), None
-
-        shapes = self.left.shape[:2], self.right.shape[:2]
-        places = tile_places(*shapes, *self.sizes, block.symmetric, block.skips_diagonal)
-        return jax.lax.scan(visit_place, start, places)[0]
-
-    def scores(self, i: jax.Array, j: jax.Array) -> jax.Array:
-        """Scores of all pairs of a tile."""
-        return product(self.left[i], self.right[j].T)
-
-    def at_edge(self, s: jax.Array, i: jax.Array, j: jax.Array) -> jax.Array:
-        """The scores of a tile some of whose pairs do not count."""
-        block = self.block
-        how = *self.sizes, block.symmetric, block.skips_diagonal
-        keep = counted_pairs(i, j, s.shape, *how)
-        if self.marks is not None:
-            equal = self.marks[0].equal(i, self.marks[1], j)
-            keep &= equal if self.which == "equal" else ~equal
-        return jnp.where(keep, s, -jnp.inf)
+def _softmax_of(anchors: Side, place: jax.Array, scores: jax.Array, axis: int) -> jax.Array:
+    """Softmax of a tile of anchors, with their others along `axis`."""
+    assert anchors.softmax is not None
+    return jnp.exp(anchors.softmax.log_share(place, scores, axis))

@@ -1,6 +1,7 @@
-"""Run by test_distributed.py: the loss over W devices against one; prints JSON.
+"""Run by tests of devices: the loss over W devices against one; prints JSON.
 
-With "fused" as a second argument: of the Pallas routine in its interpreter, in float32.
+With "fused" as a second argument: of the Pallas routine in its interpreter, in float32. Four
+devices take a choice of the cases, as nearly all of the time goes into compiling; with "all" all.
 """
 
 import json
@@ -9,11 +10,13 @@ import sys
 from functools import partial
 
 COUNT, FUSED = int(sys.argv[1]), sys.argv[2:] == ["fused"]
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={COUNT}"
+CHOSEN = COUNT == 4 and sys.argv[2:] != ["all"]
+FLAGS = f"--xla_force_host_platform_device_count={COUNT} --xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] = FLAGS  # what is compiled here runs once
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
-from common import cases, cases_with_ids, learned_cases, report, views  # noqa: E402
+from common import cases, cases_with_ids, learned_cases, report, softmax_cases, views  # noqa: E402
 from jax.sharding import PartitionSpec as P  # noqa: E402
 
 import fmicl_jax  # noqa: E402
@@ -110,13 +113,26 @@ def single(options):
     return jax.jit(step)
 
 
+#: Cases that have between them every scheme, ring and kind of argument.
+CHOICE = {
+    "anchor-tiled", "within-dense", "cross-tiled", "all-dense", "all-tiled", "bank-tiled",
+    "stacked views-tiled", "labels-dense", "labels-tiled", "duplicates-dense",
+    "bank with ids-tiled", "learned-all-tiled", "learned-cross-dense", "learned-bank-tiled",
+    "siglip-tiled",
+    "siglip-ids-tiled", "row-tiled", "info-nce-cross-tiled", "info-nce-all-tiled",
+    "info-nce-within-dense", "info-nce-bank-tiled", "info-nce-labels-dense",
+    "info-nce-labels-tiled", "info-nce-stacked-tiled", "info-nce-duplicates-dense",
+    "info-nce-bank-ids-tiled", "clip-dense", "clip-ids-tiled", "dcl-ids-tiled", "dhel-tiled",
+}  # fmt: skip
 KINDS = ("fused",) if FUSED else ("dense", "tiled")
 results = {}
 
 
 def compare(name, options, arrays, ways, **scalars):
+    if CHOSEN and name not in CHOICE:
+        return
     learned = {"encoder": encoder, **scalars}
-    want = single(options)(learned, arrays)
+    want = single(options if FUSED else options | {"implementation": "dense"})(learned, arrays)
     for way, check in ways:
         got = way(options, arrays, check)(learned, arrays)
         label = f"{name}-{way.__name__}-{'checked' if check else 'unchecked'}"
@@ -132,10 +148,11 @@ for i, (name, options, has_bank) in enumerate(cases(KINDS)):
         ways = [(outside, False)]
     elif COUNT == 1:
         ways = [(outside, True)]
-    elif options.get("negatives") == "all":
+    elif name == "all-tiled":
         ways = [(way, check) for way in (inside, outside) for check in (True, False)]
     else:
         ways = [(inside, i % 2 == 0), (outside, i % 2 == 1)]
+        ways = [ways[i // 2 % 2]] if CHOSEN else ways
     compare(name, JS | options, {"x": x, "y": y} | ({"bank": bank} if has_bank else {}), ways)
 for i, (name, options, beside, ids) in enumerate(cases_with_ids(len(x)) if not FUSED else ()):
     arrays = {k: {"x": x, "y": y, "bank": bank}[k] for k in ("x", *beside)} | ids
@@ -147,6 +164,14 @@ for i, (name, function, options, has_bank, numbers) in enumerate(learned_cases(K
     way = (inside, outside)[i // 2 % 2], i % 2 == 0
     way = (outside, False) if FUSED else way
     compare(name, options, arrays, [way], **{k: np.asarray(v) for k, v in numbers.items()})
+for i, (name, function, options, beside, ids, numbers) in enumerate(
+    softmax_cases(len(x)) if not FUSED else ()
+):
+    options["function"] = function
+    arrays = {k: {"x": x, "y": y, "bank": bank}[k] for k in ("x", *beside)} | ids
+    ways = [(way, check) for check in (True, False) for way in (inside, outside)][i % 4 :][:1]
+    ways = [*ways, (by_pmap, False)] if name == "info-nce-labels-tiled" else ways
+    compare(name, options, arrays, ways, **{k: np.asarray(v) for k, v in numbers.items()})
 if not FUSED:  # SigLIP with ids, which has other weights
     ids = np.arange(len(x)) * 7 % 3
     for form, way in (("dense", inside), ("tiled", outside)):
