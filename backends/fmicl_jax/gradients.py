@@ -48,6 +48,8 @@ def loss_and_gradients(
     Raises:
         ValueError: the features are no float arrays, or the loss returns no scalar; and what the
             loss itself raises.
+
+    Source: the gradient cache of Gao et al. (2021), section 3.2.
     """
     given = {"x": x} if y is None else {"x": x, "y": y}
     for name, value in given.items():

@@ -29,7 +29,7 @@ def loss_and_gradients(
     loss: Callable[..., tf.Tensor] = fmicl_loss,
     **options: Any,
 ) -> LossAndGradients:
-    """The loss of features and its gradients in them, as plain tensors without a graph.
+    """The loss of features and its gradients in them, as plain arrays without a graph.
 
     It is `value = loss(x, y, **options)` under a `tf.GradientTape` that watches x and y, with
     `tape.gradient(value, (x, y))`; a tape around it sees constants, in or outside of `tf.function`.
@@ -48,6 +48,8 @@ def loss_and_gradients(
     Raises:
         ValueError: the features are no float tensors, or the loss returns no scalar that depends on
             them; and what the loss itself raises.
+
+    Source: the gradient cache of Gao et al. (2021), section 3.2.
     """
     given = {"x": x} if y is None else {"x": x, "y": y}
     for name, value in given.items():

@@ -28,7 +28,7 @@ def loss_and_gradients(
     loss: Callable[..., torch.Tensor] = fmicl_loss,
     **options: Any,
 ) -> LossAndGradients:
-    """The loss of features and its gradients in them, as plain tensors without a graph.
+    """The loss of features and its gradients in them, as plain arrays without a graph.
 
     It is `value = loss(x, y, **options)` with `torch.autograd.grad(value, (x, y))`, of copies that
     no other graph knows: it works under `torch.no_grad()` and `torch.inference_mode()`, and changes
@@ -47,6 +47,8 @@ def loss_and_gradients(
     Raises:
         ValueError: the features are no float tensors, or the loss returns no scalar that depends on
             them; and what the loss itself raises.
+
+    Source: the gradient cache of Gao et al. (2021), section 3.2.
     """
     given = {"x": x} if y is None else {"x": x, "y": y}
     for name, value in given.items():
