@@ -2,7 +2,9 @@
 
 from fmicl_core import specification
 from fmicl_core.specification import *  # noqa: F403
+from fmicl_jax.caching import cached_loss
 from fmicl_jax.family import kcl_loss, siglip_loss
+from fmicl_jax.gradients import LossAndGradients, loss_and_gradients
 from fmicl_jax.loss import FMICLLoss, fmicl_loss, fmicl_terms
 from fmicl_jax.related import (
     InfoNCELoss,
@@ -17,7 +19,9 @@ __all__ = [
     "FMICLLoss",
     "FMICLTerms",
     "InfoNCELoss",
+    "LossAndGradients",
     "alignment_uniformity_loss",
+    "cached_loss",
     "clip_loss",
     "dcl_loss",
     "dhel_loss",
@@ -25,6 +29,7 @@ __all__ = [
     "fmicl_terms",
     "info_nce_loss",
     "kcl_loss",
+    "loss_and_gradients",
     "siglip_loss",
     "spectral_contrastive_loss",
 ]

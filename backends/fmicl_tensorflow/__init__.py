@@ -3,6 +3,7 @@
 from fmicl_core import specification
 from fmicl_core.specification import *  # noqa: F403
 from fmicl_tensorflow.family import clip_loss, dcl_loss, dhel_loss, kcl_loss, siglip_loss
+from fmicl_tensorflow.gradients import LossAndGradients, loss_and_gradients
 from fmicl_tensorflow.loss import FMICLLoss, fmicl_loss, fmicl_terms
 from fmicl_tensorflow.related import (
     InfoNCELoss,
@@ -16,6 +17,7 @@ __all__ = [
     "FMICLLoss",
     "FMICLTerms",
     "InfoNCELoss",
+    "LossAndGradients",
     "alignment_uniformity_loss",
     "clip_loss",
     "dcl_loss",
@@ -24,6 +26,7 @@ __all__ = [
     "fmicl_terms",
     "info_nce_loss",
     "kcl_loss",
+    "loss_and_gradients",
     "siglip_loss",
     "spectral_contrastive_loss",
 ]

@@ -2,7 +2,9 @@
 
 from fmicl_core import specification
 from fmicl_core.specification import *  # noqa: F403
+from fmicl_torch.caching import cached_loss
 from fmicl_torch.family import kcl_loss, siglip_loss
+from fmicl_torch.gradients import LossAndGradients, loss_and_gradients
 from fmicl_torch.loss import FMICLLoss, fmicl_loss, fmicl_terms
 from fmicl_torch.related import (
     InfoNCELoss,
@@ -19,8 +21,10 @@ __all__ = [
     "FMICLLoss",
     "FMICLTerms",
     "InfoNCELoss",
+    "LossAndGradients",
     "SigLIPLoss",
     "alignment_uniformity_loss",
+    "cached_loss",
     "clip_loss",
     "dcl_loss",
     "dhel_loss",
@@ -28,6 +32,7 @@ __all__ = [
     "fmicl_terms",
     "info_nce_loss",
     "kcl_loss",
+    "loss_and_gradients",
     "siglip_loss",
     "spectral_contrastive_loss",
 ]

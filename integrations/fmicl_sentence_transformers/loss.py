@@ -10,6 +10,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.losses.merged_forward import embed_columns
 from sentence_transformers.util import all_gather, all_gather_with_grad
+from sentence_transformers.util.distributed import get_rank, get_world_size
 from torch import nn
 
 import fmicl_torch
@@ -64,10 +65,10 @@ class FMICLLoss(nn.Module):
             "within", the mean of "anchor" and the same on the positives; "all", every pair of
             different samples.
         normalize: whether embeddings are scaled to unit length first.
-        gather_across_devices: whether the batches of all processes are taken together. Every
-            process then computes the same loss over the union, and DistributedDataParallel, which
-            averages gradients, gives parameters the gradient of one process with the whole batch.
-            Processes need batches of equal size.
+        gather_across_devices: whether the batches of all processes are taken together. The loss
+            then is that of their union, of which every process computes its share, and
+            DistributedDataParallel, which averages gradients, gives parameters the gradient of one
+            process with the whole batch. Processes need batches of equal size.
         mask_duplicates: whether samples that share a text are kept from being negatives of each
             other, and hard negatives that are the text of a sample from being negatives of it. With
             `ids_from_labels` it concerns the hard negatives alone.
@@ -171,31 +172,40 @@ class FMICLLoss(nn.Module):
             ValueError: as `FMICLLoss`, and when labels are asked for and missing.
         """
         labels = self._checked_labels(labels, len(embeddings[0]))
+        x, y, columns = (
+            embeddings[0],
+            embeddings[1] if len(embeddings) > 1 else None,
+            embeddings[2:],
+        )
+        ranks, rank = 1, 0
         if self.gather_across_devices:
+            # Whole numbers and hard negatives alone: the loss takes the rest of the union itself.
+            ranks, rank = get_world_size(), get_rank()
             if keys is not None:
                 parts = keys.split([len(column) for column in embeddings])
                 keys = torch.cat([all_gather(part) for part in parts])
             labels = None if labels is None else all_gather(labels)
-            embeddings = [all_gather_with_grad(column) for column in embeddings]
-        x, y = embeddings[0], embeddings[1] if len(embeddings) > 1 else None
-        hard = torch.cat(list(embeddings[2:])) if len(embeddings) > 2 else None
+            columns = [all_gather_with_grad(column) for column in columns]
+        self.fmicl.distributed = ranks > 1
+        total, hard = ranks * len(x), torch.cat(list(columns)) if columns else None
         if labels is None:
-            ids, hard_ids = (None, None) if keys is None else sample_numbers(keys, len(x))
+            every, hard_ids = (None, None) if keys is None else sample_numbers(keys, total)
         else:
-            ids = labels
+            every = labels
             hard_ids = None if hard is None or keys is None else labels_of_texts(keys, labels)
-        alone = len(x) == 1 if ids is None else bool((ids == ids[0]).all())
-        if alone and (hard is None or _all_of(hard_ids, ids)):
+        alone = total == 1 if every is None else bool((every == every[0]).all())
+        if alone and (hard is None or _all_of(hard_ids, every)):
             return self._nothing(x, y, hard)
-        if y is None and ids is not None and len(ids.unique()) == len(ids):
+        if y is None and every is not None and len(every.unique()) == total:
             return self._nothing(x, y, hard)
+        ids = None if every is None else every.chunk(ranks)[rank]
         if hard is None:
             return self.fmicl.terms(x, y, ids=ids)
         bank = self.fmicl.terms(x, y, hard, ids=ids, bank_ids=hard_ids)
         if alone:
             return bank
         batch = self.fmicl.terms(x, y, ids=ids)
-        share = len(hard) / (len(hard) + len(x) - 1)
+        share = len(hard) / (len(hard) + total - 1)
         more = share * (bank.penalty - batch.penalty)
         loss = batch.loss + self.fmicl.alpha * more
         return FMICLTerms(loss, batch.score, batch.penalty + more)

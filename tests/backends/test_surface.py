@@ -27,9 +27,9 @@ from fmicl_core.related import RELATED_DEFAULTS
 
 FUNCTIONS = ("fmicl_loss", "fmicl_terms", "info_nce_loss", "alignment_uniformity_loss",
              "spectral_contrastive_loss", "siglip_loss", "clip_loss", "dcl_loss", "dhel_loss",
-             "kcl_loss")  # fmt: skip
+             "kcl_loss", "loss_and_gradients")  # fmt: skip
 OBJECTS = ("FMICLLoss", "InfoNCELoss")
-PUBLIC = (*FUNCTIONS, *OBJECTS, "FMICLTerms")
+PUBLIC = (*FUNCTIONS, *OBJECTS, "FMICLTerms", "LossAndGradients")
 #: Arguments that are a framework's own: how it names ranks.
 OWN = {"distributed", "axis_name"}
 #: The one of each framework, its default, and what docstrings say that another value does.
@@ -38,8 +38,9 @@ RANKS = {
     "jax": ("axis_name", None, "`axis_name=` makes it that of the union"),
     "tensorflow": ("distributed", True, "`distributed=False` makes it that of this replica's rows"),
 }
-#: Modules with parameters, which PyTorch's users expect; elsewhere the functions take them.
-MODULES = {"CLIPLoss", "SigLIPLoss"}
+#: Names that not every backend has: gradient caching, and modules with parameters, which PyTorch's
+#: users expect; elsewhere the functions take them.
+SOME = {"CLIPLoss", "SigLIPLoss", "cached_loss"}
 ARRAYS = "|".join(re.escape(adapter.array_name) for adapter in ADAPTERS.values())
 
 
@@ -58,7 +59,12 @@ def arguments(function):
     """Name, kind, default and annotation of every argument, and what comes back."""
     signature = inspect.signature(function)
     listed = [
-        (p.name, p.kind, p.default, re.sub(ARRAYS, "Array", str(p.annotation)))
+        (
+            p.name,
+            p.kind,
+            getattr(p.default, "__name__", p.default),
+            re.sub(ARRAYS, "Array", str(p.annotation)),
+        )
         for p in signature.parameters.values()
         if p.name not in OWN
     ]
@@ -75,10 +81,10 @@ def outline(documented):
 
 
 def test_public_names(backend, torch_library):
-    of_all = [name for name in torch_library.__all__ if name not in MODULES]
-    assert [name for name in backend.library.__all__ if name not in MODULES] == of_all
+    of_all = [name for name in torch_library.__all__ if name not in SOME]
+    assert [name for name in backend.library.__all__ if name not in SOME] == of_all
     assert {*PUBLIC, *specification.__all__} == set(of_all)
-    assert {*torch_library.__all__} - {*of_all} == MODULES
+    assert {*torch_library.__all__} - {*of_all} == SOME
 
 
 def test_one_import_is_enough(backend):

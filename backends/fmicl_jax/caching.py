@@ -1,0 +1,115 @@
+"""Gradient caching: the loss of a batch whose activations would not fit in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fmicl_core.caching import batch_norms, check_encoded, each_encoder, samples_of
+from fmicl_core.checks import check_at_least
+from fmicl_jax.gradients import checked_scalar
+
+#: Parameters and the inputs of one view to features (n, D).
+Encoder = Callable[[Any, Any], jax.Array]
+
+
+def cached_loss(
+    loss: Callable[..., jax.Array],
+    encode: Encoder | Sequence[Encoder],
+    params: Any,
+    *inputs: Any,
+    mini_batch_size: int,
+    **options: Any,
+) -> jax.Array:
+    """The loss of a batch that is embedded in mini-batches, of which one is in memory at a time.
+
+    It is `loss(*(encode(params, part) for part in inputs), **options)` with its gradients, in the
+    memory of a mini-batch under `jax.jit`: embedding keeps features alone, and the backward pass
+    embeds every mini-batch again to carry its gradient on. That second forward pass is the price, a
+    third of a step's time. The loss is of the whole batch, unlike that of accumulated gradients:
+
+        def of(params):  # Linen: encode = model.apply
+            return cached_loss(fmicl_loss, encode, params, x, y, mini_batch_size=64)
+
+        loss, grads = jax.jit(jax.value_and_grad(of))(params)
+
+    A module of nnx is split once, and put together again by its encoder; random keys are part of
+    the inputs, one for each sample, so that dropout draws the same again:
+
+        graph, params, rest = nnx.split(model, nnx.Param, ...)
+        encode = lambda params, x: nnx.merge(graph, params, rest)(x)
+
+    Args:
+        loss: function or object that returns a scalar: a loss of this package, or one's own.
+        encode: encoder, a function of the parameters and the inputs of a view to features (n, D);
+            or a tuple of one encoder for each input, as for two towers.
+        params: parameters, a tree of arrays, which every encoder is given.
+        inputs: inputs of each view: an array, or a tree of arrays, in all of which samples are
+            along the first axis. A single one goes with `ids`.
+        mini_batch_size: number of samples of one input that are embedded at a time; the last
+            mini-batch may be smaller, and is compiled for itself.
+        options: options of the loss by name, such as `divergence`, `bank`, `ids`, `axis_name`.
+
+    Returns:
+        Scalar to minimise.
+
+    Raises:
+        ValueError: parameters hold statistics of batch norm, which would be those of a mini-batch;
+            an encoder returns something else than features; inputs are not alike.
+
+    Source: Gao et al. (2021), GradCache; mini-batches are checkpoints of Chen et al. (2016).
+    """
+    size = check_at_least("mini_batch_size", mini_batch_size, 1)
+    encoders = each_encoder(encode, len(inputs))
+    _refuse_batch_norm(params)
+    given = zip(encoders, inputs, strict=True)
+    features = (_features(partial(encoder, params), part, size) for encoder, part in given)
+    return checked_scalar(loss(*features, **options))
+
+
+def _features(encode: Callable[[Any], jax.Array], inputs: Any, size: int) -> jax.Array:
+    """The features (N, D) of a view, whose backward pass embeds it again."""
+    samples = samples_of([jnp.shape(leaf) for leaf in jax.tree.leaves(inputs)])
+    # Inside of the loop nothing is shared with the forward pass, whatever XLA would like.
+    embed = jax.checkpoint(partial(_embed, encode), prevent_cse=False)
+    parts, whole = [], samples - samples % size
+    if whole:
+        batches = jax.tree.map(lambda leaf: _folded(leaf[:whole], size), inputs)
+        parts.append(jax.lax.map(embed, batches).reshape(whole, -1))
+    if whole < samples:
+        rest = jax.tree.map(lambda leaf: leaf[whole:], inputs)
+        parts.append(jax.checkpoint(partial(_embed, encode))(rest))
+    return jnp.concatenate(parts)
+
+
+def _folded(rows: jax.Array, size: int) -> jax.Array:
+    """Rows as mini-batches, (batches, size, ...)."""
+    return rows.reshape(-1, size, *rows.shape[1:])
+
+
+def _embed(encode: Callable[[Any], jax.Array], inputs: Any) -> jax.Array:
+    """The features of some samples."""
+    features = encode(inputs)
+    shape = features.shape if isinstance(features, jax.Array) else None
+    check_encoded(shape, type(features).__name__, len(jax.tree.leaves(inputs)[0]))
+    return features
+
+
+def _refuse_batch_norm(params: Any) -> None:
+    """Raise where there are statistics of Flax's batch norms: Linen's collection, nnx's type."""
+    found = [
+        f"`{jax.tree_util.keystr(path)}` ({type(leaf).__name__})"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params, is_leaf=_is_statistic)
+        if _is_statistic(leaf) or any(getattr(at, "key", "") == "batch_stats" for at in path)
+    ]
+    if found:
+        raise batch_norms("params", found)
+
+
+def _is_statistic(leaf: Any) -> bool:
+    """Whether it is a `flax.nnx.BatchStat`; Flax itself need not be there."""
+    return any(kind.__name__ == "BatchStat" for kind in type(leaf).__mro__)
