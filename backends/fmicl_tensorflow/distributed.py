@@ -39,10 +39,17 @@ class Replicas:
     """
 
     def __init__(self, context: tf.distribute.ReplicaContext, rows: tf.Tensor) -> None:
-        self.context, self.rows = context, tf.shape(rows)[0]
-        sizes = self.gather(self.rows[None])
-        self.total = tf.reduce_sum(sizes)
-        self.before = tf.reduce_sum(sizes[: context.replica_id_in_sync_group])
+        self.context, self.count = context, context.num_replicas_in_sync
+        self.rows = tf.shape(rows)[0]
+        #: Number of rows of every replica, (W,).
+        self.sizes = self.gather(self.rows[None])
+        self.total = tf.reduce_sum(self.sizes)
+        self.before = tf.reduce_sum(self.sizes[: context.replica_id_in_sync_group])
+
+    @property
+    def rank(self) -> int:
+        """The number of this replica."""
+        return int(tf.get_static_value(self.context.replica_id_in_sync_group))
 
     def sum(self, part: tf.Tensor) -> tf.Tensor:
         """Sum over the replicas, with gradient."""
