@@ -9,7 +9,7 @@ guests' gradients home. A replica receives as much as in a ring, and holds two s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -71,11 +71,11 @@ class Ring:
         place = tf.minimum(tf.range(2 * self.half), self.sizes[host] - 1)
         return Shard(rows, tf.gather(numbers, place), self.sizes[host])
 
-    def shown(self, own: Rows, host: int, after: tf.Tensor) -> Rows:
+    def shown(self, own: Rows, host: int, after: list[tf.Tensor]) -> Rows:
         """The host's rows; not before `after`, since no replica is to hold the rows of many."""
         side_by_side = tf.concat(list(own.values()), axis=1)
         is_host = host == self.replicas.rank
-        with tf.control_dependencies([after]):
+        with tf.control_dependencies(after):
             given = tf.identity(side_by_side) if is_host else tf.zeros_like(side_by_side)
         guests = tf.split(self.replicas.sum(given), [v.shape[1] for v in own.values()], axis=1)
         return dict(zip(own, guests, strict=True))
@@ -92,9 +92,10 @@ class Ring:
         halves = slice(0, half), slice(half, 2 * half)
         return zip(halves, halves if rank < host else halves[::-1], strict=True)
 
-    def placed(self, gradient: tf.Tensor, place: slice) -> tf.Tensor:
-        """Gradients of a slice of the rows as those of all rows."""
-        return tf.pad(gradient, [[place.start, 2 * self.half - place.stop], [0, 0]])
+    def placed(self, part: tf.Tensor, place: slice, elsewhere: Any = 0) -> tf.Tensor:
+        """What a slice of the rows has, such as gradients, as that of all rows."""
+        around = [[place.start, 2 * self.half - place.stop], *[[0, 0]] * (part.shape.rank - 1)]
+        return tf.pad(part, around, constant_values=elsewhere)
 
 
 def ring_mean(
@@ -166,7 +167,7 @@ def _rounds(
     value = mass = tf.zeros((), dtype)
     for host in range(replicas.count):
         here = host == replicas.rank
-        guest = ring.shard(ring.shown(padded, host, value), host)
+        guest = ring.shard(ring.shown(padded, host, [value]), host)
         theirs = {name: tf.zeros_like(side) for name, side in padded.items()}
         for block in blocks:
             plan = Plan(pairwise, here, which, tile)

@@ -77,10 +77,8 @@ def terms_of(
     bias = None if bias is None else as_tensor(bias, dtype)
     replicas = None if context is None else Replicas(context, rows["x"])
     numbers = numbers_of(ids, bank_ids, rows, replicas)
-    n, k = rows["x"].shape[0], rows.get("bank", rows["x"]).shape[0]
-    if context is not None:
-        n = None if n is None else n * context.num_replicas_in_sync
-        k = n if bank is None else k
+    n = rows["x"].shape[0] if replicas is None else replicas.total_if_known(rows["x"].shape[0])
+    k = n if bank is None else rows["bank"].shape[0]
     chosen, mean = choose_form(implementation, n, k), tf.reduce_mean
     form = FORMS[chosen]
     if replicas is not None:
