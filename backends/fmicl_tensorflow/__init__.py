@@ -2,8 +2,7 @@
 
 from fmicl_core import specification
 from fmicl_core.specification import *  # noqa: F403
-from fmicl_tensorflow.family import clip_loss, dcl_loss, dhel_loss, kcl_loss, siglip_loss
-from fmicl_tensorflow.gradients import LossAndGradients, loss_and_gradients
+from fmicl_tensorflow.family import kcl_loss, siglip_loss
 from fmicl_tensorflow.loss import FMICLLoss, fmicl_loss, fmicl_terms
 from fmicl_tensorflow.related import (
     InfoNCELoss,
@@ -11,6 +10,7 @@ from fmicl_tensorflow.related import (
     info_nce_loss,
     spectral_contrastive_loss,
 )
+from fmicl_tensorflow.softmax_family import clip_loss, dcl_loss, dhel_loss
 from fmicl_tensorflow.terms import FMICLTerms
 
 __all__ = [

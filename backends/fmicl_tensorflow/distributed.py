@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import tensorflow as tf
+from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
 from fmicl_core import Pairwise
 from fmicl_core.ranks import warn_of_ranks
@@ -39,10 +40,17 @@ class Replicas:
     """
 
     def __init__(self, context: tf.distribute.ReplicaContext, rows: tf.Tensor) -> None:
-        self.context, self.rows = context, tf.shape(rows)[0]
-        sizes = self.gather(self.rows[None])
-        self.total = tf.reduce_sum(sizes)
-        self.before = tf.reduce_sum(sizes[: context.replica_id_in_sync_group])
+        self.context, self.count = context, context.num_replicas_in_sync
+        self.rows = tf.shape(rows)[0]
+        #: Number of rows of every replica, (W,).
+        self.sizes = self.gather(self.rows[None])
+        self.total = tf.reduce_sum(self.sizes)
+        self.before = tf.reduce_sum(self.sizes[: context.replica_id_in_sync_group])
+
+    @property
+    def rank(self) -> int:
+        """The number of this replica."""
+        return int(tf.get_static_value(self.context.replica_id_in_sync_group))
 
     def sum(self, part: tf.Tensor) -> tf.Tensor:
         """Sum over the replicas, with gradient."""
@@ -52,6 +60,23 @@ class Replicas:
         """Mean over the union of one value a row, or of one value a replica; with gradient."""
         share = tf.cast(self.rows, values.dtype) / tf.cast(self.total, values.dtype)
         return self.sum(share * tf.reduce_mean(values))
+
+    def total_if_known(self, rows: int | None) -> int | None:
+        """The number of rows of the union where graphs know it, the same on every replica.
+
+        Args:
+            rows: number of this replica's rows, or None while it is unknown.
+        """
+        if GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):  # all shapes are equal
+            return None if rows is None else self.count * rows
+
+        def total(strategy: tf.distribute.Strategy, sizes: object) -> int:
+            # -1 stands for None, which would be no value.
+            local = strategy.experimental_local_results(sizes)
+            return -1 if min(local) < 0 else sum(local) * self.count // len(local)
+
+        known = self.context.merge_call(total, args=(-1 if rows is None else rows,))
+        return None if known < 0 else known
 
     def against_all(self, form: Form, union: tf.Tensor | None) -> Form:
         """From a form, the same of this replica's rows against all rows.
@@ -120,6 +145,6 @@ def replica_context() -> tf.distribute.ReplicaContext | None:
 
 
 def tell_of_replicas(loss: str) -> None:
-    """Warn, once, that a loss that knows no replicas is called inside of a replica context."""
+    """Warn, once, that a loss that takes no rows of other replicas is called on one of several."""
     if replica_context() is not None:
         warn_of_ranks(loss)

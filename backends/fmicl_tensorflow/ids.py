@@ -44,7 +44,11 @@ class Numbers(NamedTuple):
 
         NaN where no row has any, so that the loss is NaN.
         """
-        count = pairs.positives_of(self._count(self.union, self.own))
+        return self._weights(pairs, self.own, dtype)
+
+    def _weights(self, pairs: Pairs, anchors: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+        """The same of any anchors, by their numbers."""
+        count = pairs.positives_of(self._count(self.union, anchors))
         weights = tf.math.reciprocal_no_nan(tf.cast(count, dtype))
         some = tf.reduce_any(pairs.positives_of(self._count(self.union, self.union)) > 0)
         return tf.where(some, weights, tf.constant(float("nan"), dtype))
@@ -58,7 +62,7 @@ class Numbers(NamedTuple):
         none = self._negative_shares(pairs, tf.float32) == 0.0
         if not pairs.decoupled:
             return tf.reduce_all(none)
-        return tf.reduce_any(none & (self.weights(pairs, tf.float32) > 0.0))
+        return tf.reduce_any(none & (self._weights(pairs, self.union, tf.float32) > 0.0))
 
     def explain(self, pairs: Pairs) -> InvalidArgument | None:
         """The error where there is no positive or no negative pair."""

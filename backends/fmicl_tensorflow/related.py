@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from fmicl_core.checks import check_positive, fixed_option
+from fmicl_core.checks import check_bool, check_positive, fixed_option
 from fmicl_core.pairs import pairs_of
 from fmicl_core.related import INFO_NCE_OPTIONS, RELATED_DEFAULTS, check_info_nce
 from fmicl_tensorflow.distributed import tell_of_replicas
@@ -28,6 +28,7 @@ def info_nce_loss(
     bank_ids: tf.Tensor | None = None,
     normalize: bool = RELATED_DEFAULTS.normalize,
     implementation: str = "auto",
+    distributed: bool = True,
 ) -> tf.Tensor:
     """InfoNCE: mean over anchors of log(e^s+ + sum over negatives of e^s-) - s+.
 
@@ -39,8 +40,9 @@ def info_nce_loss(
     `info_nce_loss(features, ids=labels)` is the supervised contrastive loss (Khosla et al. 2020,
     L_out).
 
-    The rows that it is given are the whole batch. Among several ranks, devices or replicas gather
-    their features first; `fmicl_loss` does that itself.
+    On several replicas of a `tf.distribute` strategy it is of the union of their batches;
+    `distributed=False` makes it that of this replica's rows alone. (PyTorch and JAX have to be
+    told, TensorFlow's strategy says who the replicas are.)
 
     Args:
         x: (N, D) features of the first view, or of all rows in a single array; any float dtype.
@@ -64,6 +66,7 @@ def info_nce_loss(
         normalize: whether rows are scaled to unit length first.
         implementation: form that computes the loss: "dense" (any-order derivatives, O(N^2) memory),
             "tiled" (two passes, O(N D) memory, differentiable once), or "auto", by size.
+        distributed: whether replicas share the batch, as for `fmicl_loss`.
 
     Returns:
         Scalar to minimise, float32 (float64 for float64 features).
@@ -74,10 +77,11 @@ def info_nce_loss(
     Source: Oord et al. (2018), eq. 4; Chen et al. (2020), eq. 1; He et al. (2020), eq. 1; Khosla et
     al. (2020), eq. 2.
     """
-    tell_of_replicas("info_nce_loss")
     scale = scale_of(temperature, logit_scale)
     pairs = pairs_of(negatives, positives, y, bank, ids, bank_ids)
-    return info_nce_of(pairs, scale, x, y, bank, ids, bank_ids, normalize, implementation)
+    return info_nce_of(
+        pairs, scale, x, y, bank, ids, bank_ids, normalize, implementation, distributed
+    )
 
 
 class InfoNCELoss(tf.Module):
@@ -91,6 +95,7 @@ class InfoNCELoss(tf.Module):
 
     Args:
         temperature, negatives, positives, normalize, implementation: as for `info_nce_loss`.
+        distributed: as for `info_nce_loss`.
 
     Raises:
         ValueError: an option is unknown or out of range.
@@ -101,6 +106,7 @@ class InfoNCELoss(tf.Module):
     positives: str
     normalize: bool
     implementation: str
+    distributed: bool
 
     def __init__(
         self,
@@ -110,10 +116,11 @@ class InfoNCELoss(tf.Module):
         positives: str = RELATED_DEFAULTS.positives,
         normalize: bool = RELATED_DEFAULTS.normalize,
         implementation: str = "auto",
+        distributed: bool = True,
     ) -> None:
         super().__init__()
         options = check_info_nce(temperature, negatives, normalize, positives, implementation)
-        self.__dict__.update(options)
+        self.__dict__.update(options, distributed=check_bool("distributed", distributed))
 
     def __call__(
         self,
@@ -125,18 +132,18 @@ class InfoNCELoss(tf.Module):
         bank_ids: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """The loss of x (N, D) and, if given, y (N, D), bank (K, D), ids (N,), bank_ids (K,)."""
-        options = {name: getattr(self, name) for name in INFO_NCE_OPTIONS}
+        options = {name: getattr(self, name) for name in (*INFO_NCE_OPTIONS, "distributed")}
         return info_nce_loss(x, y, bank=bank, ids=ids, bank_ids=bank_ids, **options)
 
     def __setattr__(self, name: str, value: object) -> None:
-        if name in INFO_NCE_OPTIONS:
+        if name in (*INFO_NCE_OPTIONS, "distributed"):
             raise fixed_option(name, value, but="")
         super().__setattr__(name, value)
 
     def __repr__(self) -> str:
         """The options, as they would be pasted."""
-        listed = ", ".join(f"{name}={getattr(self, name)!r}" for name in INFO_NCE_OPTIONS)
-        return f"InfoNCELoss({listed})"
+        names = (*INFO_NCE_OPTIONS, *(() if self.distributed else ("distributed",)))
+        return f"InfoNCELoss({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
 
 
 def alignment_uniformity_loss(

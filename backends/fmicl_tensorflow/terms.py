@@ -22,6 +22,7 @@ from fmicl_tensorflow.dense import (
 from fmicl_tensorflow.distributed import Form, Replicas, replica_context
 from fmicl_tensorflow.ids import Numbers, numbers_of
 from fmicl_tensorflow.inputs import explain_non_finite, prepare
+from fmicl_tensorflow.ring import ring_mean
 from fmicl_tensorflow.scalars import Scalars, as_tensor, check_values_of
 from fmicl_tensorflow.tiled import tiled_block_mean, tiled_positive_sum
 
@@ -76,25 +77,27 @@ def terms_of(
     bias = None if bias is None else as_tensor(bias, dtype)
     replicas = None if context is None else Replicas(context, rows["x"])
     numbers = numbers_of(ids, bank_ids, rows, replicas)
-    n, k = rows["x"].shape[0], rows.get("bank", rows["x"]).shape[0]
-    if context is not None:
-        n = None if n is None else n * context.num_replicas_in_sync
-        k = n if bank is None else k
-    form = FORMS[choose_form(implementation, n, k)]
-    mean = tf.reduce_mean
+    n = rows["x"].shape[0] if replicas is None else replicas.total_if_known(rows["x"].shape[0])
+    k = n if bank is None else rows["bank"].shape[0]
+    chosen, mean = choose_form(implementation, n, k), tf.reduce_mean
+    form = FORMS[chosen]
     if replicas is not None:
         form = replicas.against_all(form, None if numbers is None else numbers.union)
         mean = replicas.mean
-    score = _score(rows, pairwise, bias, pairs, numbers, form, mean, each_pair)
-    excess = mean(
-        mean_over_blocks(
-            pairs.negative_blocks,
-            lambda block: form.block_mean(
-                *block.sides(rows), pairwise, bias, block.skips_diagonal,
-                None if numbers is None else numbers.of(block),
-            ),
-        )
-    )  # fmt: skip
+    ring = None if replicas is None or chosen == "dense" else replicas
+    score = _score(rows, pairwise, bias, pairs, numbers, form, mean, ring, each_pair)
+    if ring is None or pairs.has_bank:  # every replica has the whole bank
+        excess = mean(
+            mean_over_blocks(
+                pairs.negative_blocks,
+                lambda block: form.block_mean(
+                    *block.sides(rows), pairwise, bias, block.skips_diagonal,
+                    None if numbers is None else numbers.of(block),
+                ),
+            )
+        )  # fmt: skip
+    else:
+        excess = ring.sum(ring_mean(rows, pairs.negative_blocks, pairwise, bias, ring, numbers))
     if numbers is not None:
         share = numbers.negative_share(pairs, dtype)
         excess = excess * (1.0 / share)  # NaN where there is no negative pair
@@ -122,6 +125,7 @@ def _score(
     numbers: Numbers | None,
     form: Form,
     mean: Callable[[tf.Tensor], tf.Tensor],
+    ring: Replicas | None,
     each_pair: bool,
 ) -> tf.Tensor:
     """Mean over the anchors of the mean score of their positives, or of the sum."""
@@ -131,11 +135,14 @@ def _score(
     weights = tf.ones_like(weights) if each_pair else weights
     # Of a single array none, yet NaN if there is no positive at all.
     own = weights * (0.0 if pairs.single else positive_scores(rows, pairwise, bias))
-    n = tf.cast(tf.size(weights), weights.dtype)
+    blocks, n = pairs.positive_blocks, tf.cast(tf.size(weights), weights.dtype)
+    if ring is not None and blocks:
+        part = ring_mean(rows, blocks, pairwise, bias, ring, numbers, weights)
+        return mean(own) + ring.sum(part)
     others = [
         block.share / n * form.positive_sum(
             *block.sides(rows), pairwise, bias, block.skips_diagonal, numbers.of(block), weights
         )
-        for block in pairs.positive_blocks
+        for block in blocks
     ]  # fmt: skip
     return mean(own) + mean(tf.add_n(others)) if others else mean(own)

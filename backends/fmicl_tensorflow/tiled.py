@@ -86,7 +86,7 @@ def _swept(
         sides = [permuted(side, order) for side, order in zip(sides, orders, strict=True)]
         numbers = tf.gather(numbers[0], orders[0]), tf.gather(numbers[1], orders[-1])
         weights = None if weights is None else tf.gather(weights, orders[0])
-    sweep, count = _compiled_sweep(plan), len(sides)
+    sweep, count = compiled_sweep(plan), len(sides)
 
     @tf.custom_gradient
     def value_of(*inputs: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], list[tf.Tensor]]]:
@@ -131,8 +131,14 @@ def permuted(rows: tf.Tensor, order: tf.Tensor) -> tuple[tf.Tensor, Callable[...
 
 
 @lru_cache(maxsize=1024)
-def _compiled_sweep(plan: Plan) -> Callable[..., list[tf.Tensor]]:
-    """The sweep of these settings, compiled anew for every shape."""
+def compiled_sweep(plan: Plan) -> Callable[..., list[tf.Tensor]]:
+    """The sweep of these settings, compiled anew for every shape.
+
+    It takes the numbers of the rows on both sides, or None; weights of the rows on the left, or
+    None; the rows of one side or of both; a learned bias, or None. The rows that count are the
+    first ones of each side, `sizes` of them, and the sum is divided by `divisor`: by default all of
+    them, and the number of their pairs, or with weights 1.
+    """
 
     @tf.function(jit_compile=True, autograph=False)
     def sweep(
@@ -140,19 +146,22 @@ def _compiled_sweep(plan: Plan) -> Callable[..., list[tf.Tensor]]:
         weights: tf.Tensor | None,
         sides: list[tf.Tensor],
         bias: tf.Tensor | None = None,
+        sizes: Sides | None = None,
+        divisor: tf.Tensor | None = None,
     ) -> list[tf.Tensor]:
         tiles = [split_tiles(side, plan.tile) for side in sides]
-        n, k = (tf.shape(side)[0] for side in (sides[0], sides[-1]))
+        n, k = sizes or (tf.shape(side)[0] for side in (sides[0], sides[-1]))
         grid = TileGrid(tiles[0], tiles[-1], n, k, len(sides) == 1, plan.skips_diagonal)
         if numbers is not None:
             grid = grid.with_numbers(plan.which, numbers)
-        if weights is not None:
-            one = tf.ones((), weights.dtype)
-            return _sweep(plan.pairwise, grid, _scores(plan, grid, weights), sides, bias, one)
         dtype = sides[0].dtype
-        pairs = tf.cast(n, dtype) * tf.cast(k - 1 if plan.skips_diagonal else k, dtype)
-        penalties = _penalties(plan.pairwise, grid, bias)
-        return _sweep(plan.pairwise, grid, penalties, sides, bias, tf.maximum(pairs, 1.0))
+        if weights is None:
+            tile_sum = _penalties(plan.pairwise, grid, bias)
+            pairs = tf.cast(n, dtype) * tf.cast(k - 1 if plan.skips_diagonal else k, dtype)
+        else:
+            tile_sum, pairs = _scores(plan, grid, weights), tf.ones((), dtype)
+        divisor = tf.maximum(pairs, 1.0) if divisor is None else divisor
+        return _sweep(plan.pairwise, grid, tile_sum, sides, bias, divisor)
 
     return sweep
 

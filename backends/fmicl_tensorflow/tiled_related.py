@@ -103,19 +103,18 @@ class _Scores:
             return grid
         return grid.with_numbers(part.which, (self.numbers[left], self.numbers[right]))
 
-    def at(self, grid: TileGrid, i: tf.Tensor, j: tf.Tensor) -> tf.Tensor:
-        """The scores of a tile; pairs that do not count score -inf."""
-        s = tf.matmul(grid.left[i], grid.right[j], transpose_b=True)
-        never = tf.fill(tf.shape(s), tf.constant(-float("inf"), s.dtype))
-        return tf.cond(
-            grid.is_edge(i, j), lambda: tf.where(grid.counted(i, j), s, never), lambda: s
-        )
+
+def scores_at(grid: TileGrid, i: tf.Tensor, j: tf.Tensor) -> tf.Tensor:
+    """The scores of a tile; pairs that do not count score -inf."""
+    s = tf.matmul(grid.left[i], grid.right[j], transpose_b=True)
+    never = tf.fill(tf.shape(s), tf.constant(-float("inf"), s.dtype))
+    return tf.cond(grid.is_edge(i, j), lambda: tf.where(grid.counted(i, j), s, never), lambda: s)
 
 
 def _log_sums(scores: _Scores, weights: tf.Tensor | None) -> tuple[tf.Tensor, Softmaxes]:
     """The loss, and the softmaxes by the name of the anchors' view, in tiles."""
     x = scores.tiles["x"]
-    sums = dict.fromkeys(scores.anchors, _LogSum.none_yet(x[..., 0]))
+    sums = dict.fromkeys(scores.anchors, LogSum.none_yet(x[..., 0]))
     for part in scores.blocks:
         sums = _sum_block(scores, part, sums)
     if scores.single and weights is not None:
@@ -130,7 +129,7 @@ def _log_sums(scores: _Scores, weights: tf.Tensor | None) -> tuple[tf.Tensor, So
     return tf.reduce_mean(margins if alone else TENSORFLOW.softplus(margins)), softmaxes
 
 
-class _Softmax(NamedTuple):
+class Softmax(NamedTuple):
     """What makes up every anchor's softmax."""
 
     peak: tf.Tensor  # the largest score but that of (x_i, y_i)
@@ -144,14 +143,14 @@ class _Softmax(NamedTuple):
 
 
 #: By the name of the anchors' view.
-Softmaxes = dict[str, _Softmax]
+Softmaxes = dict[str, Softmax]
 
 
 def _sum_block(scores: _Scores, part: SoftmaxBlock, sums: LogSums) -> LogSums:
     grid, block = scores.grid(part), part.block
 
     def add(i: tf.Tensor, j: tf.Tensor, sums: LogSums) -> LogSums:
-        s = scores.at(grid, i, j)
+        s = scores_at(grid, i, j)
         sums = {**sums, block.left: sums[block.left].add(i, s, axis=1)}
         if part.both:
             sums = {**sums, block.right: sums[block.right].add(j, s, axis=0)}
@@ -160,7 +159,7 @@ def _sum_block(scores: _Scores, part: SoftmaxBlock, sums: LogSums) -> LogSums:
     return grid.sweep(add, sums)
 
 
-class _LogSum(NamedTuple):
+class LogSum(NamedTuple):
     """The running log-sum-exp of every anchor's scores but that of (x_i, y_i).
 
     It is kept as peak + log(total): their sum would round away digits of log(total).
@@ -170,33 +169,42 @@ class _LogSum(NamedTuple):
     total: tf.Tensor  # of e^(score - peak)
 
     @classmethod
-    def none_yet(cls, like: tf.Tensor) -> _LogSum:
+    def none_yet(cls, like: tf.Tensor) -> LogSum:
         """The sum before a score is added, shaped `like` this; its peak is finite."""
         return cls(tf.fill(tf.shape(like), 0.5 * like.dtype.min), tf.zeros_like(like))
 
-    def add(self, place: tf.Tensor, scores: tf.Tensor, axis: int) -> _LogSum:
+    def add(self, place: tf.Tensor, scores: tf.Tensor, axis: int) -> LogSum:
         """Add the scores of one tile of anchors with the others along `axis`."""
         before = self.peak[place]
         peak = tf.maximum(before, tf.reduce_max(scores, axis=axis))
         part = tf.reduce_sum(tf.exp(scores - tf.expand_dims(peak, axis)), axis=axis)
         total = self.total[place] * tf.exp(before - peak) + part
         at = place[None, None]
-        return _LogSum(
+        return LogSum(
             tf.tensor_scatter_nd_update(self.peak, at, peak[None]),
             tf.tensor_scatter_nd_update(self.total, at, total[None]),
         )
 
-    def beside(self, positive: tf.Tensor, decoupled: bool) -> _Softmax:
+    def united(self) -> LogSum:
+        """The sum of sums along their first axis."""
+        peak = tf.reduce_max(self.peak, axis=0)
+        return LogSum(peak, tf.reduce_sum(self.total * tf.exp(self.peak - peak), axis=0))
+
+    def merged(self, other: LogSum) -> LogSum:
+        """The sum of this and another one of the same anchors."""
+        return LogSum(*map(tf.stack, zip(self, other, strict=True))).united()
+
+    def beside(self, positive: tf.Tensor, decoupled: bool) -> Softmax:
         """The softmaxes, given the scores of (x_i, y_i), which decoupled ones do not hold."""
         log = self._log()
         margin = self.peak - positive + log
-        return _Softmax(self.peak, log if decoupled else log + TENSORFLOW.softplus(-margin), margin)
+        return Softmax(self.peak, log if decoupled else log + TENSORFLOW.softplus(-margin), margin)
 
-    def where(self, some: tf.Tensor) -> _Softmax:
+    def where(self, some: tf.Tensor) -> Softmax:
         """The softmaxes of a single array; an anchor without `some` positive has none."""
         log = self._log()
         margin = tf.where(some, self.peak + log, tf.zeros_like(log))
-        return _Softmax(self.peak, tf.where(some, log, math.inf), margin)
+        return Softmax(self.peak, tf.where(some, log, math.inf), margin)
 
     def _log(self) -> tf.Tensor:
         """Log of the total; of 1 for an anchor without pairs, as a row that only fills a tile."""
@@ -204,7 +212,7 @@ class _LogSum(NamedTuple):
 
 
 #: By the name of the anchors' view.
-LogSums = dict[str, _LogSum]
+LogSums = dict[str, LogSum]
 
 
 def _gradients(scores: _Scores, softmaxes: Softmaxes) -> list[tf.Tensor]:
@@ -236,7 +244,7 @@ def _pull_block(
     grid, block = scores.grid(part), part.block
 
     def add(i: tf.Tensor, j: tf.Tensor, sums: dict[str, GradientSums]) -> dict[str, GradientSums]:
-        s = scores.at(grid, i, j)
+        s = scores_at(grid, i, j)
         weight = tf.exp(softmaxes[block.left].log_share(i, s, axis=1))
         if part.both:
             weight += tf.exp(softmaxes[block.right].log_share(j, s, axis=0))

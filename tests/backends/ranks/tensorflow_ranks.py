@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import tensorflow as tf
-from common import cases, cases_with_ids, learned_cases, report, views
+from common import cases, cases_with_ids, learned_cases, report, softmax_cases, views
 
 import fmicl_tensorflow
 from fmicl_core import forms
@@ -69,18 +69,26 @@ def compare(arrays, options, *learned):
     return report(got + [float(s) for s in slopes], part.numpy(), want, whole.numpy())
 
 
+def scalars_of(numbers):
+    """Variables that every replica has."""
+    with strategy.scope():
+        return {k: tf.Variable(v, dtype=tf.float64) for k, v in numbers.items()}
+
+
+every = {"x": x, "y": y, "bank": bank}
 results = {}
 for name, options, has_bank in cases():
     arrays = {"x": x, "y": y} | ({"bank": bank} if has_bank else {})
     results[name] = compare(arrays, {"divergence": "js"} | options)
 for name, options, beside, ids in cases_with_ids(len(x)):
-    arrays = {"x": x, "y": y, "bank": bank}
     numbers = {k: tf.constant(v) for k, v in ids.items()}
-    given = {k: arrays[k] for k in ("x", *beside)} | numbers
+    given = {k: every[k] for k in ("x", *beside)} | numbers
     results[name] = compare(given, {"divergence": "js"} | options)
 for name, function, options, has_bank, numbers in learned_cases():
-    with strategy.scope():
-        scalars = {k: tf.Variable(v, dtype=tf.float64) for k, v in numbers.items()}
     arrays = {"x": x, "y": y} | ({"bank": bank} if has_bank else {})
-    results[name] = compare(arrays, options, function, scalars)
+    results[name] = compare(arrays, options, function, scalars_of(numbers))
+for name, function, options, beside, ids, numbers in softmax_cases(len(x)):
+    given = {k: every[k] for k in ("x", *beside)}
+    given |= {k: tf.constant(v) for k, v in ids.items()}
+    results[name] = compare(given, options, function, scalars_of(numbers))
 print(json.dumps(results))
