@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from fmicl_core.forms import check_implementation, choose_form
@@ -16,8 +18,11 @@ from fmicl_torch.ids import (
     ids_of_rows,
     number_rows,
     share_of_negatives,
+    tells_nothing,
 )
 from fmicl_torch.inputs import Scalar, largest_block, prepare, scalar_of
+from fmicl_torch.small import is_small
+from fmicl_torch.small_info_nce import small_info_nce
 from fmicl_torch.tiled_related import tiled_info_nce
 from fmicl_torch.transforms import is_batched
 
@@ -40,9 +45,19 @@ def info_nce_of(
         scale: "temperature" or "logit_scale", and its value.
         x, y, bank, ids, bank_ids, normalize, implementation: as for `info_nce_loss`.
     """
+
+    def dense(x: torch.Tensor, y: torch.Tensor, bank: torch.Tensor | None, by: Scalar) -> Any:
+        options = normalize, "dense"
+        return info_nce_of(pairs, ("logit_scale", by), x, y, bank, None, None, *options)
+
     name, value = scale[0], scalar_of(*scale, read=True)
     factor = 1.0 / value if name == "temperature" else value
     check_implementation(implementation)
+    if is_small(x, y, bank, [value], implementation, normalize) and (
+        ids is None or tells_nothing(ids, bank_ids, x, bank)
+    ):
+        assert y is not None
+        return small_info_nce(dense, pairs, factor, x, y, bank, normalize)
     has_ids, form = ids is not None, implementation
     rows = prepare(x, y, bank, normalize, has_ids, implementation=form, scale=factor)
     own = ids_of_rows(ids, bank_ids, rows)
