@@ -39,6 +39,15 @@ def ids_of_rows(ids: Any, bank_ids: Any, rows: Rows) -> Rows:
     return {k: whole_numbers(k, v, rows[whose]) for k, v, whose in given if v is not None}
 
 
+def tells_nothing(ids: Any, bank_ids: Any, x: torch.Tensor, bank: torch.Tensor | None) -> bool:
+    """Whether no two rows have equal ids, so that a loss of two views is that without ids."""
+    given = [whole_numbers("ids", ids, x)]
+    if bank_ids is not None and bank is not None:
+        given.append(whole_numbers("bank_ids", bank_ids, bank).unique())
+    ranked = torch.cat(given).sort().values
+    return not bool((ranked[1:] == ranked[:-1]).any())
+
+
 class Numbers(NamedTuple):
     """Which rows have equal ids; renaming ids changes none of it.
 

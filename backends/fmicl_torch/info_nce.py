@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from fmicl_core.forms import check_implementation, choose_form
@@ -17,10 +19,13 @@ from fmicl_torch.ids import (
     ids_of_rows,
     number_rows,
     share_of_negatives,
+    tells_nothing,
 )
 from fmicl_torch.inputs import Scalar, largest_block, prepare, scalar_of
 from fmicl_torch.ranks import Prepared
 from fmicl_torch.ring_softmax import ring_info_nce
+from fmicl_torch.small import is_small
+from fmicl_torch.small_info_nce import small_info_nce
 from fmicl_torch.tiled_related import tiled_info_nce
 from fmicl_torch.transforms import is_batched
 
@@ -48,6 +53,10 @@ def info_nce_of(
         distributed, x, y, bank, ids, bank_ids, normalize, implementation: as for `info_nce_loss`.
     """
 
+    def dense(x: torch.Tensor, y: torch.Tensor, bank: torch.Tensor | None, by: Scalar) -> Any:
+        arrays = x, y, bank, None, None
+        return info_nce_of(name, False, pairs, ("logit_scale", by), *arrays, normalize, "dense")
+
     def prepare_own(least: int) -> Prepared:
         value = scalar_of(*scale, read=True)
         factor = 1.0 / value if scale[0] == "temperature" else value
@@ -57,6 +66,14 @@ def info_nce_of(
 
     ranks = ranks_of(distributed, x, name)
     if ranks is None:
+        value = scalar_of(*scale, read=True)
+        check_implementation(implementation)
+        if is_small(x, y, bank, [value], implementation, normalize) and (
+            ids is None or tells_nothing(ids, bank_ids, x, bank)
+        ):
+            assert y is not None
+            factor = 1.0 / value if scale[0] == "temperature" else value
+            return small_info_nce(dense, pairs, factor, x, y, bank, normalize)
         given = prepare_own(least=2)
         sizes = largest_block(given.rows, bool(given.ids))
     else:

@@ -10,6 +10,9 @@ import torch.nn.functional as F
 from fmicl_core.ops import Ops
 from fmicl_torch.transforms import differentiated_once
 
+#: Up to so many numbers a call of an operator costs more than the logarithms that it spares.
+FEW = 2**15
+
 
 def _softplus(x: torch.Tensor) -> torch.Tensor:
     # The default threshold of 20 is off by 2e-9, too much in float64; at 50 it is exact.
@@ -27,6 +30,8 @@ def _expm1(x: torch.Tensor) -> torch.Tensor:
 def _sum_log1p(x: torch.Tensor) -> torch.Tensor:
     # A logarithm costs a CPU twenty multiplications or more, so it is taken of products of 16 rows,
     # which are kept less 1: (1 + p)(1 + q) - 1 = p + q + p q has the digits of small p and q.
+    if x.numel() <= FEW:
+        return x.log1p().sum()
     rows = len(x) // 16 * 16
     p, rest = x[:rows], x[rows:]
     for half in (rows // 2, rows // 4, rows // 8, rows // 16):

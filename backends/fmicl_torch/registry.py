@@ -23,6 +23,8 @@ from fmicl_core.similarities import Logit
 #: Specifications that this process has met, by their text. Entries are never changed or removed.
 KNOWN: dict[str, Pairwise] = {}
 _adding = threading.Lock()
+#: Their texts, by options that are names: what a step of training asks for again and again.
+_NAMED: dict[tuple[Any, ...], str] = {}
 #: What a text may name.
 _LIBRARY: dict[str, Callable[..., Any]] = {
     kind.__name__: kind
@@ -52,7 +54,15 @@ def register_options(
     Raises:
         ValueError: an option is unknown or out of range.
     """
-    return register(FMICL(divergence, similarity, DEFAULTS.alpha, negatives, normalize).pairwise)
+    key = divergence, similarity, negatives, normalize
+    named = all(type(part) is str for part in key[:3]) and type(normalize) is bool
+    if named and key in _NAMED:
+        return _NAMED[key]
+    pairwise = FMICL(divergence, similarity, DEFAULTS.alpha, negatives, normalize).pairwise
+    text = register(pairwise)
+    if named and pairwise.divergence.suitable:  # another warns every time
+        _NAMED[key] = text
+    return text
 
 
 @torch.compiler.assume_constant_result

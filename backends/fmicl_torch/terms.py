@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from functools import reduce
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
-from fmicl_core import FMICL
+from fmicl_core import FMICL, Pairwise
 from fmicl_core.checks import check_bool, overflowed
 from fmicl_core.forms import WITH_FUSED, check_implementation
+from fmicl_core.objective import SCALARS
 from fmicl_core.pairs import pairs_of
 from fmicl_core.renamed import with_old_names
 from fmicl_torch.blocks import BlockMeans
 from fmicl_torch.distributed import Distributed, eager_over_ranks, ranks_of
 from fmicl_torch.fused import fused_dtype
-from fmicl_torch.ids import explain_ids, ids_of_rows, number_rows, share_of_negatives
+from fmicl_torch.ids import (
+    explain_ids,
+    ids_of_rows,
+    number_rows,
+    share_of_negatives,
+    tells_nothing,
+)
 from fmicl_torch.inputs import Scalar, as_tensor, explain_non_finite, prepare, scalar_of
 from fmicl_torch.ranks import Prepared
 from fmicl_torch.registry import KNOWN, described, learned
+from fmicl_torch.small import is_small
+from fmicl_torch.small_pairs import SmallPairs
 from fmicl_torch.transforms import is_batched
 
 #: alpha, logit_scale and logit_bias.
@@ -68,6 +78,14 @@ def terms_of(
     pairwise = KNOWN[text]
     if has_logits and not each_pair:
         scale, bias = pairwise.similarity.logits(scale, bias)
+
+    if distributed in (None, False) and (ids is None or y is not None):
+        tensors = x, y, bank, (scalars[0], scale, bias), implementation, pairwise.normalize
+        if is_small(*tensors) and (ids is None or tells_nothing(ids, bank_ids, x, bank)):
+            options = (text, negatives, positives), scale, bias, check_finite, each_pair
+            terms = _small_terms(KNOWN[used], scalars, x, y, bank, *options)
+            if terms is not None:
+                return terms
 
     def prepare_own(least: int) -> Prepared:
         check_bool("check_finite", check_finite)
@@ -131,3 +149,34 @@ def terms_of(
         )  # fmt: skip
         raise error or overflowed(settings, loss.item())
     return FMICLTerms(loss, score, penalty)
+
+
+def _small_terms(
+    pairwise: Pairwise,
+    scalars: Scalars,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    bank: torch.Tensor | None,
+    names: tuple[str, str, str],
+    scale: Scalar | None,
+    bias: Scalar | None,
+    check_finite: bool,
+    each_pair: bool,
+) -> FMICLTerms | None:
+    """The terms of features that are small; None where that form has them not, or not finite."""
+    if pairwise.coefficients()[1] or not isinstance(check_finite, bool):
+        return None
+    numbers = []
+    for name, value in zip(SCALARS, (scalars[0], scale, bias), strict=True):
+        value = None if value is None else scalar_of(name, value, read=check_finite)
+        numbers.append(value.item() if isinstance(value, torch.Tensor) else value)
+    pairs = pairs_of(*names[1:], y, bank, None, None)
+    alpha = float(len(x) - 1) if each_pair else numbers[0]
+    factor = 1.0 if numbers[1] is None else numbers[1]
+    small = SmallPairs(pairwise, pairs.negative_blocks, alpha, factor, numbers[2])
+
+    def dense(x: Any, y: Any, bank: Any, *now: Any) -> FMICLTerms:
+        return terms_of(*names, now, x, y, bank, None, None, "dense", False, False, each_pair)  # type: ignore[arg-type]
+
+    terms = FMICLTerms(*small.terms(dense, x, y, bank, (scalars[0], scale, bias)))
+    return None if check_finite and not math.isfinite(terms.loss.item()) else terms
