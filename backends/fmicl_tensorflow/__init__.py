@@ -3,6 +3,7 @@
 from fmicl_core import specification
 from fmicl_core.specification import *  # noqa: F403
 from fmicl_tensorflow.family import kcl_loss, siglip_loss
+from fmicl_tensorflow.gradients import LossAndGradients, loss_and_gradients
 from fmicl_tensorflow.loss import FMICLLoss, fmicl_loss, fmicl_terms
 from fmicl_tensorflow.related import (
     InfoNCELoss,
