@@ -23,10 +23,10 @@ def loss_of(settings: TrainSettings, library: ModuleType) -> Callable[..., Any]:
         objective = settings.objective()
         options = {name: getattr(objective, name) for name in DEFAULTS._fields}
         return partial(library.fmicl_loss, **options, check_finite=False)
-    features_are_gathered()
     if settings.loss == "info-nce":
         options = {"temperature": settings.temperature, "negatives": settings.negatives}
         return partial(library.info_nce_loss, **options)
+    features_are_gathered()  # from all devices, by every trainer, for the losses below
     if settings.loss == "alignment-uniformity":
         return library.alignment_uniformity_loss
     return library.spectral_contrastive_loss
