@@ -20,7 +20,9 @@ import jax.numpy as jnp  # noqa: E402
 from jax.sharding import PartitionSpec as P  # noqa: E402
 
 import fmicl_jax  # noqa: E402
+from fmicl_core import forms  # noqa: E402
 
+forms.TILE["cpu"] = 64  # small beside a device's rows
 ROWS, WIDTH = 4096, 48
 mesh = jax.make_mesh((COUNT,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
 features = jax.ShapeDtypeStruct((ROWS, WIDTH), jnp.float32)
