@@ -7,9 +7,11 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 
 import fmicl_jax
 from fmicl_flax.augment import build_augmentation
+from fmicl_flax.devices import over_devices
 from fmicl_flax.encoders import build_encoder, feature_width
 from fmicl_flax.method import Loss, Method
 from fmicl_flax.moco import MoCo
@@ -61,22 +63,26 @@ def untrained_encoder(
     return encoder, feature_width(encoder, image_shape)
 
 
-def build_method(settings: TrainSettings, image_shape: tuple[int, int, int]) -> Method:
+def build_method(
+    settings: TrainSettings, image_shape: tuple[int, int, int], mesh: Mesh | None = None
+) -> Method:
     """The untrained method that settings name; equal settings give equal weights.
 
     Args:
         settings: settings of a run.
         image_shape: height, width and channels of the images.
+        mesh: devices that share its batches; None: one device.
 
     Raises:
         ValueError: the encoder is unknown, or does not fit the images.
     """
     rngs = nnx.Rngs(settings.seed)
     encoder, features = untrained_encoder(settings, image_shape, rngs)
+    loss = build_loss(settings)
     method: Method = METHODS[settings.method](
         encoder,
         features,
-        build_loss(settings),
+        loss if mesh is None else over_devices(loss, mesh),
         build_augmentation(settings.augmentation, settings.photo()),
         **method_options(settings),
         rngs=rngs,

@@ -2,7 +2,8 @@
 
 Method and optimiser travel as a static graph and a state, so that a step can reuse the memory of
 the state it replaces. With several devices the batch is spread over them and everything else is on
-each: XLA then computes what one device would, the loss of the whole batch included.
+each: XLA then computes what one device would. The loss of the whole batch is shared out among them,
+where it can be (`fmicl_flax.devices.over_devices`).
 """
 
 from __future__ import annotations

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -39,6 +42,45 @@ def place(mesh: Mesh, *parts: Any) -> Any:
     shares = NamedSharding(mesh, PartitionSpec("batch"))
     where = jax.tree.map(lambda x: shares if np.ndim(x) else everywhere(mesh), parts)
     return jax.device_put(parts, where)
+
+
+def over_devices(loss: Callable[..., jax.Array], mesh: Mesh) -> Callable[..., jax.Array]:
+    """The loss, shared out among several devices where it has an argument that names them.
+
+    Any other loss XLA computes of all rows, as one device would.
+
+    Args:
+        loss: function of features, as for `Method`.
+        mesh: devices to train on.
+    """
+    if mesh.size == 1 or "axis_name" not in inspect.signature(loss).parameters:
+        return loss
+    return LossOverDevices(loss, mesh)
+
+
+@dataclass(frozen=True)
+class LossOverDevices:
+    """A loss of all rows, of which every device has a part: no device holds all of them.
+
+    Args:
+        loss: function of features that takes `axis_name`.
+        mesh: devices, in a row named "batch".
+    """
+
+    loss: Callable[..., jax.Array]
+    mesh: Mesh
+
+    def __call__(self, x: jax.Array, y: jax.Array | None = None, **more: jax.Array) -> jax.Array:
+        """The loss of x (N, D) and, if given, y (N, D), bank (K, D), ids (N,), bank_ids (K,)."""
+        shared, whole = PartitionSpec("batch"), PartitionSpec()
+        views = (x,) if y is None else (x, y)
+        specs = {name: whole if name.startswith("bank") else shared for name in more}
+        mapped = jax.shard_map(
+            lambda views, more: self.loss(*views, **more, axis_name="batch"),
+            mesh=self.mesh, in_specs=(shared, specs), out_specs=whole, check_vma=False,
+        )  # fmt: skip
+        loss: jax.Array = mapped(views, more)
+        return loss
 
 
 def free_memory(mesh: Mesh) -> int | None:

@@ -51,7 +51,7 @@ class MethodTrainer(Trainer):
         self.per_epoch = len(data.train_images) // settings.batch_size
         self.steps = self.per_epoch * settings.epochs
         with jax.default_device(self.mesh.devices.flat[0]):
-            method = build_method(settings, data.train_images.shape[1:])
+            method = build_method(settings, data.train_images.shape[1:], self.mesh)
         optimizer = build_optimizer(
             settings.optimizer, settings.lr, settings.momentum, settings.weight_decay,
             self.steps, self.per_epoch * settings.warmup_epochs,

@@ -840,6 +840,8 @@ def on_devices(count, settings):
 @pytest.mark.parametrize(("method", "more"), [
     *((method, {}) for method in METHODS), ("simclr", {"views": 4}),
     ("simclr", {"supervised": True}), ("moco", {"supervised": True, "cache": "gpu"}),
+    ("simclr", {"loss": "info-nce", "supervised": True}), ("moco-v3", {"loss": "info-nce"}),
+    ("simclr", {"loss": "alignment-uniformity"}),
 ])  # fmt: skip
 def test_four_devices_make_the_steps_of_one(method, more):
     # Not AdamW, whose first steps have the size of the rate, however small a gradient is.

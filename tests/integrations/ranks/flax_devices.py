@@ -11,11 +11,13 @@ import tempfile
 import jax
 import numpy as np
 
+from fmicl_core import forms
 from fmicl_flax import MethodTrainer, trainer
 from fmicl_recipes import RunFolder, TrainSettings
 from fmicl_recipes.data import load_images
 
 step = trainer.train_step
+forms.DENSE_PAIRS = 0  # the ring, as of a large batch
 
 
 def watch(settings):
