@@ -23,12 +23,12 @@ SAMPLES, WIDTH, SIZES = 512, 16, (4, 8, 16, 32, 64, 128, 256)
 #: Times that the samples are dealt out anew to batches of n.
 DEALS = 300
 Loss = Callable[..., torch.Tensor]
-#: Loss, colour and marker by name; all of them take every pair of different samples.
-LOSSES: dict[str, tuple[Loss, str, str]] = {
-    "InfoNCE, temperature 0.1": (partial(info_nce_loss, temperature=0.1), "#b3412b", "s"),
-    "InfoNCE, temperature 0.5": (partial(info_nce_loss, temperature=0.5), "#e39a5b", "D"),
-    "f-MICL, KL": (partial(fmicl_loss, divergence="kl", negatives="all"), "#2f7f5f", "o"),
-    "f-MICL, JS": (partial(fmicl_loss, divergence="js", negatives="all"), "#3a6ea5", "^"),
+#: Loss, colour, marker and its size by name; all of them take every pair of different samples.
+LOSSES: dict[str, tuple[Loss, str, str, int]] = {
+    "InfoNCE, temperature 0.1": (partial(info_nce_loss, temperature=0.1), "#b3412b", "s", 6),
+    "InfoNCE, temperature 0.5": (partial(info_nce_loss, temperature=0.5), "#e39a5b", "D", 6),
+    "f-MICL, KL": (partial(fmicl_loss, divergence="kl", negatives="all"), "#2f7f5f", "o", 11),
+    "f-MICL, JS": (partial(fmicl_loss, divergence="js", negatives="all"), "#3a6ea5", "^", 5),
 }
 
 
@@ -76,9 +76,9 @@ def draw(target: Path = PICTURE) -> None:
     import matplotlib.pyplot as plt
 
     figure, panel = plt.subplots(figsize=(7, 4.4), constrained_layout=True)
-    for name, (loss, colour, marker) in LOSSES.items():
+    for name, (loss, colour, marker, points) in LOSSES.items():
         off, chance = biases(loss).T
-        panel.loglog(SIZES, off, marker, color=colour, linestyle="-", label=name, base=10)
+        panel.loglog(SIZES, off, f"{marker}-", color=colour, label=name, markersize=points)
         panel.loglog(SIZES, chance, color=colour, linestyle=":", linewidth=1)
         print(
             name, *(f"{n}: {a:.1e} ({b:.0e})" for n, a, b in zip(SIZES, off, chance, strict=True))

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -209,6 +210,23 @@ def test_what_is_wrong_is_named(torch, library, images):
             run(encode, *inputs, mini_batch_size=size)
     with pytest.raises(ValueError, match=r"`loss`. Expected .* a scalar"):
         library.cached_loss(library.fmicl_terms, one, x, y, mini_batch_size=4)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is read from /proc")
+@pytest.mark.parametrize("framework", ["torch", pytest.param("jax", marks=pytest.mark.slow)])
+def test_peak_memory_is_that_of_a_mini_batch(require, framework):
+    """A transformer on 64 images of two views, 8 at a time; one pass takes 200 MiB and more."""
+    require(framework)
+
+    def mib(way):
+        command = ["-m", "benchmarks.caching", framework, "--probe", way]
+        output = subprocess.check_output(
+            [sys.executable, *command, "--n", "64", "--mini-batch", "8"], cwd=ROOT, text=True,
+            env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"},
+        )  # fmt: skip
+        return int(output.split()[-1]) / 2**20
+
+    assert mib("cached") < 1.5 * mib("mini_batch") + 5.0
 
 
 @pytest.mark.long

@@ -46,6 +46,15 @@ def test_example_learns_with_either_loss(require, example):
         assert float(after) > float(before) + 0.1
 
 
+def test_one_large_batch_learns(require):
+    """The whole training set is the batch, by gradient caching."""
+    require("sklearn")
+    require("torch")
+    output = output_of("examples/large_batch_torch.py")
+    before, after = map(float, re.findall(r"[\d.]+(?= before| after)", output))
+    assert after > before + 0.1
+
+
 def captions_found(output):
     """The share of images whose caption is found, before and after training."""
     shares = re.findall(r"^(before|after): caption of an image ([\d.]+)", output, re.MULTILINE)
