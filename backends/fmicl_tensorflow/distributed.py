@@ -59,7 +59,9 @@ class Replicas:
     def mean(self, values: tf.Tensor) -> tf.Tensor:
         """Mean over the union of one value a row, or of one value a replica; with gradient."""
         share = tf.cast(self.rows, values.dtype) / tf.cast(self.total, values.dtype)
-        return self.sum(share * tf.reduce_mean(values))
+        # Of a replica without rows 0, which a mean would not be.
+        count = tf.cast(tf.maximum(tf.size(values), 1), values.dtype)
+        return self.sum(share * tf.reduce_sum(values) / count)
 
     def total_if_known(self, rows: int | None) -> int | None:
         """The number of rows of the union where graphs know it, the same on every replica.

@@ -42,7 +42,7 @@ def info_nce_of(
     check_implementation(implementation)
     check_bool("distributed", distributed)
     context = replica_context() if distributed else None
-    least = 2 if context is None else 1
+    least = 2 if context is None else 0
     rows = prepare(x, y, bank, normalize, scale, least=least, has_ids=ids is not None)
     if tf.executing_eagerly():
         check_values_of(**dict([scale]))

@@ -41,7 +41,8 @@ def prepare(
         bank: features of the bank of negatives, or None.
         normalize: whether rows are scaled to unit length.
         scale: factor of the scores that is given beside the features, checked; None: there is none.
-        least: rows that x needs without a bank; 1 for a replica's part of a batch.
+        least: rows that x needs without a bank; 0 for a replica's part of a batch, which may be
+            empty where the last batch is small.
         has_ids: whether ids say which rows of x belong together; None for a loss that takes none.
 
     Raises:
@@ -84,14 +85,14 @@ def _checked_when_run(tensors: Rows, least: int) -> Rows:
     rules = [(width >= 1, "x", checks.SOME_FEATURE)]
     if y is not None:
         rules.append((tf.reduce_all(tf.shape(y) == tf.shape(x)), "y", checks.SHAPE_OF_X))
-    if bank is None:
-        rules.append((rows >= least, "x", checks.ROWS_OF_X[least]))
-    else:
+    if bank is not None:
         rules += [
             (tf.shape(bank)[1] == width, "bank", checks.WIDTH_OF_X),
             (tf.shape(bank)[0] >= 1, "bank", checks.SOME_ROW.format(rows="K")),
-            (rows >= 1, "x", checks.SOME_ROW.format(rows="N")),
         ]
+    if least:
+        some = checks.ROWS_OF_X[least] if bank is None else checks.SOME_ROW.format(rows="N")
+        rules.append((rows >= (least if bank is None else 1), "x", some))
     asserted = [assert_when_run(holds, name, rule, tensors[name]) for holds, name, rule in rules]
     with tf.control_dependencies(asserted):
         return {name: tf.identity(value) for name, value in tensors.items()}

@@ -8,8 +8,8 @@ guests' gradients home. A replica receives as much as in a ring, and holds two s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -35,12 +35,6 @@ class Shard(NamedTuple):
     numbers: tf.Tensor | None
     size: tf.Tensor
 
-    def part(self, place: slice) -> Shard:
-        """The rows of a slice."""
-        numbers = None if self.numbers is None else self.numbers[place]
-        size = tf.clip_by_value(self.size - place.start, 0, place.stop - place.start)
-        return Shard({name: side[place] for name, side in self.rows.items()}, numbers, size)
-
 
 class Ring:
     """The rounds of one loss.
@@ -52,24 +46,23 @@ class Ring:
 
     def __init__(self, replicas: Replicas, numbers: Numbers | None) -> None:
         self.replicas = replicas
-        self.sizes = tf.unstack(replicas.sizes, replicas.count)
-        self.half = (tf.reduce_max(replicas.sizes) + 1) // 2
-        self.whole = slice(0, 2 * self.half)
+        self.longest = tf.reduce_max(replicas.sizes)
         self.union = None if numbers is None else numbers.union
 
     def padded(self, rows: tf.Tensor) -> tf.Tensor:
         """This replica's rows, or what belongs to them, filled up by zeros; (n, D) to (L, D)."""
-        padded = tf.pad(rows, [[0, 2 * self.half - tf.shape(rows)[0]], [0, 0]])
+        padded = tf.pad(rows, [[0, self.longest - tf.shape(rows)[0]], [0, 0]])
         return tf.ensure_shape(padded, [None, rows.shape[1]])
 
     def shard(self, rows: Rows, host: int) -> Shard:
         """The shard of a replica, of its filled rows."""
+        size = self.replicas.sizes[host]
         if self.union is None:
-            return Shard(rows, None, self.sizes[host])
-        start = sum(self.sizes[:host])
-        numbers = tf.sort(self.union[start : start + self.sizes[host]])
-        place = tf.minimum(tf.range(2 * self.half), self.sizes[host] - 1)
-        return Shard(rows, tf.gather(numbers, place), self.sizes[host])
+            return Shard(rows, None, size)
+        start = tf.reduce_sum(self.replicas.sizes[:host])
+        numbers = tf.sort(self.union[start : start + size])
+        last = tf.reduce_max(numbers)
+        return Shard(rows, tf.pad(numbers, [[0, self.longest - size]], constant_values=last), size)
 
     def shown(self, own: Rows, host: int, after: list[tf.Tensor]) -> Rows:
         """The host's rows; not before `after`, since no replica is to hold the rows of many."""
@@ -80,22 +73,22 @@ class Ring:
         guests = tf.split(self.replicas.sum(given), [v.shape[1] for v in own.values()], axis=1)
         return dict(zip(own, guests, strict=True))
 
-    def visits(self, block: Block, host: int) -> Iterator[tuple[slice, slice]]:
-        """Rows of this replica and of the guests whose pairs in a block are this replica's work.
+    def brought_home(self, own: Rows, guests: Rows, host: int) -> Rows:
+        """Gradients of this replica's rows; in its own round with what all found for its rows."""
+        home = self.replicas.sum(tf.concat(list(guests.values()), axis=1))
+        if host != self.replicas.rank:
+            return own
+        parts = tf.split(home, [v.shape[1] for v in guests.values()], axis=1)
+        return own | {k: own[k] + part for k, part in zip(guests, parts, strict=True)}
+
+    def quarters(self, block: Block, host: int) -> tf.Tensor:
+        """Tiles of a block that are this replica's work in a round, see `TileGrid`.
 
         In a symmetric block two replicas meet twice, once as each other's guests. One of them takes
         the pairs of first halves and of second halves, the other one those of unlike halves.
         """
-        rank, half = self.replicas.rank, self.half
-        if host == rank or not block.symmetric:
-            return iter([(self.whole, self.whole)])
-        halves = slice(0, half), slice(half, 2 * half)
-        return zip(halves, halves if rank < host else halves[::-1], strict=True)
-
-    def placed(self, part: tf.Tensor, place: slice, elsewhere: Any = 0) -> tf.Tensor:
-        """What a slice of the rows has, such as gradients, as that of all rows."""
-        around = [[place.start, 2 * self.half - place.stop], *[[0, 0]] * (part.shape.rank - 1)]
-        return tf.pad(part, around, constant_values=elsewhere)
+        rank = self.replicas.rank
+        return tf.constant(0 if host == rank or not block.symmetric else 1 if rank < host else 2)
 
 
 def ring_mean(
@@ -169,26 +162,23 @@ def _rounds(
         here = host == replicas.rank
         guest = ring.shard(ring.shown(padded, host, [value]), host)
         theirs = {name: tf.zeros_like(side) for name, side in padded.items()}
+        pair = None
+        if own.numbers is not None and guest.numbers is not None:
+            pair = own.numbers, guest.numbers
         for block in blocks:
             plan = Plan(pairwise, here, which, tile)
+            left, right = own.rows[block.left], guest.rows[block.right]
+            sides = [left] if here and block.symmetric else [left, right]
             # Of two replicas the pairs (i, j) and (j, i) are the same, and visited once.
-            share = block.share * (1.0 if here or not block.symmetric else 2.0)
-            for mine, other in ring.visits(block, host):
-                left, right = own.part(mine), guest.part(other)
-                sides = [left.rows[block.left], right.rows[block.right]]
-                given = sides[:1] if here and block.symmetric else sides
-                part, *found = compiled_sweep(plan)(
-                    None if left.numbers is None else (left.numbers, right.numbers),
-                    None if weights is None else weights[mine],
-                    given, bias, (left.size, right.size), divisor / share,
-                )  # fmt: skip
-                value += part
-                mass += 0.0 if bias is None else found.pop()
-                gradients[block.left] += ring.placed(found[0], mine)
-                if len(given) > 1:
-                    theirs[block.right] += ring.placed(found[1], other)
-        home = ring.replicas.sum(list(theirs.values()))
-        if here:
-            pairs = zip(gradients.items(), home, strict=True)
-            gradients = {name: mine + back for (name, mine), back in pairs}
+            share = block.share * (2.0 if not here and block.symmetric else 1.0)
+            part, *found = compiled_sweep(plan)(
+                pair, weights, sides, bias, (own.size, guest.size), divisor / share,
+                None if here else ring.quarters(block, host),
+            )  # fmt: skip
+            value += part
+            mass += 0.0 if bias is None else found.pop()
+            gradients[block.left] += found[0]
+            if len(sides) > 1:
+                theirs[block.right] += found[1]
+        gradients = ring.brought_home(gradients, theirs, host)
     return value, gradients, mass

@@ -7,8 +7,7 @@ are in the forward pass, so that no replica waits for another one's backward pas
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
-from typing import NamedTuple
+from typing import Any
 
 import tensorflow as tf
 
@@ -25,56 +24,12 @@ from fmicl_tensorflow.distributed import Replicas
 from fmicl_tensorflow.ids import Numbers
 from fmicl_tensorflow.ops import TENSORFLOW
 from fmicl_tensorflow.ring import Ring, Shard
+from fmicl_tensorflow.ring_passes import Plan, compiled_passes
 from fmicl_tensorflow.tiled import device, permuted, times_once
-from fmicl_tensorflow.tiled_related import LogSum, Softmax, Softmaxes, scores_at
-from fmicl_tensorflow.tiles import GradientSums, TileGrid, split_tiles
+from fmicl_tensorflow.tiled_related import LogSum, Softmaxes
 
-
-class Plan(NamedTuple):
-    """All that the visit of one rectangle of pairs depends on: the key of a compiled one.
-
-    Args:
-        symmetric: whether both sides are the same rows.
-        skips_diagonal: whether pairs with i = j are left out.
-        both: whether the rows on the right are anchors, too.
-        which: pairs that count, by their ids.
-        tile: rows and columns of a tile, at most.
-    """
-
-    symmetric: bool
-    skips_diagonal: bool
-    both: bool
-    which: str
-    tile: int
-
-
-class Visit(NamedTuple):
-    """A rectangle of pairs: this replica's rows with those of guests, or of the bank.
-
-    Args:
-        part: block that it is of.
-        plan: what its compiled passes depend on.
-        mine: place of this replica's rows.
-        other: place of the rows on its right.
-        left: rows on its left.
-        right: rows on its right.
-    """
-
-    part: SoftmaxBlock
-    plan: Plan
-    mine: slice
-    other: slice
-    left: Shard
-    right: Shard
-
-    @property
-    def arrays(self) -> tuple[Sides | None, Sides, list[tf.Tensor]]:
-        """Numbers, sizes and features of the sides, as the compiled passes take them."""
-        block, numbers = self.part.block, None
-        if self.plan.which != "every":
-            numbers = self.left.numbers, self.right.numbers
-        sides = [self.left.rows[block.left], self.right.rows[block.right]]
-        return numbers, (self.left.size, self.right.size), sides[: 1 if self.plan.symmetric else 2]
+#: A block, its compiled passes, and what both take of it.
+Visit = tuple[SoftmaxBlock, tuple[Callable[..., list[Any]], ...], tuple[Any, ...]]
 
 
 def ring_info_nce(
@@ -139,7 +94,8 @@ class _Passes:
     ) -> None:
         self.rows, self.pairs, self.replicas, self.weights = rows, pairs, replicas, weights
         self.ring = Ring(replicas, numbers)
-        self.padded = {k: self.ring.padded(v) for k, v in rows.items() if k != "bank"}
+        padded = {k: self.ring.padded(v) for k, v in rows.items() if k != "bank"}
+        self.own = self.ring.shard(padded, replicas.rank)
         self.anchors = [name for name, _ in info_nce_anchors(pairs)]
         self.blocks = info_nce_blocks(pairs, numbers is not None)
         self.bank = None
@@ -151,12 +107,12 @@ class _Passes:
     def run(self) -> tuple[tf.Tensor, Rows]:
         """The part of the loss, and its gradients by name."""
         sums, by_id = self._first()
-        x, n = self.padded["x"], self.replicas.rows
+        x, n = self.own.rows["x"], self.replicas.rows
         if self.pairs.single and self.weights is not None:
             some = self.ring.padded(self.weights[:, None])[:, 0] > 0.0
             softmaxes = {name: total.where(some) for name, total in sums.items()}
         else:
-            positive = tf.reduce_sum(x * self.padded["y"], axis=1)
+            positive = tf.reduce_sum(x * self.own.rows["y"], axis=1)
             decoupled = self.pairs.decoupled
             softmaxes = {name: total.beside(positive, decoupled) for name, total in sums.items()}
         alone = self.pairs.single or self.pairs.decoupled  # no (x_i, y_i) stands in a softmax
@@ -177,80 +133,70 @@ class _Passes:
 
     def _visits(self, guest: Shard, host: int) -> list[Visit]:
         """What is this replica's work in a round; that with the bank in its own."""
-        ring, here = self.ring, host == self.replicas.rank
-        own, tile = ring.shard(self.padded, self.replicas.rank), tile_size(device())
-        found = []
+        here, found = host == self.replicas.rank, []
         for part in self.blocks:
-            block, bank = part.block, self.bank
-            if block.right == "bank":
-                if here and bank is not None:
-                    plan = Plan(False, False, False, self._which(part, bank), tile)
-                    everything = slice(0, bank.size)
-                    found.append(Visit(part, plan, ring.whole, everything, own, bank))
+            block, of_bank = part.block, part.block.right == "bank"
+            if of_bank and not here:
                 continue
-            plan = Plan(here and block.symmetric, here, part.both, part.which, tile)
-            for mine, other in ring.visits(block, host):
-                sides = own.part(mine), guest.part(other)
-                found.append(Visit(part, plan, mine, other, *sides))
+            right = self.bank if of_bank else guest
+            assert right is not None
+            numbers = None
+            if part.which != "every" and right.numbers is not None and self.own.numbers is not None:
+                numbers = self.own.numbers, right.numbers
+            which = "every" if numbers is None else part.which
+            one_sided = here and block.symmetric
+            plan = Plan(one_sided, here and block.skips_diagonal, part.both, which)
+            sides = [self.own.rows[block.left], right.rows[block.right]][: 1 if one_sided else 2]
+            quarters = None if here else self.ring.quarters(block, host)
+            arrays = numbers, (self.own.size, right.size), quarters, sides
+            found.append((part, compiled_passes(plan, tile_size(device())), arrays))
         return found
-
-    @staticmethod
-    def _which(part: SoftmaxBlock, right: Shard) -> str:
-        return "every" if right.numbers is None else part.which
 
     def _first(self) -> tuple[dict[str, LogSum], Rows]:
         """The log-sum-exps of this replica's anchors, and by id the sums of all rows."""
-        ring, x = self.ring, self.padded["x"]
-        sums = dict.fromkeys(self.anchors, LogSum.none_yet(x[:, 0]))
-        by_id = {name: tf.zeros_like(side) for name, side in self.padded.items()}
-        own = ring.shard(self.padded, self.replicas.rank)
+        ring, own, nothing = self.ring, self.own, LogSum.none_yet(self.own.rows["x"][:, 0])
+        sums = dict.fromkeys(self.anchors, nothing)
+        by_id = {name: tf.zeros_like(side) for name, side in own.rows.items()}
         for host in range(self.replicas.count):
             after = [total.total for total in sums.values()]
-            guest = ring.shard(ring.shown(self.padded, host, after), host)
-            theirs = dict.fromkeys(self.anchors, LogSum.none_yet(x[:, 0]))
-            for visit in self._visits(guest, host):
-                peak, total, *right = compiled_passes(visit.plan)[0](*visit.arrays)
-                block = visit.part.block
-                sums[block.left] = sums[block.left].merged(_placed(ring, peak, total, visit.mine))
-                if visit.part.both:
-                    beside = _placed(ring, *right, visit.other)
-                    theirs[block.right] = theirs[block.right].merged(beside)
+            guest = ring.shard(ring.shown(own.rows, host, after), host)
+            theirs = dict.fromkeys(self.anchors, nothing)
+            for part, (first, _), arrays in self._visits(guest, host):
+                left, right = part.block.left, part.block.right
+                given = [sums[left], *([theirs[right]] if part.both else [])]
+                sums[left], *beside = first(*arrays, given)
+                if part.both:
+                    theirs[right] = beside[0]
             if any(part.both for part in self.blocks):
                 # (W, anchors, 2, L): numbers, no features.
                 every = self.replicas.gather(tf.stack([tf.stack(v) for v in theirs.values()])[None])
                 if host == self.replicas.rank:
                     for i, name in enumerate(theirs):
-                        back = LogSum(every[:, i, 0], every[:, i, 1]).united()
-                        sums[name] = sums[name].merged(back)
+                        parts = LogSum(*(tf.concat([mine[None], every[:, i, j]], axis=0)
+                                         for j, mine in enumerate(sums[name])))  # fmt: skip
+                        sums[name] = parts.united()
             if self.weights is not None:
                 by_id = {k: v + _sums_by_id(own, guest, k) for k, v in by_id.items()}
         return sums, {name: side[: self.replicas.rows] for name, side in by_id.items()}
 
     def _second(self, softmaxes: Softmaxes) -> Rows:
         """What the softmaxes pull, by name."""
-        ring = self.ring
-        shown = dict(self.padded)
+        ring, shown = self.ring, dict(self.own.rows)
         for name, softmax in softmaxes.items():
             shown |= {f"{name} peak": softmax.peak[:, None], f"{name} log": softmax.log[:, None]}
-        gradients = {k: tf.zeros_like(v) for k, v in (self.rows | self.padded).items()}
+        gradients = {k: tf.zeros_like(v) for k, v in (self.rows | self.own.rows).items()}
         for host in range(self.replicas.count):
             guest = ring.shard(ring.shown(shown, host, list(gradients.values())), host)
-            theirs = {name: tf.zeros_like(side) for name, side in self.padded.items()}
-            for visit in self._visits(guest, host):
-                block = visit.part.block
-                given = [_softmax(shown, block.left, visit.mine)]
-                if visit.plan.both:
-                    given.append(_softmax(guest.rows, block.right, visit.other))
-                found = compiled_passes(visit.plan)[1](*visit.arrays, given)
-                gradients[block.left] += ring.placed(found[0], visit.mine)
-                if block.right == "bank":
-                    gradients["bank"] += found[1]
-                elif not visit.plan.symmetric:
-                    theirs[block.right] += ring.placed(found[1], visit.other)
-            home = self.replicas.sum(list(theirs.values()))
-            if host == self.replicas.rank:
-                for name, back in zip(theirs, home, strict=True):
-                    gradients[name] += back
+            theirs = {name: tf.zeros_like(side) for name, side in self.own.rows.items()}
+            for part, (_, second), arrays in self._visits(guest, host):
+                left, right = part.block.left, part.block.right
+                given = [_softmax(shown, left)]
+                given += [_softmax(guest.rows, right)] if part.both else []
+                in_left, *in_right = second(*arrays, given)
+                gradients[left] += in_left
+                for gradient in in_right:
+                    (gradients if right == "bank" else theirs)[right] += gradient
+            gradients = ring.brought_home(gradients, theirs, host)
         n = self.replicas.rows
         return {k: v if k == "bank" else v[:n] for k, v in gradients.items()}
 
@@ -274,15 +220,9 @@ class _Passes:
         return value
 
 
-def _placed(ring: Ring, peak: tf.Tensor, total: tf.Tensor, place: slice) -> LogSum:
-    """Log-sum-exps of a slice of the rows as those of all rows."""
-    nothing = LogSum.none_yet(peak[:1]).peak[0]
-    return LogSum(ring.placed(peak, place, nothing), ring.placed(total, place))
-
-
-def _softmax(rows: Rows, name: str, place: slice) -> Sides:
-    """Peaks and logarithms, see `Softmax`, that were shown beside the rows; each (rows,)."""
-    return rows[f"{name} peak"][place, 0], rows[f"{name} log"][place, 0]
+def _softmax(rows: Rows, name: str) -> Sides:
+    """Peaks and logarithms, see `Softmax`, that are shown beside the rows; each (L,)."""
+    return rows[f"{name} peak"][:, 0], rows[f"{name} log"][:, 0]
 
 
 def _sums_by_id(own: Shard, guest: Shard, name: str) -> tf.Tensor:
@@ -296,58 +236,3 @@ def _sums_by_id(own: Shard, guest: Shard, name: str) -> tf.Tensor:
     place = tf.minimum(tf.searchsorted(guest.numbers, own.numbers), tf.size(first) - 1)
     found = tf.gather(guest.numbers, place) == own.numbers
     return tf.where(found[:, None], tf.gather(sums, place), tf.zeros_like(sums))
-
-
-@lru_cache(maxsize=1024)
-def compiled_passes(plan: Plan) -> tuple[Callable[..., list[tf.Tensor]], ...]:
-    """The visit of a rectangle in the first and in the second pass, compiled anew for every shape.
-
-    The first takes numbers, sizes and features of the sides, and gives the log-sum-exps of the rows
-    on the left and, if they are anchors, of those on the right. The second takes the softmaxes of
-    the same rows, too, and gives the gradients in the sides.
-    """
-
-    def grid_of(numbers: Sides | None, sizes: Sides, sides: list[tf.Tensor]) -> TileGrid:
-        tiles = [split_tiles(side, plan.tile) for side in sides]
-        grid = TileGrid(tiles[0], tiles[-1], *sizes, plan.symmetric, plan.skips_diagonal)
-        return grid if numbers is None else grid.with_numbers(plan.which, numbers)
-
-    def in_tiles(values: tf.Tensor) -> tf.Tensor:
-        return tf.squeeze(split_tiles(values[:, None], plan.tile), axis=2)
-
-    @tf.function(jit_compile=True, autograph=False)
-    def first(numbers: Sides | None, sizes: Sides, sides: list[tf.Tensor]) -> list[tf.Tensor]:
-        grid = grid_of(numbers, sizes, sides)
-        ends = [grid.left, grid.right][: 1 + plan.both]
-
-        def add(i: tf.Tensor, j: tf.Tensor, sums: list[LogSum]) -> list[LogSum]:
-            s = scores_at(grid, i, j)
-            sums = [sums[0].add(i, s, axis=1), *sums[1:]]
-            return [*sums[:-1], sums[-1].add(j, s, axis=0)] if plan.both else sums
-
-        sums = grid.sweep(add, [LogSum.none_yet(end[..., 0]) for end in ends])
-        rows = [tf.shape(sides[0])[0], tf.shape(sides[-1])[0]]
-        flat = zip(sums, rows, strict=False)
-        return [tf.reshape(part, [-1])[:n] for total, n in flat for part in total]
-
-    @tf.function(jit_compile=True, autograph=False)
-    def second(
-        numbers: Sides | None, sizes: Sides, sides: list[tf.Tensor], given: list[Sides]
-    ) -> list[tf.Tensor]:
-        grid = grid_of(numbers, sizes, sides)
-        tiles = [grid.left, grid.right][: len(sides)]
-        softmaxes = [Softmax(in_tiles(peak), in_tiles(log), log) for peak, log in given]
-
-        def add(i: tf.Tensor, j: tf.Tensor, sums: list[GradientSums]) -> list[GradientSums]:
-            s = scores_at(grid, i, j)
-            weight = tf.exp(softmaxes[0].log_share(i, s, axis=1))
-            if plan.both:
-                weight += tf.exp(softmaxes[-1].log_share(j, s, axis=0))
-            sums = [sums[0].add(i, weight, grid.right[j]), *sums[1:]]
-            return [*sums[:-1], sums[-1].add(j, tf.transpose(weight), grid.left[i])]
-
-        sums = grid.sweep(add, [GradientSums.zeros(part, False) for part in tiles])
-        one = tf.ones((), sides[0].dtype)
-        return [total.finish(1.0, 0.0, one, side) for total, side in zip(sums, sides, strict=True)]
-
-    return first, second

@@ -71,7 +71,7 @@ def terms_of(
     pairs = pairs_of(settings.negatives, settings.positives, y, bank, ids, bank_ids)
     pairwise, (scale, bias) = settings.pairwise, scalars.logits(settings)
     context = replica_context() if distributed else None
-    least = 2 if context is None else 1
+    least = 2 if context is None else 0
     rows = prepare(x, y, bank, pairwise.normalize, scale, least=least, has_ids=ids is not None)
     dtype = rows["x"].dtype
     bias = None if bias is None else as_tensor(bias, dtype)

@@ -137,7 +137,7 @@ def compiled_sweep(plan: Plan) -> Callable[..., list[tf.Tensor]]:
     It takes the numbers of the rows on both sides, or None; weights of the rows on the left, or
     None; the rows of one side or of both; a learned bias, or None. The rows that count are the
     first ones of each side, `sizes` of them, and the sum is divided by `divisor`: by default all of
-    them, and the number of their pairs, or with weights 1.
+    them, and the number of their pairs, or with weights 1. `quarters` is that of `TileGrid`.
     """
 
     @tf.function(jit_compile=True, autograph=False)
@@ -148,10 +148,12 @@ def compiled_sweep(plan: Plan) -> Callable[..., list[tf.Tensor]]:
         bias: tf.Tensor | None = None,
         sizes: Sides | None = None,
         divisor: tf.Tensor | None = None,
+        quarters: tf.Tensor | None = None,
     ) -> list[tf.Tensor]:
-        tiles = [split_tiles(side, plan.tile) for side in sides]
+        tiles = [split_tiles(side, plan.tile, 1 if quarters is None else 2) for side in sides]
         n, k = sizes or (tf.shape(side)[0] for side in (sides[0], sides[-1]))
         grid = TileGrid(tiles[0], tiles[-1], n, k, len(sides) == 1, plan.skips_diagonal)
+        grid = grid._replace(quarters=quarters)
         if numbers is not None:
             grid = grid.with_numbers(plan.which, numbers)
         dtype = sides[0].dtype

@@ -190,10 +190,6 @@ class LogSum(NamedTuple):
         peak = tf.reduce_max(self.peak, axis=0)
         return LogSum(peak, tf.reduce_sum(self.total * tf.exp(self.peak - peak), axis=0))
 
-    def merged(self, other: LogSum) -> LogSum:
-        """The sum of this and another one of the same anchors."""
-        return LogSum(*map(tf.stack, zip(self, other, strict=True))).united()
-
     def beside(self, positive: tf.Tensor, decoupled: bool) -> Softmax:
         """The softmaxes, given the scores of (x_i, y_i), which decoupled ones do not hold."""
         log = self._log()

@@ -38,6 +38,8 @@ class TileGrid(NamedTuple):
         skips_diagonal: whether pairs with i = j are left out.
         which: pairs that count, by the numbers of their rows: "every", "different" or "equal".
         numbers: numbers of the rows on both sides, or nothing for "every".
+        quarters: tiles that are visited, a whole number: 0, all; 1, those of rows and columns in
+            like halves; 2, in unlike halves. None: all.
     """
 
     left: tf.Tensor
@@ -48,6 +50,7 @@ class TileGrid(NamedTuple):
     skips_diagonal: bool
     which: str = "every"
     numbers: tuple[NumberTiles, ...] = ()
+    quarters: tf.Tensor | None = None
 
     def with_numbers(self, which: str, numbers: Sides) -> TileGrid:
         """The same tiles, of which the pairs with such numbers count."""
@@ -89,11 +92,18 @@ class TileGrid(NamedTuple):
     def _columns(self, i: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The first tile of columns beside the tile i of rows, and the one after the last."""
         start, stop = i if self.symmetric else tf.zeros_like(i), tf.shape(self.right)[0]
+        if self.quarters is not None:
+            half, some = stop // 2, self.quarters > 0
+            behind = (i >= tf.shape(self.left)[0] // 2) != (self.quarters == 2)
+            start = tf.where(some & behind, half, start)
+            stop = tf.where(some & ~behind, half, stop)
         if self.which != "equal":
             return start, stop
-        place, meet = tf.range(stop), self._meet(i, slice(None))
-        first = tf.reduce_min(tf.where(meet, place, stop))
-        return tf.maximum(start, first), tf.reduce_max(tf.where(meet, place + 1, 0))
+        end = tf.shape(self.right)[0]
+        place, meet = tf.range(end), self._meet(i, slice(None))
+        first = tf.reduce_min(tf.where(meet, place, end))
+        last = tf.reduce_max(tf.where(meet, place + 1, 0))
+        return tf.maximum(start, first), tf.minimum(stop, last)
 
     def sweep(self, add: Callable[[tf.Tensor, tf.Tensor, Any], Any], state: Any) -> Any:
         """The state after add(i, j, state) of every tile; if symmetric, those with i <= j.
@@ -140,10 +150,14 @@ class GradientSums(NamedTuple):
         return scale * gradient
 
 
-def split_tiles(x: tf.Tensor, tile: int) -> tf.Tensor:
-    """(N, D) as (tiles, rows, D) of equally many rows, at most `tile`; zeros fill the last one."""
+def split_tiles(x: tf.Tensor, tile: int, least: int = 1) -> tf.Tensor:
+    """(N, D) as (tiles, rows, D) of equally many rows, at most `tile`; zeros fill the last one.
+
+    There are `least` tiles or more.
+    """
     n = x.shape[0] or tf.shape(x)[0]  # XLA knows it, even where the graph does not
     count = -(-n // tile)
+    count = count if least == 1 else tf.maximum(count, least)
     size = -(-n // count)
     padded = tf.pad(x, [[0, count * size - n], [0, 0]])
     return tf.reshape(padded, [count, size, x.shape[1] or tf.shape(x)[1]])

@@ -27,14 +27,9 @@ METHODS: dict[str, Any] = {"simclr": SimCLR, "moco": MoCo, "moco-v3": MoCoV3}
 def build_loss(settings: TrainSettings) -> Loss:
     """The loss that settings name, from the Keras backend's library, of all replicas together."""
     loss = loss_of(settings, library())
-    if settings.loss == "fmicl":  # which is that of the union already
+    if settings.loss in ("fmicl", "info-nce"):  # which are those of the union already
         return loss
-
-    def of_union(*views: Any, ids: Any = None, **bank: Any) -> Any:
-        labels = {} if ids is None else {"ids": gather(ids)}
-        return loss(*map(gather, views), **labels, **bank)
-
-    return of_union
+    return lambda x, y: loss(gather(x), gather(y))
 
 
 def build_method(settings: TrainSettings, image_shape: tuple[int, int, int], steps: int) -> Method:

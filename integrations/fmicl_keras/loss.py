@@ -9,11 +9,9 @@ import keras
 
 from fmicl_core import FMICL, Divergence, Similarity
 from fmicl_core.objective import DEFAULTS
-from fmicl_core.ranks import features_are_gathered
 from fmicl_core.related import INFO_NCE_OPTIONS, RELATED_DEFAULTS, check_info_nce
 from fmicl_keras.backend import Rows, Tensor, library
 from fmicl_keras.predictions import arrays
-from fmicl_keras.replicas import gather
 from fmicl_keras.sample_losses import fmicl_by_anchor, info_nce_by_anchor
 from fmicl_keras.view_loss import ViewLoss
 
@@ -80,13 +78,11 @@ class FMICLLoss(ViewLoss):
         dtype: Any = None,
     ) -> None:
         super().__init__(ids_from_targets, reduction, name, dtype)
-        # What it is given here are the rows of all replicas already.
-        alone = {"distributed": False} if keras.config.backend() == "tensorflow" else {}
         #: The loss of the backend's library.
         self.native = library().FMICLLoss(
             divergence=divergence, similarity=similarity, alpha=alpha, logit_scale=logit_scale,
             logit_bias=logit_bias, negatives=negatives, positives=positives, normalize=normalize,
-            implementation=implementation, check_finite=check_finite, **alone,
+            implementation=implementation, check_finite=check_finite,
         )  # fmt: skip
 
     @property
@@ -105,10 +101,10 @@ class FMICLLoss(ViewLoss):
                 pair.
         """
         views, ids = self.read(y_true, y_pred)
-        return self.terms_of(gather(views), gather(ids))
+        return self.terms_of(views, ids)
 
     def terms_of(self, views: Tensor, ids: Tensor | None) -> Any:
-        """`terms` of checked views (N, V, D) and ids (N,) of all replicas."""
+        """`terms` of this replica's checked views (N, V, D) and ids (N,)."""
         x, y, ids = arrays(views, ids)
         return self.native.terms(x, y, ids=ids)
 
@@ -170,7 +166,6 @@ class InfoNCELoss(ViewLoss):
         dtype: Any = None,
     ) -> None:
         super().__init__(ids_from_targets, reduction, name, dtype)
-        features_are_gathered()  # from all replicas, before `of_batch`
         checked = check_info_nce(temperature, negatives, normalize, positives, implementation)
         self.temperature, self.negatives = checked["temperature"], negatives
         self.normalize, self.positives, self.implementation = normalize, positives, implementation

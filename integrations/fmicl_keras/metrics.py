@@ -32,6 +32,9 @@ from fmicl_keras.small_batches import has_pairs, or_zero
 class _OfBatches(keras.metrics.Mean):
     """Mean over samples of a number that a batch has."""
 
+    #: Whether `of_batch` takes this replica's share of the batch, and not the views of all.
+    takes_share = False
+
     def read(self, y_true: Any, y_pred: Any) -> tuple[Tensor, Tensor | None]:
         """Checked views (batch, V, dim), and the ids (batch,) of their samples or None."""
         return read(y_true, y_pred, self.dtype, ids_from_targets=False)
@@ -42,10 +45,12 @@ class _OfBatches(keras.metrics.Mean):
     def update_state(self, y_true: Any, y_pred: Tensor, sample_weight: Any = None) -> None:
         """Take in a batch, y_pred (batch, V, dim); weights are not used."""
         own, ids = self.read(y_true, y_pred)
-        views, ids = gather(own), gather(ids)
+        views, ids = (own, ids) if self.takes_share else (gather(own), gather(ids))
         size = count(own, self.dtype)
-        counted = ops.where(has_pairs(views, ids), size, ops.zeros_like(size))
-        super().update_state(or_zero(self.of_batch, views, ids), sample_weight=counted)
+        enough = has_pairs(views, ids, self.takes_share)
+        counted = ops.where(enough, size, ops.zeros_like(size))
+        value = or_zero(self.of_batch, views, ids, is_share=self.takes_share)
+        super().update_state(value, sample_weight=counted)
 
 
 class _OfFeatures(_OfBatches):
@@ -113,6 +118,8 @@ class ContrastiveAccuracy(_OfFeatures):
 
 
 class _Term(_OfBatches):
+    takes_share = True
+
     def __init__(self, loss: FMICLLoss, name: str, dtype: Any = None) -> None:
         if not isinstance(loss, FMICLLoss):
             raise invalid("loss", "an FMICLLoss", loss)

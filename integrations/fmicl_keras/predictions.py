@@ -11,6 +11,7 @@ from keras.src.backend import get_keras_mask  # there is no public way to read a
 from fmicl_core.checks import invalid
 from fmicl_core.pairs import SINGLE
 from fmicl_keras.backend import Tensor
+from fmicl_keras.replicas import numbers
 from fmicl_keras.targets import ids_of
 
 
@@ -78,13 +79,13 @@ def arrays(views: Tensor, ids: Tensor | None) -> tuple[Tensor, Tensor | None, Te
     """What the libraries' losses take: x, y and ids.
 
     Two views are two arrays. Any other number is a single array, (N V, D), with one id per row:
-    that of its sample, or else the number of its sample.
+    that of its sample, or else the number of its sample among those of all replicas.
     """
     count, dim = views.shape[1:]
     if count in (2, None):
         return views[:, 0], views[:, 1], ids
     if ids is None:
-        ids = keras.ops.arange(keras.ops.shape(views)[0], dtype="int32")
+        ids = numbers(views)
     return keras.ops.reshape(views, (-1, dim)), None, keras.ops.repeat(ids, count)
 
 

@@ -42,6 +42,14 @@ def _first(context: Any, rows: Tensor) -> Tensor:
     return keras.ops.sum(sizes[: context.replica_id_in_sync_group])
 
 
+def total(rows: Any) -> Any:
+    """The number of rows of all replicas, of that of this one; a tensor where there are several."""
+    context = _replica_context()
+    if context is None:
+        return rows
+    return keras.ops.sum(context.all_gather(keras.ops.reshape(rows, (1,)), axis=0))
+
+
 def add_up(value: Tensor) -> Tensor:
     """The sum of the replicas' values."""
     context = _replica_context()

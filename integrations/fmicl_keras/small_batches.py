@@ -15,6 +15,7 @@ import keras
 from keras.src.backend import in_symbolic_scope  # there is no public name
 
 from fmicl_keras.backend import Tensor, float32_at_least, is_traced
+from fmicl_keras.replicas import gather, numbers, total
 
 #: The warning of a batch of a single sample.
 NO_NEGATIVE = (
@@ -28,14 +29,18 @@ NO_PAIRS = (
 )
 
 
-def has_pairs(views: Tensor, ids: Tensor | None) -> bool | Tensor:
+def has_pairs(views: Tensor, ids: Tensor | None, is_share: bool = False) -> bool | Tensor:
     """Whether a batch has positive and negative pairs; a tensor where only its values tell.
 
     Args:
         views: views (N, V, D) of all replicas.
         ids: ids (N,) of the samples, or None if each is alone.
+        is_share: whether views and ids are those of this replica, and the batch is the union.
     """
-    enough = keras.ops.shape(views)[0] >= _least(views)
+    rows = keras.ops.shape(views)[0]
+    if is_share:
+        rows, ids = total(rows), gather(ids)
+    enough = rows >= _least(views)
     if ids is None or enough is False:
         return enough
     apart = keras.ops.any(ids != ids[:1])
@@ -55,6 +60,7 @@ def or_zero(
     views: Tensor,
     ids: Tensor | None = None,
     axis: tuple[int, ...] | None = None,
+    is_share: bool = False,
 ) -> Tensor:
     """function(views, ids); 0, with zero gradient, where the batch has no pairs.
 
@@ -67,13 +73,15 @@ def or_zero(
         ids: ids (N,) of the samples, or None.
         axis: axes of views that the function's result lacks: None if it is a scalar, (1, 2) if it
             is (N,).
+        is_share: whether views and ids are those of this replica, which the function makes the loss
+            of the union of.
     """
 
     def nothing() -> Tensor:
         wide = keras.ops.cast(views, float32_at_least(keras.backend.standardize_dtype(views.dtype)))
         return keras.ops.sum(0.0 * wide, axis=axis)  # which has a gradient, and shows NaN
 
-    enough = has_pairs(views, ids)
+    enough = has_pairs(views, ids, is_share)
     if not isinstance(enough, bool):
         if is_traced(enough):
             return _chosen_when_run(function, views, ids, enough, nothing())
@@ -100,23 +108,24 @@ def _chosen_when_run(
     """
     n = keras.ops.shape(views)[0]
     enough = _warned(enough, NO_NEGATIVE if ids is None else NO_PAIRS)
-    filled = _at_least(_least(views), views)
+    filled = _filled(_least(views), views, enough)
     some = keras.ops.where(enough, filled, keras.ops.ones_like(filled))
     if ids is not None:
-        ids = _at_least(_least(views), ids)
-        numbers = keras.ops.arange(keras.ops.shape(ids)[0], dtype=ids.dtype)
-        ids = keras.ops.where(enough, ids, numbers // (2 if views.shape[1] == 1 else 1))
+        ids = _filled(_least(views), ids, enough)
+        places = numbers(ids)
+        others = keras.ops.cast(places // (2 if views.shape[1] == 1 else 1), ids.dtype)
+        ids = keras.ops.where(enough, ids, others)
     result = function(some, ids)
     return keras.ops.where(enough, result[:n] if len(result.shape) else result, nothing)
 
 
-def _at_least(least: int, rows: Tensor) -> Tensor:
-    """The rows, and zeros up to `least` where TensorFlow does not know the number of rows."""
+def _filled(least: int, rows: Tensor, enough: Tensor) -> Tensor:
+    """The rows, and if not enough zeros up to `least`; only TensorFlow may not know how many."""
     if rows.shape[0] is not None:
         return rows
     import tensorflow as tf
 
-    more = tf.maximum(least - tf.shape(rows)[0], 0)
+    more = tf.where(enough, 0, tf.maximum(least - tf.shape(rows)[0], 0))
     padded = tf.pad(rows, [[0, more]] + [[0, 0]] * (rows.shape.rank - 1))
     return tf.ensure_shape(padded, rows.shape)
 

@@ -11,10 +11,9 @@ from fmicl_core.checks import check_bool, check_choice, check_features, check_sc
 from fmicl_core.family import FAMILY_DEFAULTS, check_clip_scale
 from fmicl_core.forms import IMPLEMENTATIONS, WITH_FUSED, check_implementation
 from fmicl_core.pairs import POSITIVES
-from fmicl_core.ranks import features_are_gathered
 from fmicl_keras.backend import Tensor, float32_at_least, library
 from fmicl_keras.predictions import unmasked
-from fmicl_keras.replicas import gather, signed, signed_here
+from fmicl_keras.replicas import signed, signed_here
 from fmicl_keras.small_batches import or_zero
 from fmicl_keras.targets import check_targets, ids_of
 
@@ -78,7 +77,7 @@ class TowersLoss(keras.layers.Layer):
         return {k: float(keras.ops.convert_to_numpy(v)) for k, v in self.scalars().items()}
 
     def of_batch(self, x: Tensor, y: Tensor, **options: Any) -> Tensor:
-        """The loss of all rows x and y (N, D), by the backend's library; scalar."""
+        """The loss of the rows x and y (N, D) of this replica and of all others; scalar."""
         raise NotImplementedError
 
     def call(self, x: Tensor, y: Tensor = None, ids: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -108,7 +107,7 @@ class TowersLoss(keras.layers.Layer):
         def of_batch(views: Tensor, ids: Tensor | None) -> Tensor:
             return self.of_batch(views[:, 0], views[:, 1], ids=ids, **options)
 
-        loss = or_zero(of_batch, gather(views), gather(numbers))
+        loss = or_zero(of_batch, views, numbers, is_share=True)
         # So that the scalars have a gradient, 0, where a batch without negatives does not use them.
         self.add_loss(signed(loss + 0.0 * sum(scalars.values())))
         return x, y
@@ -207,10 +206,8 @@ class SigLIPLoss(TowersLoss):
         return super().scalars() | {"logit_bias": self.logit_bias.value}
 
     def of_batch(self, x: Tensor, y: Tensor, **options: Any) -> Tensor:
-        """The loss of all rows x and y (N, D), by the backend's library; scalar."""
-        # What it is given here are the rows of all replicas already.
-        alone = {"distributed": False} if keras.config.backend() == "tensorflow" else {}
-        return library().siglip_loss(x, y, **options, **alone)
+        """The loss by the backend's library, of all replicas; scalar."""
+        return library().siglip_loss(x, y, **options)
 
 
 @keras.saving.register_keras_serializable("fmicl")
@@ -244,7 +241,6 @@ class CLIPLoss(TowersLoss):
         dtype: Any = None,
         **kwargs: Any,
     ) -> None:
-        features_are_gathered()  # from all replicas, before `of_batch`
         options = {
             "logit_scale": check_clip_scale(logit_scale), "positives": positives,
             "normalize": normalize, "implementation": implementation,
@@ -253,5 +249,5 @@ class CLIPLoss(TowersLoss):
         self.log_scale.constraint = AtMost(math.log(FAMILY_DEFAULTS.clip_scale_limit))
 
     def of_batch(self, x: Tensor, y: Tensor, **options: Any) -> Tensor:
-        """The loss of all rows x and y (N, D), by the backend's library; scalar."""
+        """The loss by the backend's library, of all replicas; scalar."""
         return library().clip_loss(x, y, **options)

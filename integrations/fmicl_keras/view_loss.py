@@ -73,7 +73,7 @@ class ViewLoss(keras.losses.Loss):
                 return self._reduced(values, per_sample(sample_weight, values))
             # Only the mean counts, which is the loss of the batch: no need to know single samples.
             views, ids = self.read(y_true, y_pred)
-            loss = or_zero(lambda *of: self.of_batch(*arrays(*of)), gather(views), gather(ids))
+            loss = or_zero(lambda *of: self.of_batch(*arrays(*of)), views, ids, is_share=True)
             if self.reduction == "sum":
                 return loss * count(views, loss.dtype)
             return loss / replica_count()
@@ -96,6 +96,7 @@ class ViewLoss(keras.losses.Loss):
     def call(self, y_true: Any, y_pred: Tensor) -> Tensor:
         """The loss of every sample, (batch,), whose mean is the loss of the batch."""
         views, ids = self.read(y_true, y_pred)
+        # A sample's own loss is none of the library's, which would share the work out.
         losses = or_zero(self._of_samples, gather(views), gather(ids), axis=(1, 2))
         return own_share(losses, views)
 
