@@ -1,7 +1,7 @@
 """`python -m benchmarks.small_batches`: small batches beside losses of the same pairs by hand.
 
-Loss and gradient, float32, of two views of N rows. A plain loss is what one writes without a library:
-masked scores and a cross entropy. PyTorch's are eager, since most of its code is, and compiled;
+Loss and gradient, float32, of two views of N rows. A plain loss is what one writes by hand: masked
+scores and a cross entropy. PyTorch's are eager, since most of its code is, and compiled;
 JAX's and TensorFlow's are compiled as ours are. All are timed in turn, and ratios are medians over
 the turns: below 1 ours is faster. Written to benchmarks/results/xeon/small_batches.csv.
 """
