@@ -99,7 +99,10 @@ class Divergence(Value):
         return self.excess(L, ops), self.penalty_slope(L, ops)
 
     def excess_total_and_slope(self, L: Array, ops: Ops = NUMPY) -> tuple[Array, Array]:
-        """(sum of excess(L), penalty_slope(L)), given e^L < SUM_LOG_BOUND / 2."""
+        """(sum of excess(L), penalty_slope(L)), given e^L < SUM_LOG_BOUND / 2.
+
+        L may be overwritten.
+        """
         excess, slope = self.excess_and_slope(L, ops)
         return ops.sum(excess), slope
 
@@ -177,10 +180,7 @@ class JensenShannon(Divergence):
     def excess_total_and_slope(self, L: Array, ops: Ops = NUMPY) -> tuple[Array, Array]:
         # One exponential serves both, and logarithms are taken of products. Without this a step
         # takes 6 to 12 % longer in PyTorch, 15 to 19 % in JAX, no longer in TensorFlow (as above).
-        slope = ops.exp(L)
-        total = ops.sum_log1p(slope)
-        slope /= 1.0 + slope
-        return total, slope
+        return ops.sum_softplus_and_sigmoid(L)
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,13 @@ class Ops:
     sum: Unary
     sum_log1p: Unary
 
+    def sum_softplus_and_sigmoid(self, x: Array) -> tuple[Array, Array]:
+        """(sum of softplus(x), sigmoid(x)) for x < LOGIT_BOUND; x may be overwritten."""
+        slope = self.exp(x)
+        total = self.sum_log1p(slope)
+        slope /= 1.0 + slope
+        return total, slope
+
 
 def _softplus(x: Array) -> Array:
     return np.logaddexp(x, 0.0)

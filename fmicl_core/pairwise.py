@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fmicl_core.checks import callers_level, check_bool
 from fmicl_core.divergences import Divergence
 from fmicl_core.ops import NUMPY, Array, Ops
-from fmicl_core.similarities import Similarity
+from fmicl_core.similarities import Logit, Similarity
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,11 @@ class Pairwise:
         general = Divergence.excess_total_and_slope
         return type(self.divergence).excess_total_and_slope is not general
 
+    @property
+    def ends_at_zero(self) -> bool:
+        """Whether `excess_total_and_slope` of z = -inf is 0, so that it stands for no pair."""
+        return self.gains_by_a_bound and isinstance(self.similarity, Logit)
+
     def positive(self, z: Array, ops: Ops = NUMPY) -> Array:
         """Score of positive pairs, elementwise in z."""
         return self.similarity.positive(self.divergence, z, ops)
@@ -104,7 +109,7 @@ class Pairwise:
         """Sum of the excesses of the negative pairs in z, and the slope per pair.
 
         Args:
-            z: number of every pair.
+            z: number of every pair; it may be overwritten.
             ops: functions of the framework.
             bounded: whether z is known to be below LOGIT_BOUND where a learned scale and
                 bias leave that open; it may be faster.

@@ -10,7 +10,6 @@ import torch
 from fmicl_core import Pairwise
 from fmicl_core.ops import LOGIT_BOUND
 from fmicl_core.pairs import Block
-from fmicl_core.similarities import Logit
 from fmicl_torch.ops import TORCH
 from fmicl_torch.small import Quick, UnitRows, in_one_node
 
@@ -131,10 +130,10 @@ class SmallPairs(NamedTuple):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Sum of the excesses of a block, and their slopes if a gradient is wanted."""
         pairwise = self.pairwise
-        if grad and pairwise.gains_by_a_bound and self._bounded:
+        if grad and pairwise.ends_at_zero:
             if skips_diagonal:
-                z.fill_diagonal_(-torch.inf)  # whose excess is 0, and so is its slope
-            return pairwise.excess_total_and_slope(z, TORCH, True)
+                z.fill_diagonal_(-torch.inf)
+            return pairwise.excess_total_and_slope(z, TORCH, self._bounded)
         if grad:
             excess, slope = pairwise.excess_and_slope(z, TORCH)
         else:
@@ -149,5 +148,4 @@ class SmallPairs(NamedTuple):
         """Whether z is known to be below the bound of `Ops.sum_log1p`."""
         a, _, c = self.pairwise.coefficients()
         top = self.scale * abs(a) * 1.001 + (c if self.bias is None else self.bias)
-        gaussian = isinstance(self.pairwise.similarity, Logit)
-        return gaussian and self.pairwise.normalize and top < LOGIT_BOUND
+        return self.pairwise.normalize and top < LOGIT_BOUND

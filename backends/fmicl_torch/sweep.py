@@ -65,13 +65,15 @@ class Sweep:
         self.columns = columns
         self.a, self.b, self.c = pairwise.coefficients()
         self.left, self.right = left, left if right is None else right
-        k = len(self.right)
-        self.bias = self.right.new_full((k,), self.c) if bias is None else bias.repeat(k)
+        self.constant = self.c if bias is None else bias
         gains = grad and pairwise.gains_by_a_bound
         self.bounded = gains and bias is not None and _bounded(left, self.right, bias)
         if self.b:
-            self.bias += self.b * self.right.square().sum(dim=1)
+            self.bias = self.b * self.right.square().sum(dim=1) + self.constant
             self.left_bias = self.b * self.left.square().sum(dim=1, keepdim=True)
+        # Every tile is in the same memory: fresh memory is slow at first touch.
+        self.scores = left.new_empty(0)
+        self.scaled_rows, self.scaled = slice(0), left.new_empty(0)
         # One accumulator, updated in place: small tensors kept between tiles would split the heap.
         wide = left.dtype if left.device.type == "mps" else torch.float64
         self.total = left.new_zeros((), dtype=wide)
@@ -98,9 +100,7 @@ class Sweep:
             on_diagonal: whether the tile's diagonal is that of the block, and left out.
             equal: pairs of the tile with equal numbers, where there may be both kinds; or None.
         """
-        z = torch.addmm(self.bias[j], self.left[i], self.right[j].T, alpha=self.a)
-        if self.b:
-            z += self.left_bias[i]
+        z = self._numbers(i, j)
         total, weight = self._evaluate(z, i, on_diagonal, equal)
         mirrored = self.symmetric and i != j
         self.total.add_(total, alpha=2 if mirrored else 1)
@@ -109,12 +109,28 @@ class Sweep:
                 self.slope.add_(weight.sum(), alpha=2 if mirrored else 1)
             self._add_gradient(weight, i, j, mirrored or self.columns)
 
+    def _numbers(self, i: slice, j: slice) -> torch.Tensor:
+        """The number z of every pair of the tile of rows i and columns j."""
+        left, right = self.left[i], self.right[j]
+        size = len(left) * len(right)
+        if self.scores.numel() < size:
+            self.scores = left.new_empty(size)
+        z = self.scores[:size].view(len(left), len(right))
+        if self.b:
+            torch.addmm(self.bias[j], left, right.T, alpha=self.a, out=z)
+            return z.add_(self.left_bias[i])
+        if i != self.scaled_rows:  # the factor, and the constant, cost less than within `addmm`
+            self.scaled_rows, self.scaled = i, left if self.a == 1.0 else self.a * left
+        torch.mm(self.scaled, right.T, out=z)
+        return z.add_(self.constant)
+
     def _evaluate(
         self, z: torch.Tensor, i: slice, on_diagonal: bool, equal: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Sum of the tile's values, and their slopes if a gradient is wanted."""
-        inside = not on_diagonal and equal is None
-        if self.grad and inside:
+        every = not on_diagonal and equal is None
+        if self.grad and (every or self.pairwise.ends_at_zero):
+            z = _without(z, on_diagonal, equal, -torch.inf)
             return self.pairwise.excess_total_and_slope(z, TORCH, self.bounded)
         if not self.grad:
             return _without(self.pairwise.excess(z, TORCH), on_diagonal, equal).sum(), None
@@ -171,8 +187,10 @@ def _bounded(left: torch.Tensor, right: torch.Tensor, bias: torch.Tensor) -> boo
     return (longest[0] * longest[1] + bias).item() < LOGIT_BOUND
 
 
-def _without(values: torch.Tensor, on_diagonal: bool, equal: torch.Tensor | None) -> torch.Tensor:
-    """The values of a tile, in place, 0 where a pair does not count."""
+def _without(
+    values: torch.Tensor, on_diagonal: bool, equal: torch.Tensor | None, by: float = 0
+) -> torch.Tensor:
+    """The values of a tile, in place, another where a pair does not count."""
     if on_diagonal:
-        values.fill_diagonal_(0)
-    return values if equal is None else values.masked_fill_(equal, 0)
+        values.fill_diagonal_(by)
+    return values if equal is None else values.masked_fill_(equal, by)

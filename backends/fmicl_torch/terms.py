@@ -164,7 +164,8 @@ def _small_terms(
     each_pair: bool,
 ) -> FMICLTerms | None:
     """The terms of features that are small; None where that form has them not, or not finite."""
-    if pairwise.coefficients()[1] or not isinstance(check_finite, bool):
+    refused = not isinstance(check_finite, bool) or (each_pair and (scale is None or bias is None))
+    if refused or pairwise.coefficients()[1]:
         return None
     numbers = []
     for name, value in zip(SCALARS, (scalars[0], scale, bias), strict=True):

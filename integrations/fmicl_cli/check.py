@@ -123,21 +123,20 @@ def _open(names: list[str], device: str) -> tuple[list[Adapter], list[Absent], b
 
 def _compute(names: list[str], device: str, dtypes: Names, full: bool, as_json: bool) -> bool:
     """Run the battery and print its table; whether it passed."""
-    from fmicl_check.battery import cases, has_fused, run_case
+    from fmicl_check.battery import cases, has_fused
     from fmicl_check.case import DTYPES
+    from fmicl_check.processes import run_batteries
     from fmicl_check.report import as_text, losses_report, rows_of
 
     cases(dtypes or DTYPES)  # a dtype that is unknown is named before anything is imported
     adapters, absent, failed = _open(names, device)
+    batteries = [cases(dtypes or DTYPES, full, has_fused(adapter)) for adapter in adapters]
+    with _announcing(sum(map(len, batteries)), "cases") as announce:
+        announce_case = lambda name, case: announce(f"{name}, {case.name}")  # noqa: E731
+        outcomes = run_batteries(adapters, batteries, announce_case)
     rows: list[Row] = []
-    for adapter in adapters:
-        battery = cases(dtypes or DTYPES, full, has_fused(adapter))
-        with _announcing(len(battery), adapter.name) as announce:
-            outcomes = []
-            for case in battery:
-                announce(case.name)
-                outcomes.append(run_case(adapter, case))
-        rows += rows_of(adapter, outcomes)
+    for adapter, found in zip(adapters, outcomes, strict=True):
+        rows += rows_of(adapter, found)
     passed = not failed and all(row.passed for row in rows)
     if as_json:
         print(as_text(losses_report(rows, absent, passed)))

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import deque
 from importlib import import_module
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from fmicl_check.frameworks import Absent, is_failure
 from fmicl_check.methods import LOSSES, METHODS
 from fmicl_check.optimizers import SGD, make_sgd
 from fmicl_check.parity import MOMENTUM, RATE, Comparison, loss_curve, train_everywhere
+from fmicl_check.processes import run_batteries
 from fmicl_check.setup import make_setup
 from fmicl_cli.main import app
 from fmicl_recipes import settings
@@ -213,6 +215,20 @@ def test_a_wrong_sign_fails_and_its_worst_case_can_be_computed_again(framework, 
     assert scope["again"].framework == framework
     assert scope["again"].case == FEW[0]
     assert not scope["again"].passed
+
+
+def test_several_frameworks_are_checked_side_by_side_and_one_that_dies_fails(require):
+    require("torch")
+    adapter, told = ADAPTERS["torch"](), []
+    unknown = SimpleNamespace(name="unknown", device="cpu")
+    done, lost = run_batteries(
+        [adapter, unknown], [FEW[:2], FEW[:2]], lambda name, case: told.append((name, case))
+    )
+    assert [o.case for o in done] == FEW[:2]
+    assert all(o.passed for o in done)
+    assert told == [("torch", case) for case in FEW[:2]]
+    assert [o.case for o in lost] == FEW[:2]
+    assert all("its process ended with the exit code 1" in o.problem for o in lost)
 
 
 def test_an_exception_is_an_outcome(require, few, monkeypatch):
