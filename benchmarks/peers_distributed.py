@@ -73,7 +73,7 @@ def sentence_transformers(
     shared: bool, name: str, gathers: bool = True
 ) -> Callable[..., torch.Tensor]:
     """A loss of sentence-transformers, from embeddings."""
-    from sentence_transformers import losses
+    from sentence_transformers.sentence_transformer import losses
 
     loss = getattr(losses, name)(torch.nn.Identity(), gather_across_devices=shared and gathers)
     return lambda x, y: loss.compute_loss_from_embeddings([x, y], None)  # type: ignore[no-any-return]

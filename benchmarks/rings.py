@@ -1,7 +1,8 @@
 """`python -m benchmarks.rings [FRAMEWORK ...]`: memory of a rank as more ranks share one batch.
 
 Runs `benchmarks.rings_torch`, `rings_jax` and `rings_tensorflow`, each in a process of its own, and
-writes benchmarks/results/rings_cpu.csv. Rows of a framework that is not run again stay in the file.
+writes benchmarks/results/rings_cpu.csv. Rows of a framework, or of a loss, that is not run again
+stay in the file.
 """
 
 from __future__ import annotations
@@ -35,14 +36,17 @@ def main() -> None:
     if unknown := set(options.frameworks) - set(FRAMEWORKS):
         parser.error(f"no framework {sorted(unknown)}; there are {' '.join(FRAMEWORKS)}")
     chosen = options.frameworks or FRAMEWORKS
-    rows = [row for row in written() if row["framework"] not in chosen]
-    rows += [
+    kept = [
+        row for row in written()
+        if row["framework"] not in chosen or row["loss"] not in options.losses
+    ]  # fmt: skip
+    rows = [
         show(measured(framework, world, options.n, options.d, loss, options.form))
         for framework in chosen
         for loss in options.losses
         for world in WORLDS
     ]
-    write(TARGET, rows, FRAMEWORKS)
+    write(TARGET, [*kept, *rows], FRAMEWORKS)
 
 
 def measured(framework: str, world: int, n: int, d: int, loss: str, form: str) -> Row:

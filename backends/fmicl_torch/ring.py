@@ -12,6 +12,7 @@ from fmicl_core.pairs import Block
 from fmicl_torch.dense import Rows
 from fmicl_torch.ranks import Ranks
 from fmicl_torch.tiled import block_mean_and_gradients
+from fmicl_torch.transforms import scaled_by
 
 
 def travel(ranks: Ranks, rows: Rows, carried: Rows) -> Iterator[tuple[int, int, Rows]]:
@@ -27,24 +28,26 @@ def travel(ranks: Ranks, rows: Rows, carried: Rows) -> Iterator[tuple[int, int, 
     for step in range(ranks.count):
         host = (ranks.rank - step) % ranks.count
         yield step, host, rows
-        moving = {} if step + 1 == ranks.count else rows
-        given = [*moving.values(), *carried.values()]
-        got = iter(_pass_on(ranks, given, ranks.sizes[(host - 1) % ranks.count]))
-        rows = {name: next(got) for name in moving}
-        carried.update({name: next(got) for name in carried})
+        before = ranks.sizes[(host - 1) % ranks.count]
+        # One after another, so that no more than one array is there twice.
+        if step + 1 < ranks.count:
+            rows = dict(rows)
+            for name in rows:
+                rows[name] = _pass_on(ranks, rows[name], before)
+        for name in carried:
+            carried[name] = _pass_on(ranks, carried[name], before)
 
 
-def _pass_on(ranks: Ranks, tensors: Sequence[torch.Tensor], rows: int) -> list[torch.Tensor]:
-    """Give tensors to the next rank, and return those of so many rows from the rank before."""
+def _pass_on(ranks: Ranks, tensor: torch.Tensor, rows: int) -> torch.Tensor:
+    """Give a tensor to the next rank, and return one of so many rows from the rank before."""
     after, before = (
         dist.get_global_rank(ranks.group, (ranks.rank + step) % ranks.count) for step in (1, -1)
     )
-    taken = [tensor.new_empty(rows, *tensor.shape[1:]) for tensor in tensors]
-    messages = []
-    for tag, (given, got) in enumerate(zip(tensors, taken, strict=True)):
-        messages.append(dist.P2POp(dist.isend, given.contiguous(), after, ranks.group, tag))
-        messages.append(dist.P2POp(dist.irecv, got, before, ranks.group, tag))
-    for request in dist.batch_isend_irecv(messages) if messages else ():
+    taken = tensor.new_empty(rows, *tensor.shape[1:])
+    for request in dist.batch_isend_irecv([
+        dist.P2POp(dist.isend, tensor.contiguous(), after, ranks.group),
+        dist.P2POp(dist.irecv, taken, before, ranks.group),
+    ]):  # fmt: skip
         request.wait()
     return taken
 
@@ -103,7 +106,8 @@ class _Ring(torch.autograd.Function):
         wanted = dict(zip(names, ctx.needs_input_grad[8:], strict=True))  # the same on every rank
         own = dict(zip(names, sides, strict=True))
         guests = {name: own[name] for name in sorted({block.right for block in blocks})}
-        grads = {name: torch.zeros_like(side) for name, side in own.items() if wanted[name]}
+        lefts = {block.left for block in blocks}
+        grads = {name: torch.zeros_like(own[name]) for name in lefts if wanted[name]}
         # Of the guests, complete when they are home again.
         carried = {name: torch.zeros_like(own[name]) for name in guests if wanted[name]}
         total = sides[0].new_zeros((), dtype=torch.float64)
@@ -129,8 +133,8 @@ class _Ring(torch.autograd.Function):
                 if grad and slope is not None:
                     slope += share * in_bias
         dist.all_reduce(total, group=ranks.group)
-        for name, grad_of_others in carried.items():
-            grads[name] += grad_of_others
+        for name, home in carried.items():
+            grads[name] = home.add_(grads[name]) if name in grads else home
         ctx.save_for_backward(slope, *(grads.get(name) for name in names))
         ctx.count = ranks.count
         return total.to(sides[0].dtype)
@@ -141,7 +145,8 @@ class _Ring(torch.autograd.Function):
         slope, *grads = ctx.saved_tensors
         in_bias = None if slope is None else ctx.count * grad * slope
         scale = ctx.count * grad
-        return *[None] * 7, in_bias, *(None if side is None else scale * side for side in grads)
+        sides = (None if side is None else scaled_by(scale, side) for side in grads)
+        return *[None] * 7, in_bias, *sides
 
 
 def _share(block: Block, ranks: Ranks, step: int, guests: int, positives: bool) -> float:

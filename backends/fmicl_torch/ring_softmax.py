@@ -29,6 +29,7 @@ from fmicl_torch.softmax import (
     pull_views,
     softmaxes_of,
 )
+from fmicl_torch.transforms import scaled_by
 
 
 def ring_info_nce(rows: Rows, pairs: Pairs, numbers: Numbers | None, ranks: Ranks) -> torch.Tensor:
@@ -88,7 +89,7 @@ class _RingInfoNCE(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple[Any, ...]:
         factor, grads = ctx.factor * upstream, ctx.saved_tensors
-        return *[None] * 6, *(None if grad is None else factor * grad for grad in grads)
+        return *[None] * 6, *(None if grad is None else scaled_by(factor, grad) for grad in grads)
 
 
 class _Trips:
@@ -149,20 +150,23 @@ class _Trips:
         peaks, logs, margins = softmaxes
         views = self.tiles.anchors
         peak, log = (dict(zip(views, values, strict=True)) for values in (peaks, logs))
-        grads = {name: torch.zeros_like(self.rows[name]) for name in wanted}
-        own = Side(self.rows, peak, log, grads)
+        lefts = {b.block.left for b in self.tiles.softmaxes}
+        # Of what stands on the right alone, the gradient is the one that travels.
+        here = [name for name in wanted if name in lefts or name not in self.guests]
+        grads = {name: torch.zeros_like(self.rows[name]) for name in here}
         seen = {name: self.rows[name] for name in self.guests}
         seen |= {f"softmax of {k}": torch.stack([peak[k], log[k]], dim=1) for k in self.anchors}
-        carried = {k: torch.zeros_like(self.rows[k]) for k in self.guests if k in grads}
+        carried = {k: torch.zeros_like(self.rows[k]) for k in self.guests if k in wanted}
+        own = Side(self.rows, peak, log, grads)
         for step, host, guests in travel(self.ranks, seen, carried):
-            others = own
+            others = own._replace(grads=carried | grads)
             if step:
                 both = {k: guests[f"softmax of {k}"].unbind(dim=1) for k in self.anchors}
                 peak, log = ({k: both[k][m] for k in self.anchors} for m in (0, 1))
                 others = Side(guests, peak, log, carried)
             pull(self._tiles(step, host, guests), own, others)
         for name, home in carried.items():
-            grads[name] += home
+            grads[name] = home.add_(grads[name]) if name in grads else home
         if not self.pairs.single:
             pull_views(self.rows, margins, self.pairs.decoupled, grads)
         for grad in grads.values():

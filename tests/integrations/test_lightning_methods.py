@@ -27,6 +27,7 @@ from fmicl_lightning.batches import ImageBatches, loader  # noqa: E402
 from fmicl_lightning.callbacks import RunClock, quiet  # noqa: E402
 from fmicl_lightning.encoders import feature_width  # noqa: E402
 from fmicl_lightning.optimizers import build_optimizer, warmup_cosine  # noqa: E402
+from fmicl_lightning.shards import options_over_devices  # noqa: E402
 from fmicl_recipes import RunFolder, resolve  # noqa: E402
 from fmicl_recipes.data import load_images  # noqa: E402
 from fmicl_recipes.draws import initial_queue, key_order  # noqa: E402
@@ -35,7 +36,12 @@ from fmicl_recipes.momentum import ema_schedule  # noqa: E402
 from fmicl_recipes.run import train_run  # noqa: E402
 from fmicl_recipes.settings import ALPHAS, METHODS  # noqa: E402
 from fmicl_recipes.trainer import NonFiniteLossError  # noqa: E402
-from fmicl_torch import FMICLLoss, fmicl_loss, info_nce_loss  # noqa: E402
+from fmicl_torch import (  # noqa: E402
+    FMICLLoss,
+    alignment_uniformity_loss,
+    fmicl_loss,
+    info_nce_loss,
+)
 
 MOMENTUM = ("moco", "moco-v3")
 DDP = Path(__file__).parent / "ranks" / "lightning_ddp.py"
@@ -648,6 +654,17 @@ def test_two_processes_make_the_step_of_one(tmp_path, method, options):
     if "supervised" in options and method == "moco":
         assert torch.equal(one["queue_labels"], two["queue_labels"])
         assert two["queue_labels"][:64].min() >= 0
+
+
+def test_only_a_loss_that_knows_no_ranks_gets_gathered_features():
+    """What a loss was told when it was made stays."""
+    told, alone = {"distributed": True}, {"distributed": False}
+    for loss, options in (
+        (fmicl_loss, told), (partial(info_nce_loss, temperature=0.2), told),
+        (partial(fmicl_loss, **alone), {}), (FMICLLoss(), {}), (FMICLLoss(**alone), {}),
+        (alignment_uniformity_loss, None), (lambda x, y: x.sum(), None),
+    ):  # fmt: skip
+        assert options_over_devices(loss) == options
 
 
 class NoProcessError(Exception):
