@@ -145,7 +145,7 @@ def _adds_scores(left: Side, right: Side, both: bool, once: Once) -> Any:
         on_left = on_left.add(i, scores, axis=1)
         if both and on_right is None:
             on_left = on_left.add(j, scores, axis=0)
-        elif both:
+        elif both and once is not False:
             on_right = on_right.add(j, _where(once, scores, -jnp.inf), axis=0)
         return on_left, on_right
 
@@ -193,7 +193,7 @@ def _adds_gradients(left: Side, right: Side, both: bool, once: Once) -> Any:
         on_left = on_left.add(i, weight, right.tiles[j])
         if on_right is None:
             on_left = on_left.add(j, weight.T, left.tiles[i])
-        else:
+        elif once is not False:
             on_right = on_right.add(j, _where(once, weight, 0.0).T, left.tiles[i])
         return on_left, on_right
 
