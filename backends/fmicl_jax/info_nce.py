@@ -68,11 +68,12 @@ def _of_positives(rows: Rows, pairs: Pairs, known: RowIds, weights: jax.Array) -
 
     A sum of scores over rows with equal ids is a score of the sum of these rows.
     """
-    losses = []
-    for anchor, views in info_nce_positives(pairs).items():
+    losses, of = [], info_nce_positives(pairs)
+    sums = {view: known.sums(rows[view]) for view in sorted({*sum(of.values(), ())})}
+    for anchor, views in of.items():
         others = jnp.zeros_like(rows[anchor])
         for view in views:
-            others += known.sums(rows[view]) - rows[view]  # less itself, or its own other view
+            others += sums[view] - rows[view]  # less itself, or its own other view
         loss = -weights * (rows[anchor] * others).sum(axis=1)
         if not pairs.single:
             loss += (1.0 - weights) * (rows["x"] * rows["y"]).sum(axis=1)

@@ -41,7 +41,8 @@ def go_round(
     def step(state: Any, last: jax.Array) -> tuple[Any, None]:
         own, guests, made = state
         guests, made = _passed_on((guests, made), axis_name, 1)
-        own, made = visit(own, guests, made, ~last if at_once else True)
+        once = steps > 1 and ~last if at_once else True
+        own, made = visit(own, guests, made, once)
         return (own, guests, made), None
 
     lasts = np.arange(1, steps + 1) == steps

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -48,20 +47,24 @@ def sides_of(
     }
 
 
+#: As for `fmicl_jax.ring.go_round`.
+Once = jax.Array | bool
+
+
 class Pass(NamedTuple):
     """One of the two passes over all scores.
 
     Args:
-        step_of: function of the left, of the right `Side` (the same one in a symmetric sweep), and
-            of whether the right rows are anchors, too. It gives step(carry, i, j, scores) for a
-            tile; carry is what was summed up for the left and for the right rows, the latter None
-            in a symmetric sweep.
+        step_of: function of the left, of the right `Side` (the same one in a symmetric sweep), of
+            whether the right rows are anchors, too, and of `once`: whether anything is added for
+            them here. It gives step(carry, i, j, scores) for a tile; carry is what was summed up
+            for the left and for the right rows, the latter None in a symmetric sweep.
         nothing: function of a name of rows that gives the sums before a tile is added.
         merged: function that adds two of these sums up.
         each: whether rows that are no anchors have sums, too.
     """
 
-    step_of: Callable[[Side, Side, bool], Callable[..., Any]]
+    step_of: Callable[[Side, Side, bool, Once], Callable[..., Any]]
     nothing: Callable[[str], Any]
     merged: Callable[[Any, Any], Any]
     each: bool
@@ -92,24 +95,20 @@ def add_block(
     right = right._replace(numbers=None if which == "every" else right.numbers,
                            softmax=right.softmax if both else None)  # fmt: skip
 
-    def swept(carry: Any, right: Side, symmetric: bool, skips_diagonal: bool) -> Any:
+    def swept(carry: Any, right: Side, symmetric: bool, skips_diagonal: bool, once: Once) -> Any:
         scores = Scores(left, right, (sizes[block.left], sizes[block.right]), which,
                         symmetric, skips_diagonal)  # fmt: skip
-        return scores.sweep(how.step_of(left, right, both), carry)
+        return scores.sweep(how.step_of(left, right, both, once), carry)
 
     on_right = None
     if not block.symmetric and (both or how.each):
         on_right = sums[block.right]
-    on_left, on_right = swept(
-        (sums[block.left], on_right), right, block.symmetric, block.skips_diagonal
-    )
+    sides_alike = block.symmetric, block.skips_diagonal
+    on_left, on_right = swept((sums[block.left], on_right), right, *sides_alike, True)
     if axis_name is not None and block.skips_diagonal:  # every device has the whole bank
 
-        def visit(own: Any, guests: Side, made: Any, once: jax.Array | bool) -> tuple[Any, Any]:
-            own, new = swept((own, made), guests, False, False)
-            if once is not True:  # their own device does the same for them
-                new = jax.tree.map(partial(jnp.where, once), new, made)
-            return own, new
+        def visit(own: Any, guests: Side, made: Any, once: Once) -> Any:
+            return swept((own, made), guests, False, False, once)
 
         made = how.nothing(block.right) if block.symmetric else on_right
         around: dict[str, Any] = {"axis_name": axis_name, "symmetric": block.symmetric}

@@ -21,7 +21,7 @@ from fmicl_core.related import info_nce_anchors, info_nce_blocks
 from fmicl_jax.ids import in_order
 from fmicl_jax.ops import JAX
 from fmicl_jax.plan import Rows
-from fmicl_jax.softmax_sweep import Pass, Side, add_block, sides_of
+from fmicl_jax.softmax_sweep import Once, Pass, Side, add_block, sides_of
 from fmicl_jax.softmaxes import LogSum, Softmax
 from fmicl_jax.tiles import GradientSums, split_tiles, zero_of
 
@@ -139,14 +139,14 @@ def _log_sums(
     return (margins if final else JAX.softplus(margins)).mean(), softmaxes
 
 
-def _adds_scores(left: Side, right: Side, both: bool) -> Any:
+def _adds_scores(left: Side, right: Side, both: bool, once: Once) -> Any:
     def step(carry: Any, i: jax.Array, j: jax.Array, scores: jax.Array) -> Any:
         on_left, on_right = carry
         on_left = on_left.add(i, scores, axis=1)
         if both and on_right is None:
             on_left = on_left.add(j, scores, axis=0)
-        elif both:
-            on_right = on_right.add(j, scores, axis=0)
+        elif both and once is not False:
+            on_right = on_right.add(j, _where(once, scores, -jnp.inf), axis=0)
         return on_left, on_right
 
     return step
@@ -184,7 +184,7 @@ def _gradients(
     return {k: scale * (v + own.get(k, 0.0)) for k, v in in_rows.items() if v is not None}
 
 
-def _adds_gradients(left: Side, right: Side, both: bool) -> Any:
+def _adds_gradients(left: Side, right: Side, both: bool, once: Once) -> Any:
     def step(carry: Any, i: jax.Array, j: jax.Array, scores: jax.Array) -> Any:
         on_left, on_right = carry
         weight = _softmax_of(left, i, scores, axis=1)
@@ -193,11 +193,16 @@ def _adds_gradients(left: Side, right: Side, both: bool) -> Any:
         on_left = on_left.add(i, weight, right.tiles[j])
         if on_right is None:
             on_left = on_left.add(j, weight.T, left.tiles[i])
-        else:
-            on_right = on_right.add(j, weight.T, left.tiles[i])
+        elif once is not False:
+            on_right = on_right.add(j, _where(once, weight, 0.0).T, left.tiles[i])
         return on_left, on_right
 
     return step
+
+
+def _where(once: Once, values: jax.Array, else_value: float) -> jax.Array:
+    """The values, or another one where the guests' own device adds theirs to them."""
+    return values if once is True else jnp.where(once, values, else_value)
 
 
 def _softmax_of(anchors: Side, place: jax.Array, scores: jax.Array, axis: int) -> jax.Array:

@@ -47,9 +47,9 @@ def test_no_device_holds_the_features_of_all(found):
 
 @pytest.mark.slow
 def test_memory_of_a_device_falls_as_their_number_rises(found):
-    two = run("jax_memory.py", "2")["programs"]
+    eight = run("jax_memory.py", "8")["programs"]
     for name, program in found["programs"].items():
-        assert program["bytes"] < 0.65 * two[name]["bytes"], name
+        assert eight[name]["bytes"] < 0.6 * program["bytes"], name
 
 
 def test_a_loss_without_an_axis_says_so_once_by_its_own_name(found):
