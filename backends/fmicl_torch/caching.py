@@ -61,7 +61,7 @@ def cached_loss(
     """
     size = check_at_least("mini_batch_size", mini_batch_size, 1)
     encoders = each_encoder(encode, len(inputs))
-    for encoder in dict.fromkeys(encoders):
+    for encoder in {id(each): each for each in encoders}.values():
         _refuse_batch_norm(encoder)
     given = zip(encoders, inputs, strict=True)
     features = (_features(encoder, part, size) for encoder, part in given)
