@@ -45,7 +45,8 @@ def cached_loss(
         encode: encoder, a module or a function from the inputs of a view to features (n, D); or a
             tuple of one encoder for each input, as for two towers.
         inputs: inputs of each view: a tensor, or a dictionary, tuple or list that holds tensors, in
-            all of which samples are along the first axis. A single one goes with `ids`.
+            all of which samples are along the first axis. A single one goes with `ids`. They are on
+            the device of the encoder, whose random state is kept.
         mini_batch_size: number of samples of one input that are embedded at a time.
         options: options of the loss by name, such as `divergence`, `bank`, `ids`, `distributed`.
 
@@ -60,7 +61,7 @@ def cached_loss(
     """
     size = check_at_least("mini_batch_size", mini_batch_size, 1)
     encoders = each_encoder(encode, len(inputs))
-    for encoder in dict.fromkeys(encoders):
+    for encoder in {id(each): each for each in encoders}.values():
         _refuse_batch_norm(encoder)
     given = zip(encoders, inputs, strict=True)
     features = (_features(encoder, part, size) for encoder, part in given)
@@ -71,16 +72,18 @@ def _features(encode: Encoder, inputs: Any, size: int) -> torch.Tensor:
     """The features (N, D) of a view, whose backward pass embeds it again."""
     samples = samples_of([tuple(tensor.shape) for tensor in _tensors(inputs)])
     # Its other kind would run a backward pass of its own for each mini-batch, which
-    # DistributedDataParallel would take for the end.
-    kept = partial(checkpoint, _embed, encode, inputs, use_reentrant=False)
-    return torch.cat([kept(at, min(at + size, samples)) for at in range(0, samples, size)])
+    # DistributedDataParallel would take for the end. It keeps the random state of the devices that
+    # it finds in its arguments.
+    embed = partial(checkpoint, _embed, encode, use_reentrant=False)
+    spans = ((start, min(start + size, samples)) for start in range(0, samples, size))
+    return torch.cat([embed(_cut(inputs, *span), span[1] - span[0]) for span in spans])
 
 
-def _embed(encode: Encoder, inputs: Any, start: int, end: int) -> torch.Tensor:
+def _embed(encode: Encoder, inputs: Any, samples: int) -> torch.Tensor:
     """The features of some samples."""
-    features = encode(_cut(inputs, start, end))
+    features = encode(inputs)
     shape = tuple(features.shape) if isinstance(features, torch.Tensor) else None
-    check_encoded(shape, type(features).__name__, end - start)
+    check_encoded(shape, type(features).__name__, samples)
     return features
 
 

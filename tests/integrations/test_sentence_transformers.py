@@ -392,22 +392,26 @@ def columns(rows):
     tokens[:, 6] = tokens[:, 1]  # a text that stands in both processes' batches
     return [{"input_ids": t[rows], "attention_mask": torch.ones_like(t[rows])} for t in tokens]
 
-def run(model, rows, gather, kinds=3, kind=FMICLLoss, **options):
+def run(model, rows, gather, kinds=3, kind=FMICLLoss, labels=None, **options):
     loss = kind(getattr(model, "module", model), divergence="js", similarity=Gaussian(0.3),
-                alpha=5.0, negatives="all", gather_across_devices=gather, **options)
+                alpha=5.0, negatives="all", gather_across_devices=gather,
+                ids_from_labels=labels is not None, **options)
     loss.model = model  # as the trainer does
-    loss = loss(columns(rows)[:kinds])
+    loss = loss(columns(rows)[:kinds], None if labels is None else labels[rows])
     loss.backward()
     return loss.item()
 
-whole = Encoder()
-want = run(whole, slice(0, 8), False)
-for cached in ({}, {"kind": CachedFMICLLoss, "mini_batch_size": 3}):
-    ours = torch.nn.parallel.DistributedDataParallel(Encoder())
-    got = run(ours, slice(4 * rank, 4 * rank + 4), True, **cached)
+labels = {"labels": torch.tensor([0, 1, 0, 2, 1, 3, 2, 2])}
+cases = {"pairs": {}, "cached": {"kind": CachedFMICLLoss, "mini_batch_size": 3},
+         "labels": labels, "texts": labels | {"kinds": 1}}
+for name, options in cases.items():
+    plain = {k: v for k, v in options.items() if name != "cached"}
+    whole, ours = Encoder(), torch.nn.parallel.DistributedDataParallel(Encoder())
+    want = run(whole, slice(0, 8), False, **plain)
+    got = run(ours, slice(4 * rank, 4 * rank + 4), True, **options)
     a, b = ours.module.table.weight.grad, whole.table.weight.grad
     similarity = torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), 0)
-    np.save(out + "-cached" * bool(cached), [got, want, (a.norm() / b.norm()).item(), similarity])
+    np.save(f"{out}-{name}", [got, want, (a.norm() / b.norm()).item(), similarity])
 
 def small(row):
     # A pair on each rank: loss, and the largest gradient.
@@ -433,8 +437,8 @@ def test_gathered_processes_are_one_batch(tmp_path):
     ]
     assert [run.wait(timeout=300) for run in runs] == [0, 0]
     for out in outs:
-        for kind in (out, f"{out}-cached.npy"):
-            got, want, ratio, cosine = np.load(kind)
+        for case in ("pairs", "cached", "labels", "texts"):
+            got, want, ratio, cosine = np.load(f"{out}-{case}.npy")
             assert got == pytest.approx(want, rel=1e-12)
             assert ratio == pytest.approx(1.0, abs=1e-12)
             assert cosine == pytest.approx(1.0, abs=1e-12)
