@@ -24,7 +24,7 @@ from fmicl_tensorflow.distributed import Replicas
 from fmicl_tensorflow.ids import Numbers
 from fmicl_tensorflow.ops import TENSORFLOW
 from fmicl_tensorflow.ring import Ring, Shard
-from fmicl_tensorflow.ring_passes import Plan, compiled_passes
+from fmicl_tensorflow.softmax_passes import Plan, compiled_passes
 from fmicl_tensorflow.tiled import device, permuted, times_once
 from fmicl_tensorflow.tiled_related import LogSum, Softmaxes
 
