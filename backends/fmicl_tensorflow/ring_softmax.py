@@ -98,7 +98,7 @@ class _Passes:
         self.own = self.ring.shard(padded, replicas.rank)
         self.anchors = [name for name, _ in info_nce_anchors(pairs)]
         self.blocks = info_nce_blocks(pairs, numbers is not None)
-        #: Whose rows are looked at, in turn; where the bank supplies all pairs, this replica's alone.
+        #: Whose rows are looked at, in turn; where a bank supplies all pairs, this replica's.
         self.hosts: Sequence[int] = range(replicas.count)
         if numbers is None and "bank" in rows:
             self.hosts = (replicas.rank,)
