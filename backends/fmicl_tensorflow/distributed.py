@@ -43,7 +43,7 @@ class Replicas:
         self.context, self.count = context, context.num_replicas_in_sync
         self.rows = tf.shape(rows)[0]
         #: Number of rows of every replica, (W,).
-        self.sizes = self.gather(self.rows[None])
+        self.sizes = tf.repeat(self.rows, self.count) if in_xla() else self.gather(self.rows[None])
         self.total = tf.reduce_sum(self.sizes)
         self.before = tf.reduce_sum(self.sizes[: context.replica_id_in_sync_group])
 
@@ -69,7 +69,7 @@ class Replicas:
         Args:
             rows: number of this replica's rows, or None while it is unknown.
         """
-        if GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):  # all shapes are equal
+        if in_xla():
             return None if rows is None else self.count * rows
 
         def total(strategy: tf.distribute.Strategy, sizes: object) -> int:
@@ -144,6 +144,14 @@ def replica_context() -> tf.distribute.ReplicaContext | None:
     """The context of the strategy around the call, or None where there is one replica only."""
     context = tf.distribute.get_replica_context()
     return None if context is None or context.num_replicas_in_sync == 1 else context
+
+
+def in_xla() -> bool:
+    """Whether XLA compiles the whole step, where all replicas have shapes that are known and equal.
+
+    TensorFlow does that on GPUs alone. Not yet run on a GPU.
+    """
+    return bool(GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()))
 
 
 def tell_of_replicas(loss: str) -> None:

@@ -1,4 +1,4 @@
-"""Well-known losses by their names: settings of f-MICL or InfoNCE."""
+"""SigLIP and KCL: f-MICL with a divergence of their own."""
 
 from __future__ import annotations
 
@@ -32,6 +32,10 @@ def siglip_loss(
     Jensen-Shannon f-MICL with the alpha N - 1, negatives="cross", plus N log 2. With `ids` every
     pair (x_i, y_j) of rows with equal ids is positive: `siglip_loss(captions, images[of], ids=of)`
     takes several captions an image, where of (N,) says which image a caption is of.
+
+    On several replicas of a `tf.distribute` strategy it is of the union of their batches;
+    `distributed=False` makes it that of this replica's rows alone. (PyTorch and JAX have to be
+    told, TensorFlow's strategy says who the replicas are.)
 
     Args:
         x: (N, D) features of the first view or tower; any float dtype.
@@ -92,6 +96,10 @@ def kcl_loss(
     G is the kernel of the similarity. It is f-MICL of the total variation with the kernel itself as
     critic (`fmicl_core.family.KernelContrast`). The authors' code is twice this with
     negatives="within".
+
+    On several replicas of a `tf.distribute` strategy it is of the union of their batches;
+    `distributed=False` makes it that of this replica's rows alone. (PyTorch and JAX have to be
+    told, TensorFlow's strategy says who the replicas are.)
 
     Args:
         x: (N, D) features of the first view, or of all rows in a single array; any float dtype.

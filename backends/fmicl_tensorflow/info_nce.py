@@ -15,7 +15,7 @@ from fmicl_tensorflow.dense_related import dense_info_nce
 from fmicl_tensorflow.distributed import Replicas, replica_context
 from fmicl_tensorflow.ids import Numbers, numbers_of
 from fmicl_tensorflow.inputs import prepare
-from fmicl_tensorflow.ring_related import ring_info_nce
+from fmicl_tensorflow.ring_softmax import ring_info_nce
 from fmicl_tensorflow.scalars import Scale, check_values_of
 from fmicl_tensorflow.tiled_related import tiled_info_nce
 

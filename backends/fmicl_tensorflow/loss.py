@@ -45,6 +45,10 @@ def fmicl_loss(
     of an anchor then is the mean over its positives. `fmicl_loss(features, ids=labels)` takes
     labels, or several views stacked in one array.
 
+    On several replicas of a `tf.distribute` strategy it is of the union of their batches;
+    `distributed=False` makes it that of this replica's rows alone. (PyTorch and JAX have to be
+    told, TensorFlow's strategy says who the replicas are.)
+
     Args:
         x: (N, D) features of the first view, or of all rows in a single array; float16, bfloat16,
             float32 or float64. Where y or the bank have another dtype, all are promoted.
@@ -76,10 +80,11 @@ def fmicl_loss(
             "tiled" (one pass, O(N D) memory, differentiable once), or "auto", by size.
         check_finite: whether to raise when the loss is not finite, which costs one read of a
             scalar. Skipped while tracing, where NaN shows in the loss.
-        distributed: whether the loss, in the replica context of a `tf.distribute` strategy, is that
-            of the union of the replicas' batches, on every replica; exact after averaging the
-            gradients, those in alpha, logit_scale and logit_bias too, over the replicas. A bank
-            must be the same on every replica. False: that of this replica's rows alone.
+        distributed: whether the replicas of a `tf.distribute` strategy around the call share the
+            batch. The loss is that of the union of their batches, on every replica; exact after
+            averaging the gradients, those in alpha, logit_scale and logit_bias too, over the
+            replicas. A bank must be the same on every replica. "dense" gathers the union, "tiled"
+            shows every replica the shards of the others, one at a time: O(N D / W) memory.
 
     Returns:
         Scalar to minimise, float32 (float64 for float64 features).

@@ -20,7 +20,7 @@ from fmicl_core.forms import positive_tile_size, tile_size
 from fmicl_core.ops import LOGIT_BOUND
 from fmicl_tensorflow.dense import Sides
 from fmicl_tensorflow.ops import TENSORFLOW, square_lengths
-from fmicl_tensorflow.tiles import GradientSums, TileGrid, split_tiles
+from fmicl_tensorflow.tiles import GradientSums, TileGrid, in_tiles, split_tiles
 
 #: Sum over the pairs of a tile, and the slope in z of each, of z and of the tile's place.
 TileSum = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
@@ -204,7 +204,7 @@ def _scores(plan: Plan, grid: TileGrid, weights: tf.Tensor) -> TileSum:
 
     Rows with equal ids have equal weights, so that of a symmetric block half is enough.
     """
-    rows = tf.reshape(split_tiles(weights[:, None], plan.tile), tf.shape(grid.left)[:2])
+    rows = in_tiles(weights, grid.left)
 
     def tile_sum(z: tf.Tensor, i: tf.Tensor, j: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         keep, weight, zero = grid.counted(i, j), rows[i][:, None], tf.zeros_like(z)

@@ -161,3 +161,9 @@ def split_tiles(x: tf.Tensor, tile: int, least: int = 1) -> tf.Tensor:
     size = -(-n // count)
     padded = tf.pad(x, [[0, count * size - n], [0, 0]])
     return tf.reshape(padded, [count, size, x.shape[1] or tf.shape(x)[1]])
+
+
+def in_tiles(values: tf.Tensor, tiles: tf.Tensor) -> tf.Tensor:
+    """One value a row, (N,), as (tiles, rows), for rows that were split into `tiles`."""
+    count, rows = tf.unstack(tf.shape(tiles)[:2])
+    return tf.reshape(tf.pad(values, [[0, count * rows - tf.size(values)]]), [count, rows])

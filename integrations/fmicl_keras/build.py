@@ -15,6 +15,7 @@ from fmicl_keras.method import Loss, Method
 from fmicl_keras.moco import MoCo
 from fmicl_keras.moco_v3 import MoCoV3
 from fmicl_keras.replicas import gather, replica_count
+from fmicl_keras.shares import shared_out
 from fmicl_keras.simclr import SimCLR
 from fmicl_recipes.losses import loss_of
 from fmicl_recipes.methods import method_options
@@ -27,8 +28,10 @@ METHODS: dict[str, Any] = {"simclr": SimCLR, "moco": MoCo, "moco-v3": MoCoV3}
 def build_loss(settings: TrainSettings) -> Loss:
     """The loss that settings name, from the Keras backend's library, of all replicas together."""
     loss = loss_of(settings, library())
-    if settings.loss in ("fmicl", "info-nce"):  # which are those of the union already
-        return loss
+    if settings.loss in ("fmicl", "info-nce"):  # which have the union's already
+        return lambda x, y=None, ids=None, **bank: shared_out(
+            loss, {"x": x, "y": y, "ids": ids}, **bank
+        )
     return lambda x, y: loss(gather(x), gather(y))
 
 

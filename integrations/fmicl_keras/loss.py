@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
+from functools import partial
 from typing import Any
 
 import keras
@@ -13,6 +14,7 @@ from fmicl_core.related import INFO_NCE_OPTIONS, RELATED_DEFAULTS, check_info_nc
 from fmicl_keras.backend import Rows, Tensor, library
 from fmicl_keras.predictions import arrays
 from fmicl_keras.sample_losses import fmicl_by_anchor, info_nce_by_anchor
+from fmicl_keras.shares import shared_out
 from fmicl_keras.view_loss import ViewLoss
 
 
@@ -105,12 +107,19 @@ class FMICLLoss(ViewLoss):
 
     def terms_of(self, views: Tensor, ids: Tensor | None) -> Any:
         """`terms` of this replica's checked views (N, V, D) and ids (N,)."""
-        x, y, ids = arrays(views, ids)
-        return self.native.terms(x, y, ids=ids)
+        return self._terms(*arrays(views, ids))
+
+    def _terms(self, x: Tensor, y: Tensor | None, ids: Tensor | None) -> Any:
+        return shared_out(self._native_terms, {"x": x, "y": y, "ids": ids})
 
     def of_batch(self, x: Tensor, y: Tensor | None, ids: Tensor | None) -> Tensor:
         """The loss of two views x and y (N, D), or of a single array x with ids (N,); scalar."""
-        return self.native(x, y, ids=ids)
+        return self._terms(x, y, ids).loss
+
+    def _native_terms(self, *views: Tensor, axis_name: str | None = None, **ids: Tensor) -> Any:
+        """The terms by the backend's library; JAX alone may name an axis of its devices."""
+        native = self.native if axis_name is None else replace(self.native, axis_name=axis_name)
+        return native.terms(*views, **ids)
 
     def of_rows(self, rows: Rows, ids: Tensor | None) -> Tensor:
         """The loss of every row of prepared features; (N,)."""
@@ -173,7 +182,8 @@ class InfoNCELoss(ViewLoss):
     def of_batch(self, x: Tensor, y: Tensor | None, ids: Tensor | None) -> Tensor:
         """The loss of two views x and y (N, D), or of a single array x with ids (N,); scalar."""
         options = {name: getattr(self, name) for name in INFO_NCE_OPTIONS}
-        return library().info_nce_loss(x, y, ids=ids, **options)
+        loss = partial(library().info_nce_loss, **options)
+        return shared_out(loss, {"x": x, "y": y, "ids": ids})
 
     def of_rows(self, rows: Rows, ids: Tensor | None) -> Tensor:
         """The loss of every row of prepared features; (N,)."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import keras
@@ -14,6 +16,7 @@ from fmicl_core.pairs import POSITIVES
 from fmicl_keras.backend import Tensor, float32_at_least, library
 from fmicl_keras.predictions import unmasked
 from fmicl_keras.replicas import signed, signed_here
+from fmicl_keras.shares import shared_out
 from fmicl_keras.small_batches import or_zero
 from fmicl_keras.targets import check_targets, ids_of
 
@@ -79,6 +82,16 @@ class TowersLoss(keras.layers.Layer):
     def of_batch(self, x: Tensor, y: Tensor, **options: Any) -> Tensor:
         """The loss of the rows x and y (N, D) of this replica and of all others; scalar."""
         raise NotImplementedError
+
+    def shared_out(
+        self, loss: Callable[..., Tensor], x: Tensor, y: Tensor, options: dict[str, Any]
+    ) -> Tensor:
+        """A loss of the backend's library with these options, `ids` among them."""
+        names = self.scalars()
+        learned = {name: options[name] for name in names}
+        fixed = {k: v for k, v in options.items() if k not in names and k != "ids"}
+        shares = {"x": x, "y": y, "ids": options["ids"]}
+        return shared_out(partial(loss, **fixed), shares, **learned)
 
     def call(self, x: Tensor, y: Tensor = None, ids: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Add the loss of a batch to those of the model, and return the features as they are.
@@ -207,7 +220,7 @@ class SigLIPLoss(TowersLoss):
 
     def of_batch(self, x: Tensor, y: Tensor, **options: Any) -> Tensor:
         """The loss by the backend's library, of all replicas; scalar."""
-        return library().siglip_loss(x, y, **options)
+        return self.shared_out(library().siglip_loss, x, y, options)
 
 
 @keras.saving.register_keras_serializable("fmicl")
@@ -250,4 +263,4 @@ class CLIPLoss(TowersLoss):
 
     def of_batch(self, x: Tensor, y: Tensor, **options: Any) -> Tensor:
         """The loss by the backend's library, of all replicas; scalar."""
-        return library().clip_loss(x, y, **options)
+        return self.shared_out(library().clip_loss, x, y, options)

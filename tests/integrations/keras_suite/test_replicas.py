@@ -135,6 +135,17 @@ def test_sharded_batches_train_on_the_union_batch(sharded, loss, weights, replic
 
 
 @only("jax", "keras.distribution needs JAX")
+def test_a_step_in_jax_shares_the_loss_out_among_the_devices(sharded):
+    """A batch that they cannot share equally is computed whole."""
+    import jax
+
+    sharded(2)
+    for rows, shared in ((24, True), (23, False)):
+        program = jax.make_jaxpr(lambda views: FMICLLoss()(None, views))(Y_PRED[:rows])
+        assert ("shard_map" in str(program)) == shared
+
+
+@only("jax", "keras.distribution needs JAX")
 @pytest.mark.many_compilations
 def test_the_layers_of_two_towers_see_sharded_batches_whole(sharded):
     one = towers_trained(24)

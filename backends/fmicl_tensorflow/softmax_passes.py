@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from fmicl_tensorflow.dense import Sides
 from fmicl_tensorflow.tiled_related import LogSum, Softmax, scores_at
-from fmicl_tensorflow.tiles import GradientSums, TileGrid, split_tiles
+from fmicl_tensorflow.tiles import GradientSums, TileGrid, in_tiles, split_tiles
 
 
 class Plan(NamedTuple):
@@ -45,10 +45,6 @@ def compiled_passes(plan: Plan, tile: int) -> tuple[Callable[..., list[Any]], ..
         grid = TileGrid(tiles[0], tiles[-1], *sizes, plan.symmetric, plan.skips_diagonal)
         grid = grid._replace(quarters=quarters)
         return grid if numbers is None else grid.with_numbers(plan.which, numbers)
-
-    def in_tiles(values: tf.Tensor, tiles: tf.Tensor) -> tf.Tensor:
-        count, rows = tf.unstack(tf.shape(tiles)[:2])
-        return tf.reshape(tf.pad(values, [[0, count * rows - tf.size(values)]]), [count, rows])
 
     @tf.function(jit_compile=True, autograph=False)
     def first(

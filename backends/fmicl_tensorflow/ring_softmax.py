@@ -6,7 +6,7 @@ are in the forward pass, so that no replica waits for another one's backward pas
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -24,7 +24,7 @@ from fmicl_tensorflow.distributed import Replicas
 from fmicl_tensorflow.ids import Numbers
 from fmicl_tensorflow.ops import TENSORFLOW
 from fmicl_tensorflow.ring import Ring, Shard
-from fmicl_tensorflow.ring_passes import Plan, compiled_passes
+from fmicl_tensorflow.softmax_passes import Plan, compiled_passes
 from fmicl_tensorflow.tiled import device, permuted, times_once
 from fmicl_tensorflow.tiled_related import LogSum, Softmaxes
 
@@ -98,6 +98,10 @@ class _Passes:
         self.own = self.ring.shard(padded, replicas.rank)
         self.anchors = [name for name, _ in info_nce_anchors(pairs)]
         self.blocks = info_nce_blocks(pairs, numbers is not None)
+        #: Whose rows are looked at, in turn; where a bank supplies all pairs, this replica's.
+        self.hosts: Sequence[int] = range(replicas.count)
+        if numbers is None and "bank" in rows:
+            self.hosts = (replicas.rank,)
         self.bank = None
         if "bank" in rows:
             self.bank = Shard({"bank": rows["bank"]}, bank, tf.shape(rows["bank"])[0])
@@ -131,6 +135,12 @@ class _Passes:
             value += self._other_positives(self.weights, by_id, gradients)
         return value / self.divisor, {k: v / self.divisor for k, v in gradients.items()}
 
+    def _guest(self, rows: Rows, host: int, after: list[tf.Tensor]) -> Shard:
+        """The shard of a host, and what its replica shows beside its rows; see `Ring.shown`."""
+        if len(self.hosts) > 1:
+            rows = self.ring.shown(rows, host, after)
+        return self.ring.shard(rows, host)
+
     def _visits(self, guest: Shard, host: int) -> list[Visit]:
         """What is this replica's work in a round; that with the bank in its own."""
         here, found = host == self.replicas.rank, []
@@ -154,12 +164,11 @@ class _Passes:
 
     def _first(self) -> tuple[dict[str, LogSum], Rows]:
         """The log-sum-exps of this replica's anchors, and by id the sums of all rows."""
-        ring, own, nothing = self.ring, self.own, LogSum.none_yet(self.own.rows["x"][:, 0])
+        own, nothing = self.own, LogSum.none_yet(self.own.rows["x"][:, 0])
         sums = dict.fromkeys(self.anchors, nothing)
         by_id = {name: tf.zeros_like(side) for name, side in own.rows.items()}
-        for host in range(self.replicas.count):
-            after = [total.total for total in sums.values()]
-            guest = ring.shard(ring.shown(own.rows, host, after), host)
+        for host in self.hosts:
+            guest = self._guest(own.rows, host, [total.total for total in sums.values()])
             theirs = dict.fromkeys(self.anchors, nothing)
             for part, (first, _), arrays in self._visits(guest, host):
                 left, right = part.block.left, part.block.right
@@ -181,12 +190,12 @@ class _Passes:
 
     def _second(self, softmaxes: Softmaxes) -> Rows:
         """What the softmaxes pull, by name."""
-        ring, shown = self.ring, dict(self.own.rows)
+        shown = dict(self.own.rows)
         for name, softmax in softmaxes.items():
             shown |= {f"{name} peak": softmax.peak[:, None], f"{name} log": softmax.log[:, None]}
         gradients = {k: tf.zeros_like(v) for k, v in (self.rows | self.own.rows).items()}
-        for host in range(self.replicas.count):
-            guest = ring.shard(ring.shown(shown, host, list(gradients.values())), host)
+        for host in self.hosts:
+            guest = self._guest(shown, host, list(gradients.values()))
             theirs = {name: tf.zeros_like(side) for name, side in self.own.rows.items()}
             for part, (_, second), arrays in self._visits(guest, host):
                 left, right = part.block.left, part.block.right
@@ -196,7 +205,8 @@ class _Passes:
                 gradients[left] += in_left
                 for gradient in in_right:
                     (gradients if right == "bank" else theirs)[right] += gradient
-            gradients = ring.brought_home(gradients, theirs, host)
+            if len(self.hosts) > 1:
+                gradients = self.ring.brought_home(gradients, theirs, host)
         n = self.replicas.rows
         return {k: v if k == "bank" else v[:n] for k, v in gradients.items()}
 
