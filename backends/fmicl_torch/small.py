@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch.autograd import forward_ad
 
 from fmicl_core.forms import DENSE_PAIRS
@@ -25,13 +24,22 @@ _DTYPES = torch.float32, torch.float64
 
 
 def is_small(
-    x: Any, y: Any, bank: Any, scalars: Sequence[Any], implementation: Any, normalize: bool
+    x: Any,
+    y: Any,
+    bank: Any,
+    scalars: Sequence[Any],
+    implementation: Any,
+    normalize: bool,
+    scores: int = 0,
 ) -> bool:
     """Whether a loss of these arguments may be one node; what is a mistake among them may not.
 
     Args:
         x, y, bank, implementation, normalize: as for `fmicl_loss`.
         scalars: what else of its arguments may be a tensor.
+        scores: numbers that are kept for every pair of a row of x and one of its negatives, where
+            to compute them twice is what else costs; such a batch is small, too, while they take no
+            more memory than features and gradients. 0 where they are not computed twice.
     """
     if implementation != "auto" or normalize not in (True, False) or torch.compiler.is_compiling():
         return False
@@ -45,14 +53,16 @@ def is_small(
     (n, d), last = x.shape, sides[-1].shape
     fits = y.shape == x.shape and d == last[1] > 0
     enough = n > 1 if bank is None else n > 0 < last[0]
-    return fits and enough and n * last[0] <= DENSE_PAIRS and not _is_watched(tensors)
+    pairs = n * last[0]
+    small = pairs <= DENSE_PAIRS or 0 < scores * pairs <= 2 * (n + last[0]) * d
+    return fits and enough and small and not _is_watched(tensors)
 
 
 def _is_watched(tensors: Sequence[torch.Tensor]) -> bool:
     """Whether more is asked of a loss than a value and a derivative in reverse mode."""
     if torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack() > 0:
         return True
-    if torch.jit.is_tracing() or (dist.is_available() and dist.is_initialized()):
+    if torch._C._get_tracing_state() is not None:
         return True
     for v in tensors:
         if type(v) not in _KINDS or not v.is_cpu or forward_ad.unpack_dual(v).tangent is not None:
@@ -115,7 +125,7 @@ def _by_autograd(
     if all(u is None for u in upstream):
         return [None] * len(inputs)
     asked = [(o, u) for o, u in zip(outputs, upstream, strict=True) if u is not None]
-    leaves = [v for v, w in zip(own, wanted, strict=True) if w]
+    leaves = [v for v, w in zip(own, wanted, strict=True) if w and v is not None]
     found = iter(
         torch.autograd.grad(
             [o for o, _ in asked], leaves, [u for _, u in asked],
@@ -164,12 +174,12 @@ class UnitRows(NamedTuple):
             gradient: gradient in the rows.
             wants_scale: whether the gradient in the scale is wanted; its factor is the rows' alone.
         """
-        if self.scale is None and not wants_scale:
-            inner = None
-        else:
+        in_scale = None
+        if self.scale is not None or wants_scale:
             inner = (self.rows * gradient).sum(dim=1, keepdim=True)
-        if self.scale is not None:
-            gradient.addcmul_(self.rows, inner, value=-1.0 / self.scale)
+            in_scale = inner.sum() if wants_scale else None
+            if self.scale is not None:
+                gradient.addcmul_(self.rows, inner, value=-1.0 / self.scale)
         for length in self.lengths:
             gradient.div_(length)
-        return inner.sum() if wants_scale and inner is not None else None
+        return in_scale

@@ -35,7 +35,7 @@ def small_info_nce(
         x, y, bank, normalize: as for `info_nce_loss`.
     """
     learned = factor if isinstance(factor, torch.Tensor) else None
-    number = factor if learned is None else learned.item()
+    number = float(factor.item() if isinstance(factor, torch.Tensor) else factor)
     quick = partial(_quick, pairs=pairs, normalize=normalize, scale=number)
 
     def again(x: Any, y: Any, bank: Any, scale: Any) -> tuple[torch.Tensor]:

@@ -95,7 +95,7 @@ class SmallPairs(NamedTuple):
                 continue
             slope *= a * self.alpha * share
             in_bias += slope.sum().item() / a if wanted[5] else 0.0
-            if crossed:
+            if crossed and gain is not None:
                 slope.diagonal().copy_(gain)
                 torch.mm(slope, right, out=pulls["x"])
                 torch.mm(slope.T, left, out=pulls["y"])

@@ -79,7 +79,8 @@ def terms_of(
     if has_logits and not each_pair:
         scale, bias = pairwise.similarity.logits(scale, bias)
 
-    if distributed in (None, False) and (ids is None or y is not None):
+    ranks = ranks_of(distributed, x, name)
+    if ranks is None and y is not None:
         tensors = x, y, bank, (scalars[0], scale, bias), implementation, pairwise.normalize
         if is_small(*tensors) and (ids is None or tells_nothing(ids, bank_ids, x, bank)):
             options = (text, negatives, positives), scale, bias, check_finite, each_pair
@@ -104,7 +105,6 @@ def terms_of(
         own_ids = ids_of_rows(ids, bank_ids, rows)
         return Prepared(rows, own_ids, pairs, form, fused, weight, own_bias)
 
-    ranks = ranks_of(distributed, x, name)
     if ranks is None:
         given = prepare_own(least=2)
     else:
@@ -167,14 +167,17 @@ def _small_terms(
     refused = not isinstance(check_finite, bool) or (each_pair and (scale is None or bias is None))
     if refused or pairwise.coefficients()[1]:
         return None
-    numbers = []
-    for name, value in zip(SCALARS, (scalars[0], scale, bias), strict=True):
-        value = None if value is None else scalar_of(name, value, read=check_finite)
-        numbers.append(value.item() if isinstance(value, torch.Tensor) else value)
+
+    def number(name: str, value: Scalar | None) -> float:
+        value = scalar_of(name, value, read=check_finite)
+        return float(value.detach().item() if isinstance(value, torch.Tensor) else value)
+
     pairs = pairs_of(*names[1:], y, bank, None, None)
-    alpha = float(len(x) - 1) if each_pair else numbers[0]
-    factor = 1.0 if numbers[1] is None else numbers[1]
-    small = SmallPairs(pairwise, pairs.negative_blocks, alpha, factor, numbers[2])
+    alpha, factor, constant = number(SCALARS[0], scalars[0]), 1.0, None
+    if scale is not None and bias is not None:
+        factor, constant = number(SCALARS[1], scale), number(SCALARS[2], bias)
+    alpha = float(len(x) - 1) if each_pair else alpha
+    small = SmallPairs(pairwise, pairs.negative_blocks, alpha, factor, constant)
 
     def dense(x: Any, y: Any, bank: Any, *now: Any) -> FMICLTerms:
         return terms_of(*names, now, x, y, bank, None, None, "dense", False, False, each_pair)  # type: ignore[arg-type]

@@ -137,3 +137,5 @@ def test_what_is_not_finite_is_an_error_or_shows():
     assert fmicl_torch.fmicl_loss(x, y, check_finite=False).isnan()
     with pytest.raises(ValueError, match=r"`x`. Expected finite features"):
         fmicl_torch.fmicl_loss(x, y)
+    with pytest.raises(ValueError, match="`alpha`"):
+        fmicl_torch.fmicl_loss(x, y, alpha=None)
