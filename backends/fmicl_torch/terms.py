@@ -180,7 +180,8 @@ def _small_terms(
     small = SmallPairs(pairwise, pairs.negative_blocks, alpha, factor, constant)
 
     def dense(x: Any, y: Any, bank: Any, *now: Any) -> FMICLTerms:
-        return terms_of(*names, now, x, y, bank, None, None, "dense", False, False, each_pair)  # type: ignore[arg-type]
+        arrays = x, y, bank, None, None
+        return terms_of("", False, *names, now, *arrays, "dense", False, each_pair)  # type: ignore[arg-type]
 
     terms = FMICLTerms(*small.terms(dense, x, y, bank, (scalars[0], scale, bias)))
     return None if check_finite and not math.isfinite(terms.loss.item()) else terms
