@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -58,14 +59,16 @@ def cached_loss(
         Scalar to minimise.
 
     Raises:
-        ValueError: parameters hold statistics of batch norm, which would be those of a mini-batch;
-            an encoder returns something else than features; inputs are not alike.
+        ValueError: parameters, or what an encoder reads beside them, hold statistics of batch norm
+            in training mode, which would be those of a mini-batch; an encoder returns something
+            else than features; inputs are not alike.
 
     Source: Gao et al. (2021), GradCache; mini-batches are checkpoints of Chen et al. (2016).
     """
     size = check_at_least("mini_batch_size", mini_batch_size, 1)
     encoders = each_encoder(encode, len(inputs))
-    _refuse_batch_norm(params)
+    for encoder in dict.fromkeys(encoders):
+        _refuse_batch_norm(encoder, params)
     given = zip(encoders, inputs, strict=True)
     features = (_features(partial(encoder, params), part, size) for encoder, part in given)
     return checked_scalar(loss(*features, **options))
@@ -99,15 +102,47 @@ def _embed(encode: Callable[[Any], jax.Array], inputs: Any) -> jax.Array:
     return features
 
 
-def _refuse_batch_norm(params: Any) -> None:
+def _refuse_batch_norm(encode: Encoder, params: Any) -> None:
     """Raise where there are statistics of Flax's batch norms: Linen's collection, nnx's type."""
-    found = [
-        f"`{jax.tree_util.keystr(path)}` ({type(leaf).__name__})"
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params, is_leaf=_is_statistic)
-        if _is_statistic(leaf) or any(getattr(at, "key", "") == "batch_stats" for at in path)
-    ]
-    if found:
-        raise batch_norms("params", found)
+    read = _read_by(encode)
+    flags = [flag for value in read.values() for flag in _use_running_average(value)]
+    frozen = bool(flags) and all(flags)
+    for argument, held in (("params", params), ("encode", None if frozen else read)):
+        found = [
+            f"`{jax.tree_util.keystr(path)}` ({type(leaf).__name__})"
+            for path, leaf in jax.tree_util.tree_leaves_with_path(held, is_leaf=_is_statistic)
+            if _is_statistic(leaf) or any(getattr(at, "key", "") == "batch_stats" for at in path)
+        ]
+        if found:
+            raise batch_norms(argument, found)
+
+
+def _read_by(encode: Any) -> dict[str, Any]:
+    """What an encoder reads beside its arguments, by name."""
+    if isinstance(encode, partial):
+        given = {str(place): value for place, value in enumerate(encode.args)} | encode.keywords
+        return _read_by(encode.func) | given
+    if inspect.ismethod(encode):
+        return {"self": encode.__self__}
+    if not inspect.isfunction(encode):
+        return {"": encode}
+    found, arguments = inspect.getclosurevars(encode), inspect.signature(encode).parameters
+    defaults = {k: a.default for k, a in arguments.items() if a.default is not a.empty}
+    return {**found.globals, **found.nonlocals, **defaults}
+
+
+def _use_running_average(value: Any) -> Iterator[bool]:
+    """Whether the batch norms of an nnx module, or of its graph, take their running statistics."""
+    for name, flag in getattr(value, "attributes", None) or ():
+        if name == "use_running_average":
+            yield bool(flag.value)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(value, is_leaf=_is_statistic):
+        norm = value
+        for at in path[:-1]:
+            listed = isinstance(at, jax.tree_util.SequenceKey)
+            norm = norm[at.idx] if listed else getattr(norm, getattr(at, "name", ""), None)
+        if _is_statistic(leaf) and hasattr(norm, "use_running_average"):
+            yield bool(norm.use_running_average)
 
 
 def _is_statistic(leaf: Any) -> bool:

@@ -310,6 +310,33 @@ def test_what_is_wrong_is_named_in_jax(jax, require):
         run(encode, state, *views, mini_batch_size=4)
 
 
+@pytest.mark.parametrize("way", ["split", "partial", "module"])
+def test_batch_norm_of_nnx_that_an_encoder_reads_is_refused_unless_frozen(jax, way):
+    jax, library = jax
+    nnx = pytest.importorskip("flax.nnx", reason="nnx marks the statistics of its batch norms")
+    x, y = (view["x"] for view in views_of(jax))
+    for freeze in (False, True):
+        norm = nnx.BatchNorm(8, rngs=nnx.Rngs(1))
+        model = nnx.Sequential(nnx.Linear(12, 8, rngs=nnx.Rngs(0)), norm)
+        model = model.eval() or model if freeze else model
+        graph, params, rest = nnx.split(model, nnx.Param, ...)
+
+        def merged(rest, params, x, graph=graph):
+            return nnx.merge(graph, params, rest)(x)
+
+        encode = {
+            "split": lambda params, x, rest=rest, graph=graph: nnx.merge(graph, params, rest)(x),
+            "partial": functools.partial(merged, rest, graph=graph),
+            "module": lambda params, x, model=model: model(x),
+        }[way]
+        run = functools.partial(library.cached_loss, library.fmicl_loss, encode, params, x, y)
+        if freeze:
+            assert np.isfinite(run(mini_batch_size=4))
+        else:
+            with pytest.raises(ValueError, match=r"`encode`. Expected no .*mean.* \(BatchStat\)"):
+                run(mini_batch_size=4)
+
+
 def test_the_lines_for_nnx_work(jax):
     jax, library = jax
     nnx = pytest.importorskip("flax.nnx", reason="the docstring shows an nnx module")
