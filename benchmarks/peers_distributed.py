@@ -8,11 +8,13 @@ packages that are not installed are left out.
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -73,7 +75,9 @@ def sentence_transformers(
     shared: bool, name: str, gathers: bool = True
 ) -> Callable[..., torch.Tensor]:
     """A loss of sentence-transformers, from embeddings."""
-    from sentence_transformers.sentence_transformer import losses
+    # Transformers would import a torchvision that was built for another PyTorch.
+    with patch.dict(sys.modules, torchvision=None):
+        from sentence_transformers.sentence_transformer import losses
 
     loss = getattr(losses, name)(torch.nn.Identity(), gather_across_devices=shared and gathers)
     return lambda x, y: loss.compute_loss_from_embeddings([x, y], None)  # type: ignore[no-any-return]
