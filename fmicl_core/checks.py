@@ -168,7 +168,8 @@ def check_features(
         bank: shape of the negatives' bank, (K, D), or None.
         dtypes: dtype names of those that were given, in this order.
         devices: device names in the same order; empty when the framework moves data by itself.
-        least: rows that x needs without a bank; 1 for a shard of a distributed batch.
+        least: rows that x needs without a bank; 1 for a shard of a distributed batch, or 0 where
+            a shard may be empty.
         framework: name in `SPLITS` of what holds the arrays.
         has_ids: whether ids say which rows of x belong together; None for a loss that takes none.
 
@@ -270,7 +271,7 @@ def _check_negatives_exist(shapes: dict[str, tuple[int | None, ...]], least: int
         raise invalid("bank", f"{WIDTH_OF_X}, D = {x[1]}", bank, what="bank.shape")
     if bank[0] == 0:
         raise invalid("bank", SOME_ROW.format(rows="K"), bank, what="bank.shape")
-    if x[0] == 0:
+    if least and x[0] == 0:
         raise invalid("x", SOME_ROW.format(rows="N"), x, what="x.shape")
 
 

@@ -97,7 +97,11 @@ class Replicas:
             numbers: Sides | None = None,
         ) -> tf.Tensor:
             if not skips_diagonal:  # every replica has the whole bank
-                return form.block_mean(left, right, pairwise, bias, False, numbers)
+                # A replica without rows, whose share is 0, takes a row of zeros.
+                more = tf.maximum(1 - self.rows, 0)
+                left = tf.pad(left, [[0, more], [0, 0]])
+                sides = None if numbers is None else (tf.pad(numbers[0], [[0, more]]), numbers[1])
+                return form.block_mean(left, right, pairwise, bias, False, sides)
             n, total = (tf.cast(size, left.dtype) for size in (self.rows, self.total))
             others = self.others(left if right is None else right)
             near = form.block_mean(left, right, pairwise, bias, True, numbers)
