@@ -15,6 +15,8 @@ from fmicl_torch.transforms import differentiated_once
 
 #: Up to so many numbers a call of an operator costs more than the logarithms that it spares.
 FEW = 2**15
+#: Numbers larger than this, on average, keep enough digits when 1 is added to them.
+ROUGH = 2.0**-4
 
 
 def _softplus(x: torch.Tensor) -> torch.Tensor:
@@ -61,6 +63,9 @@ class TorchOps(Ops):
         more = _scratch(x, 0, x.shape)
         torch.add(u, 1.0, out=more)
         rows = len(u) // 16 * 16
+        if u[::64].mean() > ROUGH:  # then one pass multiplies the factors as they are
+            p = more[:rows].view(rows // 16, 16, *x.shape[1:]).prod(1)
+            return p.log_().sum() + more[rows:].log().sum(), u.div_(more)
         half = rows // 2
         p = _scratch(x, 1, (half, *x.shape[1:]))
         torch.addcmul(u[:half], u[half:rows], more[:half], out=p)

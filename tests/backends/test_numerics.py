@@ -74,6 +74,20 @@ def test_sums_are_those_of_numpy(backend, ops, dtype, shape):
     ]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("middle", [2.0, -2.0, -5.0, -30.0])
+def test_softplus_and_sigmoid_keep_their_digits_together(backend, ops, dtype, middle):
+    """Of many numbers, also where all are so small that 1 + e^z is 1."""
+    z = np.random.default_rng(0).uniform(middle - 2.0, middle + 2.0, (203, 301))
+    with backend.precision(dtype):
+        x = backend.array(z, dtype)
+        at = backend.numpy(x).astype(np.float64)
+        got = [backend.numpy(v) for v in ops.sum_softplus_and_sigmoid(x + 0.0)]
+    close = {"rtol": 2e-6 if dtype == "float32" else 1e-13}
+    np.testing.assert_allclose(got[0], NUMPY.softplus(at).sum(), **close)
+    np.testing.assert_allclose(got[1], NUMPY.sigmoid(at), **close)
+
+
 #: Duplicate, antipodal and orthogonal pairs, positive and negative.
 LEFT = np.array([[1, 0, 0], [1, 0, 0], [-1, 0, 0], [0, 1, 0]], dtype=np.float64)
 RIGHT = np.array([[-1, 0, 0], [1, 0, 0], [0, 0, 1], [0, 1, 0]], dtype=np.float64)
