@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -19,7 +20,6 @@ from fmicl_check.case import (
     IDS,
     SCHEMES,
     SIMILARITIES,
-    SMALL_TILE,
     SUITABLE,
     TILE,
     Case,
@@ -46,6 +46,7 @@ class Outcome:
         problem: description of what else is wrong, an exception or a wrong dtype; empty if nothing.
         loss: loss that the framework gave.
         wanted: loss that the reference gave.
+        seconds: wall time of the case, compilation and truth included.
     """
 
     framework: str
@@ -56,6 +57,7 @@ class Outcome:
     problem: str = ""
     loss: float = math.nan
     wanted: float = math.nan
+    seconds: float = 0.0
 
     @property
     def severity(self) -> float:
@@ -80,11 +82,11 @@ class Outcome:
 def cases(dtypes: Iterable[str] = DTYPES, full: bool = False, fused: bool = False) -> list[Case]:
     """The cases of the battery.
 
-    In float64 any two of divergence, similarity, negatives and form (dense, tiled) meet. Lower
-    precision is about rounding and compilers about operations, so there each divergence comes in
-    both forms: in each dtype eagerly, in one dtype compiled, which takes a framework longest.
-    Ids come in both forms with every divergence, and in turn with what they say and with the rest.
-    So does a learned scale and bias.
+    The dense form takes full products, since it is cheap: in float64 every divergence meets every
+    scheme, and any two of divergence, similarity and negatives meet; every divergence comes in
+    every dtype. What a framework compiles for a second or more is chosen so that it covers: in
+    tiles every divergence, scheme, similarity, dtype, loss by name and kind of ids occurs, and a
+    few cases are compiled, in both forms and every dtype. Other products are left to `full`.
 
     Args:
         dtypes: dtypes to compute in.
@@ -96,7 +98,7 @@ def cases(dtypes: Iterable[str] = DTYPES, full: bool = False, fused: bool = Fals
     """
     chosen = [check_choice("dtype", dtype, DTYPES) for dtype in dtypes]
     battery = [*(_all_combinations() if full else _pairs()), *_large()]
-    battery += [*_related(), *_with_ids(), *_learned()]
+    battery += [*_related(full), *_with_ids(full), *_learned(full)]
     battery += _fused() if fused else ()
     return [case for case in battery if case.dtype in chosen]
 
@@ -111,13 +113,17 @@ def _pairs() -> Iterator[Case]:
     for i, loss in enumerate(SUITABLE):
         for j, scheme in enumerate(SCHEMES):
             # A Latin square: every similarity once in a row, and once in any five of a column.
-            similarity = similarities[(i + j) % len(similarities)]
-            yield Case(loss, similarity, scheme, forms[(i + j) % 2])
-        scheme = SCHEMES[2 * i % len(SCHEMES)]
-        similarity = similarities[3 * i % len(similarities)]
-        for j, form in enumerate(forms):
-            yield from (Case(loss, similarity, scheme, form, dtype) for dtype in DTYPES[1:])
-            yield Case(loss, similarity, scheme, form, DTYPES[(i + j) % len(DTYPES)], compiled=True)
+            yield Case(loss, similarities[(i + j) % len(similarities)], scheme)
+        # Steps of 2 and 3 through five of each: tiles meet every scheme and every similarity.
+        chosen = loss, similarities[3 * i % len(similarities)], SCHEMES[2 * i % len(SCHEMES)]
+        yield Case(*chosen, "tiled")
+        for dtype in DTYPES[1:]:  # together, since XLA has one program for both
+            yield Case(loss, similarities[0], SCHEMES[0], "dense", dtype)
+            if i % 3 == 0:
+                yield Case(*chosen, "tiled", dtype)
+        if i % 2 == 0:
+            form, dtype = forms[i // 2 % len(forms)], DTYPES[i // 2 % len(DTYPES)]
+            yield Case(*chosen, form, dtype, compiled=True)
 
 
 def _large() -> Iterator[Case]:
@@ -125,31 +131,30 @@ def _large() -> Iterator[Case]:
     yield Case("kl", negatives="all", implementation="auto", dtype="float32")
 
 
-def _with_ids() -> Iterator[Case]:
+def _with_ids(full: bool) -> Iterator[Case]:
     similarities, kinds = list(SIMILARITIES), list(IDS)
     for i, loss in enumerate(SUITABLE):
         kind, similarity = kinds[i % len(kinds)], similarities[i % len(similarities)]
         schemes = SCHEMES if IDS[kind][0] else (*SINGLE, "bank")
-        for j, form in enumerate(("dense", "tiled")):
-            scheme = schemes[(i + j) % len(schemes)]
-            yield Case(loss, similarity, scheme, form, ids=kind)
-            yield Case(loss, similarity, scheme, form, "float32", ids=kind)
-    for i, kind in enumerate(IDS):
-        yield Case("kl", "gaussian", "all", "tiled", DTYPES[i], compiled=True, ids=kind)
+        yield Case(loss, similarity, schemes[i % len(schemes)], ids=kind)
+        if full or i < len(kinds):
+            yield Case(loss, similarity, schemes[(i + 1) % len(schemes)], "tiled", ids=kind)
+            yield Case(loss, similarity, schemes[i % len(schemes)], "dense", "float32", ids=kind)
+    yield Case("kl", "gaussian", "all", "tiled", "float32", compiled=True, ids=kinds[-1])
+    for kind, scheme in zip(kinds, ("all", "cross", "within"), strict=True):
         for form in ("dense", "tiled"):
-            yield Case("info_nce_loss", negatives="all", implementation=form, ids=kind)
+            yield Case("info_nce_loss", negatives=scheme, implementation=form, ids=kind)
 
 
-def _learned() -> Iterator[Case]:
-    kinds = list(IDS)
+def _learned(full: bool) -> Iterator[Case]:
     for i, loss in enumerate(SUITABLE):
-        scheme, forms = SCHEMES[i % len(SCHEMES)], ("dense", "tiled")
-        yield Case(loss, "gaussian", scheme, forms[i % 2], learned=True)
-        yield Case(loss, "gaussian", scheme, forms[1 - i % 2], DTYPES[1 + i % 2], learned=True)
-    for form, dtype in zip(("dense", "tiled"), DTYPES[:2], strict=True):
-        yield Case("kl", "cosine", "all", form, learned=True)
-        yield Case("js", "gaussian, any norm", "cross", form, dtype, compiled=True, learned=True)
-        yield Case("js", "gaussian", "all", form, ids=kinds[1], learned=True)
+        for form in ("dense", "tiled") if full else ("dense",):
+            yield Case(loss, "gaussian", SCHEMES[i % len(SCHEMES)], form, learned=True)
+    yield Case("kl", "cosine", "all", "tiled", learned=True)
+    yield Case("js", "gaussian", "all", "tiled", ids=list(IDS)[1], learned=True)
+    chosen = "js", "gaussian, any norm", "cross"
+    yield from (Case(*chosen, "tiled", dtype, learned=True) for dtype in DTYPES[1:])
+    yield Case(*chosen, compiled=True, learned=True)
     for loss in LEARNED:
         for form in ("dense", "tiled"):
             yield Case(loss, negatives=RELATED[loss][0], implementation=form, learned=True)
@@ -171,11 +176,14 @@ def has_fused(adapter: Adapter) -> bool:
     return True
 
 
-def _related() -> Iterator[Case]:
+def _related(full: bool) -> Iterator[Case]:
     for loss, schemes in RELATED.items():
         for j, scheme in enumerate(schemes):
-            yield Case(loss, negatives=scheme, compiled=j > 0)
-            if loss in TILED:
+            yield Case(loss, negatives=scheme)
+            if full or (loss, j) == ("info_nce_loss", 1):
+                yield Case(loss, negatives=scheme, compiled=True)
+            # The first scheme comes in tiles with scalars that learn, see `_learned`.
+            if loss in TILED and (full or j == len(schemes) - 1 > 0):
                 yield Case(loss, negatives=scheme, implementation="tiled")
 
 
@@ -191,6 +199,12 @@ def run_case(framework: str | Adapter, case: Case, device: str = "cpu") -> Outco
         ImportError: the framework is not installed.
     """
     adapter = ADAPTERS[framework](device) if isinstance(framework, str) else framework
+    begun = time.perf_counter()
+    outcome = _judge(adapter, case)
+    return replace(outcome, seconds=time.perf_counter() - begun)
+
+
+def _judge(adapter: Adapter, case: Case) -> Outcome:
     try:
         features = {k: adapter.rounded(v, case.dtype) for k, v in case.features().items()}
         got = _compute(adapter, case, features)
@@ -223,7 +237,7 @@ def _compute(adapter: Adapter, case: Case, features: dict[str, Array]) -> Result
         ids: dict[str, Array | None] = {**case.numbers()}
         options |= {"ids": ids, "positives": case.positives} if ids else {}
         arrays |= {k: np.array(v) for k, v in case.scalars().items()}
-        with adapter.tiles(SMALL_TILE):
+        with adapter.tiles(TILE):
             return adapter.call(case.loss, arrays, case.dtype, case.compiled, **options)
     with adapter.tiles(TILE) if case.implementation == "tiled" else nullcontext():
         return adapter.evaluate(

@@ -27,6 +27,7 @@ class Row:
         failed: number of cases that failed.
         loss_error: largest error of the loss.
         gradient_error: largest error of the gradient.
+        seconds: wall time of all cases, one after the other.
         worst: outcome furthest from passing.
     """
 
@@ -38,6 +39,7 @@ class Row:
     failed: int
     loss_error: float
     gradient_error: float
+    seconds: float
     worst: Outcome
 
     @property
@@ -60,7 +62,8 @@ def rows_of(adapter: Adapter, outcomes: Sequence[Outcome]) -> list[Row]:
             Row(
                 adapter.name, adapter.version, adapter.device, label, len(found),
                 sum(not o.passed for o in found), max(o.loss_error for o in found),
-                max(o.gradient_error for o in found), max(found, key=lambda o: o.severity),
+                max(o.gradient_error for o in found), sum(o.seconds for o in found),
+                max(found, key=lambda o: o.severity),
             )
         )  # fmt: skip
     return rows

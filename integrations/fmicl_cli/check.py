@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,7 +44,8 @@ TRAINING = "With --train"
 STEPS, OUT = 100, Path("check")
 LEGEND = (
     "loss: worst error relative to |score| + alpha |penalty|. gradient: worst error of an\n"
-    "entry, relative to the largest entry. tolerance: of loss, of gradient."
+    "entry, relative to the largest entry. tolerance: of loss, of gradient. cases: a choice in\n"
+    "which every option occurs, dense and tiled; --full takes every combination."
 )
 TRAINING_LEGEND = (
     "difference: largest |a - b| / |b| of a step's loss; b is by {reference}. rounding: the same\n"
@@ -128,6 +130,7 @@ def _compute(names: list[str], device: str, dtypes: Names, full: bool, as_json: 
     from fmicl_check.processes import run_batteries
     from fmicl_check.report import as_text, losses_report, rows_of
 
+    begun = time.perf_counter()
     cases(dtypes or DTYPES)  # a dtype that is unknown is named before anything is imported
     adapters, absent, failed = _open(names, device)
     batteries = [cases(dtypes or DTYPES, full, has_fused(adapter)) for adapter in adapters]
@@ -142,6 +145,7 @@ def _compute(names: list[str], device: str, dtypes: Names, full: bool, as_json: 
         print(as_text(losses_report(rows, absent, passed)))
         return passed
     console.print(_losses_table(rows, absent))
+    say(_timing(rows, time.perf_counter() - begun))
     say(LEGEND)
     _explain(absent)
     _name_worst(rows)
@@ -160,6 +164,16 @@ def _losses_table(rows: Sequence[Row], absent: Sequence[Absent]) -> Table:
     title = "losses and gradients against the float64 reference"
     words, numbers = ("version", "device", "dtype"), ("cases", "loss", "gradient", "tolerance")
     return _table(title, words, numbers, cells, absent)
+
+
+def _timing(rows: Sequence[Row], seconds: float) -> str:
+    """How long the check took, and each framework in it; frameworks run side by side."""
+    each = [
+        f"{name} {sum(row.seconds for row in rows if row.framework == name):.0f} s"
+        for name in dict.fromkeys(row.framework for row in rows)
+    ]
+    total = f"{sum(row.cases for row in rows)} cases took {seconds:.0f} s, imports included"
+    return "; ".join([total, ", ".join(each)]) + "."
 
 
 def _name_worst(rows: Sequence[Row]) -> None:
