@@ -84,7 +84,7 @@ def fmicl_loss(
             batch. The loss is that of the union of their batches, on every replica; exact after
             averaging the gradients, those in alpha, logit_scale and logit_bias too, over the
             replicas. A bank must be the same on every replica. "dense" gathers the union, "tiled"
-            shows every replica the shards of the others, one at a time: O(N D / W) memory.
+            shows every replica the shards of the others, one at a time, in O(N D / W) memory.
 
     Returns:
         Scalar to minimise, float32 (float64 for float64 features).

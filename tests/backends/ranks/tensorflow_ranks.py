@@ -1,7 +1,7 @@
 """Run by test_distributed.py: the loss over W replicas against one; prints JSON.
 
-Four replicas take a choice of the tiled cases, as nearly all of the time goes into compiling: every
-block in both passes, with and without ids. With "all" as a second argument they take all.
+Four replicas take a choice of the cases, as nearly all of the time goes into compiling: symmetric
+and other blocks, with and without ids. With "all" as a second argument they take all.
 """
 
 import json
@@ -15,10 +15,12 @@ import fmicl_tensorflow
 from fmicl_core import forms
 
 COUNT = int(sys.argv[1])
-CHOSEN = COUNT == 4 and sys.argv[2:] != ["all"]
-#: The tiled cases of the choice; none of the dense ones takes long.
-TILED = ("all-tiled", "duplicates-tiled", "learned-bank-tiled", "info-nce-all-tiled",
-         "info-nce-bank-ids-tiled", "dcl-ids-tiled")  # fmt: skip
+#: The cases of the choice, or nothing for all.
+CHOSEN = (
+    "learned-all-tiled", "stacked views-tiled", "info-nce-all-tiled", "info-nce-stacked-tiled",
+    "all-dense", "bank-dense", "duplicates-dense", "info-nce-cross-dense", "info-nce-bank-dense",
+    "dcl-ids-dense",
+) if COUNT == 4 and sys.argv[2:] != ["all"] else ()  # fmt: skip
 #: Rows of each replica, uneven; one may have none, as of a small last batch.
 SIZES = {1: (11,), 2: (7, 4), 4: (6, 1, 4, 0)}[COUNT]
 
@@ -58,7 +60,7 @@ def compare(name, arrays, options, *learned):
 
     Gradients, averaged over the replicas, are compared in the encoder; those in scalars are values.
     """
-    if CHOSEN and name.endswith("-tiled") and name not in TILED:
+    if CHOSEN and name not in CHOSEN:
         return
     values, (whole, *slopes) = gradient(arrays, options, *learned)
     want = [float(v) for v in (*values, *slopes)]
