@@ -136,8 +136,10 @@ class Case:
             return {}
         n, k, _ = self.shape
         rng, several = np.random.default_rng(SEED + 1), max(2, int(IDS[self.ids][2] * n))
-        bank = {"bank_ids": rng.integers(0, several, k)} if self.negatives == "bank" else {}
-        return {"ids": rng.integers(0, several, n), **bank}
+        bank = {}
+        if self.negatives == "bank":
+            bank = {"bank_ids": rng.integers(0, several, k).astype(np.int32)}
+        return {"ids": rng.integers(0, several, n).astype(np.int32), **bank}
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -124,7 +124,7 @@ def test_ids_come_with_every_divergence_and_in_both_forms():
     named = [c for c in cases() if c.ids and c.is_related]
     for some in (own, named):
         assert met(some, "ids", "implementation") == set(itertools.product(IDS, FORMS))
-    assert any(c.compiled for c in own)
+    assert any(c.compiled and c.learned for c in own)
 
 
 def test_every_loss_by_name_that_has_tiles_comes_in_both_forms():
