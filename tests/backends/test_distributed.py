@@ -12,7 +12,7 @@ from fmicl_core.ranks import KNOW_NO_RANKS
 
 PROGRAMS = Path(__file__).parent / "ranks"
 #: Number of cases, at least, that the program of a framework's ranks compares.
-CASES = {"torch": 70, "jax": 10, "tensorflow": 10}
+CASES = {"torch": 70, "jax": 34, "tensorflow": 10}
 
 
 def run_ranks(program, *arguments):
@@ -41,6 +41,15 @@ def test_ranks_equal_one_process(require, framework, ranks):
     """Uneven shards where the framework has them, every scheme, a bank, dense and tiled."""
     require(framework)
     check_ranks(framework, str(ranks), within=1e-12, least=CASES[framework])
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.parametrize("framework", ["jax", "tensorflow"])
+def test_every_case_of_four_ranks(require, framework):
+    """Beside the choice above, which compiles in a minute."""
+    require(framework)
+    check_ranks(framework, "4", "all", within=1e-12, least=50)
 
 
 #: What rank 1, at fault, says, and what rank 0 does, of `one_sided` in ranks/torch_refusals.py.

@@ -1,4 +1,4 @@
-"""The ring of devices in JAX: every case of it, what its programs hold, and what is said."""
+"""The ring of devices in JAX: what its programs hold, and what losses without it say."""
 
 import json
 import os
@@ -18,16 +18,6 @@ def run(program, *arguments):
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.strip().splitlines()[-1])
-
-
-@pytest.mark.slow
-@pytest.mark.long
-def test_every_case_on_four_devices():
-    results = run("jax_ranks.py", "4", "all")
-    assert len(results) >= 70
-    for name, row in results.items():
-        found = row["values"], row["ratio"] - 1.0, row["cosine"] - 1.0
-        assert found == pytest.approx((0.0, 0.0, 0.0), abs=1e-12), name
 
 
 @pytest.fixture(scope="module")
