@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.autograd import forward_ad
 
-from fmicl_core.forms import DENSE_PAIRS
+from fmicl_core import forms
 
 #: Outputs of a loss, the one to minimise first, as scalars; gradients of that one in the inputs.
 Quick = tuple[tuple[torch.Tensor, ...], list[torch.Tensor | None]]
@@ -54,7 +54,7 @@ def is_small(
     fits = y.shape == x.shape and d == last[1] > 0
     enough = n > 1 if bank is None else n > 0 < last[0]
     pairs = n * last[0]
-    small = pairs <= DENSE_PAIRS or 0 < scores * pairs <= 2 * (n + last[0]) * d
+    small = pairs <= forms.DENSE_PAIRS or 0 < scores * pairs <= 2 * (n + last[0]) * d
     return fits and enough and small and not _is_watched(tensors)
 
 
