@@ -62,6 +62,11 @@ def few(monkeypatch):
     monkeypatch.setattr(battery, "cases", lambda dtypes, *_: FEW[:2])
 
 
+def negative(parts):
+    """A score and what it pulls, or None, with the other sign."""
+    return tuple(None if part is None else -part for part in parts)
+
+
 @pytest.fixture
 def flip_sign(monkeypatch):
     """Give the positive pairs of a framework the wrong sign."""
@@ -71,6 +76,12 @@ def flip_sign(monkeypatch):
         terms = import_module(f"fmicl_{framework}.{place}")
         right = terms.positive_scores
         monkeypatch.setattr(terms, "positive_scores", lambda rows, o: -right(rows, o))
+        if framework == "torch":  # small batches have formulas of their own
+            small = import_module("fmicl_torch.small_pairs").SmallPairs
+            score = small._score
+            monkeypatch.setattr(
+                small, "_score", lambda self, z, grad: negative(score(self, z, grad))
+            )
 
     return flip
 
