@@ -40,7 +40,12 @@ def ids_of_rows(ids: Any, bank_ids: Any, rows: Rows) -> Rows:
 
 
 def tells_nothing(ids: Any, bank_ids: Any, x: torch.Tensor, bank: torch.Tensor | None) -> bool:
-    """Whether no two rows have equal ids, so that a loss of two views is that without ids."""
+    """Whether no two rows have equal ids, so that a loss of two views is that without ids.
+
+    False, too, where ids of a bank are a mistake.
+    """
+    if ids is None or (bank_ids is not None and bank is None):
+        return ids is None and bank_ids is None
     given = [whole_numbers("ids", ids, x)]
     if bank_ids is not None and bank is not None:
         given.append(whole_numbers("bank_ids", bank_ids, bank).unique())

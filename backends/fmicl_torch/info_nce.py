@@ -69,9 +69,8 @@ def info_nce_of(
         value = scalar_of(*scale, read=True)
         check_implementation(implementation)
         scores = 1 if bank is not None else {"all": 4, "within": 2}.get(pairs.negatives, 1)
-        if is_small(x, y, bank, [value], implementation, normalize, scores) and (
-            ids is None or tells_nothing(ids, bank_ids, x, bank)
-        ):
+        small = is_small(x, y, bank, [value], implementation, normalize, scores)
+        if small and tells_nothing(ids, bank_ids, x, bank):
             assert y is not None
             factor = 1.0 / value if scale[0] == "temperature" else value
             return small_info_nce(dense, pairs, factor, x, y, bank, normalize)

@@ -82,7 +82,7 @@ def terms_of(
     ranks = ranks_of(distributed, x, name)
     if ranks is None and y is not None:
         tensors = x, y, bank, (scalars[0], scale, bias), implementation, pairwise.normalize
-        if is_small(*tensors) and (ids is None or tells_nothing(ids, bank_ids, x, bank)):
+        if is_small(*tensors) and tells_nothing(ids, bank_ids, x, bank):
             options = (text, negatives, positives), scale, bias, check_finite, each_pair
             terms = _small_terms(KNOWN[used], scalars, x, y, bank, *options)
             if terms is not None:
