@@ -41,7 +41,7 @@ def is_small(
             to compute them twice is what else costs; such a batch is small, too, while they take no
             more memory than features and gradients. 0 where they are not computed twice.
     """
-    if implementation != "auto" or normalize not in (True, False) or torch.compiler.is_compiling():
+    if implementation != "auto" or type(normalize) is not bool or torch.compiler.is_compiling():
         return False
     sides = (x, y) if bank is None else (x, y, bank)
     for side in sides:

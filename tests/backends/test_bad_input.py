@@ -260,6 +260,7 @@ MISTAKES = (
        lambda b: b.library.InfoNCELoss(normalize=1),
        lambda b: b.library.InfoNCELoss(implementation="fused"),
        lambda b: b.library.info_nce_loss(b.array(ONES), b.array(ONES), negatives="none"),
+       lambda b: b.library.info_nce_loss(b.array(ONES), b.array(ONES), normalize=1),
        lambda b: b.library.fmicl_loss(b.array(ONES * np.nan), b.array(ONES)),
        lambda b: b.library.fmicl_loss(b.array(ONES * 1e30, "float32"),
                                       b.array(ONES * -1e30, "float32"), normalize=False)]
