@@ -1,7 +1,7 @@
 """`python -m benchmarks.rings_jax WORLD N D LOSS FORM`: memory and time of a loss over devices.
 
-WORLD devices of the CPU share N rows of width D in float32. LOSS is a name of `LOSSES`, FORM
-"tiled" or "dense". Prints a line of JSON: the temporary memory of the compiled loss with its
+WORLD devices of the CPU share N rows of width D in float32. LOSS is a name of
+`benchmarks.rings.LOSSES`, FORM "tiled" or "dense". Prints a line of JSON: the temporary memory of the compiled loss with its
 gradient on one device in MiB, beyond inputs and gradients, as the compiler says, and the
 milliseconds of a step of all devices. These share one process, whose peak holds more than their
 arrays, and its cores.
@@ -15,16 +15,8 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
-#: A function of fmicl_jax and its options.
-LOSSES: dict[str, tuple[str, dict[str, Any]]] = {
-    "kl": ("fmicl_loss", {"negatives": "all"}),
-    "js": ("fmicl_loss", {"divergence": "js", "negatives": "all"}),
-    "info-nce": ("info_nce_loss", {"negatives": "all"}),
-    "clip": ("clip_loss", {}),
-    "siglip": ("siglip_loss", {}),
-}
+from benchmarks.rings import LOSSES
 
 
 def main(world: int, n: int, d: int, name: str, form: str) -> None:

@@ -1,8 +1,8 @@
 """Memory and time of one loss over the replicas of a `tf.distribute.MirroredStrategy`, on a CPU.
 
 Run as `python -m benchmarks.rings_tensorflow WORLD N D LOSS FORM`: WORLD replicas share N rows of
-width D; LOSS is "kl", "js", "info-nce", "clip" or "siglip", FORM "tiled" or "dense". Prints one
-line of JSON. All replicas are in one process, so that the memory of a replica is the rise of the
+width D; LOSS is a name of `benchmarks.rings.LOSSES`, FORM "tiled" or "dense". Prints one line of
+JSON. All replicas are in one process, so that the memory of a replica is the rise of the
 process at its peak, beyond inputs and gradients, divided by their number.
 """
 
@@ -15,16 +15,8 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.memory import peak_of_second_run
+from benchmarks.rings import LOSSES
 from benchmarks.steps import views
-
-#: Names of the functions and their options, by the names of the command line.
-LOSSES: dict[str, tuple[str, dict[str, Any]]] = {
-    "kl": ("fmicl_loss", {"divergence": "kl", "negatives": "all"}),
-    "js": ("fmicl_loss", {"divergence": "js", "negatives": "all"}),
-    "info-nce": ("info_nce_loss", {"negatives": "all"}),
-    "clip": ("clip_loss", {}),
-    "siglip": ("siglip_loss", {}),
-}
 
 
 def step_of(world: int, n: int, d: int, loss: str, form: str) -> Callable[[], Any]:

@@ -1,7 +1,7 @@
 """`python -m benchmarks.rings_torch WORLD N D LOSS FORM`: memory and time of a loss over ranks.
 
-WORLD processes (gloo) share N rows of width D in float32. LOSS is a name of `LOSSES`, FORM "tiled"
-or "dense". Prints a line of JSON: the memory of one rank's process beyond inputs and gradients at
+WORLD processes (gloo) share N rows of width D in float32. LOSS is a name of
+`benchmarks.rings.LOSSES`, FORM "tiled" or "dense". Prints a line of JSON: the memory of one rank's process beyond inputs and gradients at
 the peak of the loss with its gradient, in MiB, and the milliseconds of a step of all ranks.
 """
 
@@ -21,18 +21,11 @@ from torch import distributed, multiprocessing
 
 import fmicl_torch
 from benchmarks.memory import peak_of_second_run
+from benchmarks.rings import LOSSES
 from benchmarks.steps import views
 
 #: Parameter of `mallopt`: bytes from which memory is taken of the system and given back to it.
 M_MMAP_THRESHOLD = -3
-#: A function of fmicl_torch and its options.
-LOSSES: dict[str, tuple[str, dict[str, Any]]] = {
-    "kl": ("fmicl_loss", {"negatives": "all"}),
-    "js": ("fmicl_loss", {"divergence": "js", "negatives": "all"}),
-    "info-nce": ("info_nce_loss", {"negatives": "all"}),
-    "clip": ("clip_loss", {}),
-    "siglip": ("siglip_loss", {}),
-}
 
 
 def measure(

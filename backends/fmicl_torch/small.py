@@ -117,13 +117,13 @@ def _by_autograd(
     dense: Any, inputs: Sequence[Any], wanted: Sequence[bool], upstream: Sequence[Any]
 ) -> list[torch.Tensor | None]:
     """Gradients of the dense form, which have derivatives themselves where these are asked for."""
+    if all(u is None for u in upstream):
+        return [None] * len(inputs)
     again = torch.is_grad_enabled()
     with torch.enable_grad():
         # Each a node of its own: one input may depend on another.
         own = [None if v is None else v.view_as(v) for v in inputs]
         outputs = dense(*own)
-    if all(u is None for u in upstream):
-        return [None] * len(inputs)
     asked = [(o, u) for o, u in zip(outputs, upstream, strict=True) if u is not None]
     leaves = [v for v, w in zip(own, wanted, strict=True) if w and v is not None]
     found = iter(
@@ -142,19 +142,21 @@ class UnitRows(NamedTuple):
         rows: rows of x, y and the bank, of the length sqrt(scale) where they are normalised, else
             multiplied by it.
         lengths: numbers a row, whose product over the scale's root rows were divided by.
-        scale: square of the rows' length; None where they are not normalised.
+        scale: factor of a product of two rows, which has its root in both.
+        normalize: whether rows have a length of their own, and a gradient across it.
     """
 
     rows: torch.Tensor
     lengths: tuple[torch.Tensor | float, ...]
-    scale: float | None
+    scale: float
+    normalize: bool
 
     @classmethod
     def of(cls, sides: Sequence[torch.Tensor], normalize: bool, scale: float = 1.0) -> UnitRows:
         """The rows of these arrays."""
         rows, root = torch.cat(list(sides)), scale**0.5
         if not normalize:
-            return cls(rows if scale == 1.0 else rows.mul_(root), (1.0 / root,), None)
+            return cls(rows if scale == 1.0 else rows.mul_(root), (1.0 / root,), scale, False)
         length = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
         low, high = length.aminmax()
         lengths: tuple[torch.Tensor, ...] = ()
@@ -165,20 +167,20 @@ class UnitRows(NamedTuple):
             length.masked_fill_(length == 0, 1.0)
             lengths = (largest,)
         length = length if scale == 1.0 else length.mul_(1.0 / root)
-        return cls(rows.div_(length), (length, *lengths), scale)
+        return cls(rows.div_(length), (length, *lengths), scale, True)
 
     def back(self, gradient: torch.Tensor, wants_scale: bool) -> torch.Tensor | None:
         """Turn the gradient in the rows, in place, into that in what was given; that in the scale.
 
         Args:
             gradient: gradient in the rows.
-            wants_scale: whether the gradient in the scale is wanted; its factor is the rows' alone.
+            wants_scale: whether the gradient in the scale is wanted.
         """
         in_scale = None
-        if self.scale is not None or wants_scale:
+        if self.normalize or wants_scale:
             inner = (self.rows * gradient).sum(dim=1, keepdim=True)
-            in_scale = inner.sum() if wants_scale else None
-            if self.scale is not None:
+            in_scale = inner.sum() / (2.0 * self.scale) if wants_scale else None
+            if self.normalize:
                 gradient.addcmul_(self.rows, inner, value=-1.0 / self.scale)
         for length in self.lengths:
             gradient.div_(length)

@@ -139,8 +139,6 @@ def _quick(
             if bank is not None:
                 torch.mm(e.T, of_x, out=grad[2 * n :])
     in_scale = unit.back(grad, wanted[3])
-    if in_scale is not None:
-        in_scale /= 2.0 * scale  # a product has the scale's root in both of its rows
     parts = [grad[:n], into[n:], grad[2 * n :]]
     grads = [part if want else None for part, want in zip(parts, wanted[:3], strict=True)]
     return (loss,), [*grads, in_scale]

@@ -111,8 +111,6 @@ class SmallPairs(NamedTuple):
         if wanted[5] and gain is not None:
             in_bias += gain.sum().item() / a
         in_scale = unit.back(pull, wanted[4])
-        if in_scale is not None:
-            in_scale /= 2.0 * self.scale  # a product has the scale's root in both of its rows
         of_scalars = penalty.clone(), in_scale, pull.new_tensor(in_bias)
         found = *pulls.values(), *of_scalars
         return outputs, [v if want else None for v, want in zip(found, wanted, strict=True)]
