@@ -1,10 +1,10 @@
 """`python -m benchmarks.rings_jax WORLD N D LOSS FORM`: memory and time of a loss over devices.
 
 WORLD devices of the CPU share N rows of width D in float32. LOSS is a name of
-`benchmarks.rings.LOSSES`, FORM "tiled" or "dense". Prints a line of JSON: the temporary memory of the compiled loss with its
-gradient on one device in MiB, beyond inputs and gradients, as the compiler says, and the
-milliseconds of a step of all devices. These share one process, whose peak holds more than their
-arrays, and its cores.
+`benchmarks.rings.LOSSES`, FORM "tiled" or "dense". Prints a line of JSON: the temporary memory of
+the compiled loss with its gradient on one device in MiB, beyond inputs and gradients, as the
+compiler says, and the milliseconds of a step of all devices. These share one process, whose peak
+holds more than their arrays, and its cores.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """`python -m benchmarks.rings_torch WORLD N D LOSS FORM`: memory and time of a loss over ranks.
 
 WORLD processes (gloo) share N rows of width D in float32. LOSS is a name of
-`benchmarks.rings.LOSSES`, FORM "tiled" or "dense". Prints a line of JSON: the memory of one rank's process beyond inputs and gradients at
-the peak of the loss with its gradient, in MiB, and the milliseconds of a step of all ranks.
+`benchmarks.rings.LOSSES`, FORM "tiled" or "dense". Prints a line of JSON: the memory of one rank's
+process beyond inputs and gradients at the peak of the loss with its gradient, in MiB, and the
+milliseconds of a step of all ranks.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from fmicl_core.pairs import Block
 from fmicl_tensorflow.dense import Rows
 from fmicl_tensorflow.distributed import Replicas
 from fmicl_tensorflow.ids import Numbers
-from fmicl_tensorflow.tiled import Plan, compiled_sweep, device, permuted, times_once
+from fmicl_tensorflow.tiled import Plan, compiled_sweep, device, differentiable_once, permuted
 
 
 class Shard(NamedTuple):
@@ -122,22 +122,15 @@ def ring_mean(
     if weights is not None:
         weights = ring.padded(weights[:, None])[:, 0]
 
-    @tf.custom_gradient
-    def part_of(*inputs: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], list[tf.Tensor]]]:
-        fixed = [tf.stop_gradient(part) for part in inputs]
-        padded = {name: ring.padded(side) for name, side in zip(names, fixed, strict=False)}
-        constant = fixed[-1] if bias is not None else None
+    def part_of(*inputs: tf.Tensor) -> tuple[tf.Tensor, Callable[[], list[tf.Tensor]]]:
+        padded = {name: ring.padded(side) for name, side in zip(names, inputs, strict=False)}
+        constant = inputs[-1] if bias is not None else None
         value, gradients, mass = _rounds(ring, padded, blocks, pairwise, constant, weights)
         found = [gradients[name][: replicas.rows] for name in names]
         found += [] if bias is None else [mass]
+        return value, lambda: found
 
-        def backward(upstream: tf.Tensor) -> list[tf.Tensor]:
-            pairs = zip(found, inputs, strict=True)
-            return [times_once(upstream, gradient, part) for gradient, part in pairs]
-
-        return value, backward
-
-    return part_of(*sides) if bias is None else part_of(*sides, bias)
+    return differentiable_once(part_of, *sides, *([] if bias is None else [bias]))
 
 
 def _rounds(

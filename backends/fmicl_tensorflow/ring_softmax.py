@@ -22,11 +22,16 @@ from fmicl_core.related import (
 from fmicl_tensorflow.dense import Rows, Sides
 from fmicl_tensorflow.distributed import Replicas
 from fmicl_tensorflow.ids import Numbers
-from fmicl_tensorflow.ops import TENSORFLOW
 from fmicl_tensorflow.ring import Ring, Shard
 from fmicl_tensorflow.softmax_passes import Plan, compiled_passes
-from fmicl_tensorflow.tiled import device, permuted, times_once
-from fmicl_tensorflow.tiled_related import LogSum, Softmaxes
+from fmicl_tensorflow.tiled import device, differentiable_once, permuted
+from fmicl_tensorflow.tiled_related import (
+    LogSum,
+    Softmaxes,
+    losses_of,
+    pull_of_views,
+    softmaxes_of,
+)
 
 #: A block, its compiled passes, and what both take of it.
 Visit = tuple[SoftmaxBlock, tuple[Callable[..., list[Any]], ...], tuple[Any, ...]]
@@ -61,18 +66,12 @@ def ring_info_nce(
             bank = tf.gather(bank, orders["bank"])
         rows = {k: permuted(v, orders[k]) if k in orders else v for k, v in rows.items()}
 
-    @tf.custom_gradient
-    def part_of(*inputs: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], list[tf.Tensor]]]:
-        fixed = dict(zip(names, (tf.stop_gradient(side) for side in inputs), strict=True))
-        value, gradients = _Passes(fixed, pairs, replicas, numbers, weights, bank).run()
+    def part_of(*inputs: tf.Tensor) -> tuple[tf.Tensor, Callable[[], list[tf.Tensor]]]:
+        sides = dict(zip(names, inputs, strict=True))
+        value, gradients = _Passes(sides, pairs, replicas, numbers, weights, bank).run()
+        return value, lambda: [gradients[name] for name in names]
 
-        def backward(upstream: tf.Tensor) -> list[tf.Tensor]:
-            found = zip((gradients[name] for name in names), inputs, strict=True)
-            return [times_once(upstream, gradient, side) for gradient, side in found]
-
-        return value, backward
-
-    return part_of(*rows.values())
+    return differentiable_once(part_of, *rows.values())
 
 
 class _Passes:
@@ -111,26 +110,14 @@ class _Passes:
     def run(self) -> tuple[tf.Tensor, Rows]:
         """The part of the loss, and its gradients by name."""
         sums, by_id = self._first()
-        x, n = self.own.rows["x"], self.replicas.rows
-        if self.pairs.single and self.weights is not None:
+        some = None
+        if self.weights is not None:
             some = self.ring.padded(self.weights[:, None])[:, 0] > 0.0
-            softmaxes = {name: total.where(some) for name, total in sums.items()}
-        else:
-            positive = tf.reduce_sum(x * self.own.rows["y"], axis=1)
-            decoupled = self.pairs.decoupled
-            softmaxes = {name: total.beside(positive, decoupled) for name, total in sums.items()}
-        alone = self.pairs.single or self.pairs.decoupled  # no (x_i, y_i) stands in a softmax
-        margins = tf.stack([softmax.margin[:n] for softmax in softmaxes.values()])
-        value = tf.reduce_sum(margins if alone else TENSORFLOW.softplus(margins))
+        softmaxes = softmaxes_of(sums, self.own.rows, self.pairs, some)
+        value = tf.reduce_sum(losses_of(softmaxes, self.pairs, self.replicas.rows))
         gradients = self._second(softmaxes)
-        if not self.pairs.single:
-            # Of (x_i, y_i): its probability less 1, in a form that keeps the digits.
-            pull = -tf.add_n(
-                [tf.ones_like(m) if self.pairs.decoupled else TENSORFLOW.sigmoid(m)
-                 for _, _, m in softmaxes.values()]
-            )[:n, None]  # fmt: skip
-            gradients["x"] += pull * self.rows["y"]
-            gradients["y"] += pull * self.rows["x"]
+        for name, pull in pull_of_views(softmaxes, self.rows, self.pairs).items():
+            gradients[name] += pull
         if self.weights is not None:
             value += self._other_positives(self.weights, by_id, gradients)
         return value / self.divisor, {k: v / self.divisor for k, v in gradients.items()}

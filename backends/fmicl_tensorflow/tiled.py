@@ -88,19 +88,36 @@ def _swept(
         weights = None if weights is None else tf.gather(weights, orders[0])
     sweep, count = compiled_sweep(plan), len(sides)
 
+    def value_of(*inputs: tf.Tensor) -> tuple[tf.Tensor, Callable[[], list[tf.Tensor]]]:
+        value, *gradients = sweep(numbers, weights, list(inputs[:count]), *inputs[count:])
+        return value, lambda: gradients
+
+    return differentiable_once(value_of, *sides, *([] if bias is None else [bias]))
+
+
+def differentiable_once(
+    function: Callable[..., tuple[tf.Tensor, Callable[[], list[tf.Tensor]]]], *inputs: tf.Tensor
+) -> tf.Tensor:
+    """The value of a function that knows its gradients; a second derivative is an error.
+
+    Args:
+        function: function of the inputs, which no tape watches then; it gives a scalar, and a
+            function that gives the gradients in the inputs.
+        inputs: arrays.
+    """
+
     @tf.custom_gradient
     def value_of(*inputs: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], list[tf.Tensor]]]:
-        # Else an enclosing tape would ask TensorFlow for the derivative of the sweep itself.
-        fixed = [tf.stop_gradient(part) for part in inputs]
-        value, *gradients = sweep(numbers, weights, fixed[:count], *fixed[count:])
+        # Else an enclosing tape would ask TensorFlow for the derivatives of the function itself.
+        value, gradients_of = function(*(tf.stop_gradient(part) for part in inputs))
 
         def backward(upstream: tf.Tensor) -> list[tf.Tensor]:
-            pairs = zip(gradients, inputs, strict=True)
-            return [times_once(upstream, gradient, part) for gradient, part in pairs]
+            pairs = zip(gradients_of(), inputs, strict=True)
+            return [_times_once(upstream, gradient, part) for gradient, part in pairs]
 
         return value, backward
 
-    return value_of(*sides) if bias is None else value_of(*sides, bias)
+    return value_of(*inputs)
 
 
 def device() -> str:
@@ -109,7 +126,7 @@ def device() -> str:
 
 
 @tf.custom_gradient
-def times_once(
+def _times_once(
     upstream: tf.Tensor, gradient: tf.Tensor, source: tf.Tensor
 ) -> tuple[tf.Tensor, Callable[..., None]]:
     """Gradient in `source` times upstream; tied to the source, so that an outer tape gets here."""

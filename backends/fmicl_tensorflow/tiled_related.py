@@ -19,8 +19,8 @@ from fmicl_core.related import SoftmaxBlock, info_nce_anchors, info_nce_blocks
 from fmicl_tensorflow.dense import Rows
 from fmicl_tensorflow.ids import Numbers
 from fmicl_tensorflow.ops import TENSORFLOW
-from fmicl_tensorflow.tiled import device, permuted, times_once
-from fmicl_tensorflow.tiles import GradientSums, TileGrid, split_tiles
+from fmicl_tensorflow.tiled import device, differentiable_once, permuted
+from fmicl_tensorflow.tiles import GradientSums, TileGrid, in_tiles, split_tiles
 
 
 class Plan(NamedTuple):
@@ -49,19 +49,11 @@ def tiled_info_nce(
         by_name = {name: tf.gather(of[name], order) for name, order in orders.items()}
         weights = tf.gather(weights, orders["x"])
 
-    @tf.custom_gradient
-    def loss_of(*sides: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], list[tf.Tensor]]]:
-        # Else an enclosing tape would ask TensorFlow for the derivatives of the passes themselves.
-        fixed = [tf.stop_gradient(side) for side in sides]
-        loss, softmaxes = first(by_name, weights, *fixed)
+    def loss_of(*sides: tf.Tensor) -> tuple[tf.Tensor, Callable[[], list[tf.Tensor]]]:
+        loss, softmaxes = first(by_name, weights, *sides)
+        return loss, lambda: second(by_name, softmaxes, *sides)
 
-        def backward(upstream: tf.Tensor) -> list[tf.Tensor]:
-            pairs = zip(second(by_name, softmaxes, *fixed), sides, strict=True)
-            return [times_once(upstream, gradient, side) for gradient, side in pairs]
-
-        return loss, backward
-
-    return loss_of(*rows.values())
+    return differentiable_once(loss_of, *rows.values())
 
 
 @lru_cache(maxsize=1024)
@@ -85,7 +77,7 @@ class _Scores:
     """What both passes see: the features in tiles, and the scores of a tile of pairs."""
 
     def __init__(self, plan: Plan, sides: tuple[tf.Tensor, ...], numbers: Rows) -> None:
-        self.single, self.decoupled = plan.pairs.single, plan.pairs.decoupled
+        self.pairs = plan.pairs
         self.anchors = [name for name, _ in info_nce_anchors(plan.pairs)]
         self.blocks = info_nce_blocks(plan.pairs, plan.has_ids)
         self.rows = dict(zip(plan.names, sides, strict=True))
@@ -117,16 +109,10 @@ def _log_sums(scores: _Scores, weights: tf.Tensor | None) -> tuple[tf.Tensor, So
     sums = dict.fromkeys(scores.anchors, LogSum.none_yet(x[..., 0]))
     for part in scores.blocks:
         sums = _sum_block(scores, part, sums)
-    if scores.single and weights is not None:
-        some = tf.reshape(split_tiles(weights[:, None], scores.tile), tf.shape(x)[:2]) > 0.0
-        softmaxes = {name: total.where(some) for name, total in sums.items()}
-    else:
-        positive = tf.reduce_sum(x * scores.tiles["y"], axis=2)
-        softmaxes = {name: total.beside(positive, scores.decoupled) for name, total in sums.items()}
+    some = None if weights is None else in_tiles(weights, x) > 0.0
+    softmaxes = softmaxes_of(sums, scores.tiles, scores.pairs, some)
     n = tf.shape(scores.rows["x"])[0]
-    margins = tf.stack([tf.reshape(softmax.margin, [-1])[:n] for softmax in softmaxes.values()])
-    alone = scores.single or scores.decoupled  # no (x_i, y_i) stands in a softmax
-    return tf.reduce_mean(margins if alone else TENSORFLOW.softplus(margins)), softmaxes
+    return tf.reduce_mean(losses_of(softmaxes, scores.pairs, n)), softmaxes
 
 
 class Softmax(NamedTuple):
@@ -211,22 +197,51 @@ class LogSum(NamedTuple):
 LogSums = dict[str, LogSum]
 
 
+def softmaxes_of(sums: LogSums, rows: Rows, pairs: Pairs, some: tf.Tensor | None) -> Softmaxes:
+    """The softmaxes of all anchors, in the shape of their sums.
+
+    Args:
+        sums: log-sum-exps of their scores but those of the pairs (x_i, y_i).
+        rows: features by name, in that shape and their width.
+        pairs: pairs that count.
+        some: whether an anchor of a single array has a positive.
+    """
+    if pairs.single and some is not None:
+        return {name: total.where(some) for name, total in sums.items()}
+    positive = tf.reduce_sum(rows["x"] * rows["y"], axis=-1)
+    return {name: total.beside(positive, pairs.decoupled) for name, total in sums.items()}
+
+
+def losses_of(softmaxes: Softmaxes, pairs: Pairs, n: tf.Tensor) -> tf.Tensor:
+    """The loss of every anchor, without what only fills a tile; (anchor views, n)."""
+    margins = tf.stack([tf.reshape(softmax.margin, [-1])[:n] for softmax in softmaxes.values()])
+    alone = pairs.single or pairs.decoupled  # no (x_i, y_i) stands in a softmax
+    return margins if alone else TENSORFLOW.softplus(margins)
+
+
+def pull_of_views(softmaxes: Softmaxes, rows: Rows, pairs: Pairs) -> Rows:
+    """What the pairs (x_i, y_i) pull at the rows of x and y (n, D), summed over the anchors.
+
+    It is their probability less 1, in a form that keeps the digits.
+    """
+    if pairs.single:
+        return {}
+    pulls = [
+        -(tf.ones_like(margin) if pairs.decoupled else TENSORFLOW.sigmoid(margin))
+        for _, _, margin in softmaxes.values()
+    ]
+    pull = tf.reshape(tf.add_n(pulls), [-1])[: tf.shape(rows["x"])[0], None]
+    return {"x": pull * rows["y"], "y": pull * rows["x"]}
+
+
 def _gradients(scores: _Scores, softmaxes: Softmaxes) -> list[tf.Tensor]:
     """The gradients in the sides."""
     sums = {name: GradientSums.zeros(tiles, False) for name, tiles in scores.tiles.items()}
     for part in scores.blocks:
         sums = _pull_block(scores, part, softmaxes, sums)
-    n, own = tf.shape(scores.rows["x"])[0], {}
-    if not scores.single:
-        # Of (x_i, y_i): its probability less 1, in a form that keeps the digits.
-        pulls = [
-            -(tf.ones_like(margin) if scores.decoupled else TENSORFLOW.sigmoid(margin))
-            for _, _, margin in softmaxes.values()
-        ]
-        pull = tf.reshape(tf.add_n(pulls), [-1])[:n, None]
-        own = {"x": pull * scores.rows["y"], "y": pull * scores.rows["x"]}
+    own = pull_of_views(softmaxes, scores.rows, scores.pairs)
     one = tf.ones((), scores.rows["x"].dtype)
-    count = tf.cast(len(softmaxes) * n, one.dtype)
+    count = tf.cast(len(softmaxes) * tf.shape(scores.rows["x"])[0], one.dtype)
     sides = {name: sums[name].finish(1.0, 0.0, one, side) for name, side in scores.rows.items()}
     return [(side + own.get(name, 0.0)) / count for name, side in sides.items()]
 
