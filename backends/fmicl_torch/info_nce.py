@@ -57,30 +57,30 @@ def info_nce_of(
         arrays = x, y, bank, None, None
         return info_nce_of(name, False, pairs, ("logit_scale", by), *arrays, normalize, "dense")
 
-    def prepare_own(least: int) -> Prepared:
+    def factor_of_scores() -> Scalar:
         value = scalar_of(*scale, read=True)
-        factor = 1.0 / value if scale[0] == "temperature" else value
+        return 1.0 / value if scale[0] == "temperature" else value
+
+    def prepare_own(least: int, factor: Scalar) -> Prepared:
         form = check_implementation(implementation)
         rows = prepare(x, y, bank, normalize, ids is not None, least, form, factor)
         return Prepared(rows, ids_of_rows(ids, bank_ids, rows), pairs, form, "", 1.0, None)
 
     ranks = ranks_of(distributed, x, name)
     if ranks is None:
-        value = scalar_of(*scale, read=True)
-        check_implementation(implementation)
+        factor = factor_of_scores()
         scores = 1 if bank is not None else {"all": 4, "within": 2}.get(pairs.negatives, 1)
-        small = is_small(x, y, bank, [value], implementation, normalize, scores)
+        small = is_small(x, y, bank, [factor], implementation, normalize, scores)
         if small and tells_nothing(ids, bank_ids, x, bank):
             assert y is not None
-            factor = 1.0 / value if scale[0] == "temperature" else value
             return small_info_nce(dense, pairs, factor, x, y, bank, normalize)
-        given = prepare_own(least=2)
+        given = prepare_own(2, factor)
         sizes = largest_block(given.rows, bool(given.ids))
     else:
         same = {"loss": name, "negatives": pairs.negatives, "positives": pairs.positives,
                 "normalize": normalize,
                 "logit_scale": "given" if scale[0] == "logit_scale" else None}  # fmt: skip
-        given = ranks.agree(lambda: prepare_own(least=1), same)
+        given = ranks.agree(lambda: prepare_own(1, factor_of_scores()), same)
         sizes = ranks.largest_block(given.rows, bool(given.ids))
     rows, own = given.rows, given.ids
     form = choose_form(given.implementation, *sizes)

@@ -172,11 +172,8 @@ class FMICLLoss(nn.Module):
             ValueError: as `FMICLLoss`, and when labels are asked for and missing.
         """
         labels = self._checked_labels(labels, len(embeddings[0]))
-        x, y, columns = (
-            embeddings[0],
-            embeddings[1] if len(embeddings) > 1 else None,
-            embeddings[2:],
-        )
+        x, y = embeddings[0], embeddings[1] if len(embeddings) > 1 else None
+        columns = embeddings[2:]
         ranks, rank = 1, 0
         if self.gather_across_devices:
             # Whole numbers and hard negatives alone: the loss takes the rest of the union itself.
