@@ -16,6 +16,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from fmicl_recipes.stopping import NonFiniteLossError, RunStopped
+
 #: Exit code after Ctrl-C, as shells have it.
 INTERRUPTED = 130
 
@@ -35,20 +37,28 @@ def complain(kind: str, message: object) -> None:
 
 
 class Stopped(SystemExit):
-    """The command ends after Ctrl-C, of which the user has been told."""
+    """The command ends before its end, of which the user has been told."""
 
 
 @contextmanager
 def resumable(out: Path, command: str) -> Iterator[None]:
-    """After Ctrl-C say that `command` continues the run in `out`, and leave with exit code 130."""
+    """Where a run stops, say that `command` continues it in `out`.
+
+    After Ctrl-C the exit code is 130; else it is that of the `RunStopped`.
+    """
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, RunStopped) as error:
         how = "there was no checkpoint yet to go on from"
         if (out / "settings.json").exists():
             how = f"go on with: {command}"
-        say(f"stopped; {how}", errors)
-        raise Stopped(INTERRUPTED) from None
+        if isinstance(error, KeyboardInterrupt):
+            say(f"stopped; {how}", errors)
+            raise Stopped(INTERRUPTED) from None
+        if isinstance(error, NonFiniteLossError):  # going on would end in the same
+            raise
+        complain("stopped", f"{error} To {how}" if how.startswith("go") else error)
+        raise Stopped(error.exit_code) from error
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import Any
 
 from fmicl_cli.frameworks import check_early, trainer_of
 from fmicl_cli.kinds import Kind, Trial
+from fmicl_recipes.machines import find_process
 from fmicl_recipes.presets import PRESETS, resolve
 from fmicl_recipes.settings import METHODS, TrainSettings
 
@@ -63,6 +64,7 @@ IMAGES = Kind(
     resolve=resolve,
     name=name,
     check=check_early,
+    follows=lambda settings: find_process(settings).index > 0,
     train=train,
     evaluate=evaluate,
     trials=trials,

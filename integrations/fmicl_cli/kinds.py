@@ -36,6 +36,7 @@ class Kind:
         score: name of that score.
         start: first alpha of a search.
         check: function that checks what needs no framework.
+        follows: function that says whether another process writes the run of settings.
     """
 
     methods: Mapping[str, str]
@@ -56,3 +57,4 @@ class Kind:
     score: str
     start: float
     check: Callable[[Any], None] = lambda settings: None
+    follows: Callable[[Any], bool] = lambda settings: False

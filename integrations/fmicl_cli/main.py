@@ -27,6 +27,7 @@ from fmicl_cli.console import (
 from fmicl_cli.frameworks import NotInstalled
 from fmicl_cli.methods import IMAGES, TEXTS
 from fmicl_core.checks import InvalidArgument, invalid
+from fmicl_recipes.stopping import RunStopped
 
 PICTURES = (".png", ".pdf", ".svg")
 
@@ -145,11 +146,9 @@ def main() -> None:
         install = "Install it with: pip install 'fmicl[demo]', for texts 'fmicl[text,cli]'"
         complain("error", f"{error}. {install}")
         sys.exit(2)
-    except RuntimeError as error:
-        if type(error).__name__ != "NonFiniteLossError":
-            raise
+    except RunStopped as error:
         complain("stopped", error)
-        sys.exit(1)
+        sys.exit(error.exit_code)
     except (KeyboardInterrupt, SystemExit) as leaving:  # the latter is what typer makes of it
         if isinstance(leaving, Stopped) or getattr(leaving, "code", INTERRUPTED) != INTERRUPTED:
             raise

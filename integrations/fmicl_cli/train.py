@@ -75,11 +75,13 @@ def command(method: str) -> Callable[..., None]:
         if resume:
             folder = RunFolder(out, kind.settings)
             settings = folder.continued(given, preset_options(preset, kind.presets))
-        else:
+        elif not kind.follows(settings):
             RunFolder(out).check_free()
         kind.check(settings)
         with resumable(out, f"fmicl train {method} --out {quote(str(out))} --resume"):
             metrics = kind.train(settings, out, resume=resume, baselines=baselines)
+        if not metrics:  # the first of several processes prints them
+            return
         epochs = f"{settings.epochs} epoch{'s' * (settings.epochs > 1)}"
         show_run(metrics, f"{Path(settings.data).name}, {epochs}")
         say(f"written to {out}: {kind.files}")

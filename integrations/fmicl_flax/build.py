@@ -83,7 +83,7 @@ def build_method(
         encoder,
         features,
         loss if mesh is None else over_devices(loss, mesh),
-        build_augmentation(settings.augmentation, settings.photo()),
+        build_augmentation(settings.augmentation, settings.photo_on_device()),
         **method_options(settings),
         rngs=rngs,
     )

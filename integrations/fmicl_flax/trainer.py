@@ -21,7 +21,7 @@ from fmicl_flax.method import Contrast, Method
 from fmicl_flax.optimizers import build_optimizer
 from fmicl_recipes.board import Board
 from fmicl_recipes.chunks import filled_chunks
-from fmicl_recipes.data import ImageData, Images
+from fmicl_recipes.data import ImageData, Images, StoredImages
 from fmicl_recipes.draws import epoch_batches
 from fmicl_recipes.history import epoch_row, knn, warn_of_collapse
 from fmicl_recipes.progress import Progress
@@ -157,7 +157,7 @@ class MethodTrainer(Trainer):
         nnx.replace_by_pure_dict(self.state, state)
         self.history, self.seconds = list(facts["history"]), facts["seconds"]
 
-    def encode(self, images: Images) -> Features:
+    def encode(self, images: Images | StoredImages) -> Features:
         """Encoder features (N, F) float32 of uint8 images (N, H, W, C), without augmentation."""
         return encode_all(self.graph, self.state, images)
 

@@ -58,7 +58,7 @@ def untrained_method(
 ) -> Method:
     """The method that `build_method` builds, its weights drawn without setting Keras' seed."""
     augment = build_augmentation(
-        settings.augmentation, image_shape, settings.seed, settings.photo()
+        settings.augmentation, image_shape, settings.seed, settings.photo_on_device()
     )
     with precision(settings.precision):
         encoder = build_encoder(

@@ -17,7 +17,7 @@ from fmicl_keras.devices import Devices
 from fmicl_keras.method import LastViews, Method
 from fmicl_keras.optimizers import build_optimizer, warmup_cosine
 from fmicl_recipes.chunks import CHUNK, filled_chunks
-from fmicl_recipes.data import ImageData, Images
+from fmicl_recipes.data import ImageData, Images, StoredImages
 from fmicl_recipes.progress import Progress
 from fmicl_recipes.run_folder import RunFolder
 from fmicl_recipes.settings import TrainSettings
@@ -109,7 +109,7 @@ class MethodTrainer(Trainer):
         groups = {"model": state(self.model)}
         return groups | {"optimizer": self.model.optimizer.variables} if with_optimizer else groups
 
-    def encode(self, images: Images) -> Features:
+    def encode(self, images: Images | StoredImages) -> Features:
         """Encoder features (N, F) float32 of uint8 images (N, H, W, C), without augmentation."""
         return self._apply(self.encoding, images)
 

@@ -68,7 +68,7 @@ def build_method(settings: TrainSettings, image_shape: tuple[int, int, int]) -> 
         encoder,
         features,
         build_loss(settings),
-        build_augmentation(settings.augmentation, (height, width), settings.photo()),
+        build_augmentation(settings.augmentation, (height, width), settings.photo_on_device()),
         **options,
     )
     if settings.compile:

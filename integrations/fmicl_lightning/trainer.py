@@ -23,7 +23,7 @@ from fmicl_lightning.loading import load_weights
 from fmicl_lightning.method import Method
 from fmicl_recipes.board import without_tensorflow
 from fmicl_recipes.chunks import CHUNK
-from fmicl_recipes.data import ImageData, Images
+from fmicl_recipes.data import ImageData, Images, StoredImages
 from fmicl_recipes.run_folder import RunFolder
 from fmicl_recipes.settings import TrainSettings
 from fmicl_recipes.sphere import Features
@@ -94,7 +94,7 @@ class MethodTrainer(Trainer):
         self.seconds = checkpoint["callbacks"]["RunClock"]["seconds"]
 
     @torch.inference_mode()
-    def encode(self, images: Images) -> Features:
+    def encode(self, images: Images | StoredImages) -> Features:
         """Encoder features (N, F) float32 of uint8 images (N, H, W, C), without augmentation."""
         with _evaluating(self.module, self.settings):
             rows = [self.module(chunk).float() for chunk in self._chunks(images)]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 #: Streams of random numbers beside the order of the images.
-_QUEUE, _KEYS = 1, 2
+_QUEUE, _KEYS, _CROPS = 1, 2, 3
 
 
 def epoch_batches(count: int, batch_size: int, seed: int, epoch: int) -> NDArray[np.int64]:
@@ -37,3 +37,8 @@ def initial_queue(size: int, dim: int, seed: int) -> NDArray[np.float32]:
 def key_order(count: int, seed: int, step: int) -> NDArray[np.int64]:
     """Order (N,) in which MoCo encodes a step's keys, so that batch statistics tell it nothing."""
     return np.random.default_rng((seed, step, _KEYS)).permutation(count)
+
+
+def crop_draws(count: int, views: int, seed: int, step: int) -> NDArray[np.float64]:
+    """Numbers (N, V, 4) in [0, 1) that decide over the random crops of a step's images."""
+    return np.random.default_rng((seed, step, _CROPS)).random((count, views, 4))

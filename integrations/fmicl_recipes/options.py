@@ -12,7 +12,7 @@ from fmicl_core.checks import InvalidArgument, check_choice, check_name, invalid
 from fmicl_recipes.checks import Check
 
 #: Options that decide where and how fast a run goes, but not what it computes.
-NEUTRAL = ("device", "cache", "compile")
+NEUTRAL = ("device", "compile", "workers", "checkpoint_every")
 
 #: Values that other options need for an option to have an effect.
 Needs = Mapping[str, Collection[Any]]
@@ -183,4 +183,11 @@ def difference(a: Settings, b: Settings) -> dict[str, tuple[Any, Any]]:
 
 def changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """What `difference` gives, for settings as plain values."""
-    return {n: (a[n], b[n]) for n in a if n not in NEUTRAL and a[n] != b[n]}
+    return {n: (a[n], b[n]) for n in a if n not in NEUTRAL and not _same(n, a[n], b[n])}
+
+
+def _same(name: str, a: Any, b: Any) -> bool:
+    """Whether two values of an option have the same result."""
+    if name == "cache":  # crops of images on disk are made in another way
+        return "auto" in (a, b) or (a == "disk") == (b == "disk")
+    return bool(a == b)

@@ -18,10 +18,10 @@ _PAPER: dict[str, Any] = {"sigma2": 0.5, "mu": 1.0, "alpha": 40.0, "lr": 0.1, "p
 PRESETS: dict[str, dict[str, Any]] = {
     "paper-cifar10": _PAPER | {"data": "cifar10", "encoder": "resnet18", "batch_size": 512,
                                "epochs": 800, "knn_k": 200},
-    "paper-stl10": _PAPER | {"data": "tanganke/stl10", "encoder": "torchvision:resnet50",
+    "paper-stl10": _PAPER | {"data": "tanganke/stl10", "encoder": "resnet50",
                              "batch_size": 64, "epochs": 800, "knn_k": 200},
     "paper-tinyimagenet": _PAPER | {"data": "zh-plus/tiny-imagenet", "batch_size": 256,
-                                    "encoder": "torchvision:resnet50", "epochs": 800, "knn_k": 200},
+                                    "encoder": "resnet50", "epochs": 800, "knn_k": 200},
     # For moco-v3. The table's lr of 0.1 is no rate for AdamW: rate, decay, warm-up, temperature and
     # hidden width are MoCo v3's own (Chen et al. 2021: 1.5e-4 N/256). The paper's rate falls
     # linearly, ours by a cosine. Decoded, 1.28 million images take 180 GiB.

@@ -9,13 +9,15 @@ from typing import Any
 from fmicl_core.checks import invalid
 from fmicl_recipes.data import ImageData, load_images
 from fmicl_recipes.loading import check_checkpoint
+from fmicl_recipes.machines import find_process
 from fmicl_recipes.metrics import assemble_metrics
 from fmicl_recipes.plots import draw_runs
 from fmicl_recipes.progress import note
 from fmicl_recipes.run_folder import BASELINES, RunFolder
 from fmicl_recipes.scores import baseline_scores, score
 from fmicl_recipes.settings import TrainSettings
-from fmicl_recipes.trainer import NonFiniteLossError, Trainer
+from fmicl_recipes.stopping import Preempted, RunStopped, sigterm
+from fmicl_recipes.trainer import Trainer
 
 NO_LABELS = (
     "the images have no labels, or all the same: kNN (--knn-every, too) and linear probe are left"
@@ -41,43 +43,54 @@ def train_run(
         trainer_class: trainer of the framework.
         settings: options of the run.
         out: folder of the run, which must not exist unless `resume`.
-        resume: whether to go on with the run in `out` after its last complete epoch; on a CPU the
-            final weights are bit for bit those of a run that was never interrupted.
+        resume: whether to go on with the run in `out` from its last checkpoint; on a CPU the final
+            weights are bit for bit those of a run that was never interrupted.
         baselines: whether to score raw pixels and the untrained encoder, too.
         progress: whether to show progress bars and notes.
         data: images loaded before; None loads `settings.data`.
 
     Returns:
-        The contents of metrics.json.
+        The contents of metrics.json; in all but the first of several processes nothing.
 
     Raises:
         ValueError: settings, data or folder do not fit; the message says what.
-        NonFiniteLossError: training diverged.
+        RunStopped: training diverged, or was asked to stop by SIGTERM, or a checkpoint could not be
+            written, or another process ended; the message says which, and what is kept.
     """
+    process = find_process(settings)
+    first = process.index == 0
+    progress = progress and first
     folder = RunFolder.resume(out, settings) if resume else None
-    if folder is None:
+    if folder is None and first:
         RunFolder(out).check_free()
     trainer_class.check(settings)
+    trainer_class.join(settings)
     data = data or load_data(settings, progress)
     check_batch_size(settings.batch_size, len(data.train_images))
+    trainer = trainer_class(settings, data)
+    settings = trainer.settings
     if progress:
         tell(settings, data)
         if folder is not None:
             tell_trained(len(folder.read_history()), settings)
-    trainer = trainer_class(settings, data)
+    if not first:  # which the first process makes, writes and evaluates
+        with sigterm() as trainer.stop:
+            trainer.fit(folder or RunFolder(out), resume=resume, progress=False)
+        return {}
     folder = folder or RunFolder.create(out, settings)
     try:
         keep_images(folder, data)
         if baselines and not folder.baselines():
             note("scoring raw pixels and the untrained encoder", progress)
             folder.write_json(BASELINES, baseline_scores(trainer))
-        trainer.fit(folder, resume=resume, progress=progress)
+        with sigterm() as trainer.stop:
+            trainer.fit(folder, resume=resume, progress=progress)
     except BaseException as error:
         kept = folder.checkpoint.exists()
         if not kept and not resume:
             folder.discard()  # or it would be in the way of the next try
-        if isinstance(error, NonFiniteLossError):
-            raise NonFiniteLossError(f"{error} {_KEPT if kept else _NOTHING_KEPT}") from error
+        if isinstance(error, RunStopped) and not isinstance(error, Preempted):
+            raise type(error)(f"{error} {_KEPT if kept else _NOTHING_KEPT}") from error
         raise
     return finish(trainer, folder, progress)
 

@@ -42,12 +42,14 @@ OPTIMIZERS = ("sgd", "adamw", "lars")
 AUGMENTATIONS = ("auto", *VIEWS)
 #: Our own encoders, in every framework: convolutional ones, and vision transformers with the
 #: number of their blocks.
-CONVOLUTIONAL = ("resnet18", "smallconv")
+CONVOLUTIONAL = ("resnet18", "resnet50", "smallconv")
+#: Convolutional encoders whose first convolution has the stride `stem_stride`.
+STEMS = ("resnet18", "smallconv")
 VITS = {"vit-s6": 6, "vit-s12": 12}
 #: Libraries whose encoders go by LIBRARY:NAME, with PyTorch.
 ENCODER_LIBRARIES = ("timm", "torchvision")
-#: Where the decoded images stay while training.
-CACHES = ("memory", "gpu")
+#: Where the images stay while training.
+CACHES = ("auto", "memory", "disk", "gpu")
 PATCH_PROJECTIONS = ("frozen", "learned")
 #: How MoCo's head ends; "batch" is a batch norm without scale and shift.
 HEAD_NORMS = ("batch", "none")
@@ -114,6 +116,13 @@ class TrainSettings(SharedSettings):
         check_text,
     )
 
+    skip_corrupt: bool = option(
+        False,
+        "Leave out images that cannot be decoded, and say how many, instead of refusing the data.",
+        "Data",
+        check_bool,
+    )
+
     loss: str = option("fmicl", "Loss; MoCo takes fmicl and info-nce.", "Loss", LOSSES)
     alpha: float = SharedSettings.changed("alpha", default=None, by_method=ALPHAS)
     negatives: str = option(
@@ -131,8 +140,8 @@ class TrainSettings(SharedSettings):
 
     encoder: str = option(
         "resnet18",
-        "resnet18 (small-image stem), smallconv, vit-s6 or vit-s12 (ViT-S of 6 or 12 blocks); with "
-        "PyTorch also timm:NAME or torchvision:NAME.",
+        "resnet18 (small-image stem), resnet50 (ImageNet's stem), smallconv, vit-s6 or vit-s12 "
+        "(ViT-S of 6 or 12 blocks); with PyTorch also timm:NAME or torchvision:NAME.",
         "Model",
         check_text,
     )
@@ -149,7 +158,7 @@ class TrainSettings(SharedSettings):
     )  # fmt: skip
     stem_stride: int = option(
         1, "Stride of the first convolution; 2 costs a quarter.", "Model", at_least(1),
-        only=({"encoder": CONVOLUTIONAL},),
+        only=({"encoder": STEMS},),
     )  # fmt: skip
     projection_hidden: int = option(
         512, "Width of the projection head's hidden layers.", "Model", at_least(1)
@@ -218,15 +227,39 @@ class TrainSettings(SharedSettings):
         0, "Epochs of linear warm-up before the cosine.", "Training", at_least(0)
     )
     devices: int = option(
-        1, "Devices to train on, by the framework's own engine.", "Training", at_least(1)
+        1,
+        "Devices to train on, of each machine, by the framework's own engine.",
+        "Training",
+        at_least(1),
+    )
+    machines: int = option(
+        1,
+        "Machines to train on, each of which runs this command by a launcher; docs/machines.md "
+        "says how.",
+        "Training",
+        at_least(1),
     )
     cache: str = option(
-        "memory",
-        "Where the decoded images stay: memory, from which every batch is sent to the device; or "
-        "gpu, as one array on the device that trains, which then waits for nobody.",
+        "auto",
+        "Where the images stay. memory: decoded, and every batch is sent to the device; gpu "
+        "(PyTorch, JAX): decoded, on the device that trains, which then waits for nobody; disk: in "
+        "their files, decoded and cropped by --workers when a batch needs them; auto: memory if "
+        "they fit, else disk.",
         "Training",
         CACHES,
-        only=({"framework": ("torch", "jax")},),
+    )
+    workers: int | None = option(
+        None,
+        "Processes that decode images beside the training, with --cache disk; by default one for "
+        "every core but one. 0: none, the training process does it.",
+        "Training",
+        at_least(0),
+    )
+    checkpoint_every: int | None = option(
+        None,
+        "Steps between checkpoints, beside those at the end of every epoch.",
+        "Training",
+        at_least(1),
     )
     compile: bool = option(
         False,
@@ -243,6 +276,12 @@ class TrainSettings(SharedSettings):
         "Evaluation",
         at_least(1),
     )
+    knn_train: int = option(
+        100_000,
+        "Training images that kNN looks for neighbours among, drawn by the seed.",
+        "Evaluation",
+        at_least(2),
+    )
     knn_every: int = option(
         0, "Epochs between kNN scores while training; 0: none.", "Evaluation", at_least(0)
     )
@@ -254,8 +293,15 @@ class TrainSettings(SharedSettings):
         self.check_effects()
         if self.augmentation == "photo":
             self.photo().check_views_differ()
-        if self.batch_size % self.devices:
-            raise invalid("batch_size", f"a multiple of devices = {self.devices}", self.batch_size)
+        ranks = self.machines * self.devices
+        if self.batch_size % ranks:
+            several = "machines * devices" if self.machines > 1 else "devices"
+            raise invalid("batch_size", f"a multiple of {several} = {ranks}", self.batch_size)
+        if self.cache == "gpu" and self.framework == "tensorflow":
+            raise invalid("cache", "auto, memory or disk with framework = 'tensorflow'", self.cache)
+        if self.machines > 1 and self.framework == "tensorflow" != self.keras_backend:
+            raise invalid("machines", f"1 with the {self.keras_backend} backend of Keras",
+                          self.machines)  # fmt: skip
         if self.method == "moco":
             self._check_moco()
         if self.warmup_epochs >= self.epochs:
@@ -270,6 +316,16 @@ class TrainSettings(SharedSettings):
     def photo(self) -> Photo:
         """The strengths of the augmentation "photo"."""
         return Photo(*(getattr(self, name) for name in Photo._fields))
+
+    @property
+    def crops_when_read(self) -> bool:
+        """Whether random crops are made of the originals as they are decoded, not on the device."""
+        return self.cache == "disk" and self.augmentation == "photo" and self.crop_scale < 1.0
+
+    def photo_on_device(self) -> Photo:
+        """The strengths of what is left to the device of the augmentation "photo"."""
+        photo = self.photo()
+        return photo._replace(crop_scale=1.0) if self.crops_when_read else photo
 
     def _check_moco(self) -> None:
         if self.loss not in QUEUE_LOSSES:

@@ -1,32 +1,21 @@
-"""`Trainer`: what every method in every framework can do; and the error of diverged training."""
+"""`Trainer`: what every method in every framework can do."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import replace
 from typing import ClassVar
 
 from fmicl_core.checks import invalid
-from fmicl_recipes.data import ImageData, Images
+from fmicl_recipes.data import ImageData, Images, StoredImages
+from fmicl_recipes.machines import Process, find_process
 from fmicl_recipes.run_folder import RunFolder
 from fmicl_recipes.settings import TrainSettings
 from fmicl_recipes.sphere import Features
+from fmicl_recipes.stopping import NonFiniteLossError
 
-
-class NonFiniteLossError(RuntimeError):
-    """Training met a loss, a weight or features that are NaN or infinite."""
-
-    @classmethod
-    def at(cls, loss: float, step: int, epoch: int) -> NonFiniteLossError:
-        """The error of a loss that is not finite at a step (from 0) of an epoch (from 1)."""
-        return cls(
-            f"The loss is {loss} at step {step} (epoch {epoch}). Try a smaller --lr, or --precision"
-            " 32 if it is not."
-        )
-
-    @classmethod
-    def weights(cls, step: int) -> NonFiniteLossError:
-        """The error of a weight that is not finite after a step."""
-        return cls(f"A weight is not finite after step {step}. Try a smaller --lr.")
+__all__ = ["NonFiniteLossError", "Trainer", "check_fits"]
 
 
 def check_fits(images: Images, free: int | None) -> None:
@@ -44,6 +33,21 @@ def check_fits(images: Images, free: int | None) -> None:
                " free on the device.")  # fmt: skip
         raise invalid("cache", "'memory' for images that take half of the device's free memory",
                       "gpu", why=why)  # fmt: skip
+
+
+def settled(settings: TrainSettings, data: ImageData) -> TrainSettings:
+    """The settings with the cache that the images of a run are in, in the place of "auto".
+
+    Raises:
+        ValueError: images are to be in memory, and were left in their files, or the reverse.
+    """
+    stored = isinstance(data.train_images, StoredImages)
+    if settings.cache == "auto":
+        return replace(settings, cache="disk" if stored else "memory")
+    if stored != (settings.cache == "disk"):
+        where = "'disk' for images in their files" if stored else "'memory' or 'gpu' for arrays"
+        raise invalid("cache", where, settings.cache)
+    return settings
 
 
 class Trainer(ABC):
@@ -68,8 +72,24 @@ class Trainer(ABC):
             ValueError: there is no such device, or no such encoder.
         """
 
+    @classmethod
+    def join(cls, settings: TrainSettings) -> Process:
+        """Join the other processes of a run on several machines, before anything is computed.
+
+        Returns:
+            Which of them this one is.
+
+        Raises:
+            ValueError: the launcher started another number of processes than settings say.
+        """
+        return find_process(settings)
+
     def __init__(self, settings: TrainSettings, data: ImageData) -> None:
-        self.settings, self.data = settings, data
+        self.settings, self.data = settled(settings, data), data
+        #: This process among those of the run.
+        self.process = find_process(settings)
+        #: Whether the run has been asked to write a checkpoint and stop, see `sigterm`.
+        self.stop: Callable[[], bool] = lambda: False
         #: Numbers (N,) that are equal for training images of one class; None unless `supervised`.
         self.ids = data.class_ids() if settings.supervised else None
         #: A row an epoch, made by `epoch_row`.
@@ -81,14 +101,20 @@ class Trainer(ABC):
     def fit(self, folder: RunFolder, *, resume: bool, progress: bool) -> None:
         """Train to the end; after every epoch write `folder.checkpoint` and the history.
 
+        A checkpoint is also written after every `settings.checkpoint_every` steps, and where
+        `stop()` says so. Of several processes the first one writes, and all can read.
+
         Args:
             folder: folder of the run.
             resume: whether to go on from the checkpoint in the folder, if there is one, exactly as
-                if the run had not stopped.
+                if the run had not stopped, in the middle of an epoch, too.
             progress: whether to show a progress bar.
 
         Raises:
             NonFiniteLossError: training diverged.
+            Preempted: `stop()` said so, and a checkpoint is written.
+            NotSaved: a checkpoint could not be written; the last one is as it was.
+            ProcessLost: another process of the run has ended.
         """
 
     @abstractmethod
@@ -96,9 +122,16 @@ class Trainer(ABC):
         """Take weights, history and seconds from the folder's checkpoint."""
 
     @abstractmethod
-    def encode(self, images: Images) -> Features:
-        """Encoder features (N, F) float32 of uint8 images (N, H, W, C), without augmentation."""
+    def encode(self, images: Images | StoredImages) -> Features:
+        """Encoder features (N, F) float32 of uint8 images (N, H, W, C), without augmentation.
+
+        `StoredImages` are decoded part by part.
+        """
 
     @abstractmethod
     def project(self, images: Images) -> tuple[Features, Features]:
-        """Projections (N, d) of two random views of uint8 images, drawn by `settings.seed`."""
+        """Projections (N, d) of two random views of uint8 images, drawn by `settings.seed`.
+
+        The images are (N, H, W, C), or (N, 2, H, W, C), two random crops of each, where
+        `settings.crops_when_read`.
+        """
