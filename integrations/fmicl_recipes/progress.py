@@ -51,10 +51,10 @@ class Progress:
         self.bar.update()
 
     def waited(self, share: float) -> None:
-        """Show the share of the time, in [0, 1], in which training waited for images, if it is much.
+        """Show the share of the time in which training waited for images, if it is much.
 
         Args:
-            share: of the time since the epoch began, or of some steps.
+            share: share in [0, 1] of the time since the epoch began.
         """
         self.measured.pop("waits for data", None)
         if share > MUCH_WAITING:

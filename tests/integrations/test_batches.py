@@ -49,7 +49,8 @@ def test_every_epoch_sees_every_image_once_in_an_order_of_its_own(data):
 @pytest.mark.parametrize(
     ("options", "shape"),
     [({}, (4, 2, 8, 8, 3)), ({"views": 3}, (4, 3, 8, 8, 3)),
-     ({"method": "moco-v3"}, (4, 2, 8, 8, 3)), ({"augmentation": "digits"}, (4, 8, 8, 3)), ({"crop_scale": 1.0}, (4, 8, 8, 3))],
+     ({"method": "moco-v3"}, (4, 2, 8, 8, 3)), ({"augmentation": "digits"}, (4, 8, 8, 3)),
+     ({"crop_scale": 1.0}, (4, 8, 8, 3))],
 )  # fmt: skip
 def test_crops_are_made_where_views_have_some(options, shape):
     images = batches(STORED, **options)[0]["images"]
