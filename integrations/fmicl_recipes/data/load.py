@@ -119,8 +119,8 @@ def _split(
         index, test_size=share, random_state=0, stratify=labels if common else None
     )
     return ImageData(
-        name, rows_of(images, train), _rows(labels, train), rows_of(images, test), _rows(labels, test),
-        HELD_OUT, class_names,
+        name, rows_of(images, train), _rows(labels, train),
+        rows_of(images, test), _rows(labels, test), HELD_OUT, class_names,
     )  # fmt: skip
 
 
