@@ -81,6 +81,8 @@ class ImageData:
 def _digest(*images: Images | StoredImages) -> str:
     digest = hashlib.sha256()
     for of in images:
-        stored = isinstance(of, StoredImages)
-        digest.update(of.stamp() if stored else np.ascontiguousarray(of).data)
+        if isinstance(of, StoredImages):
+            digest.update(of.stamp())
+        else:
+            digest.update(np.ascontiguousarray(of).data)
     return digest.hexdigest()

@@ -94,7 +94,7 @@ def stamps(pictures: Sequence[Any]) -> NDArray[np.int64]:
         found[:, 0] = pictures[:1].nbytes
         return found
     found[:, 0] = pictures.lengths() if hasattr(pictures, "lengths") else -1
-    for row in np.flatnonzero(found[:, 0] < 0):
+    for row in np.flatnonzero(found[:, 0] < 0).tolist():
         with suppress(OSError, TypeError):  # it is gone, or there is none in this row
             status = os.stat(pictures[row])
             found[row] = status.st_size, status.st_mtime_ns
@@ -110,6 +110,8 @@ def cache_folder() -> Path:
 
 class _Pieces:
     """The index in pieces, by number."""
+
+    nbytes = HEADERS * 12
 
     def __init__(self, pictures: Sequence[Any], size: int, decode: bool) -> None:
         self.pictures, self.size, self.look = pictures, size, decoded if decode else header
