@@ -53,6 +53,8 @@ from fmicl_recipes.settings import ALPHAS, METHODS  # noqa: E402
 from fmicl_recipes.trainer import NonFiniteLossError  # noqa: E402
 
 MOMENTUM = ("moco", "moco-v3")
+#: What a row of the history says of the time that an epoch took.
+TIMES = {"images_per_second": 0, "data_wait": 0}
 DEVICES = Path(__file__).parent / "ranks" / "flax_devices.py"
 #: One shape of everything, so that XLA compiles little.
 SMALL = {"width": 8, "batch_size": 64, "limit": 256, "epochs": 3, "warmup_epochs": 1,
@@ -529,14 +531,14 @@ def test_training_beats_the_random_encoder(run_of, method):
 def test_an_interrupted_run_resumes_bit_for_bit(run_of, tmp_path, monkeypatch, method):
     whole = run_of(method)
     folder = RunFolder.create(tmp_path / "cut", whole.settings)
-    save = MethodTrainer._save
+    save = Saver.save
 
-    def stop(trainer, folder, step):
-        save(trainer, folder, step)
-        if len(trainer.history) == 13:
+    def stop(saver, folder, step, state, facts):
+        save(saver, folder, step, state, facts)
+        if len(facts["history"]) == 13:
             raise KeyError("power cut")
 
-    monkeypatch.setattr(MethodTrainer, "_save", stop)
+    monkeypatch.setattr(Saver, "save", stop)
     with pytest.raises(KeyError, match="power cut"):
         fit(whole.settings, folder)
     monkeypatch.undo()
@@ -551,7 +553,7 @@ def test_an_interrupted_run_resumes_bit_for_bit(run_of, tmp_path, monkeypatch, m
         kept = resumed.method.queue_labels[...][slots]
         np.testing.assert_array_equal(kept, resumed.data.train_labels[last])
     for row, want in zip(resumed.history, whole.trainer.history, strict=True):
-        assert {**row, "images_per_second": 0} == {**want, "images_per_second": 0}
+        assert {**row, **TIMES} == {**want, **TIMES}
 
 
 @pytest.mark.parametrize(
@@ -588,7 +590,7 @@ def test_equal_runs_share_one_compiled_step(run_of):
     assert min(sizes) > 0
     for _ in range(2):
         twin = MethodTrainer(run.settings, run.trainer.data)
-        loss, *_ = next(twin._steps(1))
+        loss, *_ = twin.step(0, next(twin.items(0)))
         twin.encode(run.trainer.data.test_images)
         assert np.isfinite(loss)
     assert (train_step._cache_size(), encode._cache_size()) == sizes
@@ -720,15 +722,14 @@ def test_ctrl_c_comes_out_as_it_went_in(run_of, tmp_path, monkeypatch, capsys):
     run = run_of("moco")
     settings = dataclasses.replace(run.settings, knn_every=1)
     trainer = MethodTrainer(settings, run.trainer.data)
-    steps = MethodTrainer._steps
+    step = MethodTrainer.step
 
-    def interrupt(trainer, epoch):
-        for contrast in steps(trainer, epoch):
-            yield contrast
-            if trainer.history:
-                signal.raise_signal(signal.SIGINT)
+    def interrupt(trainer, number, item):
+        if trainer.history:
+            signal.raise_signal(signal.SIGINT)
+        return step(trainer, number, item)
 
-    monkeypatch.setattr(MethodTrainer, "_steps", interrupt)
+    monkeypatch.setattr(MethodTrainer, "step", interrupt)
     folder = RunFolder.create(tmp_path / "run", settings)
     with pytest.raises(KeyboardInterrupt):
         trainer.fit(folder, resume=False, progress=True)
@@ -773,15 +774,15 @@ def test_checkpoints_are_saved_beside_the_training_and_their_errors_are_raised(
     folder = RunFolder.create(tmp_path / "run", tiny("simclr"))
     state, facts = {"w": np.ones(3, np.float32)}, {"history": [{"loss": 1.0}]}
     with pytest.raises(KeyError), Saver() as saver:  # which waits for what it has begun
-        saver.save(folder, "a", state, facts)
+        saver.save(folder, 1, state, facts)
         raise KeyError
     assert folder.checkpoint.exists()
     assert folder.read_history() == facts["history"]
     monkeypatch.setattr("fmicl_flax.checkpoints.save_checkpoint", lambda *_: 1 / 0)
     for count in (1, 2):
         with pytest.raises(ZeroDivisionError), Saver() as saver:
-            for name in "ab"[:count]:
-                saver.save(folder, name, state, facts)
+            for step in range(count):
+                saver.save(folder, step, state, facts)
 
 
 def test_a_non_finite_loss_stops_and_keeps_the_last_checkpoint(tmp_path):
