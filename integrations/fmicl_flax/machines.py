@@ -94,9 +94,10 @@ def together(process: Process) -> Iterator[None]:
     except BaseException as error:
         known = isinstance(error, RunStopped | InvalidArgument)
         lost = not known and isinstance(error, Exception) and LOST.search(str(error)) is not None
-        stopped = ProcessLost.because(error) if lost else error
-        atexit.register(_leave, getattr(stopped, "exit_code", 1))
-        raise stopped from error
+        atexit.register(_leave, ProcessLost.exit_code if lost else getattr(error, "exit_code", 1))
+        if lost:
+            raise ProcessLost.because(error) from error
+        raise
 
 
 class Agreement:

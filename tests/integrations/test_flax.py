@@ -413,6 +413,45 @@ def test_resnet18_and_vit_s_are_the_standard_ones():
     assert count(abstract("vit-s12", 3, 64, patch_size=16)) == 22_050_664 - rest
 
 
+def test_resnet50_is_the_standard_one():
+    """Less its classifier."""
+    encoder = abstract("resnet50", 3, 64)
+    assert count(encoder) == 23_508_032
+    assert feature_width(encoder, (224, 224, 3)) == 2048
+
+
+def test_resnet50_computes_what_its_paper_says(monkeypatch):
+    """With the padding of PyTorch, in fewer blocks, from their weights by plain operations."""
+    monkeypatch.setattr("fmicl_flax.resnet50.BLOCKS", (2, 1))
+    encoder, images = build_encoder("resnet50", 3, 2, rngs=nnx.Rngs(0)), draw((4, 33, 33, 3))
+    graph, state = nnx.split(encoder)
+
+    def layer(part, x, stride, pad):
+        x = jax.lax.conv_general_dilated(
+            x, part["conv"]["kernel"][...], (stride, stride), [(pad, pad)] * 2,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )  # fmt: skip
+        x = x - x.mean(axis=(0, 1, 2))
+        return x / jnp.sqrt((x**2).mean(axis=(0, 1, 2)) + 1e-5)
+
+    @jax.jit
+    def plain(state, x):
+        x = jax.nn.relu(layer(state["stem"], x, 2, 3))
+        x = jax.lax.reduce_window(
+            x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), [(0, 0), (1, 1), (1, 1), (0, 0)]
+        )
+        for block, stride in enumerate((1, 1, 2)):
+            part = state["blocks"][block]
+            y = jax.nn.relu(layer(part["narrow"], x, 1, 0))
+            y = jax.nn.relu(layer(part["middle"], y, stride, 1))
+            x = layer(part["shortcut"], x, stride, 0) if "shortcut" in part else x
+            x = jax.nn.relu(layer(part["widen"], y, 1, 0) + x)
+        return x.mean(axis=(1, 2))
+
+    got = jax.jit(lambda state, x: nnx.merge(graph, state)(x))(state, images)
+    np.testing.assert_allclose(got, plain(state, images), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("shape", [(3, 3, 1, 32), (70, 1000)])
 def test_weights_are_those_of_the_plain_initialiser(shape):
     """To the last bit, whatever the length of the draw."""
