@@ -1,8 +1,10 @@
 """SimCLR, MoCo and MoCo v3 in Flax are the methods of their papers, learn, and resume exactly."""
 
 import dataclasses
+import itertools
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -43,14 +45,14 @@ from fmicl_flax.optimizers import build_optimizer, is_weight, warmup_cosine  # n
 from fmicl_flax.split_batch_norm import in_parts  # noqa: E402
 from fmicl_jax import fmicl_loss, info_nce_loss  # noqa: E402
 from fmicl_recipes import RunFolder, resolve  # noqa: E402
-from fmicl_recipes.data import load_images  # noqa: E402
+from fmicl_recipes.data import ImageData, StoredImages, load_images  # noqa: E402
 from fmicl_recipes.draws import epoch_batches, initial_queue, key_order  # noqa: E402
 from fmicl_recipes.evaluation import knn_accuracy  # noqa: E402
 from fmicl_recipes.history import knn  # noqa: E402
 from fmicl_recipes.momentum import ema_schedule  # noqa: E402
 from fmicl_recipes.run import evaluate_run  # noqa: E402
 from fmicl_recipes.settings import ALPHAS, METHODS  # noqa: E402
-from fmicl_recipes.trainer import NonFiniteLossError  # noqa: E402
+from fmicl_recipes.stopping import NonFiniteLossError, NotSaved, Preempted  # noqa: E402
 
 MOMENTUM = ("moco", "moco-v3")
 #: What a row of the history says of the time that an epoch took.
@@ -595,6 +597,67 @@ def test_an_interrupted_run_resumes_bit_for_bit(run_of, tmp_path, monkeypatch, m
         assert {**row, **TIMES} == {**want, **TIMES}
 
 
+def stored(workers, side=8):
+    """Images that stay as they are, of another size than what the encoder sees."""
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (256, side + 2, side + 4, 1), dtype=np.uint8)
+    names = [f"picture {number}" for number in range(256)]
+    images = StoredImages(pictures, names, (side, side, 1), workers)
+    labels = np.arange(256) % 4
+    return ImageData("stored", images, labels, images.take(np.arange(40)), labels[:40])
+
+
+def asked_at(step):
+    """A `stop` that says yes when it is asked before a step, from 0."""
+    steps = itertools.count()
+    return lambda: next(steps) == step
+
+
+@pytest.mark.parametrize(
+    ("method", "workers"),
+    [("moco", 1), *(pytest.param(method, 2, marks=pytest.mark.slow) for method in METHODS)],
+)
+def test_a_run_resumes_in_the_middle_of_an_epoch(tmp_path, monkeypatch, method, workers):
+    """Stopped and then killed, with random crops by workers, to the last bit."""
+    settings = tiny(method, cache="disk", augmentation="photo", checkpoint_every=5, knn_every=2)
+
+    def sitting(name, workers=workers):
+        trainer, folder = MethodTrainer(settings, stored(workers)), RunFolder(tmp_path / name)
+        folder.path.mkdir(exist_ok=True)
+        return trainer, partial(trainer.fit, folder, resume=True, progress=False)
+
+    whole, train = sitting("whole", 0)
+    train()
+    stopped, train = sitting("cut")
+    stopped.stop = asked_at(5)
+    with pytest.raises(Preempted, match=r"the checkpoint of step 7 is written"):
+        train()
+    _, facts = stopped.checkpoint()
+    assert [row["step"] for row in facts["history"]] == [4]
+    assert len(facts["losses"]) == 3
+
+    killed, train = sitting("cut")
+    monkeypatch.setattr(killed, "step", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train()
+    assert equal(killed.state, stopped.state)
+    resumed, train = sitting("cut")
+    train()
+    assert equal(resumed.state, whole.state)
+    assert [{**row, **TIMES} for row in resumed.history] == [
+        {**row, **TIMES} for row in whole.history
+    ]
+    assert all(0 <= row["data_wait"] <= 1 for row in resumed.history)
+    assert RunFolder(tmp_path / "cut").read_history() == resumed.history
+    assert [path.name for path in (tmp_path / "cut" / STORE).iterdir()] == ["step-12"]
+
+    images = stored(0).train_images
+    x, y = resumed.project(images.take(np.arange(9)))
+    crops = np.stack([images[:9]] * 2, axis=1)
+    for got, want in zip(resumed.project(crops), (x, y), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "more",
     [{"views": 4}, pytest.param({"views": 3, "supervised": True}, marks=pytest.mark.slow)],
@@ -822,6 +885,26 @@ def test_checkpoints_are_saved_beside_the_training_and_their_errors_are_raised(
         with pytest.raises(ZeroDivisionError), Saver() as saver:
             for step in range(count):
                 saver.save(folder, step, state, facts)
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(tmp_path, capfd):
+    """With a limit on the size of files in the place of a full disk."""
+    folder = RunFolder.create(tmp_path / "run", tiny("simclr"))
+    home = jax.sharding.SingleDeviceSharding(jax.devices("cpu")[0])
+    small, large = ({"w": np.random.default_rng(0).random((side, side))} for side in (3, 300))
+    facts, limits = {"history": []}, resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Saver() as saver:
+        saver.save(folder, 1, small, facts)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        message = "checkpoint of step 2 could not be written: File too large"
+        with pytest.raises(NotSaved, match=message), Saver() as saver:
+            saver.save(folder, 2, large, facts)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    state, _ = load_checkpoint(folder, small, home)
+    np.testing.assert_array_equal(state["w"], small["w"].astype(np.float32))
+    assert [path.name for path in (folder.path / STORE).iterdir()] == ["step-1"]
 
 
 def test_a_non_finite_loss_stops_and_keeps_the_last_checkpoint(tmp_path):
