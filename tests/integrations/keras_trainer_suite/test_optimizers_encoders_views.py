@@ -8,7 +8,6 @@ import pytest
 from keras import ops
 
 from fmicl_keras import build_encoder
-from fmicl_keras.batches import EpochBatches
 from fmicl_keras.build import state
 from fmicl_keras.geometry import RandomAffine, RandomResizedCrop, bilinear
 from fmicl_keras.optimizers import LARS, SGD, build_optimizer, warmup_cosine
@@ -88,15 +87,25 @@ def _number(layer):
 @once
 @pytest.mark.parametrize(
     ("name", "side", "width"),
-    [("resnet18", 16, 4), ("smallconv", 8, 8), ("vit-s6", 8, 4), ("resnet18", 9, 4)],
-)
+    [
+        ("resnet18", 16, 4), ("smallconv", 8, 8), ("vit-s6", 8, 4), ("resnet18", 9, 4),
+        ("resnet50", 33, 64),
+    ],
+)  # fmt: skip
 def test_encoders_are_those_of_lightning(name, side, width, require):
-    """The same weights give the same features, in training mode and out of it."""
+    """The same weights give the same features, in training mode and out of it.
+
+    ResNet-50 is that of torchvision.
+    """
     torch = require("torch")
     require("lightning")
     from fmicl_lightning import build_encoder as build_torch_encoder
 
-    theirs = build_torch_encoder(name, 3, width, patch_size=4)
+    if name == "resnet50":
+        require("torchvision")
+        theirs = build_torch_encoder("torchvision:resnet50", 3, width)
+    else:
+        theirs = build_torch_encoder(name, 3, width, patch_size=4)
     ours = build_encoder(name, (side, side, 3), width, patch_size=4)
     count = sum(int(np.prod(w.shape)) for w in ours.trainable_weights)
     assert count == sum(p.numel() for p in theirs.parameters())
@@ -141,11 +150,12 @@ def copy_weights(ours, theirs):
 
 
 @once
-def test_resnet18_and_vit_s_are_the_standard_ones():
+def test_resnets_and_vit_s_are_the_standard_ones():
     def count(model):
         return sum(int(np.prod(w.shape)) for w in model.trainable_weights)
 
     assert count(build_encoder("resnet18", (32, 32, 3), 64)) == 11_168_832
+    assert count(build_encoder("resnet50", (64, 64, 3), 64)) == 23_508_032
     # ViT-S/16 has 22,050,664 with its classifier and learned positions.
     classifier, positions = 384 * 1000 + 1000, 197 * 384
     vit_s = build_encoder("vit-s12", (32, 32, 3), 64, patch_size=16)
@@ -154,7 +164,9 @@ def test_resnet18_and_vit_s_are_the_standard_ones():
 
 @once
 def test_encoders_that_do_not_fit_are_named():
-    with pytest.raises(ValueError, match=r"Expected one of resnet18, smallconv, vit-s6, vit-s12"):
+    with pytest.raises(
+        ValueError, match=r"Expected one of resnet18, resnet50, smallconv, vit-s6, vit-s12"
+    ):
         build_encoder("timm:resnet18", (8, 8, 1), 8)
     with pytest.raises(ValueError, match=r"`patch_size`. Expected a divisor of .* 10 x 8"):
         vit((10, 8, 1), 4, 1, patch_size=4)
@@ -204,16 +216,19 @@ def test_projections_are_drawn_by_the_seed_alone_and_leave_the_run_alone(tiny, t
 
 
 @once
-def test_the_order_of_images_depends_on_seed_and_epoch_alone():
-    images = np.arange(10, dtype=np.uint8)[:, None, None, None]
-    batches = EpochBatches(images, 3, seed=1)
+def test_views_of_crops_are_those_of_the_crops_in_their_order(tiny, trainer_of, numpy):
+    """Of the same crop twice they are those of the image, seed by seed."""
+    trainer = trainer_of(tiny("simclr"))
+    method, images = trainer.model, trainer.data.test_images[:6]
+    seeds = numpy(method.augment.non_trainable_variables)
 
-    def epoch(number):
-        batches.start(number)
-        return [b[0].ravel().tolist() for b in batches]
+    def views(of):
+        trainer._set_seeds(seeds)
+        return numpy(method.views(of))
 
-    first = epoch(0)
-    assert len(first) == 3
-    assert len(set(np.ravel(first))) == 9
-    assert epoch(1) != first
-    assert epoch(0) == first
+    for a, b in zip(views(images), views(np.stack([images, images], axis=1)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    first, _ = views(np.stack([images, 255 - images], axis=1))
+    _, second = views(np.stack([255 - images, images], axis=1))
+    for a, b in zip(views(images), (first, second), strict=True):
+        np.testing.assert_array_equal(a, b)
