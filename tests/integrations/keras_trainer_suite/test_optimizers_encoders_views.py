@@ -87,25 +87,15 @@ def _number(layer):
 @once
 @pytest.mark.parametrize(
     ("name", "side", "width"),
-    [
-        ("resnet18", 16, 4), ("smallconv", 8, 8), ("vit-s6", 8, 4), ("resnet18", 9, 4),
-        ("resnet50", 33, 64),
-    ],
-)  # fmt: skip
+    [("resnet18", 16, 4), ("smallconv", 8, 8), ("vit-s6", 8, 4), ("resnet18", 9, 4)],
+)
 def test_encoders_are_those_of_lightning(name, side, width, require):
-    """The same weights give the same features, in training mode and out of it.
-
-    ResNet-50 is that of torchvision.
-    """
+    """The same weights give the same features, in training mode and out of it."""
     torch = require("torch")
     require("lightning")
     from fmicl_lightning import build_encoder as build_torch_encoder
 
-    if name == "resnet50":
-        require("torchvision")
-        theirs = build_torch_encoder("torchvision:resnet50", 3, width)
-    else:
-        theirs = build_torch_encoder(name, 3, width, patch_size=4)
+    theirs = build_torch_encoder(name, 3, width, patch_size=4)
     ours = build_encoder(name, (side, side, 3), width, patch_size=4)
     count = sum(int(np.prod(w.shape)) for w in ours.trainable_weights)
     assert count == sum(p.numel() for p in theirs.parameters())
@@ -120,6 +110,41 @@ def test_encoders_are_those_of_lightning(name, side, width, require):
         np.testing.assert_allclose(
             ops.convert_to_numpy(ours(images, training=training)), want, rtol=2e-3, atol=2e-4
         )
+
+
+@pytest.mark.parametrize("side", [32, 37])
+def test_resnet50_is_that_of_the_paper_written_out(side, require):
+    """By PyTorch's functions, which pad on both sides; on every backend."""
+    torch = require("torch")
+    from torch.nn import functional
+
+    encoder, rng = build_encoder("resnet50", (side, side, 3), 2), np.random.default_rng(0)
+    kernels = creation_order(encoder, (keras.layers.Conv2D,))
+    norms = creation_order(encoder, (keras.layers.BatchNormalization,))
+    for norm in norms:
+        norm.set_weights([rng.uniform(0.5, 1.5, w.shape) for w in norm.weights])
+    parts = zip(kernels, norms, strict=True)
+
+    def conv(x, stride=1, padding=0):
+        kernel, norm = (layer.get_weights() for layer in next(parts))
+        gamma, beta, mean, variance = map(torch.from_numpy, norm)
+        weight = torch.from_numpy(kernel[0]).permute(3, 2, 0, 1)
+        y = functional.conv2d(x, weight, stride=stride, padding=padding)
+        return functional.batch_norm(y, mean, variance, gamma, beta)
+
+    images = rng.standard_normal((2, side, side, 3)).astype(np.float32)
+    x = torch.from_numpy(images).permute(0, 3, 1, 2)
+    x = functional.max_pool2d(torch.relu(conv(x, 2, 3)), 3, 2, 1)
+    for stage, blocks in enumerate((3, 4, 6, 3)):
+        for block in range(blocks):
+            stride = 2 if stage > 0 and block == 0 else 1
+            y = torch.relu(conv(torch.relu(conv(x)), stride, 1))
+            y = conv(y)
+            x = torch.relu(y + (conv(x, stride) if block == 0 else x))
+    assert next(parts, None) is None
+    ours = ops.convert_to_numpy(encoder(images, training=False))
+    assert ours.shape == (2, 64)
+    np.testing.assert_allclose(ours, x.mean((2, 3)).numpy(), rtol=1e-3)
 
 
 def copy_weights(ours, theirs):
