@@ -57,10 +57,6 @@ class Devices:
             stack.enter_context(self.engine.scope() if self.engine else keras.device(self.names[0]))
             yield
 
-    def multiple(self, size: int) -> int:
-        """The next larger number of samples that all devices share equally."""
-        return -(-size // self.count) * self.count
-
 
 @cache
 def mirrored(*names: str) -> Any:

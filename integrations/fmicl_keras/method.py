@@ -86,19 +86,32 @@ class Method(keras.Model):
         labels = labels_for(self.supervised, y)
         ids = {} if labels is None else {"ids": labels}
         features = ops.cast(y_pred, "float32")
-        if self.last is not None:
-            self.last.update_state(gather(features[:, :2]))
         loss = self.contrast(features, training=training, **ids)
+        if self.last is not None:
+            self.last.update_state(gather(features[:, :2]), loss)
         return loss / replica_count()  # Keras adds up the gradients
+
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        """Build what is not built; where all is, Keras' own would only lose a batch of the data."""
+        if not (self.optimizer and self.optimizer.built):
+            super()._maybe_symbolic_build(iterator, data_batch)
 
     def query(self, view: Any, training: bool) -> Any:
         """Projections (N, d) of a view (N, H, W, C)."""
         return self.head(self.encoder(view, training=training), training=training)
 
     def views(self, images: Any, count: int = 2) -> tuple[Any, ...]:
-        """Random views (N, H, W, C), `count` of them, of uint8 images (N, H, W, C)."""
-        repeated = self.augment(ops.repeat(as_float(images), count, axis=0), training=True)
-        views = ops.reshape(standardise(repeated), (-1, count, *images.shape[1:]))
+        """Random views (N, H, W, C), `count` of them, of uint8 images (N, H, W, C).
+
+        Of images (N, V, H, W, C), V crops of each, view v is one of the crop v.
+        """
+        shape = images.shape[-3:]
+        if len(images.shape) == 5:
+            floats = as_float(ops.reshape(images[:, :count], (-1, *shape)))
+        else:
+            floats = ops.repeat(as_float(images), count, axis=0)
+        every = standardise(self.augment(floats, training=True))
+        views = ops.reshape(every, (-1, count, *shape))
         return tuple(views[:, view] for view in range(count))
 
     def features(self, images: Any) -> Any:
@@ -106,7 +119,7 @@ class Method(keras.Model):
         return ops.cast(self.encoder(standardise(as_float(images)), training=False), "float32")
 
     def project(self, images: Any) -> Any:
-        """Projections (N, 2, d) of two random views of uint8 images (N, H, W, C)."""
+        """Projections (N, 2, d) of two random views of uint8 images, see `views`."""
         pair = [self.query(view, training=False) for view in self.views(images)]
         return ops.cast(ops.stack(pair, axis=1), "float32")
 
@@ -156,8 +169,12 @@ def momentum_copy(model: keras.Model) -> keras.Model:
     return copy
 
 
+#: Name of the last step's loss beside Keras' mean over the epoch.
+LAST_LOSS = "last_loss"
+
+
 class LastViews(keras.metrics.Metric):
-    """A metric that keeps what the loss compared last; its value is the mean of |x - y|^2.
+    """A metric that keeps what the loss compared last; its value is the loss of the last step.
 
     Args:
         rows: number N of samples in a batch.
@@ -165,16 +182,17 @@ class LastViews(keras.metrics.Metric):
     """
 
     def __init__(self, rows: int, dim: int) -> None:
-        super().__init__(name="last_distance", dtype="float32")
-        self.views = self.add_variable(
-            (rows, 2, dim), "zeros", aggregation="only_first_replica", name="views"
+        super().__init__(name=LAST_LOSS, dtype="float32")
+        self.views, self.loss = (
+            self.add_variable(shape, "zeros", aggregation="only_first_replica", name=name)
+            for name, shape in (("views", (rows, 2, dim)), ("loss", ()))
         )
 
-    def update_state(self, features: Any) -> None:
-        """Keep features (N, 2, d)."""
+    def update_state(self, features: Any, loss: Any) -> None:
+        """Keep features (N, 2, d) and their loss."""
         self.views.assign(ops.stop_gradient(features))
+        self.loss.assign(ops.stop_gradient(loss))
 
     def result(self) -> Any:
-        """Mean squared distance of the two."""
-        views = ops.convert_to_tensor(self.views)
-        return ops.mean(ops.sum(ops.square(views[:, 0] - views[:, 1]), axis=-1))
+        """The loss of the last step."""
+        return ops.convert_to_tensor(self.loss)

@@ -14,7 +14,8 @@ datasets = pytest.importorskip("datasets", reason="the recipes need Hugging Face
 from PIL import Image  # noqa: E402
 
 from fmicl_core.checks import InvalidArgument  # noqa: E402
-from fmicl_recipes.data import ImageData, arrays, load_images, validation_split  # noqa: E402
+from fmicl_recipes import resources  # noqa: E402
+from fmicl_recipes.data import ImageData, load_images, validation_split  # noqa: E402
 from fmicl_recipes.data import hub as hub_module  # noqa: E402
 from fmicl_recipes.data.sources import check_source  # noqa: E402
 from fmicl_recipes.settings import TrainSettings  # noqa: E402
@@ -603,7 +604,8 @@ def test_memory_that_the_system_can_free_counts_as_free(tmp_path, monkeypatch):
     """Of Linux's MemFree and MemAvailable the latter holds what caches can give back."""
     save_images(tmp_path / "images", [f"{c}/{i}.png" for c in "ab" for i in "12"])
     meminfo = tmp_path / "meminfo"
-    monkeypatch.setattr(arrays, "MEMINFO", meminfo)
+    monkeypatch.setattr(resources, "PROC", tmp_path)
+    monkeypatch.setattr(resources, "CGROUPS", tmp_path)
 
     def found(free, available):
         meminfo.write_text(f"MemTotal: 9000 kB\nMemFree: {free} kB\nMemAvailable: {available} kB\n")
@@ -782,13 +784,16 @@ class Stopped(Exception):
 
 
 def stand_in(monkeypatch):
-    """Let PyTorch's trainer stop when it is made; gives the list of the images it was given."""
+    """Let PyTorch's trainer stop where it begins; gives the list of the images it was given."""
 
     class MethodTrainer:
         check = join = staticmethod(lambda settings: None)
 
         def __init__(self, settings, data):
+            self.settings = settings
             taken.append(data)
+
+        def fit(self, folder, *, resume, progress):
             raise Stopped
 
     taken = []

@@ -20,7 +20,6 @@ from fmicl_lightning import (  # noqa: E402
     build_loss,
     build_method,
 )
-from fmicl_lightning.batches import EpochOrder  # noqa: E402
 from fmicl_lightning.callbacks import LOGGERS, quiet  # noqa: E402
 from fmicl_lightning.encoders import feature_width  # noqa: E402
 from fmicl_recipes import RunFolder, resolve  # noqa: E402
@@ -185,17 +184,6 @@ def test_a_batch_larger_than_the_data_is_refused_before_a_folder_is_made(tmp_pat
     with pytest.raises(ValueError, match=r"`batch_size`. Expected at most the 256 training images"):
         train(tiny(batch_size=300), tmp_path / "run")
     assert not (tmp_path / "run").exists()
-
-
-def test_epochs_are_permutations_that_depend_on_seed_and_epoch_alone():
-    order = EpochOrder(10, 3, seed=1)
-    first = torch.cat(list(order))
-    assert len(first) == 9
-    assert len(set(first.tolist())) == 9
-    order.set_epoch(1)
-    assert not torch.equal(first, torch.cat(list(order)))
-    order.set_epoch(0)
-    assert torch.equal(first, torch.cat(list(order)))
 
 
 @pytest.mark.parametrize(("name", "width"), [("resnet18", 8), ("smallconv", 8)])

@@ -15,7 +15,13 @@ import numpy as np
 
 from fmicl_core.checks import check_choice, invalid
 from fmicl_recipes.data.columns import NO_COLUMN
-from fmicl_recipes.data.folders import IMAGE_SUFFIXES, files_below, image_splits
+from fmicl_recipes.data.folders import (
+    IMAGE_SUFFIXES,
+    files_below,
+    image_splits,
+    in_order,
+    suffix,
+)
 from fmicl_recipes.data.hub import ALIASES, check_reachable
 from fmicl_recipes.data.splits import Split, split_of
 from fmicl_recipes.data.tables import open_table
@@ -51,14 +57,14 @@ def check_source(
     elif path.is_file():
         if path.suffix.lower() != ".parquet":
             raise invalid("data", "a parquet file or a folder", source)
-        _check_columns([path], source, named)
+        _check_columns(path.parent, [path.name], source, named)
     elif path.is_dir():
         wanted = (*IMAGE_SUFFIXES, ".parquet")
-        if not any(file.suffix.lower() in wanted for file in files_below(path)):
+        if not any(suffix(file) in wanted for file in files_below(path)):
             raise invalid(
                 "data", f"a folder that holds images or parquet files ({', '.join(wanted)})", source
             )
-        _check_columns(files_below(path), source, named)
+        _check_columns(path, files_below(path), source, named)
     else:
         _check_hub_name(source, path)
         return check_reachable(source)
@@ -89,17 +95,16 @@ def open_splits(
         return open_table("parquet", source, *columns, data_files={"train": [str(path)]})
     if not path.is_dir():
         return open_table(ALIASES.get(source, source), source, *columns, offline=offline)
-    files = sorted(files_below(path))
+    files = in_order(list(files_below(path)))
     by_split: dict[str, list[str]] = {}
     for file in files:
-        if file.suffix.lower() == ".parquet":
-            key = split_of(file.relative_to(path)) or "train"
-            by_split.setdefault(key, []).append(str(file))
+        if suffix(file) == ".parquet":
+            by_split.setdefault(split_of(Path(file)) or "train", []).append(str(path / file))
     if by_split:
         return open_table("parquet", source, *columns, data_files=by_split)
-    if any(file.name in METADATA for file in files):
+    if any(os.path.basename(file) in METADATA for file in files):
         return open_table("imagefolder", source, *columns, data_dir=str(path))
-    return image_splits(path, [f for f in files if f.suffix.lower() in IMAGE_SUFFIXES])
+    return image_splits(path, [file for file in files if suffix(file) in IMAGE_SUFFIXES])
 
 
 def _digits() -> Split:
@@ -118,27 +123,30 @@ def _check_no_columns(source: str, named: Mapping[str, str]) -> None:
         raise invalid(argument, f"to be left out beside data = {source!r}", name, why=why)
 
 
-def _check_columns(files: Iterable[Path], source: str, named: Mapping[str, str]) -> None:
+def _check_columns(
+    folder: Path, files: Iterable[str], source: str, named: Mapping[str, str]
+) -> None:
     """Check that columns are there, by the schema of the first parquet file, if there is any.
 
     Args:
-        files: files of the source.
+        folder: folder of the files.
+        files: paths of the source's files from there.
         source: what the user gave.
         named: names of columns, by the argument that gave them.
     """
     if not named:
         return
     files = list(files)
-    table = next((file for file in files if file.suffix.lower() == ".parquet"), None)
+    table = next((file for file in files if suffix(file) == ".parquet"), None)
     if table is None:
-        if not any(file.name in METADATA for file in files):
+        if not any(os.path.basename(file) in METADATA for file in files):
             _check_no_columns(source, named)
         return
     from pyarrow import ArrowException
     from pyarrow.parquet import read_schema
 
     try:
-        columns = read_schema(table).names
+        columns = read_schema(folder / table).names
     except (ArrowException, OSError):  # the rows are read later, and then more is said
         return
     for argument, name in named.items():

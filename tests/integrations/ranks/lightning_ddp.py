@@ -53,7 +53,8 @@ def one_step(settings, folder):
     before = vector(module)
     run = RunFolder.create(folder / f"run{settings.devices}", settings)
     trainer.fit(run, resume=False, progress=False)
-    row = {name: value for name, value in trainer.history[0].items() if "second" not in name}
+    times = ("images_per_second", "data_wait")
+    row = {name: value for name, value in trainer.history[0].items() if name not in times}
     found = {"step": vector(module) - before, "row": row}
     queue = {name: getattr(module, name, None) for name in ("queue", "queue_labels")}
     torch.save(found | queue, folder / f"{settings.devices}.pt")
