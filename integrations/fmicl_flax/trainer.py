@@ -78,7 +78,7 @@ class MethodTrainer(SteppedTrainer):
         """
         if self.settings.cache != "gpu":
             return None
-        every = {"images": self.data.train_images}
+        every: Any = {"images": self.data.train_images}
         every |= {} if self.ids is None else {"ids": self.ids}
         kept: dict[str, jax.Array] = put(every, everywhere(self.mesh))
         return kept
@@ -104,7 +104,8 @@ class MethodTrainer(SteppedTrainer):
             return
         images = self.data.train_images
         workers = images.workers if isinstance(images, StoredImages) else 0
-        with closing(stream(self.batches, start, workers)) as batches:
+        batches: Any = stream(self.batches, start, workers)
+        with closing(batches):
             yield from batches
 
     def step(self, step: int, item: Item) -> Contrast:
