@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fmicl_core.checks import invalid
+from fmicl_recipes.data import StoredImages
 from fmicl_recipes.run_folder import RunFolder
 from fmicl_recipes.settings import METHODS, TrainSettings
 
@@ -62,17 +63,17 @@ def check_checkpoint(folder: RunFolder) -> None:
         raise invalid("run", f"a run folder with {folder.checkpoint.name}", str(folder.path))
 
 
-def check_images(images: Any, shape: tuple[int, int, int]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def check_images(images: Any, shape: tuple[int, int, int]) -> Any:
     """The images as (N, H, W, C), if they are like those that an encoder was trained on.
 
     Args:
-        images: (N, H, W, C) uint8; with one channel (N, H, W), too.
+        images: (N, H, W, C) uint8, as an array or `StoredImages`; with one channel (N, H, W), too.
         shape: (H, W, C) of the images that the encoder was trained on.
 
     Raises:
         ValueError: they are not uint8, or have another shape, or there are none.
     """
-    array = np.asarray(images)
+    array = images if isinstance(images, StoredImages) else np.asarray(images)
     if array.dtype != np.uint8:
         raise invalid("images", "uint8, 0 to 255", str(array.dtype), what="images.dtype")
     given = array.shape
