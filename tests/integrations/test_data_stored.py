@@ -222,6 +222,20 @@ def test_parts_of_several_processes_are_the_whole_batch(folder):
     assert not np.array_equal(whole[0]["images"][:, 0], whole[0]["images"][:, 1])
 
 
+@pytest.mark.parametrize("turn", [1, 6])
+def test_a_jpeg_file_that_is_decoded_small_gives_nearly_the_same_crops(turn):
+    """Of a picture without noise, against the same crops of its decoded array."""
+    waves = np.sin(np.arange(300) / 20)[:, None] + np.cos(np.arange(200) / 15)
+    picture = Image.fromarray(np.uint8(127 + 60 * waves)).convert("RGB")
+    file = content(picture, "JPEG", quality=95, exif=turned(turn))
+    array = Decoder().array(file, "")
+    draws = crop_draws(1, 2, 0, 0)
+    args = np.array([0]), draws, Photo(crop_scale=0.5)
+    small, whole = (StoredImages([p], ["x"], (16, 16, 3)).crops(*args) for p in (file, array))
+    assert not np.array_equal(small, whole)
+    assert np.abs(small.astype(float) - whole).max() < 6
+
+
 # The index
 
 

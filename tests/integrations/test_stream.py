@@ -61,7 +61,7 @@ def test_errors_keep_their_type_and_message():
 
 def test_an_error_that_cannot_be_sent_is_told_by_its_name():
     item = _Sent(Numbers(9, 3, Odd("left", "right")))[3]
-    with pytest.raises(RuntimeError, match="^Odd: left$"):
+    with pytest.raises(RuntimeError, match=r"^Odd: left$"):
         raise pickle.loads(item["error"].tobytes())
 
 
