@@ -15,7 +15,7 @@ pytest.importorskip("grain", reason="the recipes need Grain")
 from fmicl_core.checks import InvalidArgument, invalid
 from fmicl_recipes import resources
 from fmicl_recipes.chunks import chunk_size, filled_chunks
-from fmicl_recipes.stream import default_workers, stream
+from fmicl_recipes.stream import _Sent, default_workers, stream
 
 ROOT = Path(__file__).resolve().parents[2]
 
