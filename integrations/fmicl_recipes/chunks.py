@@ -11,6 +11,8 @@ from fmicl_recipes.stream import Item, stream
 
 #: Number of images that are encoded at once, and pixels a side above which they are fewer.
 CHUNK, CHUNK_SIDE = 500, 64
+#: Images that are decoded sooner than workers have started.
+FEW = 1000
 
 
 def chunk_size(shape: Sequence[int]) -> int:
@@ -27,8 +29,9 @@ def filled_chunks(images: Any, size: int | None = None) -> Iterator[Any]:
         size: number of images of a chunk; None takes `chunk_size`.
     """
     size = size or chunk_size(images.shape)
-    workers = min(getattr(images, "workers", 0), -(-len(images) // size) - 1)
-    for item in stream(_Chunks(images, size), workers=workers):
+    chunks = _Chunks(images, size)
+    workers = min(getattr(images, "workers", 0), len(chunks)) if len(images) > FEW else 0
+    for item in stream(chunks, workers=workers):
         chunk = item["images"]
         yield np.pad(chunk, [(0, size - len(chunk))] + [(0, 0)] * (images.ndim - 1))
 

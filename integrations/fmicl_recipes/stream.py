@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import multiprocessing
 import os
 import pickle
 import shutil
@@ -68,10 +69,17 @@ def stream(items: Items, start: int = 0, workers: int = 0) -> Generator[Item, No
         workers: number of processes that make items ahead; 0: each is made when it is asked for.
 
     Raises:
-        RuntimeError: a worker was killed; the message says by what.
+        RuntimeError: a worker was killed, and the message says by what; or a script starts workers
+            as it is imported.
     """
     if workers == 0:
         return (items[number] for number in range(start, len(items)))
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        # A worker imports the script that started it, and would start workers in its turn.
+        raise RuntimeError(
+            "Workers take a script whose work stands below `if __name__ == '__main__':`. Without it"
+            " give workers = 0."
+        )
     import grain  # noqa: F401
 
     made = _made_ahead(items, start, workers)

@@ -98,9 +98,10 @@ def open_splits(
     if not path.is_dir():
         return open_table(ALIASES.get(source, source), source, *columns, offline=offline)
     files = in_order(list(files_below(path)))
+    shards = [file for file in files if file.lower().endswith((SAVED_FILE, *FORMATS))]
     for ending, kind in ((SAVED_FILE, SAVED), *FORMATS.items()):
         by_split: dict[str, list[str]] = {}
-        for file in files:
+        for file in shards:
             if ending in (os.path.basename(file), suffix(file)):
                 shard = os.path.dirname(file) if kind == SAVED else file
                 by_split.setdefault(split_of(Path(file)) or "train", []).append(str(path / shard))
