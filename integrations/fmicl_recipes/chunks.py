@@ -38,6 +38,7 @@ class _Chunks:
 
     def __init__(self, images: Any, size: int) -> None:
         self.images, self.size = images, size
+        self.nbytes = size * int(np.prod(images.shape[1:]))
 
     def __len__(self) -> int:
         return -(-len(self.images) // self.size)

@@ -138,6 +138,7 @@ def load_data(settings: TrainSettings, progress: bool) -> ImageData:
     return load_images(
         settings.data, image_size=settings.image_size, limit=settings.limit, seed=settings.seed,
         image_column=settings.image_column, label_column=settings.label_column, progress=progress,
+        cache=settings.cache, workers=settings.workers, skip_corrupt=settings.skip_corrupt,
     )  # fmt: skip
 
 

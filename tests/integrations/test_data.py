@@ -14,7 +14,8 @@ datasets = pytest.importorskip("datasets", reason="the recipes need Hugging Face
 from PIL import Image  # noqa: E402
 
 from fmicl_core.checks import InvalidArgument  # noqa: E402
-from fmicl_recipes.data import ImageData, arrays, load_images, validation_split  # noqa: E402
+from fmicl_recipes import resources  # noqa: E402
+from fmicl_recipes.data import ImageData, load_images, validation_split  # noqa: E402
 from fmicl_recipes.data import hub as hub_module  # noqa: E402
 from fmicl_recipes.data.sources import check_source  # noqa: E402
 from fmicl_recipes.settings import TrainSettings  # noqa: E402
@@ -336,7 +337,7 @@ def test_class_labels_keep_their_names(tmp_path):
     assert load(tmp_path).class_names == ("z", "y", "x")
 
 
-@pytest.mark.parametrize("name", ["label", "labels", "fine_label", "class", "target", "y"])
+@pytest.mark.parametrize("name", ["label", "labels", "fine_label", "class", "target", "y", "cls"])
 def test_usual_names_of_labels(tmp_path, name):
     rows = rows_of([0, 1, 0]).rename_column("label", "renamed").rename_column("renamed", name)
     rows.to_parquet(tmp_path / "rows.parquet")
@@ -603,7 +604,8 @@ def test_memory_that_the_system_can_free_counts_as_free(tmp_path, monkeypatch):
     """Of Linux's MemFree and MemAvailable the latter holds what caches can give back."""
     save_images(tmp_path / "images", [f"{c}/{i}.png" for c in "ab" for i in "12"])
     meminfo = tmp_path / "meminfo"
-    monkeypatch.setattr(arrays, "MEMINFO", meminfo)
+    monkeypatch.setattr(resources, "PROC", tmp_path)
+    monkeypatch.setattr(resources, "CGROUPS", tmp_path)
 
     def found(free, available):
         meminfo.write_text(f"MemTotal: 9000 kB\nMemFree: {free} kB\nMemAvailable: {available} kB\n")
@@ -638,9 +640,9 @@ def bad_sources(tmp_path):
     datasets.Dataset.from_dict(holes).to_parquet(tmp_path / "holes.parquet")
     return {
         "missing": "Expected a path that exists, a hub name OWNER/NAME, or one of digits",
-        "empty": "Expected a folder that holds images or parquet files",
-        "texts": "Expected a folder that holds images or parquet files",
-        "file.csv": "Expected a parquet file or a folder",
+        "empty": "Expected a folder that holds images or files of them",
+        "texts": "Expected a folder that holds images or files of them",
+        "file.csv": "Expected a file that ends in .parquet, .arrow, .tar, or a folder",
         "corrupt": r"Expected images that can be decoded.*corrupt image='a/2.png'",
         "mixed": r"`image_size`. Expected a size, as images differ in theirs",
         "broken": "Expected files that Hugging Face datasets can read",
@@ -782,13 +784,16 @@ class Stopped(Exception):
 
 
 def stand_in(monkeypatch):
-    """Let PyTorch's trainer stop when it is made; gives the list of the images it was given."""
+    """Let PyTorch's trainer stop where it begins; gives the list of the images it was given."""
 
     class MethodTrainer:
         check = join = staticmethod(lambda settings: None)
 
         def __init__(self, settings, data):
+            self.settings = settings
             taken.append(data)
+
+        def fit(self, folder, *, resume, progress):
             raise Stopped
 
     taken = []

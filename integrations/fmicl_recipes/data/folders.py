@@ -3,70 +3,97 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fmicl_core.checks import callers_level
 from fmicl_recipes.data.splits import Split, split_word
+from fmicl_recipes.data.texts import Texts
 
 IMAGE_SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"
 )  # fmt: skip
 
 
-def files_below(folder: Path) -> Iterator[Path]:
-    """All files below a folder, through links, but for hidden ones."""
+def files_below(folder: Path) -> Iterator[str]:
+    """Paths from a folder of all files below it, through links, but for hidden ones."""
     for root, folders, names in os.walk(folder, followlinks=True):
-        here = Path(root).resolve()
+        here = os.path.realpath(root)
         folders[:] = sorted(
             name for name in folders
             if _visible(name) and not (
                 os.path.islink(os.path.join(root, name))  # to a folder above: it has no end
-                and here.is_relative_to(os.path.realpath(os.path.join(root, name)))
+                and Path(here).is_relative_to(os.path.realpath(os.path.join(root, name)))
             )
         )  # fmt: skip
-        yield from (Path(root, name) for name in sorted(names) if _visible(name))
+        below = Path(root).relative_to(folder).as_posix()
+        inside = "" if below == "." else f"{below}/"
+        yield from (inside + name for name in sorted(names) if _visible(name))
+
+
+def suffix(name: str) -> str:
+    """The ending of the name of a file, in small letters."""
+    return os.path.splitext(name)[1].lower()
+
+
+def in_order(names: Sequence[str]) -> list[str]:
+    """Paths in the order of folder after folder, as `Path` has it."""
+    return sorted(names, key=lambda name: name.replace("/", "\0"))
 
 
 def _visible(name: str) -> bool:
     return not name.startswith((".", "__"))
 
 
-def image_splits(source: Path, pictures: Sequence[Path]) -> dict[str, Split]:
+def image_splits(source: Path, names: Sequence[str]) -> dict[str, Split]:
     """The splits of an image folder; each is read on its own, with or without classes.
 
     Args:
         source: the folder.
-        pictures: paths of all images below it.
+        names: paths from the folder of all images below it.
     """
-    top, parts = source, [file.relative_to(source).parts for file in pictures]
-    while (  # folders around the only one are passed through
-        len({part[0] for part in parts}) == 1
-        and all(len(part) > 2 for part in parts)
-        and split_word(parts[0][0]) is None
-    ):
-        top, parts = top / parts[0][0], [part[1:] for part in parts]
-    words = {part[0]: split_word(part[0]) for part in parts if len(part) > 1}
-    if not _are_splits(set(words.values()), any(len(part) == 1 for part in parts)):
-        return {"train": _classes(source, top, pictures, parts, 0)}
+    top = _only_folder(names)
+    heads = [_folder(name, len(top)) for name in names]
+    words = {head: split_word(head) for head in set(heads) if head}
+    if not _are_splits(set(words.values()), "" in heads):
+        return {"train": _classes(source, names, [len(top)] * len(names))}
     splits: dict[str, list[int]] = {}
     left: dict[str, int] = {}
-    for index, part in enumerate(parts):
-        key = words.get(part[0])
+    for index, head in enumerate(heads):
+        key = words.get(head)
         if key is None:
-            place = f"{part[0]}/" if len(part) > 1 else "no folder"
+            place = f"{head}/" if head else "no folder"
             left[place] = left.get(place, 0) + 1
         else:
             splits.setdefault(key, []).append(index)
     if left:
         listed = ", ".join(f"{count} in {place}" for place, count in left.items())
-        warnings.warn(f"Images beside the splits of {top} are left out: {listed}.",
+        warnings.warn(f"Images beside the splits of {source / top} are left out: {listed}.",
                       UserWarning, stacklevel=callers_level())  # fmt: skip
     return {
-        key: _classes(source, top, [pictures[i] for i in rows], [parts[i] for i in rows], 1)
+        key: _classes(source, [names[i] for i in rows], [len(top + heads[i]) + 1 for i in rows])
         for key, rows in splits.items()
     }
+
+
+def _folder(name: str, start: int) -> str:
+    """The folder that begins at a place of a path; an empty text if a file does."""
+    end = name.find("/", start)
+    return sys.intern(name[start:end]) if end >= 0 else ""
+
+
+def _only_folder(names: Sequence[str]) -> str:
+    """The folders around the only one that holds all others, which are passed through."""
+    top = ""
+    while len(folders := {_folder(name, len(top)) for name in names}) == 1:
+        (folder,) = folders
+        deeper = f"{top}{folder}/"
+        if not folder or split_word(folder) or not all(_folder(n, len(deeper)) for n in names):
+            break
+        top = deeper
+    return top
 
 
 def _are_splits(found: set[str | None], loose: bool) -> bool:
@@ -82,27 +109,25 @@ def _are_splits(found: set[str | None], loose: bool) -> bool:
     return "train" in known or (bool(known) and not loose)
 
 
-def _classes(
-    source: Path, top: Path, pictures: Sequence[Path], parts: Sequence[tuple[str, ...]], depth: int
-) -> Split:
+def _classes(source: Path, names: Sequence[str], starts: Sequence[int]) -> Split:
     """A split whose classes are the folders at a depth, if every image lies in such a folder.
 
     Args:
         source: folder from which images are named.
-        top: folder of the splits or classes.
-        pictures: paths of the images.
-        parts: the same paths, as names of folders and file from `top` on.
-        depth: number of folders above those of the classes.
+        names: paths of the images from there.
+        starts: places in the paths where the folders of classes begin.
     """
-    names = [file.relative_to(source).as_posix() for file in pictures]
-    loose = sum(len(part) == depth + 1 for part in parts)
+    texts = Texts(names)
+    pictures = texts.prefixed(os.path.join(source, ""))
+    labels = [_folder(name, start) for name, start in zip(names, starts, strict=True)]
+    loose = sum(not label for label in labels)
     if loose == 0:
-        return Split([str(f) for f in pictures], names, [part[depth] for part in parts])
-    if loose < len(parts):
-        where = "/".join([str(top), *parts[0][:depth]])
+        return Split(pictures, texts, labels)
+    if loose < len(names):
+        where = source / names[0][: starts[0]]
         warnings.warn(
-            f"{loose} of {len(parts)} images in {where} are in no sub-folder, so the sub-folders"
+            f"{loose} of {len(names)} images in {where} are in no sub-folder, so the sub-folders"
             " are not taken for classes: there are no labels.",
             UserWarning, stacklevel=callers_level(),
         )  # fmt: skip
-    return Split([str(f) for f in pictures], names)
+    return Split(pictures, texts)

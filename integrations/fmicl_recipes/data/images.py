@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmicl_core.checks import invalid
-from fmicl_recipes.data.splits import NO_LABEL, Labels
+from fmicl_recipes.data.splits import NO_LABEL, Images, Labels
+from fmicl_recipes.data.stored import StoredImages
 
-#: Images (N, H, W, C), or one image (H, W, C).
-Images = NDArray[np.uint8]
 #: What is expected of images whose labels are needed.
 CLASSES = "images with labels, of two classes at least"
 
@@ -24,9 +23,9 @@ class ImageData:
 
     Args:
         name: name of the data set, for tables and plots.
-        train_images: (N, H, W, C) uint8.
+        train_images: (N, H, W, C) uint8, or `StoredImages`.
         train_labels: (N,) int64, or None.
-        test_images: (M, H, W, C) uint8.
+        test_images: (M, H, W, C) uint8, or `StoredImages`.
         test_labels: (M,) int64, or None.
         evaluated_on: name of the split that the test images come from.
         class_names: names of the labels 0, 1, ...; None where they are numbers only.
@@ -65,7 +64,7 @@ class ImageData:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all pixels, training and test."""
+        """SHA-256 of all pixels, training and test; of `StoredImages` that of their stamps."""
         return _digest(self.train_images, self.test_images)
 
     def described(self) -> dict[str, Any]:
@@ -79,8 +78,11 @@ class ImageData:
         }
 
 
-def _digest(*arrays: Images) -> str:
+def _digest(*images: Images | StoredImages) -> str:
     digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(np.ascontiguousarray(array).data)
+    for of in images:
+        if isinstance(of, StoredImages):
+            digest.update(of.stamp())
+        else:
+            digest.update(np.ascontiguousarray(of).data)
     return digest.hexdigest()

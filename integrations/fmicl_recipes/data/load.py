@@ -1,8 +1,4 @@
-"""From the name of a source to `ImageData`: decoded, numbered, and split.
-
-Scope: the decoded images are held in memory, which suits data up to some gigabytes; a larger set
-is refused before decoding.
-"""
+"""From the name of a source to `ImageData`: decoded or to be decoded, numbered, and split."""
 
 from __future__ import annotations
 
@@ -12,13 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fmicl_core.checks import callers_level, check_at_least, invalid
-from fmicl_recipes.data.arrays import same_channels, stack
-from fmicl_recipes.data.images import ImageData, Images
-from fmicl_recipes.data.pictures import Decoder
+from fmicl_recipes.data.images import ImageData
+from fmicl_recipes.data.pictures import check_some
+from fmicl_recipes.data.places import Options, decode, fit_in_memory, store
 from fmicl_recipes.data.sources import open_splits
-from fmicl_recipes.data.splits import TEST_SPLITS, Labels, numbered
+from fmicl_recipes.data.splits import TEST_SPLITS, Images, Labels, numbered
+from fmicl_recipes.data.stored import StoredImages, rows_of
+from fmicl_recipes.stream import default_workers
 
 HELD_OUT = "a held-out fifth"
 
@@ -32,8 +31,11 @@ def load_images(
     image_column: str | None = None,
     label_column: str | None = None,
     progress: bool = True,
+    cache: str = "memory",
+    workers: int | None = None,
+    skip_corrupt: bool = False,
 ) -> ImageData:
-    """Load and decode a data set.
+    """Load a data set: its images decoded in memory, or as `StoredImages`, which stay in files.
 
     The test images are the first of the splits `TEST_SPLITS` that has labels which training knows,
     or, where training has no labels, simply the first. If there is no such split, a fifth of the
@@ -44,13 +46,19 @@ def load_images(
         source: "digits" (scikit-learn, 8 x 8 pixels), a hub name or alias, a folder of parquet
             files named by split or in folders named so, an image folder (one sub-folder per class,
             under train/ and test/ or not), or one parquet file.
-        image_size: pixels a side to resize to; needed where images differ in size.
+        image_size: pixels a side; images are resized to cover it and cut to their centre. It is
+            needed where images differ in size.
         limit: number of training images to keep at most, drawn by `seed`.
         seed: seed of the draw of `limit`.
         image_column: name of the column of images; None takes the first that holds images.
         label_column: name of the column of labels, or "none" for images without; None takes one
             with a usual name.
         progress: whether to show a progress bar, and to say what was changed in the pictures.
+        cache: place of the images: "memory" (or "gpu"), "disk" for `StoredImages`, or "auto" for
+            memory if the decoded images take at most half of what is free, else disk.
+        workers: number of processes that decode images on disk; None takes `default_workers()`.
+        skip_corrupt: whether images that cannot be decoded are left out, with a warning. On disk
+            all are decoded once to find them.
 
     Raises:
         ValueError: naming what is wrong with the source: no such path, no images, no such column, a
@@ -64,26 +72,27 @@ def load_images(
     keys = [first, *(key for key in TEST_SPLITS if key in splits and key != first)]
     labels, class_names = numbered({key: splits[key] for key in keys})
     test = _to_evaluate_on(name, labels)
-    decoder = Decoder(None if image_size is None else (image_size, image_size))
-    images = [
-        stack(decoder.decode(splits[key], key, source, progress), len(splits[key].pictures), source)
-        for key in (first, test) if key is not None
-    ]  # fmt: skip
-    if progress:
-        decoder.tell()
+    chosen = {key: splits[key] for key in (first, test) if key is not None}
+    for key, split in chosen.items():
+        check_some(split, key, source)
+    if workers is None:
+        workers = default_workers()
+    options = Options(source, image_size, skip_corrupt, workers, progress)
+    stored = cache == "disk" or (cache == "auto" and not fit_in_memory(chosen, options))
+    images, kept = (store if stored else decode)(chosen, options)
+    for key, rows in kept.items():
+        labels[key] = _rows(labels[key], rows)
     if test is None:
-        data = _split(name, images[0], labels[first], class_names)
+        data = _split(name, images[first], labels[first], class_names)
     else:
-        images = same_channels(*images)
-        if images[0].shape[1:] != images[1].shape[1:]:
-            raise invalid("image_size", "a size, as training and test images differ in theirs",
-                          image_size)  # fmt: skip
-        data = ImageData(name, images[0], labels[first], images[1], labels[test], test, class_names)
+        data = ImageData(
+            name, images[first], labels[first], images[test], labels[test], test, class_names
+        )
     if limit is not None and limit < len(data.train_images):
         check_at_least("limit", limit, 2)
         keep = np.sort(np.random.default_rng(seed).permutation(len(data.train_images))[:limit])
-        kept = None if data.train_labels is None else data.train_labels[keep]
-        data = replace(data, train_images=data.train_images[keep], train_labels=kept)
+        data = replace(data, train_images=rows_of(data.train_images, keep),
+                       train_labels=_rows(data.train_labels, keep))  # fmt: skip
     return data
 
 
@@ -93,8 +102,11 @@ def validation_split(data: ImageData) -> ImageData:
 
 
 def _split(
-    name: str, images: Images, labels: Labels | None, class_names: tuple[str, ...] | None
-) -> ImageData:
+    name: str,
+    images: Images | StoredImages,
+    labels: Labels | None,
+    class_names: tuple[str, ...] | None,
+) -> ImageData:  # fmt: skip
     """Hold out a fifth, stratified by label; the same fifth for every seed of training."""
     from sklearn.model_selection import train_test_split
 
@@ -106,10 +118,14 @@ def _split(
     train, test = train_test_split(
         index, test_size=share, random_state=0, stratify=labels if common else None
     )
-    pick = (lambda i: None) if labels is None else (lambda i: labels[i])
     return ImageData(
-        name, images[train], pick(train), images[test], pick(test), HELD_OUT, class_names
-    )
+        name, rows_of(images, train), _rows(labels, train),
+        rows_of(images, test), _rows(labels, test), HELD_OUT, class_names,
+    )  # fmt: skip
+
+
+def _rows(labels: Labels | None, rows: NDArray[np.int64]) -> Labels | None:
+    return None if labels is None else labels[rows]
 
 
 def _to_evaluate_on(name: str, labels: Mapping[str, Labels | None]) -> str | None:

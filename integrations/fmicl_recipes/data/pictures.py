@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fmicl_core.checks import InvalidArgument, invalid
-from fmicl_recipes.data.images import Images
-from fmicl_recipes.data.splits import Split
+from fmicl_recipes.data.splits import Images, Split
 from fmicl_recipes.progress import note
 
 if TYPE_CHECKING:
@@ -19,7 +18,24 @@ if TYPE_CHECKING:
 
 #: What transparent pixels are laid on.
 BACKGROUND = "white"
+#: Modes of Pillow, beside those that begin with I, that are grey.
+GREY = ("1", "L", "LA", "La")
 _SIXTEEN_BITS = 2**16 - 1
+
+#: Left, top, right and bottom in pixels.
+Box = tuple[float, float, float, float]
+#: From (width, height) of a picture to boxes in it.
+Boxes = Callable[[tuple[int, int]], Sequence[Box]]
+
+
+class CorruptImage(InvalidArgument):
+    """A picture that cannot be decoded."""
+
+    @classmethod
+    def named(cls, name: str, what: str = "corrupt image", why: str | None = None) -> CorruptImage:
+        """The error, of a picture by its name."""
+        expected = "images that can be decoded" if why else "an image in every row"
+        return cls(str(invalid("data", expected, name, what=what, why=why)))
 
 
 class Decoder:
@@ -28,12 +44,20 @@ class Decoder:
     Args:
         size: (height, width) to resize to; None leaves every picture its own.
         channels: 1 for grey or 3 for colour; None leaves every picture what it is.
+        skip_corrupt: whether `decode` leaves out what cannot be decoded.
+        advice: what errors say beside of a picture that cannot be decoded.
     """
 
-    def __init__(self, size: tuple[int, int] | None = None, channels: int | None = None) -> None:
-        self.size, self.channels = size, channels
+    def __init__(
+        self, size: tuple[int, int] | None = None, channels: int | None = None,
+        skip_corrupt: bool = False, advice: str = "",
+    ) -> None:  # fmt: skip
+        self.size, self.channels, self.skip_corrupt = size, channels, skip_corrupt
+        self.advice = advice
         #: Number of pictures by what was changed in them.
         self.changes: Counter[str] = Counter()
+        #: Rows of pictures that were left out, by split.
+        self.corrupt: dict[str, list[int]] = {}
         self._brightest = 0
 
     def decode(self, split: Split, key: str, source: str, progress: bool) -> Iterator[Images]:
@@ -50,14 +74,19 @@ class Decoder:
         """
         from tqdm.auto import tqdm
 
-        if len(split.pictures) == 0:
-            raise invalid("data", "at least one image in every split", source,
-                          why=f"{key!r} is empty.")  # fmt: skip
+        check_some(split, key, source)
         with tqdm(
             split.pictures, f"decode {key}", unit="img", disable=not progress, leave=False
         ) as bar:
-            for name, picture in zip(split.names, bar, strict=True):
-                yield self._array(picture, name)
+            for row, (name, picture) in enumerate(zip(split.names, bar, strict=True)):
+                try:
+                    array = self.array(picture, name)
+                except CorruptImage:
+                    if not self.skip_corrupt:
+                        raise
+                    self.corrupt.setdefault(key, []).append(row)
+                else:
+                    yield array
 
     def tell(self) -> None:
         """Say what was changed, and in how many pictures."""
@@ -69,27 +98,64 @@ class Decoder:
                 " the pictures show little is left in 8 bits, so give them the whole range before"
             )
 
-    def _array(self, picture: Any, name: str) -> Images:
+    def array(self, picture: Any, name: str) -> Images:
+        """A picture (H, W, C), resized so that it covers `size`, and cut to its centre.
+
+        Args:
+            picture: path, bytes of a file, or a uint8 array (H, W, C).
+            name: name of the picture, for messages.
+
+        Raises:
+            ValueError: it cannot be decoded, or is of floats.
+        """
+        plain = self._decoded(picture, name)
+        if self.size is not None and plain.size != self.size[::-1]:
+            from PIL.Image import Resampling
+
+            box = centre(plain.size, self.size[::-1])
+            self.changes[f"resized to {self.size[0]} x {self.size[1]} pixels"] += 1
+            if box != (0, 0, *plain.size):
+                self.changes["of other proportions cut to their centre"] += 1
+            plain = plain.resize(self.size[::-1], Resampling.BICUBIC, box)
+        return as_array(plain)
+
+    def crops(self, picture: Any, name: str, boxes: Boxes) -> Images:
+        """Crops (V, H, W, C) of a picture, each resized bilinearly to `size`.
+
+        Args:
+            picture: path, bytes of a file, or a uint8 array (H, W, C).
+            name: name of the picture, for messages.
+            boxes: function from (width, height) of the picture to V boxes (left, top, right,
+                bottom).
+
+        Raises:
+            ValueError: it cannot be decoded, or is of floats.
+        """
+        from PIL.Image import Resampling
+
+        assert self.size is not None
+        plain = self._decoded(picture, name)
+        return np.stack([
+            as_array(plain.resize(self.size[::-1], Resampling.BILINEAR, box))
+            for box in boxes(plain.size)
+        ])  # fmt: skip
+
+    def _decoded(self, picture: Any, name: str) -> Image:
+        """A picture, upright, of 8 bits and of these channels."""
         if picture is None:
-            raise invalid("data", "an image in every row", name, what="row without one")
+            raise CorruptImage.named(name, "row without one")
         try:
-            with _opened(picture) as image:
+            with opened(picture) as image:
                 plain = self._plain(image, name)
         except InvalidArgument:
             raise
         except Exception as error:
-            raise invalid("data", "images that can be decoded", name, what="corrupt image",
-                          why=f"{type(error).__name__}: {error}.") from error  # fmt: skip
+            why = f"{type(error).__name__}: {error}. {self.advice}".rstrip()
+            raise CorruptImage.named(name, why=why) from error
         if self.channels is not None and self.channels != len(plain.getbands()):
             self.changes["made grey" if self.channels == 1 else "made RGB"] += 1
             plain = plain.convert("L" if self.channels == 1 else "RGB")
-        if self.size is not None and plain.size != self.size[::-1]:
-            from PIL.Image import Resampling
-
-            self.changes[f"resized to {self.size[0]} x {self.size[1]} pixels"] += 1
-            plain = plain.resize(self.size[::-1], Resampling.BICUBIC)
-        array = np.asarray(plain)
-        return array[..., None] if array.ndim == 2 else array
+        return plain
 
     def _plain(self, image: Image, name: str) -> Image:
         """A picture as its author sees it: upright, of 8 bits, grey or RGB, opaque."""
@@ -103,7 +169,7 @@ class Decoder:
                           why="The range of floats is not known: convert them.")  # fmt: skip
         if image.mode.startswith("I"):
             image = self._of_16_bits(image, name)
-        grey = image.mode in ("1", "L", "LA", "La")
+        grey = image.mode in GREY
         if "A" in image.mode.upper()[1:] or "transparency" in image.info:
             image = self._opaque(image)
         return image.convert("L" if grey else "RGB")
@@ -130,9 +196,45 @@ class Decoder:
         return pillow.alpha_composite(pillow.new("RGBA", image.size, BACKGROUND), image)
 
 
-def _opened(picture: Any) -> Image:
+def opened(picture: Any) -> Image:
+    """A picture by its path, the bytes of its file or its array, of which no pixel is read yet."""
     from PIL import Image as pillow
 
     if isinstance(picture, np.ndarray):
         return pillow.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture)
     return pillow.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture)
+
+
+def as_array(image: Image) -> Images:
+    """The pixels (H, W, C) of a grey or RGB picture."""
+    array = np.asarray(image)
+    return array[..., None] if array.ndim == 2 else array
+
+
+def centre(size: tuple[int, int], shape: tuple[int, int]) -> Box:
+    """The largest box of a shape's proportions in the middle of a picture.
+
+    Args:
+        size: (width, height) of the picture.
+        shape: (width, height) whose proportions the box has.
+    """
+    (width, height), (wide, high) = size, shape
+    if width * high == height * wide:
+        return 0, 0, width, height
+    if width * high > height * wide:
+        wanted: tuple[float, float] = height * wide / high, height
+    else:
+        wanted = width, width * high / wide
+    left, top = (width - wanted[0]) / 2, (height - wanted[1]) / 2
+    return left, top, left + wanted[0], top + wanted[1]
+
+
+def check_some(split: Split, key: str, source: str) -> None:
+    """Check that a split is not empty.
+
+    Raises:
+        ValueError: it is.
+    """
+    if len(split.pictures) == 0:
+        raise invalid("data", "at least one image in every split", source,
+                      why=f"{key!r} is empty.")  # fmt: skip

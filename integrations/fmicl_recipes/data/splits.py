@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Labels = NDArray[np.int64]
+#: Images (N, H, W, C), or one image (H, W, C).
+Images = NDArray[np.uint8]
 
 #: What stands in the place of a label where there is none.
 NO_LABEL = -1
@@ -38,7 +40,7 @@ class Split:
         class_names: names of the numbers 0, 1, ...; None if they have none.
     """
 
-    pictures: Collection[Any]
+    pictures: Sequence[Any]
     names: Sequence[str]
     labels: Labels | Sequence[str] | None = None
     class_names: tuple[str, ...] | None = None
