@@ -43,7 +43,7 @@ def start(tmp_path_factory):
         command = [sys.executable, "-m", "fmicl_cli", "train", method, "--out", str(out)]
         command += ["--resume"] * resume
         for name, value in options.items():
-            command += [f"--{name.replace('_', '-')}", str(value)]
+            command += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
         shared = {
             "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": "2",
             "JAX_COMPILATION_CACHE_DIR": str(compiled), "JAX_PLATFORMS": "cpu",
@@ -86,8 +86,7 @@ def wait_for(file):
      ("moco", {"supervised": True, "queue_size": 100, "cache": "gpu"})],
 )  # fmt: skip
 def test_two_processes_make_the_steps_of_one(start, tmp_path, method, more):
-    flags = {k: v for k, v in more.items() if v is not True}
-    both = start(method, tmp_path / "two", **flags, **({"supervised": ""} if flags != more else {}))
+    both = start(method, tmp_path / "two", **more)
     settings = resolve("digits", {**SMALL, **more, "method": method, "data": "digits"})
     data = load_images("digits", limit=settings.limit)
     one = MethodTrainer(dataclasses.replace(settings, devices=1), data)
