@@ -951,6 +951,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(tmp_path, capfd
     state, _ = load_checkpoint(folder, small, home)
     np.testing.assert_array_equal(state["w"], small["w"].astype(np.float32))
     assert [path.name for path in (folder.path / STORE).iterdir()] == ["step-1"]
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_a_non_finite_loss_stops_and_keeps_the_last_checkpoint(tmp_path):
