@@ -13,7 +13,7 @@ import numpy as np
 from fmicl_keras.batches import Feed
 from fmicl_keras.build import state
 from fmicl_keras.checkpoints import to_numpy
-from fmicl_keras.method import LAST_LOSS
+from fmicl_keras.method import LastViews
 from fmicl_recipes.history import epoch_row, knn, warn_of_collapse
 from fmicl_recipes.progress import Progress
 from fmicl_recipes.stopping import NonFiniteLossError, Preempted
@@ -48,14 +48,19 @@ class Run(keras.callbacks.Callback):
         self.trainer, self.losses, self.feed, self.bar, self.save = (
             trainer, losses, feed, bar, save
         )  # fmt: skip
-        settings = trainer.settings
+        settings, self.several = trainer.settings, trainer.process.count > 1
         self.per_epoch = len(trainer.data.train_images) // settings.batch_size
         self.step = len(trainer.history) * self.per_epoch + len(losses)
         self._start_clock()
 
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Tell the other processes whether this one was asked to stop."""
+        if self.several:
+            self.model.last.stop.assign(float(self.trainer.stop()))
+
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Keep the loss, and stop where it is not finite; save and stop when it is time."""
-        epoch, loss = len(self.trainer.history) + 1, logs[LAST_LOSS]
+        epoch, loss = len(self.trainer.history) + 1, logs[LastViews.LOSS]
         if not math.isfinite(loss):
             raise NonFiniteLossError.at(loss, self.step, epoch)
         self.losses.append(loss)
@@ -63,13 +68,14 @@ class Run(keras.callbacks.Callback):
         self.bar.advance(epoch, logs["loss"])
         if self.step % LOOK == 0:
             self.bar.waited(self._waited())
+        self.stop = logs[LastViews.STOP] > 0 if self.several else self.trainer.stop()
         if len(self.losses) == self.per_epoch:
             return  # the end of the epoch saves
-        stop, every = self.trainer.stop(), self.trainer.settings.checkpoint_every
-        if stop or (every and self.step % every == 0):
+        every = self.trainer.settings.checkpoint_every
+        if self.stop or (every and self.step % every == 0):
             self._stop_clock()
             self.save(self.step)
-        if stop:
+        if self.stop:
             raise Preempted.after(self.step)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
@@ -81,7 +87,7 @@ class Run(keras.callbacks.Callback):
         measured = {"images_per_second": images / elapsed, "data_wait": self._waited()}
         self.bar.waited(measured["data_wait"])
         every = trainer.settings.knn_every
-        if every and (epoch + 1) % every == 0:
+        if every and (epoch + 1) % every == 0 and trainer.process.index == 0:
             self.bar.say("evaluating")
             measured |= knn(trainer)
         x, y = np.moveaxis(to_numpy(self.model.last.views), 1, 0)
@@ -91,7 +97,7 @@ class Run(keras.callbacks.Callback):
         self.bar.end_epoch(trainer.history[-1])
         self.save(self.step)
         warn_of_collapse(trainer.history)
-        if trainer.stop():
+        if self.stop or (not self.several and trainer.stop()):
             raise Preempted.after(self.step)
         self._start_clock()
 

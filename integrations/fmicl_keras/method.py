@@ -14,7 +14,7 @@ import keras
 from keras import ops
 
 from fmicl_keras.augment import as_float, standardise
-from fmicl_keras.replicas import gather, replica_count
+from fmicl_keras.replicas import each_machines, gather, replica_count
 from fmicl_recipes.methods import labels_for
 
 #: Function from features x, y (N, d), and a bank of negatives (K, d) if there is one, to a scalar.
@@ -90,6 +90,14 @@ class Method(keras.Model):
         if self.last is not None:
             self.last.update_state(gather(features[:, :2]), loss)
         return loss / replica_count()  # Keras adds up the gradients
+
+    def get_metrics_result(self) -> dict[str, Any]:
+        """Keras' metrics; of one dimension where several machines train, whose mean it takes then.
+
+        Its way to take the mean knows no scalars.
+        """
+        logs: dict[str, Any] = super().get_metrics_result()
+        return {name: each_machines(value) for name, value in logs.items()}
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         """Build what is not built; where all is, Keras' own would only lose a batch of the data."""
@@ -169,23 +177,25 @@ def momentum_copy(model: keras.Model) -> keras.Model:
     return copy
 
 
-#: Name of the last step's loss beside Keras' mean over the epoch.
-LAST_LOSS = "last_loss"
-
-
 class LastViews(keras.metrics.Metric):
-    """A metric that keeps what the loss compared last; its value is the loss of the last step.
+    """A metric that keeps what the loss compared last.
+
+    Its values are the loss of the last step, and whether a process was asked to stop before it: of
+    several, Keras takes the mean, so that all of them know.
 
     Args:
         rows: number N of samples in a batch.
         dim: width d of the features.
     """
 
+    #: Names of the values.
+    LOSS, STOP = "last_loss", "stop"
+
     def __init__(self, rows: int, dim: int) -> None:
-        super().__init__(name=LAST_LOSS, dtype="float32")
-        self.views, self.loss = (
+        super().__init__(name="last_views", dtype="float32")
+        self.views, self.loss, self.stop = (
             self.add_variable(shape, "zeros", aggregation="only_first_replica", name=name)
-            for name, shape in (("views", (rows, 2, dim)), ("loss", ()))
+            for name, shape in (("views", (rows, 2, dim)), ("loss", ()), ("stop", ()))
         )
 
     def update_state(self, features: Any, loss: Any) -> None:
@@ -193,6 +203,7 @@ class LastViews(keras.metrics.Metric):
         self.views.assign(ops.stop_gradient(features))
         self.loss.assign(ops.stop_gradient(loss))
 
-    def result(self) -> Any:
-        """The loss of the last step."""
-        return ops.convert_to_tensor(self.loss)
+    def result(self) -> dict[str, Any]:
+        """The loss of the last step, and whether to stop."""
+        values = {self.LOSS: self.loss, self.STOP: self.stop}
+        return {name: ops.convert_to_tensor(value) for name, value in values.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, nullcontext
 from functools import partial
 from typing import Any
 
@@ -15,11 +15,13 @@ from fmicl_keras.build import build_method, state
 from fmicl_keras.callbacks import Run
 from fmicl_keras.checkpoints import load_checkpoint, save_checkpoint, to_numpy
 from fmicl_keras.devices import Devices
+from fmicl_keras.machines import lost, over_machines
 from fmicl_keras.method import LastViews, Method
 from fmicl_keras.optimizers import build_optimizer, warmup_cosine
 from fmicl_recipes.batches import Batches
 from fmicl_recipes.chunks import chunk_size, filled_chunks
 from fmicl_recipes.data import AnyImages, ImageData
+from fmicl_recipes.machines import Process
 from fmicl_recipes.progress import Progress
 from fmicl_recipes.run_folder import RunFolder
 from fmicl_recipes.settings import TrainSettings
@@ -51,6 +53,14 @@ class MethodTrainer(Trainer):
             )  # fmt: skip
         Devices(settings)
 
+    @classmethod
+    def join(cls, settings: TrainSettings) -> Process:
+        """Join the other processes of the run, see `Trainer.join`."""
+        process = super().join(settings)
+        if settings.machines > 1:
+            over_machines(settings.device, settings.devices)
+        return process
+
     def __init__(self, settings: TrainSettings, data: ImageData) -> None:
         super().__init__(settings, data)
         self.check(settings)
@@ -61,6 +71,7 @@ class MethodTrainer(Trainer):
         with self.devices.scope():
             total = self.steps * settings.epochs
             self.model = build_method(settings, data.train_images.shape[1:], total)
+        with self.devices.alone():
             self.encoding = Applied(self.model, "features")
             self.projecting = Applied(self.model, "project")
         self.first_seeds = [to_numpy(v) for v in self._seeds()]
@@ -68,20 +79,22 @@ class MethodTrainer(Trainer):
     def fit(self, folder: RunFolder, *, resume: bool, progress: bool) -> None:
         """Train to the end, see `Trainer.fit`."""
         settings = self.settings
-        with self.devices.scope():
+        with lost() if self.devices.machines else nullcontext(), self.devices.scope():
             self._compile()
             if resume and folder.checkpoint.exists():
                 self._restore(folder, with_optimizer=True)
             batches = Batches(self.data, settings, self.ids, self.process)
             start = len(self.history) * self.steps + len(self.losses)
             bar = Progress(settings.title, settings.epochs, batches.steps, start, shown=progress)
-            with closing(bar), closing(Feed(batches, start)) as feed:
+            with closing(bar), closing(Feed(batches, start, self.devices.machines)) as feed:
                 run = Run(self, self.losses, feed, bar, partial(self._save, folder))
-                for epoch in range(len(self.history), settings.epochs):
+                while (epoch := len(self.history)) < settings.epochs:
+                    # What is left of an open epoch has a call of its own.
                     steps = self.steps - len(self.losses)
+                    end = epoch + 1 if self.losses else settings.epochs
                     self.model.fit(
-                        feed.take(steps), steps_per_epoch=steps, initial_epoch=epoch,
-                        epochs=epoch + 1, shuffle=False, verbose=0, callbacks=[run],
+                        feed.take((end - epoch) * steps), steps_per_epoch=steps,
+                        initial_epoch=epoch, epochs=end, shuffle=False, verbose=0, callbacks=[run],
                     )  # fmt: skip
 
     def load(self, folder: RunFolder) -> None:
@@ -102,6 +115,8 @@ class MethodTrainer(Trainer):
     def _save(self, folder: RunFolder, step: int) -> None:
         if keras.config.backend() == "jax":  # whose variables are empty while it trains
             self.model.jax_state_sync()
+        if self.process.index > 0:  # the first one writes
+            return
         facts = {"history": self.history, "seconds": self.seconds, "losses": self.losses}
         try:
             save_checkpoint(folder.checkpoint, self._variables(with_optimizer=True), facts)
@@ -131,8 +146,8 @@ class MethodTrainer(Trainer):
         return views[:, 0], views[:, 1]
 
     def _apply(self, model: keras.Model, images: AnyImages) -> Features:
-        with self.devices.scope():
-            return predict(model, images, self.devices.count)
+        with self.devices.alone():
+            return predict(model, images, 1 if self.devices.machines else self.devices.count)
 
     def _seeds(self) -> list[Any]:
         return self.model.augment.non_trainable_variables

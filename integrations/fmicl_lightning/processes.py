@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -170,15 +171,22 @@ def others_may_end() -> Iterator[None]:
             if name == f"{kind.__module__}.{kind.__name__}":
                 raise kind(message) from error
         if _is_of_connections(message):
-            raise ProcessLost.because(message) from error
+            raise ProcessLost.because(_brief(message)) from error
         raise
     except RuntimeError as error:
         several = distributed.is_available() and distributed.is_initialized()
-        message = str(error).partition("\n")[0]
-        if isinstance(error, distributed.DistError) or (several and _is_of_connections(message)):
-            raise ProcessLost.because(message) from error
+        met = isinstance(error, distributed.DistError)
+        if met or (several and _is_of_connections(str(error))):
+            raise ProcessLost.because(_brief(str(error))) from error
         raise
 
 
 def _is_of_connections(message: str) -> bool:
     return any(sign in message.lower() for sign in _SIGNS)
+
+
+def _brief(message: str) -> str:
+    """The first sentence of an error, without the place in the source that raised it."""
+    return (
+        re.sub(r"^\[[^]]*\] *", "", message).partition("\n")[0].partition(". ")[0].rstrip(".") + "."
+    )
