@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from fmicl_flax.devices import everywhere
 from fmicl_flax.method import Contrast, Method
-from fmicl_recipes.chunks import filled_chunks
+from fmicl_recipes.chunks import filled_chunks, joined
 from fmicl_recipes.data import AnyImages
 from fmicl_recipes.sphere import Features
 
@@ -76,8 +76,8 @@ def encode(graph: nnx.GraphDef[Any], state: nnx.State, images: jax.Array) -> jax
 
 def encode_all(graph: nnx.GraphDef[Any], state: nnx.State, images: AnyImages) -> Features:
     """Features (N, F) of any number of uint8 images, see `encode`, of a chunk at a time."""
-    rows = [np.asarray(encode(graph, state, chunk)) for chunk in filled_chunks(images)]
-    return np.concatenate(rows)[: len(images)]
+    parts = (np.asarray(encode(graph, state, chunk)) for chunk in filled_chunks(images))
+    return joined(parts, len(images))
 
 
 @partial(jax.jit, static_argnames=("graph",))

@@ -13,7 +13,7 @@ from fmicl_lightning.augment import standardise
 from fmicl_lightning.build import untrained_encoder
 from fmicl_lightning.checkpoints import read_checkpoint
 from fmicl_lightning.devices import best_device
-from fmicl_recipes.chunks import filled_chunks
+from fmicl_recipes.chunks import filled_chunks, joined
 from fmicl_recipes.data import AnyImages, Images, StoredImages
 from fmicl_recipes.loading import check_batch, check_images, open_run
 from fmicl_recipes.run_folder import unreadable_checkpoint
@@ -107,8 +107,8 @@ def features(run: str | Path, images: Images | StoredImages) -> Features:
     device = best_device()
     encoder.to(device)
     with torch.inference_mode():
-        parts = [
-            encoder(chunk.permute(0, 3, 1, 2)).float().cpu() for chunk in in_chunks(rows, device)
-        ]
-    found: Features = torch.cat(parts).numpy()
-    return found
+        parts = (
+            encoder(chunk.permute(0, 3, 1, 2)).float().cpu().numpy()
+            for chunk in in_chunks(rows, device)
+        )
+        return joined(parts, len(rows))

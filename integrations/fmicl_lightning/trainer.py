@@ -10,8 +10,8 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.plugins.environments import TorchElasticEnvironment
 
 from fmicl_lightning.batches import EpochBatches, SharedData
 from fmicl_lightning.build import build_method
@@ -23,7 +23,8 @@ from fmicl_lightning.loading import in_chunks, load_weights
 from fmicl_lightning.method import Method
 from fmicl_lightning.processes import StopEverywhere, join_processes, others_may_end
 from fmicl_recipes.board import without_tensorflow
-from fmicl_recipes.data import AnyImages, ImageData, Images, StoredImages
+from fmicl_recipes.chunks import joined
+from fmicl_recipes.data import AnyImages, ImageData
 from fmicl_recipes.machines import Process
 from fmicl_recipes.run_folder import RunFolder
 from fmicl_recipes.settings import TrainSettings
@@ -124,12 +125,11 @@ class MethodTrainer(Trainer):
         self.seconds = checkpoint["callbacks"]["RunClock"]["seconds"]
 
     @torch.inference_mode()
-    def encode(self, images: Images | StoredImages) -> Features:
+    def encode(self, images: AnyImages) -> Features:
         """Encoder features (N, F) float32 of uint8 images (N, H, W, C), without augmentation."""
         with _evaluating(self.module, self.settings):
-            rows = [self.module(chunk).float().cpu() for chunk in self._chunks(images)]
-        features: Features = torch.cat(rows).numpy()
-        return features
+            parts = (self.module(chunk).float().cpu().numpy() for chunk in self._chunks(images))
+            return joined(parts, len(images))
 
     @torch.inference_mode()
     def project(self, images: AnyImages) -> tuple[Features, Features]:

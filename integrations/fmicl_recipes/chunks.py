@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fmicl_recipes.stream import Item, stream
 
@@ -34,6 +35,25 @@ def filled_chunks(images: Any, size: int | None = None) -> Iterator[Any]:
     for item in stream(chunks, workers=workers):
         chunk = item["images"]
         yield np.pad(chunk, [(0, size - len(chunk))] + [(0, 0)] * (images.ndim - 1))
+
+
+def joined(parts: Iterable[NDArray[Any]], count: int) -> NDArray[Any]:
+    """The first `count` rows of parts, as one array that is filled while they come.
+
+    Beside it there is one part in memory at a time.
+
+    Args:
+        parts: at least one array (n, ...), all of one dtype, with `count` rows or more together.
+        count: number of rows.
+    """
+    rows, start = np.empty(0), 0
+    for part in parts:
+        if start == 0:
+            rows = np.empty((count, *part.shape[1:]), part.dtype)
+        kept = part[: count - start]
+        rows[start : start + len(kept)] = kept
+        start += len(kept)
+    return rows
 
 
 class _Chunks:

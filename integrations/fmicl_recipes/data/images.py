@@ -32,9 +32,9 @@ class ImageData:
     """
 
     name: str
-    train_images: Images
+    train_images: Images | StoredImages
     train_labels: Labels | None
-    test_images: Images
+    test_images: Images | StoredImages
     test_labels: Labels | None
     evaluated_on: str = "test"
     class_names: tuple[str, ...] | None = None
