@@ -12,7 +12,7 @@ from fmicl_flax.augment import as_float, standardise
 from fmicl_flax.build import untrained_encoder
 from fmicl_flax.checkpoints import load_checkpoint
 from fmicl_flax.compiled import encode_all
-from fmicl_recipes.data import Images
+from fmicl_recipes.data import AnyImages
 from fmicl_recipes.loading import check_batch, check_images, open_run
 from fmicl_recipes.sphere import Features
 
@@ -68,7 +68,7 @@ def load_encoder(run: str | Path) -> Encoder:
     return encoder
 
 
-def features(run: str | Path, images: Images) -> Features:
+def features(run: str | Path, images: AnyImages) -> Features:
     """Features (N, F) in float32 that a run's encoder gives for images.
 
     They are computed on the machine's accelerator if there is one. Not yet run on a GPU.

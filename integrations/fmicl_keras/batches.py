@@ -1,45 +1,80 @@
-"""Batches of images from memory, in an order that depends on (seed, epoch) alone."""
+"""A run's batches in one stream, as Keras' `fit` takes them on each of its backends."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from itertools import chain
+from threading import Lock
 from typing import Any
 
 import keras
-import numpy as np
-from numpy.typing import NDArray
 
-from fmicl_recipes.data import Images
-from fmicl_recipes.draws import epoch_batches
+from fmicl_recipes.batches import Batches
+from fmicl_recipes.stream import Item, stream
 
 
-class EpochBatches(keras.utils.PyDataset):
-    """Batches of uint8 images, in an order that depends on (seed, epoch) alone.
+class Feed:
+    """The batches of a run from a step on, and the time that training waits for them.
 
-    A last partial batch is left out. `start` chooses the epoch.
+    Close it to end the processes that make them.
 
     Args:
-        images: images (N, H, W, C) to take batches of.
-        batch_size: number of images in a batch.
-        seed: seed of the order.
-        ids: numbers (N,) to give with the images, which say which belong together; None gives none.
+        batches: batches of the run.
+        start: number of the first step.
+        strategy: strategy of TensorFlow over several processes that read a part of every batch
+            each; None where this process reads all of it.
     """
 
-    def __init__(
-        self, images: Images, batch_size: int, seed: int, ids: NDArray[np.int32] | None = None
-    ) -> None:
-        super().__init__()
-        self.arrays = (images,) if ids is None else (images, ids)
-        self.batch_size, self.seed = batch_size, seed
-        self.start(0)
+    def __init__(self, batches: Batches, start: int, strategy: Any = None) -> None:
+        workers = getattr(batches.images, "workers", 0)
+        self.items: Any = ahead(stream(batches, start, workers))
+        self.strategy, self.lock = strategy, Lock()  # as a strategy takes batches in a thread
+        #: Seconds that training has waited for a batch.
+        self.waited = 0.0
 
-    def start(self, epoch: int) -> None:
-        """Take the order of an epoch, counted from 0."""
-        self.batches = epoch_batches(len(self.arrays[0]), self.batch_size, self.seed, epoch)
+    def take(self, count: int) -> Any:
+        """The next `count` batches, (images,) or (images, ids), for one call of `fit`."""
+        batches = self._next(count)
+        if keras.config.backend() != "tensorflow":
+            return batches
+        import tensorflow as tf
 
-    @property
-    def num_batches(self) -> int:
-        """The number of steps of an epoch."""
-        return len(self.batches)
+        # Keras' own dataset of a generator looks ahead, which hides how long training waits.
+        first = next(batches)
+        dataset = tf.data.Dataset.from_generator(
+            lambda: chain([first], batches),
+            output_signature=tuple(tf.TensorSpec((None, *a.shape[1:]), a.dtype) for a in first),
+        )
+        options = tf.data.Options()
+        options.experimental_optimization.inject_prefetch = False
+        dataset = dataset.with_options(options)
+        if self.strategy is None:
+            return dataset
+        return self.strategy.distribute_datasets_from_function(lambda context: dataset)
 
-    def __getitem__(self, index: int) -> tuple[Any, ...]:
-        return tuple(array[self.batches[index]] for array in self.arrays)
+    def _next(self, count: int) -> Iterator[tuple[Any, ...]]:
+        for _ in range(count):
+            began = time.perf_counter()
+            with self.lock:
+                item = next(self.items, None)
+            self.waited += time.perf_counter() - began
+            if item is None:  # closed
+                return
+            yield tuple(item[name] for name in ("images", "ids") if name in item)
+
+    def close(self) -> None:
+        """End the processes that make batches."""
+        with self.lock:
+            self.items.close()
+
+
+def ahead(items: Any) -> Iterator[Item]:
+    """The items, each of which a thread makes while the one before is in use."""
+    with closing(items), ThreadPoolExecutor(1) as thread:  # the thread ends before it is closed
+        coming = thread.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = thread.submit(next, items, None)
+            yield item

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cache
 from typing import Any
 
 import keras
 
 from fmicl_core.checks import invalid
+from fmicl_keras.machines import over_machines
 from fmicl_recipes.settings import TrainSettings
 
 
@@ -17,8 +18,8 @@ class Devices:
     """The devices that settings name.
 
     Several are a `tf.distribute.MirroredStrategy` with TensorFlow, whose replicas draw the same
-    random numbers for their different images, and a `keras.distribution.DataParallel` with JAX. Not
-    yet run on a GPU.
+    random numbers for their different images, and a `keras.distribution.DataParallel` with JAX;
+    those of several machines are a `MultiWorkerMirroredStrategy`. Not yet run on a GPU.
 
     Args:
         settings: settings of the run.
@@ -28,7 +29,13 @@ class Devices:
     """
 
     def __init__(self, settings: TrainSettings) -> None:
+        #: Number of devices of this machine.
         self.count = settings.devices
+        #: Strategy over several machines; None on one.
+        self.machines = None
+        if settings.machines > 1:
+            self.engine = self.machines = over_machines(settings.device, settings.devices)
+            return
         backend = keras.config.backend()
         if self.count > 1 and backend == "torch":
             raise invalid(
@@ -57,9 +64,11 @@ class Devices:
             stack.enter_context(self.engine.scope() if self.engine else keras.device(self.names[0]))
             yield
 
-    def multiple(self, size: int) -> int:
-        """The next larger number of samples that all devices share equally."""
-        return -(-size // self.count) * self.count
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Compute on the devices of this machine, without the others, within the block."""
+        with nullcontext() if self.machines else self.scope():
+            yield
 
 
 @cache

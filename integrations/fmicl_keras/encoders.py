@@ -1,4 +1,4 @@
-"""Encoders for small images as Keras models, the same on every backend and as in Lightning."""
+"""Encoders as Keras models, the same on every backend and as in Lightning."""
 
 from __future__ import annotations
 
@@ -41,6 +41,37 @@ def resnet18(shape: Shape, width: int = 64, stem_stride: int = 1) -> keras.Model
     return keras.Model(images, layers.GlobalAveragePooling2D()(x), name="resnet18")
 
 
+def bottleneck(x: Any, width: int, stride: int) -> Any:
+    """Convolutions of 1 x 1, 3 x 3 and 1 x 1 with a shortcut; outputs have 4 * width channels.
+
+    The stride is that of the second convolution, as in torchvision.
+    """
+    y = layers.ReLU()(batch_norm(conv(x, width, 1)))
+    y = layers.ReLU()(batch_norm(conv(y, width, 3, stride)))
+    y = batch_norm(conv(y, 4 * width, 1))
+    if stride != 1 or x.shape[-1] != 4 * width:
+        x = batch_norm(conv(x, 4 * width, 1, stride))
+    return layers.ReLU()(layers.Add()([y, x]))
+
+
+def resnet50(shape: Shape, width: int = 64) -> keras.Model:
+    """ResNet-50 with ImageNet's stem: 7 x 7 and 3 x 3 max pooling, both of stride 2.
+
+    Args:
+        shape: height, width and channels of the images.
+        width: channels of the first stage, 64 in the standard; features have 32 * width.
+
+    Source: He et al. (2016), table 1.
+    """
+    images = keras.Input(shape)
+    x = layers.ReLU()(batch_norm(conv(images, width, 7, 2)))
+    x = layers.MaxPooling2D(3, 2)(layers.ZeroPadding2D(1)(x))  # after the ReLU no zero wins
+    for stage, blocks in enumerate((3, 4, 6, 3)):
+        for block in range(blocks):
+            x = bottleneck(x, width * 2**stage, 2 if stage > 0 == block else 1)
+    return keras.Model(images, layers.GlobalAveragePooling2D()(x), name="resnet50")
+
+
 def smallconv(shape: Shape, width: int = 32, stem_stride: int = 1) -> keras.Model:
     """Four convolutions for images of about 8 x 8 pixels; features have 8 * width."""
     x = images = keras.Input(shape)
@@ -52,7 +83,7 @@ def smallconv(shape: Shape, width: int = 32, stem_stride: int = 1) -> keras.Mode
     return keras.Model(images, features, name="smallconv")
 
 
-CONVOLUTIONAL = {"resnet18": resnet18, "smallconv": smallconv}
+STEMS = {"resnet18": resnet18, "smallconv": smallconv}
 
 
 def build_encoder(
@@ -61,10 +92,10 @@ def build_encoder(
     """The encoder of that name, from images (N, H, W, C) to features (N, F).
 
     Args:
-        name: "resnet18", "smallconv", "vit-s6" or "vit-s12".
+        name: "resnet18", "resnet50", "smallconv", "vit-s6" or "vit-s12".
         shape: height, width and channels of the images.
         width: channels of the first stage or, of a ViT, per head.
-        stem_stride: stride of the first convolution.
+        stem_stride: stride of the first convolution; that of ResNet-50 is 2.
         patch_size: pixels a side of a ViT's patches.
 
     Raises:
@@ -73,4 +104,6 @@ def build_encoder(
     check_encoder(name, "tensorflow")
     if name in VITS:
         return vit(shape, width, VITS[name], patch_size)
-    return CONVOLUTIONAL[name](shape, width, stem_stride)
+    if name == "resnet50":
+        return resnet50(shape, width)
+    return STEMS[name](shape, width, stem_stride)

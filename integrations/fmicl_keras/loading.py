@@ -12,8 +12,7 @@ from fmicl_keras.augment import as_float, standardise
 from fmicl_keras.build import state, untrained_method
 from fmicl_keras.checkpoints import load_checkpoint
 from fmicl_keras.trainer import predict
-from fmicl_recipes.chunks import CHUNK
-from fmicl_recipes.data import Images
+from fmicl_recipes.data import AnyImages
 from fmicl_recipes.loading import check_batch, check_images, open_run
 from fmicl_recipes.sphere import Features
 
@@ -91,17 +90,18 @@ def load_encoder(run: str | Path) -> Encoder:
     return Encoder(network)
 
 
-def features(run: str | Path, images: Images) -> Features:
+def features(run: str | Path, images: AnyImages) -> Features:
     """Features (N, F) in float32 that a run's encoder gives for images.
 
     They are computed on the machine's accelerator if there is one. Not yet run on a GPU.
 
     Args:
         run: folder of the run, see `load_encoder`.
-        images: uint8 images (N, H, W, C) like those of training; (N, H, W) if of one channel.
+        images: uint8 images (N, H, W, C) like those of training, or `StoredImages`; (N, H, W) if of
+            one channel.
 
     Raises:
         ValueError: the run cannot be loaded, or the images are of another shape or dtype.
     """
     encoder = load_encoder(run)
-    return predict(encoder, check_images(images, encoder.image_shape), CHUNK)
+    return predict(encoder, check_images(images, encoder.image_shape))

@@ -14,7 +14,7 @@ import keras
 from keras import ops
 
 from fmicl_keras.augment import as_float, standardise
-from fmicl_keras.replicas import gather, replica_count
+from fmicl_keras.replicas import each_machines, gather, replica_count
 from fmicl_recipes.methods import labels_for
 
 #: Function from features x, y (N, d), and a bank of negatives (K, d) if there is one, to a scalar.
@@ -86,19 +86,40 @@ class Method(keras.Model):
         labels = labels_for(self.supervised, y)
         ids = {} if labels is None else {"ids": labels}
         features = ops.cast(y_pred, "float32")
-        if self.last is not None:
-            self.last.update_state(gather(features[:, :2]))
         loss = self.contrast(features, training=training, **ids)
+        if self.last is not None:
+            self.last.update_state(gather(features[:, :2]), loss)
         return loss / replica_count()  # Keras adds up the gradients
+
+    def get_metrics_result(self) -> dict[str, Any]:
+        """Keras' metrics; of one dimension where several machines train, whose mean it takes then.
+
+        Its way to take the mean knows no scalars.
+        """
+        logs: dict[str, Any] = super().get_metrics_result()
+        return {name: each_machines(value) for name, value in logs.items()}
+
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        """Build what is not built; where all is, Keras' own would only lose a batch of the data."""
+        if not (self.optimizer and self.optimizer.built):
+            super()._maybe_symbolic_build(iterator, data_batch)
 
     def query(self, view: Any, training: bool) -> Any:
         """Projections (N, d) of a view (N, H, W, C)."""
         return self.head(self.encoder(view, training=training), training=training)
 
     def views(self, images: Any, count: int = 2) -> tuple[Any, ...]:
-        """Random views (N, H, W, C), `count` of them, of uint8 images (N, H, W, C)."""
-        repeated = self.augment(ops.repeat(as_float(images), count, axis=0), training=True)
-        views = ops.reshape(standardise(repeated), (-1, count, *images.shape[1:]))
+        """Random views (N, H, W, C), `count` of them, of uint8 images (N, H, W, C).
+
+        Of images (N, V, H, W, C), V crops of each, view v is one of the crop v.
+        """
+        shape = images.shape[-3:]
+        if len(images.shape) == 5:
+            floats = as_float(ops.reshape(images[:, :count], (-1, *shape)))
+        else:
+            floats = ops.repeat(as_float(images), count, axis=0)
+        every = standardise(self.augment(floats, training=True))
+        views = ops.reshape(every, (-1, count, *shape))
         return tuple(views[:, view] for view in range(count))
 
     def features(self, images: Any) -> Any:
@@ -106,7 +127,7 @@ class Method(keras.Model):
         return ops.cast(self.encoder(standardise(as_float(images)), training=False), "float32")
 
     def project(self, images: Any) -> Any:
-        """Projections (N, 2, d) of two random views of uint8 images (N, H, W, C)."""
+        """Projections (N, 2, d) of two random views of uint8 images, see `views`."""
         pair = [self.query(view, training=False) for view in self.views(images)]
         return ops.cast(ops.stack(pair, axis=1), "float32")
 
@@ -157,24 +178,32 @@ def momentum_copy(model: keras.Model) -> keras.Model:
 
 
 class LastViews(keras.metrics.Metric):
-    """A metric that keeps what the loss compared last; its value is the mean of |x - y|^2.
+    """A metric that keeps what the loss compared last.
+
+    Its values are the loss of the last step, and whether a process was asked to stop before it: of
+    several, Keras takes the mean, so that all of them know.
 
     Args:
         rows: number N of samples in a batch.
         dim: width d of the features.
     """
 
+    #: Names of the values.
+    LOSS, STOP = "last_loss", "stop"
+
     def __init__(self, rows: int, dim: int) -> None:
-        super().__init__(name="last_distance", dtype="float32")
-        self.views = self.add_variable(
-            (rows, 2, dim), "zeros", aggregation="only_first_replica", name="views"
+        super().__init__(name="last_views", dtype="float32")
+        self.views, self.loss, self.stop = (
+            self.add_variable(shape, "zeros", aggregation="only_first_replica", name=name)
+            for name, shape in (("views", (rows, 2, dim)), ("loss", ()), ("stop", ()))
         )
 
-    def update_state(self, features: Any) -> None:
-        """Keep features (N, 2, d)."""
+    def update_state(self, features: Any, loss: Any) -> None:
+        """Keep features (N, 2, d) and their loss."""
         self.views.assign(ops.stop_gradient(features))
+        self.loss.assign(ops.stop_gradient(loss))
 
-    def result(self) -> Any:
-        """Mean squared distance of the two."""
-        views = ops.convert_to_tensor(self.views)
-        return ops.mean(ops.sum(ops.square(views[:, 0] - views[:, 1]), axis=-1))
+    def result(self) -> dict[str, Any]:
+        """The loss of the last step, and whether to stop."""
+        values = {self.LOSS: self.loss, self.STOP: self.stop}
+        return {name: ops.convert_to_tensor(value) for name, value in values.items()}

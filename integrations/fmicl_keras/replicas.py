@@ -70,6 +70,16 @@ def signed_here(values: list[Tensor]) -> list[Tensor]:
     return [v for v in values if v._fmicl_thread == threading.get_ident()]
 
 
+def each_machines(value: Tensor) -> Tensor:
+    """The scalar of a replica, as (1,) where there are several machines."""
+    if _replica_context() is None:
+        return value
+    import tensorflow as tf
+
+    over = isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy)
+    return keras.ops.reshape(value, (1,)) if over else value
+
+
 def replica_count() -> int:
     """The number of replicas that the strategy keeps in step; 1 without a strategy."""
     if keras.config.backend() != "tensorflow":

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, nullcontext
+from functools import partial
 from typing import Any
 
 import keras
 import numpy as np
 
 from fmicl_core.checks import invalid
-from fmicl_keras.batches import EpochBatches
+from fmicl_keras.batches import Feed
 from fmicl_keras.build import build_method, state
 from fmicl_keras.callbacks import Run
 from fmicl_keras.checkpoints import load_checkpoint, save_checkpoint, to_numpy
 from fmicl_keras.devices import Devices
+from fmicl_keras.machines import lost, over_machines
 from fmicl_keras.method import LastViews, Method
 from fmicl_keras.optimizers import build_optimizer, warmup_cosine
-from fmicl_recipes.chunks import CHUNK, filled_chunks
-from fmicl_recipes.data import ImageData, Images, StoredImages
+from fmicl_recipes.batches import Batches
+from fmicl_recipes.chunks import chunk_size, filled_chunks
+from fmicl_recipes.data import AnyImages, ImageData
+from fmicl_recipes.machines import Process
 from fmicl_recipes.progress import Progress
 from fmicl_recipes.run_folder import RunFolder
 from fmicl_recipes.settings import TrainSettings
 from fmicl_recipes.sphere import Features
+from fmicl_recipes.stopping import NotSaved
 from fmicl_recipes.trainer import Trainer
 
 
@@ -48,14 +53,25 @@ class MethodTrainer(Trainer):
             )  # fmt: skip
         Devices(settings)
 
+    @classmethod
+    def join(cls, settings: TrainSettings) -> Process:
+        """Join the other processes of the run, see `Trainer.join`."""
+        process = super().join(settings)
+        if settings.machines > 1:
+            over_machines(settings.device, settings.devices)
+        return process
+
     def __init__(self, settings: TrainSettings, data: ImageData) -> None:
         super().__init__(settings, data)
         self.check(settings)
         self.steps = len(data.train_images) // settings.batch_size
+        #: Losses of the steps of the open epoch.
+        self.losses: list[float] = []
         self.devices = Devices(settings)
         with self.devices.scope():
             total = self.steps * settings.epochs
             self.model = build_method(settings, data.train_images.shape[1:], total)
+        with self.devices.alone():
             self.encoding = Applied(self.model, "features")
             self.projecting = Applied(self.model, "project")
         self.first_seeds = [to_numpy(v) for v in self._seeds()]
@@ -63,23 +79,23 @@ class MethodTrainer(Trainer):
     def fit(self, folder: RunFolder, *, resume: bool, progress: bool) -> None:
         """Train to the end, see `Trainer.fit`."""
         settings = self.settings
-        with self.devices.scope():
+        with lost() if self.devices.machines else nullcontext(), self.devices.scope():
             self._compile()
             if resume and folder.checkpoint.exists():
                 self._restore(folder, with_optimizer=True)
-            batches = EpochBatches(
-                self.data.train_images, settings.batch_size, settings.seed, self.ids
-            )
-            done = len(self.history)
-            bar = Progress(
-                settings.title, settings.epochs, self.steps * settings.epochs, self.steps * done,
-                shown=progress,
-            )  # fmt: skip
-            with closing(bar):
-                self.model.fit(
-                    batches, epochs=settings.epochs, initial_epoch=done, shuffle=False, verbose=0,
-                    callbacks=[Run(self, batches, bar, lambda: self._save(folder))],
-                )  # fmt: skip
+            batches = Batches(self.data, settings, self.ids, self.process)
+            start = len(self.history) * self.steps + len(self.losses)
+            bar = Progress(settings.title, settings.epochs, batches.steps, start, shown=progress)
+            with closing(bar), closing(Feed(batches, start, self.devices.machines)) as feed:
+                run = Run(self, self.losses, feed, bar, partial(self._save, folder))
+                while (epoch := len(self.history)) < settings.epochs:
+                    # What is left of an open epoch has a call of its own.
+                    steps = self.steps - len(self.losses)
+                    end = epoch + 1 if self.losses else settings.epochs
+                    self.model.fit(
+                        feed.take((end - epoch) * steps), steps_per_epoch=steps,
+                        initial_epoch=epoch, epochs=end, shuffle=False, verbose=0, callbacks=[run],
+                    )  # fmt: skip
 
     def load(self, folder: RunFolder) -> None:
         """Take weights, history and seconds from the folder's checkpoint."""
@@ -96,34 +112,42 @@ class MethodTrainer(Trainer):
         self.model.last = LastViews(settings.batch_size, settings.projection_dim)
         self.model.compile(optimizer)
 
-    def _save(self, folder: RunFolder) -> None:
-        facts = {"history": self.history, "seconds": self.seconds}
-        save_checkpoint(folder.checkpoint, self._variables(with_optimizer=True), facts)
-        folder.write_history(self.history)
+    def _save(self, folder: RunFolder, step: int) -> None:
+        if keras.config.backend() == "jax":  # whose variables are empty while it trains
+            self.model.jax_state_sync()
+        if self.process.index > 0:  # the first one writes
+            return
+        facts = {"history": self.history, "seconds": self.seconds, "losses": self.losses}
+        try:
+            save_checkpoint(folder.checkpoint, self._variables(with_optimizer=True), facts)
+            folder.write_history(self.history)
+        except OSError as error:
+            raise NotSaved.because(error, step) from error
 
     def _restore(self, folder: RunFolder, *, with_optimizer: bool) -> None:
         facts = load_checkpoint(folder.checkpoint, self._variables(with_optimizer=with_optimizer))
         self.history, self.seconds = facts["history"], facts["seconds"]
+        self.losses = facts.get("losses", [])  # which older checkpoints lack, at an epoch's end
 
     def _variables(self, *, with_optimizer: bool) -> dict[str, list[Any]]:
         groups = {"model": state(self.model)}
         return groups | {"optimizer": self.model.optimizer.variables} if with_optimizer else groups
 
-    def encode(self, images: Images | StoredImages) -> Features:
+    def encode(self, images: AnyImages) -> Features:
         """Encoder features (N, F) float32 of uint8 images (N, H, W, C), without augmentation."""
         return self._apply(self.encoding, images)
 
-    def project(self, images: Images) -> tuple[Features, Features]:
-        """Projections (N, d) of two random views of uint8 images, drawn by `settings.seed`."""
+    def project(self, images: AnyImages) -> tuple[Features, Features]:
+        """Projections (N, d) of two random views of images, see `Trainer.project`."""
         now = [to_numpy(v) for v in self._seeds()]
         self._set_seeds(self.first_seeds)
         views = self._apply(self.projecting, images)
         self._set_seeds(now)
         return views[:, 0], views[:, 1]
 
-    def _apply(self, model: keras.Model, images: Images) -> Features:
-        with self.devices.scope():
-            return predict(model, images, self.devices.multiple(CHUNK))
+    def _apply(self, model: keras.Model, images: AnyImages) -> Features:
+        with self.devices.alone():
+            return predict(model, images, 1 if self.devices.machines else self.devices.count)
 
     def _seeds(self) -> list[Any]:
         return self.model.augment.non_trainable_variables
@@ -133,10 +157,27 @@ class MethodTrainer(Trainer):
             variable.assign(value)
 
 
-def predict(model: keras.Model, images: Images, size: int) -> Features:
-    """A model's output for images, `size` at a time and filled up, so that one program serves."""
-    chunks = np.concatenate(list(filled_chunks(images, size)))
-    return model.predict(chunks, batch_size=size, verbose=0)[: len(images)]
+def predict(model: keras.Model, images: AnyImages, devices: int = 1) -> Features:
+    """A model's output for images, part by part and filled up, so that one program serves.
+
+    Args:
+        model: model of a batch of images.
+        images: uint8 images.
+        devices: number of devices that share a part.
+    """
+    size = -(-chunk_size(images.shape) // devices) * devices
+    outputs = np.empty(0, np.float32)
+    for number, chunk in enumerate(filled_chunks(images, size)):
+        # The one has less to do before it starts, the other shares the part out.
+        output = (
+            model.predict_on_batch(chunk) if devices == 1
+            else model.predict(chunk, batch_size=size, verbose=0)
+        )  # fmt: skip
+        if not number:
+            outputs = np.empty((len(images), *output.shape[1:]), output.dtype)
+        part = outputs[number * size : (number + 1) * size]
+        part[:] = output[: len(part)]
+    return outputs
 
 
 class Applied(keras.Model):

@@ -5,8 +5,10 @@
 | settings | `options.py`, `settings.py`, `presets.py`, `augmentation.py`, `losses.py` |
 | images, texts | `data/`, `text/` |
 | a run | `run.py`, its course; `run_folder.py`, `trainer.py`, `history.py`, `scores.py` |
-| while it trains | `draws.py`, `momentum.py`, `chunks.py`; `progress.py`, `board.py` |
-| evaluation | `evaluation.py`, by classes; `sphere.py`, without; `loading.py` and `embed.py` |
+| its batches | `batches.py`, `stream.py`, `draws.py` |
+| while it trains | `momentum.py`, `progress.py`, `board.py`; `machines.py`, `stopping.py` |
+| evaluation | `evaluation.py`, `probe.py`, by classes; `sphere.py`, without; `chunks.py` |
+| its encoder | `loading.py`, `embed.py` |
 | results | `metrics.py`, `report.py`, `plots/`; of several runs `compare.py`, `differences.py` |
 | other | `sweep.py`, the search for alpha; `files.py` |
 

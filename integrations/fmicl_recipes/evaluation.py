@@ -8,6 +8,7 @@ from statistics import NormalDist
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
@@ -16,6 +17,8 @@ from fmicl_core.checks import check_at_least, check_positive
 from fmicl_core.renamed import warn_renamed
 from fmicl_recipes import sphere
 from fmicl_recipes.data.splits import Labels
+from fmicl_recipes.probe import SoftmaxProbe
+from fmicl_recipes.settings import TrainSettings
 from fmicl_recipes.sphere import Features, check_finite, unit
 
 #: What the accuracies measure, by their names in metrics.json.
@@ -26,6 +29,13 @@ ACCURACIES = {
 }
 #: Number of neighbours that suits 40,000 training images and more (Wu et al. 2018).
 MOST_NEIGHBOURS = 200
+#: Training rows among which kNN looks by default, at most.
+KNN_ROWS = TrainSettings.knn_train
+#: Numbers in the training features above which the linear probe is computed in parts.
+PROBE_NUMBERS = 10**8
+#: C, steps and tolerance of the probe: a hundred steps of L-BFGS, as a probe need not converge to
+#: the last digit.
+PROBE = (0.1, 100, 1e-3)
 #: Repetitions of the probe with few labels, each with other labels drawn.
 FEW_LABEL_DRAWS = 5
 
@@ -37,11 +47,13 @@ def evaluate_features(
     test_labels: Labels,
     *,
     k: int | None = None,
+    knn_train: int = KNN_ROWS,
     seed: int = 0,
 ) -> dict[str, float]:
     """Accuracies in [0, 1] of kNN, and of a linear probe with ten labels a class and with all.
 
-    Beside them there is "knn_k", the number of neighbours.
+    Beside them there are "knn_k", the number of neighbours, and, where kNN did not look among all
+    training rows, "knn_train", the number of those that it looked among.
 
     Args:
         train: (N, D) features to learn from.
@@ -49,16 +61,21 @@ def evaluate_features(
         test: (M, D) features to classify.
         test_labels: (M,) their labels.
         k: number of neighbours, at most N; None takes `fitting_k`.
-        seed: seed of the draw of ten labels a class.
+        knn_train: number of training rows among which kNN looks, see `knn_rows`.
+        seed: seed of the draws of these rows, and of ten labels a class.
 
     Raises:
         ValueError: features are not finite, or k < 1.
     """
     everything = (train, train_labels, test, test_labels)
-    k = neighbours_among(k, len(train))
+    rows = knn_rows(len(train), knn_train, seed)
+    near, near_labels = (train, train_labels) if rows is None else (train[rows], train_labels[rows])
+    k = neighbours_among(k, len(near))
+    drawn = {} if rows is None else {"knn_train": len(rows)}
     return {
         "knn_k": k,
-        "knn_accuracy": knn_accuracy(*everything, k=k),
+        **drawn,
+        "knn_accuracy": knn_accuracy(near, near_labels, test, test_labels, k=k),
         "linear10_accuracy": linear_accuracy(*everything, labels_per_class=10, seed=seed),
         "linear_accuracy": linear_accuracy(*everything),
     }
@@ -132,12 +149,14 @@ def linear_accuracy(
 
 def _probe(train: Features, labels: Labels, test: Features, test_labels: Labels) -> float:
     """Accuracy of logistic regression, whatever the scale of the features."""
+    if train.size > PROBE_NUMBERS:
+        return _accuracy(SoftmaxProbe(*PROBE), train, labels, test, test_labels)
     exponent = int(np.frexp(max(np.abs(train).max(), np.abs(test).max()))[1])
     train, test = np.ldexp(train, -exponent), np.ldexp(test, -exponent)  # squares do not overflow
     scaler = StandardScaler(copy=False).fit(train)
     train, test = (scaler.transform(x).astype(np.float32, copy=False) for x in (train, test))
-    # A hundred steps of L-BFGS; a probe need not converge to the last digit.
-    probe = LogisticRegression(C=0.1, max_iter=100, tol=1e-3)
+    c, steps, tolerance = PROBE
+    probe = LogisticRegression(C=c, max_iter=steps, tol=tolerance)
     return _accuracy(probe, train, labels, test, test_labels)
 
 
@@ -149,6 +168,13 @@ def _accuracy(
         warnings.simplefilter("ignore")
         classifier.fit(train, labels)
         return float(np.mean(classifier.predict(test) == test_labels))
+
+
+def knn_rows(count: int, most: int, seed: int) -> NDArray[np.int64] | None:
+    """The training rows, `most` of `count`, among which kNN looks; None for all of them."""
+    if count <= most:
+        return None
+    return np.sort(np.random.default_rng((seed, count)).permutation(count)[:most])
 
 
 def fitting_k(count: int) -> int:

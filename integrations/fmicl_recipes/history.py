@@ -9,6 +9,8 @@ from itertools import takewhile
 import numpy as np
 
 from fmicl_recipes import sphere
+from fmicl_recipes.data import Images, StoredImages
+from fmicl_recipes.data.stored import rows_of
 from fmicl_recipes.sphere import Features
 from fmicl_recipes.trainer import NonFiniteLossError, Trainer
 
@@ -47,12 +49,18 @@ def knn(trainer: Trainer) -> dict[str, float]:
     data = trainer.data
     if data.labels is None:
         return {}
-    from fmicl_recipes.evaluation import knn_accuracy  # scikit-learn: not for who builds a method
+    # scikit-learn, which is not for who builds a method.
+    from fmicl_recipes.evaluation import knn_accuracy, knn_rows
 
     labels, test_labels = data.labels
-    train, test = trainer.encode(data.train_images), trainer.encode(data.test_images)
+    settings = trainer.settings
+    images: Images | StoredImages = data.train_images
+    rows = knn_rows(len(images), settings.knn_train, settings.seed)
+    if rows is not None:
+        images, labels = rows_of(images, rows), labels[rows]
+    train, test = trainer.encode(images), trainer.encode(data.test_images)
     check_finite_features(train, test)
-    k = trainer.settings.knn_k
+    k = settings.knn_k
     return {"knn_accuracy": knn_accuracy(train, labels, test, test_labels, k=k)}
 
 

@@ -24,7 +24,7 @@ PRESETS: dict[str, dict[str, Any]] = {
                                     "encoder": "resnet50", "epochs": 800, "knn_k": 200},
     # For moco-v3. The table's lr of 0.1 is no rate for AdamW: rate, decay, warm-up, temperature and
     # hidden width are MoCo v3's own (Chen et al. 2021: 1.5e-4 N/256). The paper's rate falls
-    # linearly, ours by a cosine. Decoded, 1.28 million images take 180 GiB.
+    # linearly, ours by a cosine.
     "paper-imagenet": _PAPER | {"data": "ILSVRC/imagenet-1k", "image_size": 224,
                                 "encoder": "vit-s6", "width": 64, "patch_size": 16,
                                 "batch_size": 1024, "epochs": 1000, "optimizer": "adamw",

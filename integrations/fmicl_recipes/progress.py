@@ -14,6 +14,10 @@ def note(text: str, shown: bool = True) -> None:
         tqdm.write(text, file=sys.stderr)
 
 
+#: Share of the time above which the bar says that training waits for images.
+MUCH_WAITING = 0.1
+
+
 class Progress:
     """One bar for the whole run, which says what it waits for.
 
@@ -45,6 +49,16 @@ class Progress:
         self.numbers = {"epoch": f"{epoch}/{self.epochs}", "loss": f"{loss:.4f}"}
         self.bar.set_postfix(self.numbers | self.measured, refresh=False)
         self.bar.update()
+
+    def waited(self, share: float) -> None:
+        """Show the share of the time in which training waited for images, if it is much.
+
+        Args:
+            share: share in [0, 1] of the time since the epoch began.
+        """
+        self.measured.pop("waits for data", None)
+        if share > MUCH_WAITING:
+            self.measured["waits for data"] = f"{share:.0%}"
 
     def end_epoch(self, row: Mapping[str, float]) -> None:
         """Show contrastive accuracy and kNN of the history's row from now on, beside the loss."""

@@ -63,8 +63,8 @@ def train_run(
     folder = RunFolder.resume(out, settings) if resume else None
     if folder is None and first:
         RunFolder(out).check_free()
-    trainer_class.check(settings)
     trainer_class.join(settings)
+    trainer_class.check(settings)
     data = data or load_data(settings, progress)
     check_batch_size(settings.batch_size, len(data.train_images))
     trainer = trainer_class(settings, data)

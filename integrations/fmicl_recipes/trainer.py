@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 from fmicl_core.checks import invalid
-from fmicl_recipes.data import ImageData, Images, StoredImages
+from fmicl_recipes.data import AnyImages, ImageData, Images, StoredImages
 from fmicl_recipes.machines import Process, find_process
 from fmicl_recipes.run_folder import RunFolder
 from fmicl_recipes.settings import TrainSettings
@@ -122,14 +122,14 @@ class Trainer(ABC):
         """Take weights, history and seconds from the folder's checkpoint."""
 
     @abstractmethod
-    def encode(self, images: Images | StoredImages) -> Features:
+    def encode(self, images: AnyImages) -> Features:
         """Encoder features (N, F) float32 of uint8 images (N, H, W, C), without augmentation.
 
         `StoredImages` are decoded part by part.
         """
 
     @abstractmethod
-    def project(self, images: Images) -> tuple[Features, Features]:
+    def project(self, images: AnyImages) -> tuple[Features, Features]:
         """Projections (N, d) of two random views of uint8 images, drawn by `settings.seed`.
 
         The images are (N, H, W, C), or (N, 2, H, W, C), two random crops of each, where

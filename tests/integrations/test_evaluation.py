@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 pytest.importorskip("sklearn", reason="the recipes need scikit-learn")
 pytest.importorskip("datasets", reason="the recipes need Hugging Face datasets")
 
-from fmicl_recipes import evaluation, sphere
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from fmicl_recipes import evaluation, probe, sphere
 from fmicl_recipes.history import warn_of_collapse
 
 
@@ -157,3 +160,36 @@ def test_wilson_intervals():
     assert evaluation.wilson_interval(0.0, 5)[0] == 0.0
     low, high = evaluation.wilson_interval(0.5, 10_000)
     assert high - low == pytest.approx(2 * 1.96 * 0.005, rel=1e-3)
+
+
+@pytest.mark.parametrize("rows", [40, 400, 2000])
+def test_a_probe_in_parts_is_the_probe_of_scikit_learn(monkeypatch, no_warnings, rows):
+    """Both minimise the same sum, so at its minimum they agree but for ties."""
+    rng = np.random.default_rng(rows)
+    labels = rng.integers(0, 4, rows)
+    x = (rng.normal(size=(rows, 6)) + 0.7 * np.eye(6)[labels]) * [1, 3, 9, 27, 0.1, 0.01] + 5
+    of_y = x[: rows // 2] + rng.normal(size=(rows // 2, 6)) * 0.01
+    monkeypatch.setattr(probe, "PART", 64)
+    scaled = StandardScaler().fit(x)
+    ours = probe.SoftmaxProbe(0.1, 1000, 1e-7).fit(x.astype(np.float32), labels)
+    known = LogisticRegression(C=0.1, max_iter=1000, tol=1e-7).fit(scaled.transform(x), labels)
+    centred = ours.weights - ours.weights.mean(axis=1, keepdims=True)
+    np.testing.assert_allclose(centred[:-1].T, known.coef_, atol=2e-3)
+    assert (ours.predict(of_y) == known.predict(scaled.transform(of_y))).mean() > 0.99
+    scores = evaluation.linear_accuracy(x, labels, of_y, labels[: rows // 2])
+    monkeypatch.setattr(evaluation, "PROBE_NUMBERS", 10)
+    parts = evaluation.linear_accuracy(x, labels, of_y, labels[: rows // 2])
+    assert parts == pytest.approx(scores, abs=0.02)
+
+
+def test_knn_looks_among_the_rows_that_were_drawn(no_warnings):
+    """Whoever looks among all of them finds each row itself; the rows are the seed's."""
+    assert evaluation.knn_rows(100, 100, seed=0) is None
+    first, again, other = (evaluation.knn_rows(100, 30, seed=seed) for seed in (0, 0, 1))
+    assert first.tolist() == again.tolist() == sorted(set(first.tolist()))
+    assert len(first) == 30
+    assert first.tolist() != other.tolist()
+    x, labels = np.random.default_rng(0).normal(size=(100, 4)), np.arange(100)
+    scores = evaluation.evaluate_features(x, labels, x, labels, k=1, knn_train=30)
+    assert scores["knn_train"] == 30
+    assert scores["knn_accuracy"] == pytest.approx(0.3)

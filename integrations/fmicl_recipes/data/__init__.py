@@ -9,6 +9,6 @@ stacks them, and `load.py` puts it all together.
 from fmicl_recipes.data.images import ImageData
 from fmicl_recipes.data.load import load_images, validation_split
 from fmicl_recipes.data.splits import Images
-from fmicl_recipes.data.stored import StoredImages
+from fmicl_recipes.data.stored import AnyImages, StoredImages
 
-__all__ = ["ImageData", "Images", "StoredImages", "load_images", "validation_split"]
+__all__ = ["AnyImages", "ImageData", "Images", "StoredImages", "load_images", "validation_split"]

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from fmicl_core.checks import callers_level, check_at_least, invalid
 from fmicl_recipes.data.images import ImageData
 from fmicl_recipes.data.pictures import check_some
-from fmicl_recipes.data.places import Options, decode, fit_in_memory, store, take
+from fmicl_recipes.data.places import Options, decode, fit_in_memory, store
 from fmicl_recipes.data.sources import open_splits
 from fmicl_recipes.data.splits import TEST_SPLITS, Images, Labels, numbered
-from fmicl_recipes.data.stored import StoredImages
+from fmicl_recipes.data.stored import StoredImages, rows_of
 from fmicl_recipes.stream import default_workers
 
 HELD_OUT = "a held-out fifth"
@@ -91,7 +91,7 @@ def load_images(
     if limit is not None and limit < len(data.train_images):
         check_at_least("limit", limit, 2)
         keep = np.sort(np.random.default_rng(seed).permutation(len(data.train_images))[:limit])
-        data = replace(data, train_images=take(data.train_images, keep),
+        data = replace(data, train_images=rows_of(data.train_images, keep),
                        train_labels=_rows(data.train_labels, keep))  # fmt: skip
     return data
 
@@ -119,8 +119,8 @@ def _split(
         index, test_size=share, random_state=0, stratify=labels if common else None
     )
     return ImageData(
-        name, take(images, train), _rows(labels, train), take(images, test), _rows(labels, test),
-        HELD_OUT, class_names,
+        name, rows_of(images, train), _rows(labels, train),
+        rows_of(images, test), _rows(labels, test), HELD_OUT, class_names,
     )  # fmt: skip
 
 

@@ -120,11 +120,6 @@ def fit_in_memory(splits: Mapping[str, Split], options: Options) -> bool:
     return False
 
 
-def take(images: Any, rows: NDArray[np.int64]) -> Any:
-    """The images of some rows, in the place where all of them are."""
-    return images.take(rows) if isinstance(images, StoredImages) else images[rows]
-
-
 def _indexes(splits: Mapping[str, Split], options: Options) -> dict[str, Index]:
     return {
         key: index_of(split, key, decode=options.skip_corrupt, workers=options.workers,

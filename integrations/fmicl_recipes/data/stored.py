@@ -129,3 +129,36 @@ def crop_box(size: tuple[int, int], draw: NDArray[np.float64], strengths: Photo)
     tall = float(min(root / np.sqrt(stretch), height))
     top, left = float(draw[2]) * (height - tall), float(draw[3]) * (width - wide)
     return left, top, min(left + wide, width), min(top + tall, height)
+
+
+def rows_of(images: Images | StoredImages, rows: NDArray[np.int64]) -> Images | StoredImages:
+    """These rows of an array, or of images that stay in their files."""
+    return images.take(rows) if isinstance(images, StoredImages) else images[rows]
+
+
+class StoredCrops:
+    """Random crops (n, V, H, W, C) of stored images, which look like an array of uint8.
+
+    Args:
+        images: images to crop.
+        draws: numbers (n, V, 4), as for `StoredImages.crops`.
+        strengths: strengths, as for `StoredImages.crops`.
+    """
+
+    dtype = StoredImages.dtype
+    ndim = 5
+
+    def __init__(self, images: StoredImages, draws: NDArray[np.float64], strengths: Photo) -> None:
+        self.images, self.draws, self.strengths = images, draws, strengths
+        self.workers = images.workers
+        self.shape = (len(images), draws.shape[1], *images.shape[1:])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> Images:
+        return self.images.crops(np.arange(len(self))[rows], self.draws[rows], self.strengths)
+
+
+#: Images as an array, or in their files.
+AnyImages = Images | StoredImages | StoredCrops

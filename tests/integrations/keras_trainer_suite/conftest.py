@@ -59,6 +59,22 @@ def trainer_of():
 
 
 @pytest.fixture(scope="session")
+def check_same_run(numpy):
+    """Check that two trainers ended with the same bits, whatever the time they took."""
+    from fmicl_keras.build import state
+
+    def check(ours, theirs):
+        for group in (lambda t: state(t.model), lambda t: t.model.optimizer.variables):
+            pairs = zip(group(ours), numpy(group(ours)), numpy(group(theirs)), strict=True)
+            for variable, a, b in pairs:
+                np.testing.assert_array_equal(a, b, err_msg=variable.path)
+        for name in ("epoch", "step", "loss", "alignment", "uniformity", "embedding_rank"):
+            assert [r[name] for r in ours.history] == [r[name] for r in theirs.history]
+
+    return check
+
+
+@pytest.fixture(scope="session")
 def fit(trainer_of):
     """The trainer of settings, trained in a folder."""
 

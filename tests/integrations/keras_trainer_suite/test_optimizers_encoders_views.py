@@ -8,7 +8,6 @@ import pytest
 from keras import ops
 
 from fmicl_keras import build_encoder
-from fmicl_keras.batches import EpochBatches
 from fmicl_keras.build import state
 from fmicl_keras.geometry import RandomAffine, RandomResizedCrop, bilinear
 from fmicl_keras.optimizers import LARS, SGD, build_optimizer, warmup_cosine
@@ -113,6 +112,41 @@ def test_encoders_are_those_of_lightning(name, side, width, require):
         )
 
 
+@pytest.mark.parametrize("side", [32, 37])
+def test_resnet50_is_that_of_the_paper_written_out(side, require):
+    """By PyTorch's functions, which pad on both sides; on every backend."""
+    torch = require("torch")
+    from torch.nn import functional
+
+    encoder, rng = build_encoder("resnet50", (side, side, 3), 2), np.random.default_rng(0)
+    kernels = creation_order(encoder, (keras.layers.Conv2D,))
+    norms = creation_order(encoder, (keras.layers.BatchNormalization,))
+    for norm in norms:
+        norm.set_weights([rng.uniform(0.5, 1.5, w.shape) for w in norm.weights])
+    parts = zip(kernels, norms, strict=True)
+
+    def conv(x, stride=1, padding=0):
+        kernel, norm = (layer.get_weights() for layer in next(parts))
+        gamma, beta, mean, variance = map(torch.from_numpy, norm)
+        weight = torch.from_numpy(kernel[0]).permute(3, 2, 0, 1)
+        y = functional.conv2d(x, weight, stride=stride, padding=padding)
+        return functional.batch_norm(y, mean, variance, gamma, beta)
+
+    images = rng.standard_normal((2, side, side, 3)).astype(np.float32)
+    x = torch.from_numpy(images).permute(0, 3, 1, 2)
+    x = functional.max_pool2d(torch.relu(conv(x, 2, 3)), 3, 2, 1)
+    for stage, blocks in enumerate((3, 4, 6, 3)):
+        for block in range(blocks):
+            stride = 2 if stage > 0 and block == 0 else 1
+            y = torch.relu(conv(torch.relu(conv(x)), stride, 1))
+            y = conv(y)
+            x = torch.relu(y + (conv(x, stride) if block == 0 else x))
+    assert next(parts, None) is None
+    ours = ops.convert_to_numpy(encoder(images, training=False))
+    assert ours.shape == (2, 64)
+    np.testing.assert_allclose(ours, x.mean((2, 3)).numpy(), rtol=1e-3)
+
+
 def copy_weights(ours, theirs):
     """Layer by layer in the order in which they were made, which is the same."""
     import torch
@@ -141,11 +175,12 @@ def copy_weights(ours, theirs):
 
 
 @once
-def test_resnet18_and_vit_s_are_the_standard_ones():
+def test_resnets_and_vit_s_are_the_standard_ones():
     def count(model):
         return sum(int(np.prod(w.shape)) for w in model.trainable_weights)
 
     assert count(build_encoder("resnet18", (32, 32, 3), 64)) == 11_168_832
+    assert count(build_encoder("resnet50", (64, 64, 3), 64)) == 23_508_032
     # ViT-S/16 has 22,050,664 with its classifier and learned positions.
     classifier, positions = 384 * 1000 + 1000, 197 * 384
     vit_s = build_encoder("vit-s12", (32, 32, 3), 64, patch_size=16)
@@ -154,7 +189,9 @@ def test_resnet18_and_vit_s_are_the_standard_ones():
 
 @once
 def test_encoders_that_do_not_fit_are_named():
-    with pytest.raises(ValueError, match=r"Expected one of resnet18, smallconv, vit-s6, vit-s12"):
+    with pytest.raises(
+        ValueError, match=r"Expected one of resnet18, resnet50, smallconv, vit-s6, vit-s12"
+    ):
         build_encoder("timm:resnet18", (8, 8, 1), 8)
     with pytest.raises(ValueError, match=r"`patch_size`. Expected a divisor of .* 10 x 8"):
         vit((10, 8, 1), 4, 1, patch_size=4)
@@ -204,16 +241,19 @@ def test_projections_are_drawn_by_the_seed_alone_and_leave_the_run_alone(tiny, t
 
 
 @once
-def test_the_order_of_images_depends_on_seed_and_epoch_alone():
-    images = np.arange(10, dtype=np.uint8)[:, None, None, None]
-    batches = EpochBatches(images, 3, seed=1)
+def test_views_of_crops_are_those_of_the_crops_in_their_order(tiny, trainer_of, numpy):
+    """Of the same crop twice they are those of the image, seed by seed."""
+    trainer = trainer_of(tiny("simclr"))
+    method, images = trainer.model, trainer.data.test_images[:6]
+    seeds = numpy(method.augment.non_trainable_variables)
 
-    def epoch(number):
-        batches.start(number)
-        return [b[0].ravel().tolist() for b in batches]
+    def views(of):
+        trainer._set_seeds(seeds)
+        return numpy(method.views(of))
 
-    first = epoch(0)
-    assert len(first) == 3
-    assert len(set(np.ravel(first))) == 9
-    assert epoch(1) != first
-    assert epoch(0) == first
+    for a, b in zip(views(images), views(np.stack([images, images], axis=1)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    first, _ = views(np.stack([images, 255 - images], axis=1))
+    _, second = views(np.stack([255 - images, images], axis=1))
+    for a, b in zip(views(images), (first, second), strict=True):
+        np.testing.assert_array_equal(a, b)
