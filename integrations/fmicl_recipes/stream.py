@@ -41,8 +41,9 @@ WATCH = 1.0
 class Items(Protocol):
     """Items that are made when they are asked for by their number."""
 
-    #: Bytes of an item, about.
-    nbytes: int
+    @property
+    def nbytes(self) -> int:
+        """Bytes of an item, about."""
 
     def __len__(self) -> int: ...
 
