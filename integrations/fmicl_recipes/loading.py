@@ -67,7 +67,7 @@ def check_images(images: Any, shape: tuple[int, int, int]) -> Any:
     """The images as (N, H, W, C), if they are like those that an encoder was trained on.
 
     Args:
-        images: (N, H, W, C) uint8, as an array or `StoredImages`; with one channel (N, H, W), too.
+        images: (N, H, W, C) uint8, in memory or `StoredImages`; with one channel (N, H, W), too.
         shape: (H, W, C) of the images that the encoder was trained on.
 
     Raises:

@@ -131,7 +131,7 @@ def crop_box(size: tuple[int, int], draw: NDArray[np.float64], strengths: Photo)
     return left, top, min(left + wide, width), min(top + tall, height)
 
 
-def rows_of(images: Images | StoredImages, rows: NDArray[np.int64]) -> Images | StoredImages:
+def rows_of(images: Images | StoredImages, rows: NDArray[np.int64]) -> Any:
     """These rows of an array, or of images that stay in their files."""
     return images.take(rows) if isinstance(images, StoredImages) else images[rows]
 
