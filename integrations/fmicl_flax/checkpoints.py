@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -38,7 +41,7 @@ def save_checkpoint(folder: RunFolder, name: str, state: Any, facts: dict[str, A
     try:
         store.mkdir(exist_ok=True)
         shutil.rmtree(store / name, ignore_errors=True)  # what a run that was killed may have left
-        with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as writer:
+        with _untold(), ocp.StandardCheckpointer(multiprocessing_options=_alone()) as writer:
             writer.save(store / name, state, custom_metadata=facts)
         link = folder.path / f".{folder.checkpoint.name}"
         link.unlink(missing_ok=True)
@@ -49,6 +52,18 @@ def save_checkpoint(folder: RunFolder, name: str, state: Any, facts: dict[str, A
         for other in store.iterdir() if store.exists() else ():
             if other != whole:
                 shutil.rmtree(other, ignore_errors=True)
+
+
+@contextmanager
+def _untold() -> Iterator[None]:
+    """Keep Orbax from printing the tracebacks of errors that it raises as well."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _alone() -> ocp.options.MultiprocessingOptions:

@@ -75,7 +75,8 @@ def features(run: str | Path, images: AnyImages) -> Features:
 
     Args:
         run: folder of the run, see `load_encoder`.
-        images: uint8 images (N, H, W, C) like those of training; (N, H, W) if of one channel.
+        images: uint8 images (N, H, W, C) like those of training, in memory or `StoredImages`, which
+            are decoded a chunk at a time; (N, H, W) if of one channel.
 
     Raises:
         ValueError: the run cannot be loaded, or the images are of another shape or dtype.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import itertools
 import os
 import re
 import signal
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
+import orbax.checkpoint as ocp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from fmicl_core.checks import InvalidArgument
@@ -25,6 +26,9 @@ from fmicl_recipes.stopping import Preempted, ProcessLost, RunStopped
 #: Seconds without a sign of life after which a process is taken for lost, and those that processes
 #: wait for each other at the end.
 HEARTBEAT, SHUTDOWN = 20, 60
+#: Milliseconds, a week, that they wait for each other while one of them loads or evaluates.
+PATIENCE = 7 * 24 * 3600 * 1000
+_MEETINGS = itertools.count()
 #: What errors say that come of another process's end.
 LOST = re.compile("gloo|nccl|connection|coordination|UNAVAILABLE|DEADLINE_EXCEEDED", re.IGNORECASE)
 #: JAX ends a process by abort() where the first one has gone, or where one has and nobody notices;
@@ -82,13 +86,15 @@ def together(process: Process) -> Iterator[None]:
         yield
         return
     try:
+        meet()
         try:
             yield
         except Preempted:  # all of them, after the same step
-            multihost_utils.sync_global_devices("stopped")
+            meet()
             raise
-        multihost_utils.sync_global_devices("trained")
+        meet()
         jax.distributed.shutdown()  # so that the others need not wait while the first evaluates
+        ctypes.CDLL(None).signal(signal.SIGABRT, None)
     except Preempted:
         raise
     except BaseException as error:
@@ -98,6 +104,16 @@ def together(process: Process) -> Iterator[None]:
         if lost:
             raise ProcessLost.because(error) from error
         raise
+
+
+def meet() -> None:
+    """Wait for the other processes, however long they take; with one process, for nobody.
+
+    The first collective on CPUs gives up after half a minute where others do not come.
+    """
+    every = set(range(jax.process_count()))
+    barrier = ocp.multihost.get_barrier_sync_fn(processes=every)
+    barrier(key=f"meeting-{next(_MEETINGS)}", timeout_ms=PATIENCE)
 
 
 class Agreement:

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from fmicl_flax.checkpoints import Saver
 from fmicl_flax.clock import Clock
 from fmicl_flax.compiled import all_finite
-from fmicl_flax.machines import Agreement
+from fmicl_flax.machines import Agreement, meet
 from fmicl_flax.method import Contrast
 from fmicl_recipes.board import Board
 from fmicl_recipes.history import epoch_row, knn, warn_of_collapse
@@ -98,9 +98,11 @@ class Sitting:
 
     def train(self) -> None:
         """Train to the end, see `Trainer.fit`."""
+        bool(self.agree(False))  # connects processes now, and not after minutes of compiling
         for epoch in range(len(self.trainer.history) + 1, self.settings.epochs + 1):
             self._epoch(epoch)
-            warn_of_collapse(self.trainer.history)
+            if self.trainer.process.index == 0:
+                warn_of_collapse(self.trainer.history)
 
     def _epoch(self, epoch: int) -> None:
         """Train to the end of an epoch (from 1)."""
@@ -118,6 +120,8 @@ class Sitting:
                 continue
             x, y = map(np.asarray, self._read(epoch))
             trainer.seconds += self.clock.lap()
+            if not all_finite(trainer.state):
+                raise NonFiniteLossError.weights(done)
             if done == end:
                 row = self._row(epoch, x, y, (end - start) * self.settings.batch_size)
                 trainer.history.append(row)
@@ -155,13 +159,13 @@ class Sitting:
         measured = {
             "images_per_second": images / clock.elapsed, "data_wait": clock.idle_share,
         }  # fmt: skip
-        if not all_finite(trainer.state):
-            raise NonFiniteLossError.weights(trainer.done)
         self.bar.waited(clock.idle_share)
         every = self.settings.knn_every
-        if every and epoch % every == 0 and trainer.process.index == 0:
-            self.bar.say("evaluating")
-            measured |= knn(trainer)
+        if every and epoch % every == 0:
+            if trainer.process.index == 0:
+                self.bar.say("evaluating")
+                measured |= knn(trainer)
+            meet()
         row = epoch_row(epoch, trainer.done, float(np.mean(trainer.losses)), x, y, **measured)
         logged = {name: row[name] for name in row if name not in ("epoch", "step", "loss")}
         self._write({"loss_epoch": row["loss"], **logged})

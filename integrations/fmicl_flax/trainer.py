@@ -104,8 +104,7 @@ class MethodTrainer(SteppedTrainer):
             return
         images = self.data.train_images
         workers = images.workers if isinstance(images, StoredImages) else 0
-        batches: Any = stream(self.batches, start, workers)
-        with closing(batches):
+        with closing(stream(self.batches, start, workers)) as batches:
             yield from batches
 
     def step(self, step: int, item: Item) -> Contrast:

@@ -16,7 +16,7 @@ from fmicl_keras.checkpoints import to_numpy
 from fmicl_keras.method import LastViews
 from fmicl_recipes.history import epoch_row, knn, warn_of_collapse
 from fmicl_recipes.progress import Progress
-from fmicl_recipes.stopping import NonFiniteLossError, Preempted
+from fmicl_recipes.stopping import NonFiniteLossError
 from fmicl_recipes.trainer import Trainer
 
 #: Steps between two looks at how long training waits for batches.
@@ -37,7 +37,6 @@ class Run(keras.callbacks.Callback):
 
     Raises:
         NonFiniteLossError: the loss or a weight is not finite; the message says at which step.
-        Preempted: the run was asked to stop.
     """
 
     def __init__(
@@ -50,6 +49,8 @@ class Run(keras.callbacks.Callback):
         )  # fmt: skip
         settings, self.several = trainer.settings, trainer.process.count > 1
         self.per_epoch = len(trainer.data.train_images) // settings.batch_size
+        #: Whether the run is to stop, as it was asked to, and number of its steps so far.
+        self.stop = False
         self.step = len(trainer.history) * self.per_epoch + len(losses)
         self._start_clock()
 
@@ -75,11 +76,12 @@ class Run(keras.callbacks.Callback):
         if self.stop or (every and self.step % every == 0):
             self._stop_clock()
             self.save(self.step)
-        if self.stop:
-            raise Preempted.after(self.step)
+        self.model.stop_training = self.stop
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Stop the clock, refuse broken weights, measure, save."""
+        """Stop the clock, refuse broken weights, measure, save; not where the run stops before."""
+        if len(self.losses) < self.per_epoch:
+            return
         trainer, elapsed = self.trainer, self._stop_clock()
         if not all(np.isfinite(to_numpy(variable)).all() for variable in state(self.model)):
             raise NonFiniteLossError.weights(self.step)
@@ -97,8 +99,7 @@ class Run(keras.callbacks.Callback):
         self.bar.end_epoch(trainer.history[-1])
         self.save(self.step)
         warn_of_collapse(trainer.history)
-        if self.stop or (not self.several and trainer.stop()):
-            raise Preempted.after(self.step)
+        self.model.stop_training = self.stop = self.stop or (not self.several and trainer.stop())
         self._start_clock()
 
     def _start_clock(self) -> None:

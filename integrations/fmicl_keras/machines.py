@@ -12,6 +12,9 @@ from typing import Any
 from fmicl_core.checks import invalid
 from fmicl_recipes.stopping import ProcessLost
 
+#: How the lines of an error begin that say where in a graph it came.
+_TRACE = ("Graph execution error", "Detected at node", "  File ")
+
 
 @cache
 def over_machines(kind: str, devices: int) -> Any:
@@ -71,4 +74,5 @@ def lost() -> Iterator[None]:
         errors.UnavailableError, errors.AbortedError, errors.CancelledError,
         errors.DeadlineExceededError, errors.FailedPreconditionError, errors.InternalError,
     ) as error:  # fmt: skip
-        raise ProcessLost.because(error.message.partition("\n")[0]) from error
+        lines = [line for line in error.message.splitlines() if not line.startswith(_TRACE)]
+        raise ProcessLost.because(next(filter(str.strip, lines), "nothing")) from error

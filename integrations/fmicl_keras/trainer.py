@@ -26,7 +26,7 @@ from fmicl_recipes.progress import Progress
 from fmicl_recipes.run_folder import RunFolder
 from fmicl_recipes.settings import TrainSettings
 from fmicl_recipes.sphere import Features
-from fmicl_recipes.stopping import NotSaved
+from fmicl_recipes.stopping import NotSaved, Preempted
 from fmicl_recipes.trainer import Trainer
 
 
@@ -96,6 +96,8 @@ class MethodTrainer(Trainer):
                         feed.take((end - epoch) * steps), steps_per_epoch=steps,
                         initial_epoch=epoch, epochs=end, shuffle=False, verbose=0, callbacks=[run],
                     )  # fmt: skip
+                    if run.stop:
+                        raise Preempted.after(run.step)
 
     def load(self, folder: RunFolder) -> None:
         """Take weights, history and seconds from the folder's checkpoint."""

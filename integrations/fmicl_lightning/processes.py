@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import distributed
-from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 from fmicl_core.checks import InvalidArgument
 from fmicl_recipes.machines import Process

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from functools import cache, partial
 from pathlib import Path
 
@@ -658,6 +659,51 @@ def test_a_run_resumes_in_the_middle_of_an_epoch(tmp_path, monkeypatch, method, 
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.long
+def test_a_command_that_is_killed_goes_on_exactly(tmp_path):
+    """On images in their files, with workers; the kill comes at any moment after a checkpoint."""
+    from PIL import Image
+
+    for number in range(150):
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+        (tmp_path / f"images/{number % 3}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / f"images/{number % 3}/{number}.png")
+    options = {"data": tmp_path / "images", "framework": "jax", "cache": "disk", "workers": 2,
+               "image-size": 16, "encoder": "smallconv", "width": 4, "batch-size": 16,
+               "epochs": 30, "checkpoint-every": 2, "device": "cpu"}  # fmt: skip
+    cached = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
+              "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}  # fmt: skip
+
+    def start(name, *more):
+        command = [sys.executable, "-m", "fmicl_cli", "train", "simclr", *more]
+        command += ["--out", tmp_path / name]
+        return subprocess.Popen(
+            list(map(str, command)), text=True, env=os.environ | cached,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    given = [text for name, value in options.items() for text in (f"--{name}", value)]
+    whole = start("whole", *given)
+    assert whole.wait(300) == 0, whole.communicate()
+    cut = start("cut", *given)
+    while not (tmp_path / "cut/checkpoint.ckpt").exists():
+        assert cut.poll() is None, cut.communicate()
+        time.sleep(0.01)
+    time.sleep(0.3)
+    cut.kill()
+    cut.wait()
+    assert not (tmp_path / "cut/metrics.json").exists()
+    resumed = start("cut", "--resume")
+    assert resumed.wait(300) == 0, resumed.communicate()
+    histories, metrics = [], []
+    for folder in (RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "cut")):
+        histories.append([{**row, **TIMES} for row in folder.read_history()])
+        metrics.append({**folder.read_json("metrics.json"), "seconds": 0})
+    assert histories[0] == histories[1]
+    assert metrics[0] == metrics[1]
+
+
 @pytest.mark.parametrize(
     "more",
     [{"views": 4}, pytest.param({"views": 3, "supervised": True}, marks=pytest.mark.slow)],
@@ -905,6 +951,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(tmp_path, capfd
     state, _ = load_checkpoint(folder, small, home)
     np.testing.assert_array_equal(state["w"], small["w"].astype(np.float32))
     assert [path.name for path in (folder.path / STORE).iterdir()] == ["step-1"]
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_a_non_finite_loss_stops_and_keeps_the_last_checkpoint(tmp_path):
