@@ -103,7 +103,9 @@ def _made_ahead(items: Items, start: int, workers: int) -> Generator[Item, None,
             yield arrays
             item = next(iterator, None)
     except RuntimeError as error:
-        raise _explained(error) from error
+        if (explained := _explained(error)) is error:
+            raise
+        raise explained from error
     finally:
         item = None
         iterator.close()

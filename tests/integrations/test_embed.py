@@ -14,6 +14,8 @@ from PIL import Image  # noqa: E402
 from fmicl_core.checks import InvalidArgument  # noqa: E402
 from fmicl_recipes import RunFolder, TrainSettings  # noqa: E402
 from fmicl_recipes import embed as recipe  # noqa: E402
+from fmicl_recipes.chunks import filled_chunks  # noqa: E402
+from fmicl_recipes.data import StoredImages  # noqa: E402
 from fmicl_recipes.data.pictures import Decoder  # noqa: E402
 from fmicl_recipes.text import TextSettings  # noqa: E402
 
@@ -71,6 +73,24 @@ def test_the_arrays_of_a_file(tmp_path, images):
     assert rows == {name: [4.0, 3.0, value] for name, value in grey.items()}
     assert splits == {name: name.partition("/")[0] for name in NAMES}
     assert labels == dict(zip(NAMES, [0, 0, 1, -1], strict=True))
+
+
+def test_a_set_that_memory_would_not_hold_is_encoded_from_its_files(tmp_path, images, monkeypatch):
+    """In the same order and with the same features."""
+    run, given = trained(tmp_path / "run"), []
+
+    def chunked(run, images):
+        given.append(images)
+        return encoder(run, np.concatenate(list(filled_chunks(images, 2)))[: len(images)])
+
+    small = embed(run, tmp_path / "small.npz", images)
+    monkeypatch.setattr(recipe, "free_memory", lambda: 50)
+    large = recipe.embed(run, tmp_path / "large.npz", chunked, str(images), progress=False)
+    assert [len(part) for part in given] == [1, 3]
+    assert all(isinstance(part, StoredImages) for part in given)
+    np.testing.assert_array_equal(large, small)
+    with np.load(tmp_path / "small.npz") as a, np.load(tmp_path / "large.npz") as b:
+        assert a["name"].tolist() == b["name"].tolist()
 
 
 def test_the_columns_of_a_table(tmp_path, images):

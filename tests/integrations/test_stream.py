@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing import active_children
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,9 @@ class Numbers:
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow), 2])
-def test_items_come_in_their_order_from_any_start(workers):
+def test_items_come_in_their_order_from_any_start(workers, monkeypatch):
+    if workers == 1:  # as in a container, whose arrays then go through a pipe
+        monkeypatch.setattr("fmicl_recipes.stream._free_shared_memory", lambda: 0)
     made = list(stream(Numbers(9), 4, workers))
     assert [(int(item["a"][-1]), int(item["b"][0])) for item in made] == [
         (number, number) for number in range(4, 9)
@@ -63,6 +66,18 @@ def test_an_error_that_cannot_be_sent_is_told_by_its_name():
     item = _Sent(Numbers(9, 3, Odd("left", "right")))[3]
     with pytest.raises(RuntimeError, match=r"^Odd: left$"):
         raise pickle.loads(item["error"].tobytes())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "cause"), [(signal.SIGKILL, "out of memory"), (signal.SIGBUS, "/dev/shm, is full")]
+)
+def test_a_worker_that_was_killed_is_told(number, cause):
+    items = stream(Numbers(10**6), workers=2)
+    next(items)
+    os.kill(active_children()[0].pid, number)
+    with pytest.raises(RuntimeError, match=f"ended by {number.name}. .*{cause}"):
+        list(items)
 
 
 SCRIPT = """

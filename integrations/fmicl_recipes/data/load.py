@@ -43,9 +43,9 @@ def load_images(
     there is a choice. docs/data.md says what is read, and how.
 
     Args:
-        source: "digits" (scikit-learn, 8 x 8 pixels), a hub name or alias, a folder of parquet
-            files named by split or in folders named so, an image folder (one sub-folder per class,
-            under train/ and test/ or not), or one parquet file.
+        source: "digits" (scikit-learn, 8 x 8 pixels), a hub name or alias, an image folder (one
+            sub-folder per class, under train/ and test/ or not), a folder of shards (parquet,
+            arrow, tar) named by split or in folders named so, or one shard.
         image_size: pixels a side; images are resized to cover it and cut to their centre. It is
             needed where images differ in size.
         limit: number of training images to keep at most, drawn by `seed`.

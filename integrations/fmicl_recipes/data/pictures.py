@@ -138,23 +138,30 @@ class Decoder:
         assert self.size is not None
         height, width = self.size
         full: list[tuple[int, int]] = []
+        part = 1
 
         def shrink(image: Image) -> None:
             """Let a JPEG file be decoded at a half or less, where all crops are smaller still."""
+            nonlocal part
             if image.format == "JPEG":
-                turned = image.getexif().get(ORIENTATION) in TURNED
-                full.append(image.size[::-1] if turned else image.size)
+                turn = image.getexif().get(ORIENTATION, 1)
+                full.append(image.size[::-1] if turn in TURNED else image.size)
                 spare = min(min((x1 - x0) / width, (y1 - y0) / height)
                             for x0, y0, x1, y1 in boxes(full[0]))  # fmt: skip
-                part = next(k for k in (8, 4, 2, 1) if k <= max(spare, 1))
+                part = next(
+                    k for k in (8, 4, 2, 1)
+                    # A part of a pixel stands at the end, which turning would put first.
+                    if k <= max(spare, 1) and (turn == 1 or not any(n % k for n in image.size))
+                )  # fmt: skip
                 image.draft(None, (image.width // part, image.height // part))
 
         plain = self._decoded(picture, name, shrink)
         chosen = boxes(full[0] if full else plain.size)
-        if full and full[0] != plain.size:
-            x, y = plain.width / full[0][0], plain.height / full[0][1]
-            chosen = [(x0 * x, y0 * y, min(x1 * x, plain.width), min(y1 * y, plain.height))
-                      for x0, y0, x1, y1 in chosen]  # fmt: skip
+        if part > 1:
+            chosen = [
+                (x0 / part, y0 / part, min(x1 / part, plain.width), min(y1 / part, plain.height))
+                for x0, y0, x1, y1 in chosen
+            ]
         resized = (plain.resize((width, height), Resampling.BILINEAR, box) for box in chosen)
         return np.stack([*map(as_array, resized)])
 
