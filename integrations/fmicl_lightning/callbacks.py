@@ -24,11 +24,14 @@ from fmicl_recipes.trainer import Trainer
 #: Steps between two looks at how long training waits for its batches.
 _BETWEEN = 20
 
-#: The loggers through which Lightning gives advice.
+#: The loggers through which Lightning gives advice, and PyTorch tells how it ends processes.
 LOGGERS = [
-    logging.getLogger(f"lightning.{name}")
-    for name in ("pytorch", "fabric", "pytorch.utilities.rank_zero")
-]
+    logging.getLogger(name)
+    for name in (
+        "lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero",
+        "torch.multiprocessing.spawn",
+    )
+]  # fmt: skip
 
 
 def checkpointing(folder: RunFolder) -> ModelCheckpoint:

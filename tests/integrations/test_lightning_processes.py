@@ -154,3 +154,29 @@ def test_only_errors_of_connections_are_processes_lost():
         raise torch.multiprocessing.ProcessExitedException(
             "process 1 terminated with signal SIGKILL", 1, 2, -9, "SIGKILL"
         )
+
+
+@pytest.mark.slow
+def test_sigterm_to_a_command_on_two_devices_reaches_the_processes_it_started(tmp_path):
+    """And the run goes on exactly, within its epoch."""
+    given = [f"--{k.replace('_', '-')}={v}" for k, v in (SMALL | {"machines": 1}).items()]
+
+    def start(out, *options):
+        command = [sys.executable, "-m", "fmicl_cli", "train", "simclr", f"--out={tmp_path / out}",
+                   "--epochs=40", "--devices=2", "--checkpoint-every=3"]  # fmt: skip
+        return [subprocess.Popen([*command, *given, *options], text=True, stderr=subprocess.PIPE)]
+
+    processes = start("cut")
+    wait_for_a_checkpoint(processes, tmp_path / "cut")
+    processes[0].terminate()
+    (told,) = told_by(processes)
+    step = read_checkpoint(RunFolder(tmp_path / "cut").checkpoint)["global_step"]
+    assert processes[0].returncode == 75, told
+    assert f"the checkpoint of step {step} is written" in told
+    for processes in (start("cut", "--resume"), start("run")):
+        told = told_by(processes)
+        assert processes[0].returncode == 0, told
+    cut, whole = (read_checkpoint(RunFolder(tmp_path / n).checkpoint) for n in ("cut", "run"))
+    assert step < whole["global_step"]
+    for name, value in whole["state_dict"].items():
+        assert torch.equal(value, cut["state_dict"][name]), name
