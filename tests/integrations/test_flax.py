@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from functools import cache, partial
 from pathlib import Path
 
@@ -38,6 +39,7 @@ from fmicl_flax import (  # noqa: E402
     load_encoder,
 )
 from fmicl_flax.checkpoints import STORE, Saver, load_checkpoint, save_checkpoint  # noqa: E402
+from fmicl_flax.clock import Clock  # noqa: E402
 from fmicl_flax.compiled import encode, train_step  # noqa: E402
 from fmicl_flax.encoders import feature_width  # noqa: E402
 from fmicl_flax.layers import UNIFORM, convolve, draw_kernel  # noqa: E402
@@ -657,6 +659,39 @@ def test_a_run_resumes_in_the_middle_of_an_epoch(tmp_path, monkeypatch, method, 
     crops = np.stack([images[:9]] * 2, axis=1)
     for got, want in zip(resumed.project(crops), (x, y), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
+def test_devices_that_are_busy_do_not_wait_for_data():
+    """Nor do they until their step ends."""
+
+    class Running:
+        def __init__(self, seconds):
+            self.seconds = seconds
+
+        def block_until_ready(self):
+            time.sleep(self.seconds)
+
+    def slow():
+        while True:
+            time.sleep(0.1)
+            yield {}
+
+    with closing(Clock()) as clock:
+        batches, idle = slow(), []
+        for seconds in (0.8, 0.05):
+            clock.next(batches)
+            idle.append(clock.idle)
+            clock.started(Running(seconds))
+        clock.next(batches)
+        idle.append(clock.idle)
+        assert idle[0] >= 0.1
+        assert idle[1] == idle[0]
+        assert idle[2] == idle[1]  # its step began when that of 0.8 s had ended
+        time.sleep(1.0)
+        clock.next(batches)
+        assert clock.idle - idle[2] >= 0.1
+        clock.lap()
+        assert 0.0 < clock.idle_share < 1.0
 
 
 @pytest.mark.slow
