@@ -4,6 +4,7 @@ Each framework has its own results, so that one can be measured again without th
 
     python -m benchmarks                        # all that are installed
     python -m benchmarks jax tensorflow
+    python -m benchmarks data --help            # of reading images, beside training on them
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import csv
 import importlib.util
 import os
+import sys
 from pathlib import Path
 
 from benchmarks import info_nce
@@ -26,6 +28,11 @@ RESULTS = Path(__file__).parent / "results"
 
 def main() -> None:
     """Measure, print, and write benchmarks/results/*.csv."""
+    if sys.argv[1:2] == ["data"]:
+        from benchmarks import data
+
+        data.main(sys.argv[2:])
+        return
     installed = [name for name in STEPS if importlib.util.find_spec(name)]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("frameworks", nargs="*", help=f"default: {' '.join(installed)}")

@@ -61,7 +61,7 @@ def make_setup(steps: int, queue: int) -> Setup:
     rng = np.random.default_rng(SEED)
     weights = _weights(rng)
     rows = rng.normal(size=(queue, DIM))
-    images = load_images("digits").train_images[..., 0] / 255.0
+    images = np.asarray(load_images("digits").train_images)[..., 0] / 255.0
     views = np.stack([_two_views(batch, rng) for batch in _batches(images, steps, rng)])
     centred = 2.0 * (views - images.reshape(len(images), -1).mean(axis=0))
     return Setup(weights, centred, rows / np.linalg.norm(rows, axis=1, keepdims=True))

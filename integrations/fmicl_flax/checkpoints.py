@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -12,9 +16,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from fmicl_recipes.run_folder import RunFolder, unreadable_checkpoint
+from fmicl_recipes.stopping import NotSaved
 
 #: Folder inside the run's that holds the checkpoint; the link `RunFolder.checkpoint` points there.
 STORE = "checkpoints"
+#: How the library that writes arrays tells the operating system's errors.
+_CODE = re.compile(r"os_error_code='(\d+)'")
 
 
 def save_checkpoint(folder: RunFolder, name: str, state: Any, facts: dict[str, Any]) -> None:
@@ -31,55 +38,100 @@ def save_checkpoint(folder: RunFolder, name: str, state: Any, facts: dict[str, A
         facts: values that JSON can hold, kept beside the arrays.
     """
     store = folder.path.absolute() / STORE
-    store.mkdir(exist_ok=True)
-    shutil.rmtree(store / name, ignore_errors=True)  # what a run that was killed may have left
-    with ocp.StandardCheckpointer() as writer:
-        writer.save(store / name, state, custom_metadata=facts)
-    link = folder.path / f".{folder.checkpoint.name}"
-    link.unlink(missing_ok=True)
-    link.symlink_to(f"{STORE}/{name}", target_is_directory=True)
-    os.replace(link, folder.checkpoint)
-    for old in store.iterdir():
-        if old.name != name:
-            shutil.rmtree(old, ignore_errors=True)
+    try:
+        store.mkdir(exist_ok=True)
+        shutil.rmtree(store / name, ignore_errors=True)  # what a run that was killed may have left
+        with _untold(), ocp.StandardCheckpointer(multiprocessing_options=_alone()) as writer:
+            writer.save(store / name, state, custom_metadata=facts)
+        link = folder.path / f".{folder.checkpoint.name}"
+        link.unlink(missing_ok=True)
+        link.symlink_to(f"{STORE}/{name}", target_is_directory=True)
+        os.replace(link, folder.checkpoint)
+    finally:
+        whole = folder.checkpoint.resolve()
+        for other in store.iterdir() if store.exists() else ():
+            if other != whole:
+                shutil.rmtree(other, ignore_errors=True)
+
+
+@contextmanager
+def _untold() -> Iterator[None]:
+    """Keep Orbax from printing the tracebacks of errors that it raises as well."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """That this process reads or writes without the others of a run."""
+    index = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process-{index}"
+    )
+
+
+def system_error(error: BaseException | None) -> OSError | None:
+    """The operating system's error that an error comes of, if it does."""
+    while error is not None and not isinstance(error, OSError):
+        if code := _CODE.search(str(error)):
+            return OSError(int(code[1]), os.strerror(int(code[1])))
+        error = error.__cause__ or error.__context__
+    return error
 
 
 class Saver:
     """Saves checkpoints and histories in a thread, one at a time, while training goes on.
 
     The block waits for the last one, also where it ends in an error. An error of saving is raised
-    by the next call of `save`, or at the end.
+    by the next call of `save`, by `wait`, or at the end.
     """
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1)
         self._last: Future[None] | None = None
 
-    def save(self, folder: RunFolder, name: str, state: Any, facts: dict[str, Any]) -> None:
+    def save(self, folder: RunFolder, step: int, state: Any, facts: dict[str, Any]) -> None:
         """Replace the folder's checkpoint, see `save_checkpoint`, then its history.
 
         Args:
             folder: folder of the run.
-            name: name of the checkpoint, another than that of the one before.
+            step: number of steps done, another than that of the checkpoint before.
             state: nested dictionaries of arrays in the host's memory.
             facts: values that JSON can hold, kept beside the arrays; among them the `history`.
         """
 
         def write() -> None:
-            save_checkpoint(folder, name, state, facts)
-            folder.write_history(facts["history"])
+            try:
+                save_checkpoint(folder, f"step-{step}", state, facts)
+                folder.write_history(facts["history"])
+            except Exception as error:
+                if (cause := system_error(error)) is None:
+                    raise
+                raise NotSaved.because(cause, step) from error
 
+        self.wait()
+        self._last = self._thread.submit(write)
+
+    def wait(self) -> None:
+        """Wait until the last checkpoint is written.
+
+        Raises:
+            NotSaved: it could not be written.
+        """
         if self._last is not None:
             self._last.result()
-        self._last = self._thread.submit(write)
 
     def __enter__(self) -> Saver:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._thread.shutdown()
-        if kind is None and self._last is not None:
-            self._last.result()
+        if kind is None:
+            self.wait()
 
 
 def load_checkpoint(
@@ -101,7 +153,8 @@ def load_checkpoint(
     places = jax.tree.map(lambda x: ocp.ArrayRestoreArgs(sharding=sharding), target)
     how = ocp.args.PyTreeRestore(target, restore_args=places, partial_restore=partly)
     try:
-        with ocp.PyTreeCheckpointer() as reader:
+        handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=_alone())
+        with ocp.Checkpointer(handler, multiprocessing_options=_alone()) as reader:
             state = reader.restore(path, args=how)
             facts = dict(reader.metadata(path).custom_metadata)
     except Exception as error:  # whatever the libraries below say of a damaged file

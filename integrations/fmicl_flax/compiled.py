@@ -19,8 +19,8 @@ from jax.sharding import Mesh
 
 from fmicl_flax.devices import everywhere
 from fmicl_flax.method import Contrast, Method
-from fmicl_recipes.chunks import filled_chunks
-from fmicl_recipes.data import Images
+from fmicl_recipes.chunks import filled_chunks, joined
+from fmicl_recipes.data import AnyImages
 from fmicl_recipes.sphere import Features
 
 
@@ -40,8 +40,8 @@ def train_step(
         graph: static graph of (method, optimiser).
         mesh: devices to train on.
         state: state of (method, optimiser), whose memory is reused.
-        samples: uint8 `images` (N, H, W, C) of the batch, and their `ids` (N,) if the method is
-            supervised; with `rows` those of the whole data set.
+        samples: uint8 `images` of the batch, as `Method.views` takes them, and their `ids` (N,) if
+            the method is supervised; with `rows` those of the whole data set.
         rows: indices (N,) of the batch in the data set; None where the samples are the batch.
         plan: arguments that `Method.plan` returned for this step.
         key: random key of the run. The step's own follows from it and the number of the step, so
@@ -74,10 +74,10 @@ def encode(graph: nnx.GraphDef[Any], state: nnx.State, images: jax.Array) -> jax
     return _evaluated(graph, state)(images)
 
 
-def encode_all(graph: nnx.GraphDef[Any], state: nnx.State, images: Images) -> Features:
-    """Features (N, F) of any number of uint8 images, see `encode`."""
-    rows = [np.asarray(encode(graph, state, chunk)) for chunk in filled_chunks(images)]
-    return np.concatenate(rows)[: len(images)]
+def encode_all(graph: nnx.GraphDef[Any], state: nnx.State, images: AnyImages) -> Features:
+    """Features (N, F) of any number of uint8 images, see `encode`, of a chunk at a time."""
+    parts = (np.asarray(encode(graph, state, chunk)) for chunk in filled_chunks(images))
+    return joined(parts, len(images))
 
 
 @partial(jax.jit, static_argnames=("graph",))

@@ -16,20 +16,25 @@ from fmicl_recipes.settings import TrainSettings
 
 
 def find_devices(settings: TrainSettings) -> Mesh:
-    """The devices to train on, in a row named "batch".
+    """The devices to train on, in a row named "batch"; of several processes, those of all.
 
     Raises:
-        ValueError: JAX sees no such device, or too few.
+        ValueError: JAX sees no such device, or a process too few.
     """
     try:
         devices = jax.devices(None if settings.device == "auto" else settings.device)
     except RuntimeError as error:
         raise invalid("device", "a device that JAX sees", settings.device,
                       why=f"{error}.") from None  # fmt: skip
-    if settings.devices > len(devices):
-        limit = f"at most the {len(devices)} devices that JAX sees"
+    of_each = [
+        [device for device in devices if device.process_index == index]
+        for index in range(jax.process_count())
+    ]
+    if settings.devices > (fewest := min(map(len, of_each))):
+        limit = f"at most the {fewest} devices that JAX sees"
         raise invalid("devices", limit, settings.devices)
-    return Mesh(np.array(devices[: settings.devices]), ("batch",))
+    chosen = [device for own in of_each for device in own[: settings.devices]]
+    return Mesh(np.array(chosen), ("batch",))
 
 
 def everywhere(mesh: Mesh) -> NamedSharding:
@@ -38,10 +43,30 @@ def everywhere(mesh: Mesh) -> NamedSharding:
 
 
 def place(mesh: Mesh, *parts: Any) -> Any:
-    """Trees of arrays on the devices; an array with a row a sample is divided among them."""
+    """Trees of arrays on the devices; an array with a row a sample is divided among them.
+
+    Each process gives the rows of its own devices.
+    """
     shares = NamedSharding(mesh, PartitionSpec("batch"))
     where = jax.tree.map(lambda x: shares if np.ndim(x) else everywhere(mesh), parts)
-    return jax.device_put(parts, where)
+    return put(parts, where)
+
+
+def put(tree: Any, where: Any) -> Any:
+    """A tree of arrays by a sharding or a tree of them; each process gives its devices' parts."""
+    if jax.process_count() == 1:
+        return jax.device_put(tree, where)
+    if isinstance(where, NamedSharding):
+        where = jax.tree.map(lambda x: where, tree)
+    return jax.tree.map(
+        lambda x, sharding: jax.make_array_from_process_local_data(sharding, np.asarray(x)),
+        tree, where,
+    )  # fmt: skip
+
+
+def own_copy(tree: Any) -> Any:
+    """What is on every device, as it is on the first one of this process."""
+    return jax.tree.map(lambda x: x.addressable_data(0), tree)
 
 
 def over_devices(loss: Callable[..., jax.Array], mesh: Mesh) -> Callable[..., jax.Array]:

@@ -1,4 +1,4 @@
-"""Encoders for small images: the networks of the Lightning trainers in Flax NNX."""
+"""Encoders by name: the networks of the Lightning trainers in Flax NNX."""
 
 from __future__ import annotations
 
@@ -9,23 +9,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from fmicl_core.checks import invalid
-from fmicl_flax.layers import batch_norm, conv
+from fmicl_flax.layers import ConvNorm
+from fmicl_flax.resnet50 import ResNet50
 from fmicl_flax.vit import ViT
 from fmicl_recipes.settings import VITS, check_encoder
-
-
-class ConvNorm(nnx.Module):
-    """A convolution and its batch norm."""
-
-    def __init__(
-        self, inputs: int, outputs: int, size: int, stride: int, dtype: Any, rngs: nnx.Rngs
-    ) -> None:
-        self.conv = conv(inputs, outputs, size, stride, dtype, rngs)
-        self.norm = batch_norm(outputs, rngs, dtype=dtype)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Images (N, H, W, C) to (N, H / stride, W / stride, outputs)."""
-        return self.norm(self.conv(x))
 
 
 class BasicBlock(nnx.Module):
@@ -136,10 +123,10 @@ def build_encoder(
     """The encoder of that name, from images (N, H, W, C) to features (N, F).
 
     Args:
-        name: "resnet18", "smallconv", "vit-s6" or "vit-s12".
+        name: "resnet18", "resnet50", "smallconv", "vit-s6" or "vit-s12".
         channels: number of channels of the images.
         width: channels of the first stage or, of a ViT, per head.
-        stem_stride: stride of the first convolution.
+        stem_stride: stride of the first convolution, which has its own in a "resnet50".
         patch_size: pixels a side of a ViT's patches.
         dtype: dtype of the arithmetic; weights are float32.
         rngs: random numbers for the weights.
@@ -150,6 +137,8 @@ def build_encoder(
     check_encoder(name, "jax")
     if name in VITS:
         return ViT(channels, width, VITS[name], patch_size, dtype=dtype, rngs=rngs)
+    if name == "resnet50":
+        return ResNet50(channels, width, dtype=dtype, rngs=rngs)
     kind = ResNet18 if name == "resnet18" else SmallConv
     return kind(channels, width, stem_stride, dtype=dtype, rngs=rngs)
 

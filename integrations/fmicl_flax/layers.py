@@ -86,3 +86,17 @@ def batch_norm(
         features, momentum=0.9, epsilon=1e-5, dtype=dtype, use_bias=affine, use_scale=affine,
         rngs=rngs,
     )  # fmt: skip
+
+
+class ConvNorm(nnx.Module):
+    """A convolution and its batch norm."""
+
+    def __init__(
+        self, inputs: int, outputs: int, size: int, stride: int, dtype: Any, rngs: nnx.Rngs
+    ) -> None:
+        self.conv = conv(inputs, outputs, size, stride, dtype, rngs)
+        self.norm = batch_norm(outputs, rngs, dtype=dtype)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Images (N, H, W, C) to (N, H / stride, W / stride, outputs)."""
+        return self.norm(self.conv(x))

@@ -12,7 +12,7 @@ from fmicl_flax.augment import as_float, standardise
 from fmicl_flax.build import untrained_encoder
 from fmicl_flax.checkpoints import load_checkpoint
 from fmicl_flax.compiled import encode_all
-from fmicl_recipes.data import Images
+from fmicl_recipes.data import AnyImages
 from fmicl_recipes.loading import check_batch, check_images, open_run
 from fmicl_recipes.sphere import Features
 
@@ -68,14 +68,15 @@ def load_encoder(run: str | Path) -> Encoder:
     return encoder
 
 
-def features(run: str | Path, images: Images) -> Features:
+def features(run: str | Path, images: AnyImages) -> Features:
     """Features (N, F) in float32 that a run's encoder gives for images.
 
     They are computed on the machine's accelerator if there is one. Not yet run on a GPU.
 
     Args:
         run: folder of the run, see `load_encoder`.
-        images: uint8 images (N, H, W, C) like those of training; (N, H, W) if of one channel.
+        images: uint8 images (N, H, W, C) like those of training, in memory or `StoredImages`, which
+            are decoded a chunk at a time; (N, H, W) if of one channel.
 
     Raises:
         ValueError: the run cannot be loaded, or the images are of another shape or dtype.

@@ -67,14 +67,21 @@ class Method(nnx.Module):
         return self.head(self.encoder(view).astype(jnp.float32))
 
     def views(self, images: jax.Array, key: jax.Array, count: int = 2) -> tuple[jax.Array, ...]:
-        """Random views (N, H, W, C), `count` of them, of uint8 images, each by its own key."""
+        """Random views (N, H, W, C), `count` of them, of uint8 images, each by its own key.
+
+        Args:
+            images: (N, H, W, C), or (N, count, H, W, C) where each view has a crop of its own.
+            key: random key.
+            count: number of views.
+        """
         keys = jax.random.split(key, (count, len(images)))
         draw = jax.vmap(self.augment)
         floats = as_float(images)
-        return tuple(standardise(draw(keys[view], floats)) for view in range(count))
+        of_each = (floats[:, view] if images.ndim == 5 else floats for view in range(count))
+        return tuple(standardise(draw(keys[view], of)) for view, of in enumerate(of_each))
 
     def project(self, images: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Projections (N, d) of two random views of uint8 images (N, H, W, C)."""
+        """Projections (N, d) of two random views of uint8 images, see `views`."""
         v1, v2 = self.views(images, key)
         return self.query(v1), self.query(v2)
 

@@ -2,38 +2,35 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator
 from contextlib import closing
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
-from numpy.typing import NDArray
 
 from fmicl_flax.build import build_method
-from fmicl_flax.checkpoints import Saver, load_checkpoint
-from fmicl_flax.compiled import all_finite, encode_all, project, train_step
-from fmicl_flax.devices import everywhere, find_devices, free_memory, place
+from fmicl_flax.checkpoints import load_checkpoint
+from fmicl_flax.compiled import encode_all, project, train_step
+from fmicl_flax.devices import everywhere, find_devices, free_memory, own_copy, place, put
+from fmicl_flax.machines import join, together
 from fmicl_flax.method import Contrast, Method
 from fmicl_flax.optimizers import build_optimizer
-from fmicl_recipes.board import Board
+from fmicl_flax.sitting import Sitting, SteppedTrainer
+from fmicl_recipes.batches import Batches
 from fmicl_recipes.chunks import filled_chunks
-from fmicl_recipes.data import ImageData, Images, StoredImages
-from fmicl_recipes.draws import epoch_batches
-from fmicl_recipes.history import epoch_row, knn, warn_of_collapse
-from fmicl_recipes.progress import Progress
+from fmicl_recipes.data import AnyImages, ImageData, StoredImages
+from fmicl_recipes.machines import Process
 from fmicl_recipes.run_folder import RunFolder, unreadable_checkpoint
 from fmicl_recipes.settings import TrainSettings
 from fmicl_recipes.sphere import Features
-from fmicl_recipes.trainer import NonFiniteLossError, Trainer, check_fits
+from fmicl_recipes.stream import Item, stream
+from fmicl_recipes.trainer import check_fits
 
-T = TypeVar("T")
 
-
-class MethodTrainer(Trainer):
+class MethodTrainer(SteppedTrainer):
     """The trainer of a method in JAX; `method` is the Flax module with its present weights."""
 
     framework = "jax"
@@ -41,16 +38,26 @@ class MethodTrainer(Trainer):
     @classmethod
     def check(cls, settings: TrainSettings) -> None:
         """Check that there are such devices, see `Trainer.check`."""
-        find_devices(settings)
+        if settings.machines == 1 or jax.distributed.is_initialized():  # or `join` would come late
+            find_devices(settings)
+
+    @classmethod
+    def join(cls, settings: TrainSettings) -> Process:
+        """Meet the other processes, see `Trainer.join`."""
+        process = super().join(settings)
+        join(settings, process)
+        return process
 
     def __init__(self, settings: TrainSettings, data: ImageData) -> None:
         super().__init__(settings, data)
+        settings = self.settings
         self.mesh = find_devices(settings)
         if settings.cache == "gpu":
             check_fits(data.train_images, free_memory(self.mesh))
-        self.per_epoch = len(data.train_images) // settings.batch_size
-        self.steps = self.per_epoch * settings.epochs
-        with jax.default_device(self.mesh.devices.flat[0]):
+        self.batches = Batches(data, settings, self.ids, self.process)
+        self.per_epoch, self.steps = self.batches.per_epoch, self.batches.steps
+        self.losses = []
+        with jax.default_device(self.mesh.local_devices[0]):
             method = build_method(settings, data.train_images.shape[1:], self.mesh)
         optimizer = build_optimizer(
             settings.optimizer, settings.lr, settings.momentum, settings.weight_decay,
@@ -60,7 +67,7 @@ class MethodTrainer(Trainer):
         self.graph, state = nnx.split(both)
         # That of a method without arrays, as the first step takes the arrays of this one.
         self.plan = nnx.merge(self.graph, jax.eval_shape(lambda: state))[0].plan
-        self.state = jax.device_put(state, everywhere(self.mesh))
+        self.state = put(state, everywhere(self.mesh))
         self.key = jax.random.key(settings.seed)
 
     @cached_property
@@ -71,82 +78,53 @@ class MethodTrainer(Trainer):
         """
         if self.settings.cache != "gpu":
             return None
-        every = self._samples(slice(None))
-        kept: dict[str, jax.Array] = jax.device_put(every, everywhere(self.mesh))
+        every: Any = {"images": self.data.train_images}
+        every |= {} if self.ids is None else {"ids": self.ids}
+        kept: dict[str, jax.Array] = put(every, everywhere(self.mesh))
         return kept
 
     @property
     def method(self) -> Method:
         """A copy of the method with its weights."""
-        method: Method = nnx.merge(self.graph, self.state, copy=True)[0]
+        method: Method = nnx.merge(self.graph, own_copy(self.state), copy=True)[0]
         return method
 
     def fit(self, folder: RunFolder, *, resume: bool, progress: bool) -> None:
         """Train to the end, see `Trainer.fit`."""
         if resume and folder.checkpoint.exists():
             self.load(folder)
-        done = len(self.history)
-        board = Board(folder.path / "tensorboard")
-        bar = Progress(self.settings.title, self.settings.epochs, self.steps,
-                       done * self.per_epoch, shown=progress)  # fmt: skip
-        with closing(board.writer), closing(bar), Saver() as self.saver:
-            for epoch in range(done + 1, self.settings.epochs + 1):
-                row = self._epoch(epoch, board, bar)
-                self.history.append(row)
-                bar.end_epoch(row)
-                self._save(folder, step=epoch * self.per_epoch)
-                warn_of_collapse(self.history)
+        with together(self.process), Sitting(self, folder, progress) as sitting:
+            sitting.train()
 
-    def _epoch(self, epoch: int, board: Board, bar: Progress) -> dict[str, float]:
-        """Train for one epoch (from 1) and return its row of the history."""
-        step, losses, start = (epoch - 1) * self.per_epoch, [], time.perf_counter()
-        for last in _one_behind(self._steps(epoch)):
-            loss = float(last[0])
-            if not np.isfinite(loss):
-                raise NonFiniteLossError.at(loss, step, epoch)
-            board.write({"loss_step": loss}, step)
-            bar.advance(epoch, loss)
-            losses.append(loss)
-            step += 1
-        elapsed = time.perf_counter() - start
-        self.seconds += elapsed
-        if not all_finite(self.state):
-            raise NonFiniteLossError.weights(step)
-        measured = {"images_per_second": len(losses) * self.settings.batch_size / elapsed}
-        if self.settings.knn_every and epoch % self.settings.knn_every == 0:
-            bar.say("evaluating")
-            measured |= knn(self)
-        x, y = map(np.asarray, last[1:])
-        row = epoch_row(epoch, step, float(np.mean(losses)), x, y, **measured)
-        logged = {name: row[name] for name in row if name not in ("epoch", "step", "loss")}
-        board.write({"loss_epoch": row["loss"], **logged}, step)
-        return row
+    def items(self, start: int) -> Generator[Item]:
+        """What `step` takes for each step, see `SteppedTrainer.items`, made ahead by workers."""
+        if self.kept is not None:
+            for step in range(start, self.steps):
+                yield {"rows": self.batches.rows(step).astype(np.int32)}
+            return
+        images = self.data.train_images
+        workers = images.workers if isinstance(images, StoredImages) else 0
+        with closing(stream(self.batches, start, workers)) as batches:
+            yield from batches
 
-    def _steps(self, epoch: int) -> Iterator[Contrast]:
-        """Start the steps of an epoch (from 1), one at a time."""
-        settings, first = self.settings, (epoch - 1) * self.per_epoch
-        count = len(self.data.train_images)
-        order = epoch_batches(count, settings.batch_size, settings.seed, epoch - 1)
-        for step, batch in enumerate(order, start=first):
-            plan = self.plan(step, self.steps, settings.batch_size)
-            if self.kept is None:
-                samples, rows, plan = place(self.mesh, self._samples(batch), None, plan)
-            else:
-                samples, (rows, plan) = self.kept, place(self.mesh, batch.astype(np.int32), plan)
-            self.state, contrast = train_step(
-                self.graph, self.mesh, self.state, samples, rows, plan, self.key
-            )
-            yield contrast
+    def step(self, step: int, item: Item) -> Contrast:
+        """Start a step, see `SteppedTrainer.step`."""
+        plan = self.plan(step, self.steps, self.settings.batch_size)
+        plan = {name: self.process.part(of) if np.ndim(of) else of for name, of in plan.items()}
+        samples, plan = place(self.mesh, item, plan)
+        rows = samples.pop("rows", None)
+        self.state, contrast = train_step(
+            self.graph, self.mesh, self.state, samples if self.kept is None else self.kept, rows,
+            plan, self.key,
+        )  # fmt: skip
+        return contrast
 
-    def _samples(self, batch: NDArray[np.int64] | slice) -> dict[str, NDArray[Any]]:
-        """Images of a batch and, if supervised, their ids."""
-        samples = {"images": self.data.train_images[batch]}
-        return samples if self.ids is None else samples | {"ids": self.ids[batch]}
-
-    def _save(self, folder: RunFolder, step: int) -> None:
+    def checkpoint(self) -> tuple[Any, dict[str, Any]]:
+        """What a checkpoint holds, see `SteppedTrainer.checkpoint`."""
         state = jax.device_get(nnx.to_pure_dict(self.state))
-        facts = {"history": list(self.history), "seconds": self.seconds}
-        self.saver.save(folder, f"step-{step}", state, facts)
+        return state, {
+            "history": list(self.history), "seconds": self.seconds, "losses": list(self.losses),
+        }  # fmt: skip
 
     def load(self, folder: RunFolder) -> None:
         """Take weights, history and seconds from the folder's checkpoint."""
@@ -156,28 +134,17 @@ class MethodTrainer(Trainer):
             raise unreadable_checkpoint(folder.checkpoint)
         nnx.replace_by_pure_dict(self.state, state)
         self.history, self.seconds = list(facts["history"]), facts["seconds"]
+        self.losses = list(facts.get("losses", []))  # of the end of an epoch where there are none
 
-    def encode(self, images: Images | StoredImages) -> Features:
-        """Encoder features (N, F) float32 of uint8 images (N, H, W, C), without augmentation."""
-        return encode_all(self.graph, self.state, images)
+    def encode(self, images: AnyImages) -> Features:
+        """Encoder features (N, F) float32 of uint8 images, see `Trainer.encode`."""
+        return encode_all(self.graph, own_copy(self.state), images)
 
-    def project(self, images: Images) -> tuple[Features, Features]:
-        """Projections (N, d) of two random views of uint8 images, drawn by `settings.seed`."""
-        pairs = [
-            project(self.graph, self.state, chunk, jax.random.fold_in(self.key, number))
-            for number, chunk in enumerate(filled_chunks(images))
-        ]
-        x, y = (np.concatenate(list(map(np.asarray, side))) for side in zip(*pairs, strict=True))
+    def project(self, images: AnyImages) -> tuple[Features, Features]:
+        """Projections (N, d) of two random views of uint8 images, see `Trainer.project`."""
+        state, sides = own_copy(self.state), []
+        for number, chunk in enumerate(filled_chunks(images)):
+            pair = project(self.graph, state, chunk, jax.random.fold_in(self.key, number))
+            sides.append(list(map(np.asarray, pair)))
+        x, y = map(np.concatenate, zip(*sides, strict=True))
         return x[: len(images)], y[: len(images)]
-
-
-def _one_behind(items: Iterable[T]) -> Iterator[T]:
-    """Yield every item only when the next one has been made.
-
-    Reading a loss waits until it is computed; by then the device already has the next step.
-    """
-    waiting: list[T] = []
-    for item in items:
-        yield from waiting
-        waiting = [item]
-    yield from waiting

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 import keras
-import numpy as np
 
 from fmicl_core.checks import invalid
 from fmicl_keras.batches import Feed
@@ -19,7 +18,7 @@ from fmicl_keras.machines import lost, over_machines
 from fmicl_keras.method import LastViews, Method
 from fmicl_keras.optimizers import build_optimizer, warmup_cosine
 from fmicl_recipes.batches import Batches
-from fmicl_recipes.chunks import chunk_size, filled_chunks
+from fmicl_recipes.chunks import chunk_size, filled_chunks, joined
 from fmicl_recipes.data import AnyImages, ImageData
 from fmicl_recipes.machines import Process
 from fmicl_recipes.progress import Progress
@@ -168,18 +167,13 @@ def predict(model: keras.Model, images: AnyImages, devices: int = 1) -> Features
         devices: number of devices that share a part.
     """
     size = -(-chunk_size(images.shape) // devices) * devices
-    outputs = np.empty(0, np.float32)
-    for number, chunk in enumerate(filled_chunks(images, size)):
-        # The one has less to do before it starts, the other shares the part out.
-        output = (
-            model.predict_on_batch(chunk) if devices == 1
-            else model.predict(chunk, batch_size=size, verbose=0)
-        )  # fmt: skip
-        if not number:
-            outputs = np.empty((len(images), *output.shape[1:]), output.dtype)
-        part = outputs[number * size : (number + 1) * size]
-        part[:] = output[: len(part)]
-    return outputs
+    # The one has less to do before it starts, the other shares the part out.
+    parts = (
+        model.predict_on_batch(chunk) if devices == 1
+        else model.predict(chunk, batch_size=size, verbose=0)
+        for chunk in filled_chunks(images, size)
+    )  # fmt: skip
+    return joined(parts, len(images))
 
 
 class Applied(keras.Model):

@@ -1,18 +1,25 @@
-"""Batches of images from memory, in an order that depends on (seed, epoch) alone."""
+"""The batches of a run as Lightning asks for them: an epoch at a time, from one stream."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset, Sampler
 
+from fmicl_recipes.batches import Batches
 from fmicl_recipes.data import ImageData
-from fmicl_recipes.draws import epoch_batches
+from fmicl_recipes.machines import ALONE, Process
+from fmicl_recipes.settings import TrainSettings
+from fmicl_recipes.stream import stream
+
+#: Images of a batch, or images and their ids.
+Batch = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -36,79 +43,72 @@ class SharedData(ImageData):
         vars(self)["tensors"] = tensors
 
 
-#: Images of a batch, or images and their ids.
-Batch = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
+class EpochBatches:
+    """The batches of a run by the number of the step; an iteration is the rest of an epoch.
 
-
-class ImageBatches(Dataset[Batch]):
-    """The training images, uint8 (N, H, W, C), indexed by a whole batch of indices at once.
+    One stream goes through all epochs, so that workers need not start anew in each.
 
     Args:
         data: images of the run.
+        settings: options of the run.
         ids: numbers (N,) to give with the images, which say which belong together; None gives none.
-    """
-
-    def __init__(self, data: ImageData, ids: NDArray[np.int32] | None = None) -> None:
-        self.data = data
-        self.ids = None if ids is None else torch.from_numpy(ids)
-        #: All images as one array on a device, once they are placed there.
-        self.images: torch.Tensor | None = None
-
-    def place(self, device: torch.device) -> None:
-        """Keep images and ids on a device, from which every later batch is taken there."""
-        self.images = torch.from_numpy(self.data.train_images).to(device)
-        self.ids = None if self.ids is None else self.ids.to(device)
-
-    def __len__(self) -> int:
-        return len(self.data.train_images)
-
-    def __getitem__(self, index: torch.Tensor) -> Batch:
-        if self.images is None:
-            images = torch.from_numpy(self.data.train_images[index.numpy()])
-        else:
-            index = index.to(self.images.device, non_blocking=True)
-            images = self.images[index]
-        return images if self.ids is None else (images, self.ids[index])
-
-
-class EpochOrder(Sampler[torch.Tensor]):
-    """Indices of whole batches, shuffled by (seed, epoch); a last partial batch is left out.
-
-    Each of several devices takes its share of every batch, in the order of the devices.
-    """
-
-    def __init__(self, count: int, batch_size: int, seed: int) -> None:
-        self.count, self.batch_size, self.seed, self.epoch = count, batch_size, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before every epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.count // self.batch_size
-
-    def __iter__(self) -> Iterator[torch.Tensor]:
-        for batch in epoch_batches(self.count, self.batch_size, self.seed, self.epoch):
-            yield torch.from_numpy(_share(batch))
-
-
-def _share(batch: NDArray[np.int64]) -> NDArray[np.int64]:
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return batch
-    parts = np.split(batch, torch.distributed.get_world_size())
-    return parts[torch.distributed.get_rank()]
-
-
-def loader(
-    images: ImageBatches, batch_size: int, seed: int, *, pinned: bool = False
-) -> DataLoader[Batch]:
-    """Batches of uint8 images for training.
-
-    Args:
-        images: training images, and their ids if there are any.
-        batch_size: number of images in a batch, of all devices together.
-        seed: seed of their order.
         pinned: whether batches lie in memory from which a GPU takes them beside its work.
     """
-    sampler = EpochOrder(len(images), batch_size, seed)
-    return DataLoader(images, batch_size=None, sampler=sampler, pin_memory=pinned)
+
+    def __init__(
+        self, data: ImageData, settings: TrainSettings, ids: NDArray[np.int32] | None = None,
+        *, pinned: bool = False,
+    ) -> None:  # fmt: skip
+        self.data, self.settings, self.ids, self.pinned = data, settings, ids, pinned
+        #: Number of steps done, and seconds in which training waited for its batches.
+        self.step, self.waited = 0, 0.0
+        self.stream: Generator[Batch] | None = None
+
+    def begin(
+        self, step: int = 0, process: Process = ALONE, device: torch.device | None = None
+    ) -> None:
+        """Start the stream.
+
+        Args:
+            step: number of the first step.
+            process: this process among those that share every batch.
+            device: device on which all images are kept, and their batches made; None for none.
+        """
+        self.close()
+        batches = Batches(self.data, self.settings, self.ids, process)
+        self.step = step
+        self.stream = self._read(batches) if device is None else self._take(batches, device)
+
+    def close(self) -> None:
+        """End the stream, and the processes that work for it."""
+        if self.stream is not None:
+            self.stream.close()
+            self.stream = None
+
+    def __len__(self) -> int:
+        """Number of steps of an epoch."""
+        return len(self.data.train_images) // self.settings.batch_size
+
+    def __iter__(self) -> Iterator[Batch]:
+        left = len(self) - self.step % len(self)
+        for _ in range(left):
+            assert self.stream is not None
+            start = time.perf_counter()
+            batch = next(self.stream)
+            self.step, self.waited = self.step + 1, self.waited + time.perf_counter() - start
+            yield batch
+
+    def _read(self, batches: Batches) -> Generator[Batch]:
+        workers = getattr(batches.images, "workers", 0)
+        with closing(stream(batches, self.step, workers)) as items:
+            for item in items:
+                parts = [torch.from_numpy(part) for part in item.values()]
+                images, *ids = [part.pin_memory() for part in parts] if self.pinned else parts
+                yield (images, ids[0]) if ids else images
+
+    def _take(self, batches: Batches, device: torch.device) -> Generator[Batch]:
+        images = torch.from_numpy(batches.images).to(device)
+        ids = None if batches.ids is None else torch.from_numpy(batches.ids).to(device)
+        for step in range(self.step, len(batches)):
+            rows = torch.from_numpy(batches.rows(step)).to(device, non_blocking=True)
+            yield images[rows] if ids is None else (images[rows], ids[rows])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from fmicl_recipes.files import write_atomically
 from fmicl_recipes.run_folder import unreadable_checkpoint
+from fmicl_recipes.stopping import NotSaved
 
 #: Entries that every checkpoint of a run has.
 _NEEDED = {"state_dict", "history", "callbacks"}
@@ -36,12 +39,33 @@ def _read(path: str | Path) -> Any:
         raise unreadable_checkpoint(path) from error
 
 
+@contextmanager
+def saving(step: int) -> Iterator[None]:
+    """Say in one line where a file of the run could not be written after a step.
+
+    Raises:
+        NotSaved: it could not.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # PyTorch hides the one behind the other
+        said = error if isinstance(error, OSError) else error.__context__
+        if isinstance(said, OSError):
+            raise NotSaved.because(said, step) from error
+        raise
+
+
 class AtomicCheckpoints(TorchCheckpointIO):
     """Checkpoints that are written whole or not at all."""
 
     def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
-        """Write beside `path`, then replace it."""
-        write_atomically(Path(path), lambda file: torch.save(checkpoint, file))
+        """Write beside `path`, then replace it.
+
+        Raises:
+            NotSaved: it could not be written.
+        """
+        with saving(checkpoint.get("global_step", 0)):
+            write_atomically(Path(path), lambda file: torch.save(checkpoint, file))
 
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None

@@ -1,4 +1,4 @@
-"""Encoders for small images, and access to those of timm and torchvision."""
+"""Encoders for small and large images, and access to those of timm and torchvision."""
 
 from __future__ import annotations
 
@@ -25,16 +25,45 @@ class BasicBlock(nn.Module):
         self.norm1 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
         self.norm2 = nn.BatchNorm2d(outputs)
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-            )
+        self.shortcut = shortcut(inputs, outputs, stride)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Images (N, C, H, W) to (N, outputs, H / stride, W / stride)."""
         y = torch.relu(self.norm1(self.conv1(x)))
         return torch.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
+
+
+class Bottleneck(nn.Module):
+    """Convolutions of 1 x 1, 3 x 3 and 1 x 1, with a shortcut (He et al. 2016, figure 5).
+
+    Args:
+        inputs: channels of the images.
+        width: channels of the 3 x 3 convolution; there are 4 * width at the end.
+        stride: stride of the 3 x 3 convolution, as in torchvision.
+    """
+
+    def __init__(self, inputs: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
+        self.norm3 = nn.BatchNorm2d(4 * width)
+        self.shortcut = shortcut(inputs, 4 * width, stride)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Images (N, C, H, W) to (N, 4 * width, H / stride, W / stride)."""
+        y = torch.relu(self.norm1(self.conv1(x)))
+        y = torch.relu(self.norm2(self.conv2(y)))
+        return torch.relu(self.norm3(self.conv3(y)) + self.shortcut(x))
+
+
+def shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
+    """What goes past the convolutions of a block: a projection only where shapes differ."""
+    if stride == 1 and inputs == outputs:
+        return nn.Identity()
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
 
 def resnet18(channels: int, width: int = 64, stem_stride: int = 1) -> nn.Sequential:
@@ -60,6 +89,28 @@ def resnet18(channels: int, width: int = 64, stem_stride: int = 1) -> nn.Sequent
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
+def resnet50(channels: int, width: int = 64) -> nn.Sequential:
+    """ResNet-50 with the stem for large images: 7 x 7, stride 2, and a pooling of stride 2.
+
+    Args:
+        channels: number of channels of the images.
+        width: channels of the first stage, 64 in the standard; features have 32 * width.
+
+    Source: He et al. (2016), table 1.
+    """
+    layers: list[nn.Module] = [
+        nn.Conv2d(channels, width, 7, 2, 3, bias=False),
+        nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(3, 2, 1),
+    ]  # fmt: skip
+    inputs = width
+    for stage, blocks in enumerate((3, 4, 6, 3)):
+        for block in range(blocks):
+            stride = 2 if block == 0 and stage > 0 else 1
+            layers.append(Bottleneck(inputs, width * 2**stage, stride))
+            inputs = 4 * width * 2**stage
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
 def smallconv(channels: int, width: int = 32, stem_stride: int = 1) -> nn.Sequential:
     """Four convolutions for images of about 8 x 8 pixels; features have 8 * width."""
 
@@ -74,7 +125,8 @@ def smallconv(channels: int, width: int = 32, stem_stride: int = 1) -> nn.Sequen
     )  # fmt: skip
 
 
-CONVOLUTIONAL = {"resnet18": resnet18, "smallconv": smallconv}
+#: Encoders whose first convolution has the stride `stem_stride`.
+STEMS = {"resnet18": resnet18, "smallconv": smallconv}
 
 
 def build_encoder(
@@ -83,18 +135,21 @@ def build_encoder(
     """The encoder of that name, from images (N, C, H, W) to features (N, F).
 
     Args:
-        name: "resnet18", "smallconv", "vit-s6", "vit-s12", "timm:NAME" or "torchvision:NAME".
+        name: "resnet18", "resnet50", "smallconv", "vit-s6", "vit-s12", "timm:NAME" or
+            "torchvision:NAME".
         channels: number of channels of the images.
         width: channels of the first stage or, of a ViT, per head; of our own encoders alone.
-        stem_stride: stride of the first convolution of our own convolutional encoders.
+        stem_stride: stride of the first convolution of resnet18 and smallconv.
         patch_size: pixels a side of our own ViT's patches.
 
     Raises:
         ValueError: the name is unknown, or the library that has it is not installed.
     """
     check_encoder(name, "torch")
-    if name in CONVOLUTIONAL:
-        return CONVOLUTIONAL[name](channels, width, stem_stride)
+    if name in STEMS:
+        return STEMS[name](channels, width, stem_stride)
+    if name == "resnet50":
+        return resnet50(channels, width)
     if name in VITS:
         return ViT(channels, width, VITS[name], patch_size)
     library, _, model = name.partition(":")

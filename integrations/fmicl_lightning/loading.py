@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,8 +13,8 @@ from fmicl_lightning.augment import standardise
 from fmicl_lightning.build import untrained_encoder
 from fmicl_lightning.checkpoints import read_checkpoint
 from fmicl_lightning.devices import best_device
-from fmicl_recipes.chunks import CHUNK
-from fmicl_recipes.data import Images
+from fmicl_recipes.chunks import filled_chunks, joined
+from fmicl_recipes.data import AnyImages, Images, StoredImages
 from fmicl_recipes.loading import check_batch, check_images, open_run
 from fmicl_recipes.run_folder import unreadable_checkpoint
 from fmicl_recipes.sphere import Features
@@ -79,14 +81,23 @@ def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], path: Path
         raise unreadable_checkpoint(path) from error
 
 
-def features(run: str | Path, images: Images) -> Features:
+def in_chunks(images: AnyImages, device: Any) -> Iterator[torch.Tensor]:
+    """The images on a device, a part at a time."""
+    left = len(images)
+    for chunk in filled_chunks(images):
+        yield torch.from_numpy(chunk[:left]).to(device, non_blocking=True)
+        left -= len(chunk)
+
+
+def features(run: str | Path, images: Images | StoredImages) -> Features:
     """Features (N, F) in float32 that a run's encoder gives for images.
 
     They are computed on the machine's accelerator if there is one. Not yet run on a GPU.
 
     Args:
         run: folder of the run, see `load_encoder`.
-        images: uint8 images (N, H, W, C) like those of training; (N, H, W) if of one channel.
+        images: uint8 images (N, H, W, C) like those of training, which may be in their files;
+            (N, H, W) if of one channel.
 
     Raises:
         ValueError: the run cannot be loaded, or the images are of another shape or dtype.
@@ -96,9 +107,8 @@ def features(run: str | Path, images: Images) -> Features:
     device = best_device()
     encoder.to(device)
     with torch.inference_mode():
-        parts = [
-            encoder(chunk.to(device).permute(0, 3, 1, 2)).float().cpu()
-            for chunk in torch.from_numpy(rows).split(CHUNK)
-        ]
-    found: Features = torch.cat(parts).numpy()
-    return found
+        parts = (
+            encoder(chunk.permute(0, 3, 1, 2)).float().cpu().numpy()
+            for chunk in in_chunks(rows, device)
+        )
+        return joined(parts, len(rows))

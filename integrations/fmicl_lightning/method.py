@@ -78,6 +78,8 @@ class Method(OverDevices):
         #: Steps of the whole run, known once it starts.
         self.steps = 1
         self.history: list[dict[str, float]] = []
+        #: Losses of the steps of the open epoch that were read.
+        self.losses: list[float] = []
         #: Numbers that callbacks measured in this epoch, for its row of the history.
         self.measured: dict[str, float] = {}
         self.last: tuple[torch.Tensor, torch.Tensor] | None = None
@@ -102,7 +104,7 @@ class Method(OverDevices):
         raise NotImplementedError
 
     def contrast_images(self, images: torch.Tensor, plan: dict[str, Any]) -> Contrast:
-        """What `contrast` gives for random views of uint8 images (N, H, W, C)."""
+        """What `contrast` gives for random views of uint8 images, see `views`."""
         return self.contrast(*self.views(images, self.view_count), **plan)
 
     def compile(self, *_: Any, **__: Any) -> None:
@@ -121,18 +123,27 @@ class Method(OverDevices):
         return self.head(self.encoder(view))
 
     def views(self, images: torch.Tensor, count: int = 2) -> tuple[torch.Tensor, ...]:
-        """Random views (N, C, H, W), `count` of them, of uint8 images (N, H, W, C)."""
+        """Random views (N, C, H, W), `count` of them, of uint8 images.
+
+        Args:
+            images: uint8 images (N, H, W, C), or (N, V, H, W, C), of which each of the first views
+                is made of its own crop.
+            count: number of views, at most V.
+        """
         with torch.autocast(images.device.type, enabled=False):
-            floats = as_float(images)
-            return tuple(standardise(self.augment(floats)) for _ in range(count))
+            if images.ndim == 4:
+                crops = [as_float(images)] * count
+            else:
+                crops = [as_float(images[:, view]) for view in range(count)]
+            return tuple(standardise(self.augment(crop)) for crop in crops)
 
     def project(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Projections (N, d) of two random views of uint8 images (N, H, W, C)."""
+        """Projections (N, d) of two random views of uint8 images, see `views`."""
         v1, v2 = self.views(images)
         return self.query(v1), self.query(v2)
 
     def training_step(self, batch: Batch) -> torch.Tensor:
-        """The loss of one batch of uint8 images (N, H, W, C), which may have labels (N,) beside it.
+        """The loss of one batch of uint8 images, see `views`, which may have labels (N,) beside it.
 
         Raises:
             ValueError: the method is supervised, and the batch has no labels.
@@ -146,7 +157,6 @@ class Method(OverDevices):
         loss, x, y = step(images, plan)
         self.late.put(self.global_step, loss)
         self.last = x.detach(), y.detach()
-        self.log("loss_epoch", loss, on_step=False, on_epoch=True, batch_size=len(images))
         return loss
 
     def read_losses(self, leaving: int = 0) -> list[float]:
@@ -167,6 +177,7 @@ class Method(OverDevices):
                 for logger in self.loggers:
                     logger.log_metrics({"loss_step": value, "epoch": epoch}, step)
             values.append(value)
+        self.losses += values
         return values
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -181,29 +192,39 @@ class Method(OverDevices):
         """Read the loss of the step before this one, unless a callback has done so."""
         self.read_losses(leaving=1)
 
-    def on_train_epoch_end(self) -> None:
-        """Refuse broken weights; log how aligned, uniform and spread out the last batch is."""
-        self.read_losses()
+    def check_weights(self) -> None:
+        """Check what a checkpoint is to keep.
+
+        Raises:
+            NonFiniteLossError: a weight is not finite.
+        """
         # All flags in one array, which is read once.
         if not torch.stack([v.isfinite().all() for v in self.state_dict().values()]).all():
             raise NonFiniteLossError.weights(self.global_step)
+
+    def on_train_epoch_end(self) -> None:
+        """Refuse broken weights; log how aligned, uniform and spread out the last batch is."""
+        self.read_losses()
+        self.check_weights()
         assert self.last is not None
         x, y = (self.gather(rows).float().cpu().numpy() for rows in self.last)
-        loss = float(self.trainer.callback_metrics["loss_epoch"])
+        loss = math.fsum(self.losses) / len(self.losses)
         row = epoch_row(self.current_epoch + 1, self.global_step, loss, x, y, **self.measured)
         self.history.append(row)
+        self.losses = []
         logged = {name: row[name] for name in row if name not in ("epoch", "step", "loss")}
-        self.log_dict(logged, rank_zero_only=True)
+        self.log_dict({"loss_epoch": loss, **logged}, rank_zero_only=True)
         if self.global_rank == 0:
             warn_of_collapse(self.history)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the history beside the weights."""
-        checkpoint["history"] = list(self.history)
+        """Store the history, and losses of an epoch that is not over, beside the weights."""
+        checkpoint["history"], checkpoint["losses"] = list(self.history), list(self.losses)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the history together with the weights."""
+        """Restore history and losses together with the weights."""
         self.history = list(checkpoint["history"])
+        self.losses = list(checkpoint.get("losses", []))  # which older ones lack
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser, and its learning rate with warm-up and cosine per step.

@@ -48,6 +48,16 @@ class Batches:
     def __len__(self) -> int:
         return self.steps
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the images of a batch of this process."""
+        images = self.batch_size // self.process.count * (self.views if self._crops else 1)
+        return images * int(np.prod(self.images.shape[1:]))
+
+    @property
+    def _crops(self) -> bool:
+        return self.crops and isinstance(self.images, StoredImages)
+
     def rows(self, step: int) -> NDArray[np.int64]:
         """The rows of this process's part of a step's batch."""
         epoch, place = divmod(step, self.per_epoch)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fmicl_recipes.stream import Item, stream
 
 #: Number of images that are encoded at once, and pixels a side above which they are fewer.
 CHUNK, CHUNK_SIDE = 500, 64
+#: Images that are decoded sooner than workers have started.
+FEW = 1000
 
 
 def chunk_size(shape: Sequence[int]) -> int:
@@ -27,10 +30,30 @@ def filled_chunks(images: Any, size: int | None = None) -> Iterator[Any]:
         size: number of images of a chunk; None takes `chunk_size`.
     """
     size = size or chunk_size(images.shape)
-    workers = min(getattr(images, "workers", 0), -(-len(images) // size) - 1)
-    for item in stream(_Chunks(images, size), workers=workers):
+    chunks = _Chunks(images, size)
+    workers = min(getattr(images, "workers", 0), len(chunks)) if len(images) > FEW else 0
+    for item in stream(chunks, workers=workers):
         chunk = item["images"]
         yield np.pad(chunk, [(0, size - len(chunk))] + [(0, 0)] * (images.ndim - 1))
+
+
+def joined(parts: Iterable[NDArray[Any]], count: int) -> NDArray[Any]:
+    """The first `count` rows of parts, as one array that is filled while they come.
+
+    Beside it there is one part in memory at a time.
+
+    Args:
+        parts: at least one array (n, ...), all of one dtype, with `count` rows or more together.
+        count: number of rows.
+    """
+    rows, start = np.empty(0), 0
+    for part in parts:
+        if start == 0:
+            rows = np.empty((count, *part.shape[1:]), part.dtype)
+        kept = part[: count - start]
+        rows[start : start + len(kept)] = kept
+        start += len(kept)
+    return rows
 
 
 class _Chunks:
@@ -38,6 +61,7 @@ class _Chunks:
 
     def __init__(self, images: Any, size: int) -> None:
         self.images, self.size = images, size
+        self.nbytes = size * int(np.prod(images.shape[1:]))
 
     def __len__(self) -> int:
         return -(-len(self.images) // self.size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from itertools import chain
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmicl_core.checks import invalid, non_finite
-from fmicl_recipes.data import Images
+from fmicl_recipes.data import Images, StoredImages
 from fmicl_recipes.data.arrays import stack
 from fmicl_recipes.data.pictures import Decoder
+from fmicl_recipes.data.places import SHARE
 from fmicl_recipes.data.sources import open_splits
 from fmicl_recipes.data.splits import NO_LABEL, Split, numbered
 from fmicl_recipes.files import check_folder, make_folder, write_atomically
 from fmicl_recipes.loading import open_run
 from fmicl_recipes.progress import note
+from fmicl_recipes.resources import free_memory
+from fmicl_recipes.stream import default_workers
 
 #: From the folder of a run and uint8 images (N, H, W, C) to features (N, F) float32.
-Encode = Callable[[Path, Images], NDArray[np.floating]]
+Encode = Callable[[Path, Images | StoredImages], NDArray[np.floating]]
 
 SUFFIXES = (".npz", ".parquet")
 
@@ -39,7 +43,8 @@ def embed(
 ) -> NDArray[np.float32]:
     """Encode all images of a data set, in every split, and write their features to a file.
 
-    Images are brought to the shape that the run's images have. docs/data.md says what the file
+    Images are brought to the shape that the run's images have; where memory would not hold them
+    all, each is decoded when it is encoded. docs/data.md says what the file
     holds.
 
     Args:
@@ -69,15 +74,20 @@ def embed(
         data = settings.data
         image_column = image_column or settings.image_column
         label_column = label_column or settings.label_column
-    decoder = Decoder(shape[:2], shape[2])
     splits = open_splits(data, image_column, label_column)
-    pictures = (decoder.decode(split, key, data, progress) for key, split in splits.items())
     count = sum(len(split.pictures) for split in splits.values())
-    images = stack(chain.from_iterable(pictures), count, data)
-    if progress:
-        decoder.tell()
-        note(f"encoding {count} images")
-    features = np.asarray(encode(run, images), np.float32)
+    images: list[Any]
+    if count * prod(shape) <= SHARE * free_memory():
+        decoder = Decoder(shape[:2], shape[2])
+        pictures = (decoder.decode(split, key, data, progress) for key, split in splits.items())
+        images = [stack(chain.from_iterable(pictures), count, data)]
+        if progress:
+            decoder.tell()
+    else:
+        workers = default_workers() if settings.workers is None else settings.workers
+        images = [StoredImages(s.pictures, s.names, shape, workers) for s in splits.values()]
+    note(f"encoding {count} images", progress)
+    features = np.concatenate([np.asarray(encode(run, part), np.float32) for part in images])
     if not (finite := np.isfinite(features).all(axis=1)).all():
         raise non_finite("run", np.flatnonzero(~finite).tolist())
     labels, class_names = numbered(splits)

@@ -67,13 +67,13 @@ def check_images(images: Any, shape: tuple[int, int, int]) -> Any:
     """The images as (N, H, W, C), if they are like those that an encoder was trained on.
 
     Args:
-        images: (N, H, W, C) uint8, or `StoredImages`; with one channel (N, H, W), too.
+        images: (N, H, W, C) uint8, in memory or `StoredImages`; with one channel (N, H, W), too.
         shape: (H, W, C) of the images that the encoder was trained on.
 
     Raises:
         ValueError: they are not uint8, or have another shape, or there are none.
     """
-    array = images if isinstance(images, StoredImages) else np.asarray(images)
+    array: Any = images if isinstance(images, StoredImages) else np.asarray(images)
     if array.dtype != np.uint8:
         raise invalid("images", "uint8, 0 to 255", str(array.dtype), what="images.dtype")
     given = array.shape

@@ -69,7 +69,7 @@ def baseline_scores(trainer: Trainer) -> dict[str, dict[str, float]]:
         return {"random encoder": untrained}
     labels, test_labels = data.labels
     pixels, test_pixels = (
-        images.reshape(len(images), -1).astype(np.float32) / 255.0
+        np.asarray(images).reshape(len(images), -1).astype(np.float32) / 255.0
         for images in (data.train_images, data.test_images)
     )
     raw = evaluate_features(

@@ -18,7 +18,7 @@ from fmicl_recipes.stopping import NonFiniteLossError
 __all__ = ["NonFiniteLossError", "Trainer", "check_fits"]
 
 
-def check_fits(images: Images, free: int | None) -> None:
+def check_fits(images: Images | StoredImages, free: int | None) -> None:
     """Check that the images, and as much again to train with, fit on the device.
 
     Args:

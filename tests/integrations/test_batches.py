@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from fmicl_core.checks import InvalidArgument
 from fmicl_recipes.batches import Batches
+from fmicl_recipes.chunks import filled_chunks, joined
 from fmicl_recipes.data import ImageData, StoredImages
 from fmicl_recipes.machines import ALONE, Process, find_process
 from fmicl_recipes.settings import TrainSettings
@@ -131,3 +132,10 @@ def test_every_rank_has_rows():
 def test_keras_trains_on_several_machines_by_tensorflow_alone(backend):
     with pytest.raises(InvalidArgument, match=f"1 with the {backend} backend of Keras"):
         TrainSettings(framework="tensorflow", keras_backend=backend, machines=2)
+
+
+@settings(max_examples=20, deadline=None)
+@given(count=st.integers(1, 24), size=st.integers(1, 30))
+def test_parts_that_are_joined_are_the_whole(count, size):
+    parts = (chunk.astype(np.float32) for chunk in filled_chunks(PICTURES[:count], size))
+    np.testing.assert_array_equal(joined(parts, count), PICTURES[:count])

@@ -337,7 +337,7 @@ def test_class_labels_keep_their_names(tmp_path):
     assert load(tmp_path).class_names == ("z", "y", "x")
 
 
-@pytest.mark.parametrize("name", ["label", "labels", "fine_label", "class", "target", "y"])
+@pytest.mark.parametrize("name", ["label", "labels", "fine_label", "class", "target", "y", "cls"])
 def test_usual_names_of_labels(tmp_path, name):
     rows = rows_of([0, 1, 0]).rename_column("label", "renamed").rename_column("renamed", name)
     rows.to_parquet(tmp_path / "rows.parquet")
@@ -640,9 +640,9 @@ def bad_sources(tmp_path):
     datasets.Dataset.from_dict(holes).to_parquet(tmp_path / "holes.parquet")
     return {
         "missing": "Expected a path that exists, a hub name OWNER/NAME, or one of digits",
-        "empty": "Expected a folder that holds images or parquet files",
-        "texts": "Expected a folder that holds images or parquet files",
-        "file.csv": "Expected a parquet file or a folder",
+        "empty": "Expected a folder that holds images or files of them",
+        "texts": "Expected a folder that holds images or files of them",
+        "file.csv": "Expected a file that ends in .parquet, .arrow, .tar, or a folder",
         "corrupt": r"Expected images that can be decoded.*corrupt image='a/2.png'",
         "mixed": r"`image_size`. Expected a size, as images differ in theirs",
         "broken": "Expected files that Hugging Face datasets can read",

@@ -1,12 +1,15 @@
 """SimCLR, MoCo and MoCo v3 in Flax are the methods of their papers, learn, and resume exactly."""
 
 import dataclasses
+import itertools
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from functools import cache, partial
 from pathlib import Path
 
@@ -43,16 +46,18 @@ from fmicl_flax.optimizers import build_optimizer, is_weight, warmup_cosine  # n
 from fmicl_flax.split_batch_norm import in_parts  # noqa: E402
 from fmicl_jax import fmicl_loss, info_nce_loss  # noqa: E402
 from fmicl_recipes import RunFolder, resolve  # noqa: E402
-from fmicl_recipes.data import load_images  # noqa: E402
+from fmicl_recipes.data import ImageData, StoredImages, load_images  # noqa: E402
 from fmicl_recipes.draws import epoch_batches, initial_queue, key_order  # noqa: E402
 from fmicl_recipes.evaluation import knn_accuracy  # noqa: E402
 from fmicl_recipes.history import knn  # noqa: E402
 from fmicl_recipes.momentum import ema_schedule  # noqa: E402
 from fmicl_recipes.run import evaluate_run  # noqa: E402
 from fmicl_recipes.settings import ALPHAS, METHODS  # noqa: E402
-from fmicl_recipes.trainer import NonFiniteLossError  # noqa: E402
+from fmicl_recipes.stopping import NonFiniteLossError, NotSaved, Preempted  # noqa: E402
 
 MOMENTUM = ("moco", "moco-v3")
+#: What a row of the history says of the time that an epoch took.
+TIMES = {"images_per_second": 0, "data_wait": 0}
 DEVICES = Path(__file__).parent / "ranks" / "flax_devices.py"
 #: One shape of everything, so that XLA compiles little.
 SMALL = {"width": 8, "batch_size": 64, "limit": 256, "epochs": 3, "warmup_epochs": 1,
@@ -411,6 +416,45 @@ def test_resnet18_and_vit_s_are_the_standard_ones():
     assert count(abstract("vit-s12", 3, 64, patch_size=16)) == 22_050_664 - rest
 
 
+def test_resnet50_is_the_standard_one():
+    """Less its classifier."""
+    encoder = abstract("resnet50", 3, 64)
+    assert count(encoder) == 23_508_032
+    assert feature_width(encoder, (224, 224, 3)) == 2048
+
+
+def test_resnet50_computes_what_its_paper_says(monkeypatch):
+    """With the padding of PyTorch, in fewer blocks, from their weights by plain operations."""
+    monkeypatch.setattr("fmicl_flax.resnet50.BLOCKS", (2, 1))
+    encoder, images = build_encoder("resnet50", 3, 2, rngs=nnx.Rngs(0)), draw((4, 33, 33, 3))
+    graph, state = nnx.split(encoder)
+
+    def layer(part, x, stride, pad):
+        x = jax.lax.conv_general_dilated(
+            x, part["conv"]["kernel"][...], (stride, stride), [(pad, pad)] * 2,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )  # fmt: skip
+        x = x - x.mean(axis=(0, 1, 2))
+        return x / jnp.sqrt((x**2).mean(axis=(0, 1, 2)) + 1e-5)
+
+    @jax.jit
+    def plain(state, x):
+        x = jax.nn.relu(layer(state["stem"], x, 2, 3))
+        x = jax.lax.reduce_window(
+            x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), [(0, 0), (1, 1), (1, 1), (0, 0)]
+        )
+        for block, stride in enumerate((1, 1, 2)):
+            part = state["blocks"][block]
+            y = jax.nn.relu(layer(part["narrow"], x, 1, 0))
+            y = jax.nn.relu(layer(part["middle"], y, stride, 1))
+            x = layer(part["shortcut"], x, stride, 0) if "shortcut" in part else x
+            x = jax.nn.relu(layer(part["widen"], y, 1, 0) + x)
+        return x.mean(axis=(1, 2))
+
+    got = jax.jit(lambda state, x: nnx.merge(graph, state)(x))(state, images)
+    np.testing.assert_allclose(got, plain(state, images), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("shape", [(3, 3, 1, 32), (70, 1000)])
 def test_weights_are_those_of_the_plain_initialiser(shape):
     """To the last bit, whatever the length of the draw."""
@@ -529,14 +573,14 @@ def test_training_beats_the_random_encoder(run_of, method):
 def test_an_interrupted_run_resumes_bit_for_bit(run_of, tmp_path, monkeypatch, method):
     whole = run_of(method)
     folder = RunFolder.create(tmp_path / "cut", whole.settings)
-    save = MethodTrainer._save
+    save = Saver.save
 
-    def stop(trainer, folder, step):
-        save(trainer, folder, step)
-        if len(trainer.history) == 13:
+    def stop(saver, folder, step, state, facts):
+        save(saver, folder, step, state, facts)
+        if len(facts["history"]) == 13:
             raise KeyError("power cut")
 
-    monkeypatch.setattr(MethodTrainer, "_save", stop)
+    monkeypatch.setattr(Saver, "save", stop)
     with pytest.raises(KeyError, match="power cut"):
         fit(whole.settings, folder)
     monkeypatch.undo()
@@ -551,7 +595,113 @@ def test_an_interrupted_run_resumes_bit_for_bit(run_of, tmp_path, monkeypatch, m
         kept = resumed.method.queue_labels[...][slots]
         np.testing.assert_array_equal(kept, resumed.data.train_labels[last])
     for row, want in zip(resumed.history, whole.trainer.history, strict=True):
-        assert {**row, "images_per_second": 0} == {**want, "images_per_second": 0}
+        assert {**row, **TIMES} == {**want, **TIMES}
+
+
+def stored(workers, side=8):
+    """Images that stay as they are, of another size than what the encoder sees."""
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (256, side + 2, side + 4, 1), dtype=np.uint8)
+    names = [f"picture {number}" for number in range(256)]
+    images = StoredImages(pictures, names, (side, side, 1), workers)
+    labels = np.arange(256) % 4
+    return ImageData("stored", images, labels, images.take(np.arange(40)), labels[:40])
+
+
+def asked_at(step):
+    """A `stop` that says yes when it is asked before a step, from 0."""
+    steps = itertools.count()
+    return lambda: next(steps) == step
+
+
+@pytest.mark.parametrize(
+    ("method", "workers"),
+    [("moco", 1), *(pytest.param(method, 2, marks=pytest.mark.slow) for method in METHODS)],
+)
+def test_a_run_resumes_in_the_middle_of_an_epoch(tmp_path, monkeypatch, method, workers):
+    """Stopped and then killed, with random crops by workers, to the last bit."""
+    settings = tiny(method, cache="disk", augmentation="photo", checkpoint_every=5, knn_every=2)
+
+    def sitting(name, workers=workers):
+        trainer, folder = MethodTrainer(settings, stored(workers)), RunFolder(tmp_path / name)
+        folder.path.mkdir(exist_ok=True)
+        return trainer, partial(trainer.fit, folder, resume=True, progress=False)
+
+    whole, train = sitting("whole", 0)
+    train()
+    stopped, train = sitting("cut")
+    stopped.stop = asked_at(5)
+    with pytest.raises(Preempted, match=r"the checkpoint of step 7 is written"):
+        train()
+    _, facts = stopped.checkpoint()
+    assert [row["step"] for row in facts["history"]] == [4]
+    assert len(facts["losses"]) == 3
+
+    killed, train = sitting("cut")
+    monkeypatch.setattr(killed, "step", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train()
+    assert equal(killed.state, stopped.state)
+    resumed, train = sitting("cut")
+    train()
+    assert equal(resumed.state, whole.state)
+    assert [{**row, **TIMES} for row in resumed.history] == [
+        {**row, **TIMES} for row in whole.history
+    ]
+    assert all(0 <= row["data_wait"] <= 1 for row in resumed.history)
+    assert RunFolder(tmp_path / "cut").read_history() == resumed.history
+    assert [path.name for path in (tmp_path / "cut" / STORE).iterdir()] == ["step-12"]
+
+    images = stored(0).train_images
+    x, y = resumed.project(images.take(np.arange(9)))
+    crops = np.stack([images[:9]] * 2, axis=1)
+    for got, want in zip(resumed.project(crops), (x, y), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_a_command_that_is_killed_goes_on_exactly(tmp_path):
+    """On images in their files, with workers; the kill comes at any moment after a checkpoint."""
+    from PIL import Image
+
+    for number in range(150):
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+        (tmp_path / f"images/{number % 3}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / f"images/{number % 3}/{number}.png")
+    options = {"data": tmp_path / "images", "framework": "jax", "cache": "disk", "workers": 2,
+               "image-size": 16, "encoder": "smallconv", "width": 4, "batch-size": 16,
+               "epochs": 30, "checkpoint-every": 2, "device": "cpu"}  # fmt: skip
+    cached = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
+              "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}  # fmt: skip
+
+    def start(name, *more):
+        command = [sys.executable, "-m", "fmicl_cli", "train", "simclr", *more]
+        command += ["--out", tmp_path / name]
+        return subprocess.Popen(
+            list(map(str, command)), text=True, env=os.environ | cached,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    given = [text for name, value in options.items() for text in (f"--{name}", value)]
+    whole = start("whole", *given)
+    assert whole.wait(300) == 0, whole.communicate()
+    cut = start("cut", *given)
+    while not (tmp_path / "cut/checkpoint.ckpt").exists():
+        assert cut.poll() is None, cut.communicate()
+        time.sleep(0.01)
+    time.sleep(0.3)
+    cut.kill()
+    cut.wait()
+    assert not (tmp_path / "cut/metrics.json").exists()
+    resumed = start("cut", "--resume")
+    assert resumed.wait(300) == 0, resumed.communicate()
+    histories, metrics = [], []
+    for folder in (RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "cut")):
+        histories.append([{**row, **TIMES} for row in folder.read_history()])
+        metrics.append({**folder.read_json("metrics.json"), "seconds": 0})
+    assert histories[0] == histories[1]
+    assert metrics[0] == metrics[1]
 
 
 @pytest.mark.parametrize(
@@ -588,7 +738,7 @@ def test_equal_runs_share_one_compiled_step(run_of):
     assert min(sizes) > 0
     for _ in range(2):
         twin = MethodTrainer(run.settings, run.trainer.data)
-        loss, *_ = next(twin._steps(1))
+        loss, *_ = twin.step(0, next(twin.items(0)))
         twin.encode(run.trainer.data.test_images)
         assert np.isfinite(loss)
     assert (train_step._cache_size(), encode._cache_size()) == sizes
@@ -720,15 +870,14 @@ def test_ctrl_c_comes_out_as_it_went_in(run_of, tmp_path, monkeypatch, capsys):
     run = run_of("moco")
     settings = dataclasses.replace(run.settings, knn_every=1)
     trainer = MethodTrainer(settings, run.trainer.data)
-    steps = MethodTrainer._steps
+    step = MethodTrainer.step
 
-    def interrupt(trainer, epoch):
-        for contrast in steps(trainer, epoch):
-            yield contrast
-            if trainer.history:
-                signal.raise_signal(signal.SIGINT)
+    def interrupt(trainer, number, item):
+        if trainer.history:
+            signal.raise_signal(signal.SIGINT)
+        return step(trainer, number, item)
 
-    monkeypatch.setattr(MethodTrainer, "_steps", interrupt)
+    monkeypatch.setattr(MethodTrainer, "step", interrupt)
     folder = RunFolder.create(tmp_path / "run", settings)
     with pytest.raises(KeyboardInterrupt):
         trainer.fit(folder, resume=False, progress=True)
@@ -773,15 +922,36 @@ def test_checkpoints_are_saved_beside_the_training_and_their_errors_are_raised(
     folder = RunFolder.create(tmp_path / "run", tiny("simclr"))
     state, facts = {"w": np.ones(3, np.float32)}, {"history": [{"loss": 1.0}]}
     with pytest.raises(KeyError), Saver() as saver:  # which waits for what it has begun
-        saver.save(folder, "a", state, facts)
+        saver.save(folder, 1, state, facts)
         raise KeyError
     assert folder.checkpoint.exists()
     assert folder.read_history() == facts["history"]
     monkeypatch.setattr("fmicl_flax.checkpoints.save_checkpoint", lambda *_: 1 / 0)
     for count in (1, 2):
         with pytest.raises(ZeroDivisionError), Saver() as saver:
-            for name in "ab"[:count]:
-                saver.save(folder, name, state, facts)
+            for step in range(count):
+                saver.save(folder, step, state, facts)
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(tmp_path, capfd):
+    """With a limit on the size of files in the place of a full disk."""
+    folder = RunFolder.create(tmp_path / "run", tiny("simclr"))
+    home = jax.sharding.SingleDeviceSharding(jax.devices("cpu")[0])
+    small, large = ({"w": np.random.default_rng(0).random((side, side))} for side in (3, 300))
+    facts, limits = {"history": []}, resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Saver() as saver:
+        saver.save(folder, 1, small, facts)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        message = "checkpoint of step 2 could not be written: File too large"
+        with pytest.raises(NotSaved, match=message), Saver() as saver:
+            saver.save(folder, 2, large, facts)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    state, _ = load_checkpoint(folder, small, home)
+    np.testing.assert_array_equal(state["w"], small["w"].astype(np.float32))
+    assert [path.name for path in (folder.path / STORE).iterdir()] == ["step-1"]
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_a_non_finite_loss_stops_and_keeps_the_last_checkpoint(tmp_path):

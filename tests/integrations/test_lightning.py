@@ -20,7 +20,6 @@ from fmicl_lightning import (  # noqa: E402
     build_loss,
     build_method,
 )
-from fmicl_lightning.batches import EpochOrder  # noqa: E402
 from fmicl_lightning.callbacks import LOGGERS, quiet  # noqa: E402
 from fmicl_lightning.encoders import feature_width  # noqa: E402
 from fmicl_recipes import RunFolder, resolve  # noqa: E402
@@ -187,17 +186,6 @@ def test_a_batch_larger_than_the_data_is_refused_before_a_folder_is_made(tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-def test_epochs_are_permutations_that_depend_on_seed_and_epoch_alone():
-    order = EpochOrder(10, 3, seed=1)
-    first = torch.cat(list(order))
-    assert len(first) == 9
-    assert len(set(first.tolist())) == 9
-    order.set_epoch(1)
-    assert not torch.equal(first, torch.cat(list(order)))
-    order.set_epoch(0)
-    assert torch.equal(first, torch.cat(list(order)))
-
-
 @pytest.mark.parametrize(("name", "width"), [("resnet18", 8), ("smallconv", 8)])
 def test_encoders_give_features(name, width):
     encoder = build_encoder(name, 3, width)
@@ -211,9 +199,39 @@ def test_resnet18_is_the_standard_one():
     assert count == 11_168_832
 
 
+def test_resnet50_is_the_standard_one():
+    """Parameters of torchvision's less its classifier, and the same features, written out."""
+    with torch.device("meta"):
+        encoder = build_encoder("resnet50", 3, 64)
+    assert sum(p.numel() for p in encoder.parameters()) == 23_508_032
+    torch.manual_seed(0)
+    encoder = build_encoder("resnet50", 1, 4).double().eval()
+    for value in encoder.state_dict().values():
+        if value.ndim == 1:  # of a norm
+            value.uniform_(0.5, 1.5)
+    weights = iter(encoder.state_dict().values())
+
+    def layer(x, stride=1, padding=0):
+        """A convolution and its norm, in the order in which the encoder made them."""
+        x = torch.nn.functional.conv2d(x, next(weights), stride=stride, padding=padding)
+        gamma, beta, mean, variance, _ = (next(weights) for _ in range(5))
+        return torch.nn.functional.batch_norm(x, mean, variance, gamma, beta)
+
+    images = torch.randn(2, 1, 48, 64, dtype=torch.float64)
+    x = torch.nn.functional.max_pool2d(layer(images, 2, 3).relu(), 3, 2, 1)
+    assert x.shape == (2, 4, 12, 16)
+    for stage, blocks in enumerate((3, 4, 6, 3)):
+        for block in range(blocks):
+            stride = 2 if stage and not block else 1
+            y = layer(layer(layer(x).relu(), stride, 1).relu())
+            x = (y + (x if block else layer(x, stride))).relu()
+    assert x.shape == (2, 128, 2, 2)
+    torch.testing.assert_close(encoder(images), x.mean((2, 3)))
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("resnet", "Expected one of resnet18, smallconv, vit-s6, vit-s12, timm:NAME"),
+    [("resnet", "Expected one of resnet18, resnet50, smallconv, vit-s6, vit-s12, timm:NAME"),
      ("timm:", "Expected one of resnet18"), ("nolib:x", "Expected one of resnet18")],
 )  # fmt: skip
 def test_unknown_encoders_are_named(name, message):

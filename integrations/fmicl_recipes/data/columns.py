@@ -13,7 +13,7 @@ from fmicl_core.checks import InvalidArgument, check_choice, invalid
 from fmicl_recipes.data.folders import IMAGE_SUFFIXES
 from fmicl_recipes.data.splits import Labels
 
-LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target", "y")
+LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target", "y", "cls")
 #: What stands in the place of the name of a column of labels for images without labels.
 NO_COLUMN = "none"
 

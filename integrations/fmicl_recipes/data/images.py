@@ -32,9 +32,9 @@ class ImageData:
     """
 
     name: str
-    train_images: Images
+    train_images: Images | StoredImages
     train_labels: Labels | None
-    test_images: Images
+    test_images: Images | StoredImages
     test_labels: Labels | None
     evaluated_on: str = "test"
     class_names: tuple[str, ...] | None = None
@@ -81,6 +81,8 @@ class ImageData:
 def _digest(*images: Images | StoredImages) -> str:
     digest = hashlib.sha256()
     for of in images:
-        stored = isinstance(of, StoredImages)
-        digest.update(of.stamp() if stored else np.ascontiguousarray(of).data)
+        if isinstance(of, StoredImages):
+            digest.update(of.stamp())
+        else:
+            digest.update(np.ascontiguousarray(of).data)
     return digest.hexdigest()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fmicl_recipes.data.pictures import GREY, CorruptImage, Decoder, opened
+from fmicl_recipes.data.pictures import GREY, ORIENTATION, TURNED, CorruptImage, Decoder, opened
 from fmicl_recipes.data.splits import Split
 from fmicl_recipes.files import write_atomically
 from fmicl_recipes.stream import Item, stream
@@ -24,8 +23,6 @@ FEW = 4000
 HEADERS, DECODED = 1000, 100
 #: Changes when indexes of before are no longer to be read.
 VERSION = 1
-#: The tag of EXIF that says how a picture is turned, and its values by which sides change places.
-ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)
 
 #: (N, 3): height, width and channels of pictures as `Decoder` gives them; 0 of corrupt ones.
 Index = NDArray[np.int32]
@@ -94,7 +91,7 @@ def stamps(pictures: Sequence[Any]) -> NDArray[np.int64]:
         found[:, 0] = pictures[:1].nbytes
         return found
     found[:, 0] = pictures.lengths() if hasattr(pictures, "lengths") else -1
-    for row in np.flatnonzero(found[:, 0] < 0):
+    for row in np.flatnonzero(found[:, 0] < 0).tolist():
         with suppress(OSError, TypeError):  # it is gone, or there is none in this row
             status = os.stat(pictures[row])
             found[row] = status.st_size, status.st_mtime_ns
@@ -110,6 +107,8 @@ def cache_folder() -> Path:
 
 class _Pieces:
     """The index in pieces, by number."""
+
+    nbytes = HEADERS * 12
 
     def __init__(self, pictures: Sequence[Any], size: int, decode: bool) -> None:
         self.pictures, self.size, self.look = pictures, size, decoded if decode else header
@@ -131,7 +130,7 @@ def _upright(image: Any, picture: Any) -> tuple[int, int]:
         content = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
         if b"eXIf" not in content and b"Raw profile type exif" not in content:
             return image.size
-        image = opened(io.BytesIO(content).getvalue())
+        image = opened(content)
         return ImageOps.exif_transpose(image).size
     width, height = image.size
     if image.getexif().get(ORIENTATION) not in TURNED:

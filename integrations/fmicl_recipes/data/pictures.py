@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 #: What transparent pixels are laid on.
 BACKGROUND = "white"
+#: The tag of EXIF that says how a picture is turned, and its values by which sides change places.
+ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)
 #: Modes of Pillow, beside those that begin with I, that are grey.
 GREY = ("1", "L", "LA", "La")
 _SIXTEEN_BITS = 2**16 - 1
@@ -134,18 +136,44 @@ class Decoder:
         from PIL.Image import Resampling
 
         assert self.size is not None
-        plain = self._decoded(picture, name)
-        return np.stack([
-            as_array(plain.resize(self.size[::-1], Resampling.BILINEAR, box))
-            for box in boxes(plain.size)
-        ])  # fmt: skip
+        height, width = self.size
+        full: list[tuple[int, int]] = []
 
-    def _decoded(self, picture: Any, name: str) -> Image:
-        """A picture, upright, of 8 bits and of these channels."""
+        def shrink(image: Image) -> None:
+            """Let a JPEG file be decoded at a half or less, where all crops are smaller still."""
+            if image.format == "JPEG":
+                turned = image.getexif().get(ORIENTATION) in TURNED
+                full.append(image.size[::-1] if turned else image.size)
+                spare = min(min((x1 - x0) / width, (y1 - y0) / height)
+                            for x0, y0, x1, y1 in boxes(full[0]))  # fmt: skip
+                part = next(k for k in (8, 4, 2, 1) if k <= max(spare, 1))
+                image.draft(None, (image.width // part, image.height // part))
+
+        plain = self._decoded(picture, name, shrink)
+        chosen = boxes(full[0] if full else plain.size)
+        if full and full[0] != plain.size:
+            x, y = plain.width / full[0][0], plain.height / full[0][1]
+            chosen = [(x0 * x, y0 * y, min(x1 * x, plain.width), min(y1 * y, plain.height))
+                      for x0, y0, x1, y1 in chosen]  # fmt: skip
+        resized = (plain.resize((width, height), Resampling.BILINEAR, box) for box in chosen)
+        return np.stack([*map(as_array, resized)])
+
+    def _decoded(
+        self, picture: Any, name: str, before: Callable[[Image], None] | None = None
+    ) -> Image:
+        """A picture, upright, of 8 bits and of these channels.
+
+        Args:
+            picture: path, bytes of a file, or a uint8 array (H, W, C).
+            name: name of the picture, for messages.
+            before: what is called with the picture when no pixel is read yet.
+        """
         if picture is None:
             raise CorruptImage.named(name, "row without one")
         try:
             with opened(picture) as image:
+                if before is not None:
+                    before(image)
                 plain = self._plain(image, name)
         except InvalidArgument:
             raise

@@ -23,6 +23,7 @@ from fmicl_recipes.data.folders import (
     suffix,
 )
 from fmicl_recipes.data.hub import ALIASES, check_reachable
+from fmicl_recipes.data.shards import FORMATS, SAVED, SAVED_FILE
 from fmicl_recipes.data.splits import Split, split_of
 from fmicl_recipes.data.tables import open_table
 
@@ -55,14 +56,14 @@ def check_source(
     if source == DIGITS:
         _check_no_columns(source, named)
     elif path.is_file():
-        if path.suffix.lower() != ".parquet":
-            raise invalid("data", "a parquet file or a folder", source)
+        if suffix(path.name) not in FORMATS:
+            raise invalid("data", f"a file that ends in {', '.join(FORMATS)}, or a folder", source)
         _check_columns(path.parent, [path.name], source, named)
     elif path.is_dir():
-        wanted = (*IMAGE_SUFFIXES, ".parquet")
+        wanted = (*IMAGE_SUFFIXES, *FORMATS)
         if not any(suffix(file) in wanted for file in files_below(path)):
             raise invalid(
-                "data", f"a folder that holds images or parquet files ({', '.join(wanted)})", source
+                "data", f"a folder that holds images or files of them ({', '.join(wanted)})", source
             )
         _check_columns(path, files_below(path), source, named)
     else:
@@ -77,8 +78,8 @@ def open_splits(
     """The splits of an image data set by name.
 
     Args:
-        source: "digits", a hub name or alias, a folder of parquet files or of images, or one
-            parquet file.
+        source: "digits", a hub name or alias, a folder of images or of shards, or one shard, which
+            is a file of one of the `FORMATS`.
         image_column: name of the column of images; None takes the first that holds images.
         label_column: name of the column of labels, or "none" for images without; None takes one
             with a usual name.
@@ -92,16 +93,20 @@ def open_splits(
     path = Path(source).expanduser()
     columns = (image_column, label_column)
     if path.is_file():
-        return open_table("parquet", source, *columns, data_files={"train": [str(path)]})
+        kind = FORMATS[suffix(path.name)]
+        return open_table(kind, source, *columns, data_files={"train": [str(path)]})
     if not path.is_dir():
         return open_table(ALIASES.get(source, source), source, *columns, offline=offline)
     files = in_order(list(files_below(path)))
-    by_split: dict[str, list[str]] = {}
-    for file in files:
-        if suffix(file) == ".parquet":
-            by_split.setdefault(split_of(Path(file)) or "train", []).append(str(path / file))
-    if by_split:
-        return open_table("parquet", source, *columns, data_files=by_split)
+    shards = [file for file in files if file.lower().endswith((SAVED_FILE, *FORMATS))]
+    for ending, kind in ((SAVED_FILE, SAVED), *FORMATS.items()):
+        by_split: dict[str, list[str]] = {}
+        for file in shards:
+            if ending in (os.path.basename(file), suffix(file)):
+                shard = os.path.dirname(file) if kind == SAVED else file
+                by_split.setdefault(split_of(Path(file)) or "train", []).append(str(path / shard))
+        if by_split:
+            return open_table(kind, source, *columns, data_files=by_split)
     if any(os.path.basename(file) in METADATA for file in files):
         return open_table("imagefolder", source, *columns, data_dir=str(path))
     return image_splits(path, [file for file in files if suffix(file) in IMAGE_SUFFIXES])
@@ -119,7 +124,7 @@ def _digits() -> Split:
 
 def _check_no_columns(source: str, named: Mapping[str, str]) -> None:
     for argument, name in named.items():
-        why = "Only parquet files and hub data sets have columns."
+        why = "Only shards, such as parquet files, and hub data sets have columns."
         raise invalid(argument, f"to be left out beside data = {source!r}", name, why=why)
 
 
@@ -137,6 +142,8 @@ def _check_columns(
     if not named:
         return
     files = list(files)
+    if any(suffix(file) in FORMATS and suffix(file) != ".parquet" for file in files):
+        return  # what the columns of those are is seen when they are read
     table = next((file for file in files if suffix(file) == ".parquet"), None)
     if table is None:
         if not any(os.path.basename(file) in METADATA for file in files):
@@ -159,7 +166,7 @@ def _check_hub_name(source: str, path: Path) -> None:
     names = ", ".join([DIGITS, *ALIASES])
     expected = f"a path that exists, a hub name OWNER/NAME, or one of {names}"
     hub_like = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source)
-    like_a_file = path.suffix.lower() in (*IMAGE_SUFFIXES, ".parquet")
+    like_a_file = suffix(path.name) in (*IMAGE_SUFFIXES, *FORMATS)
     if source in ALIASES or (hub_like and not path.parent.exists() and not like_a_file):
         return
     why = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -95,15 +96,16 @@ class StoredImages:
         decoder, chosen = self._decoder(), self.rows[rows]
         crops = np.empty((len(chosen), draws.shape[1], *self.shape[1:]), np.uint8)
         for place, row in enumerate(chosen):
-            of = draws[place]
-            crops[place] = decoder.crops(
-                self.pictures[row], self.names[row],
-                lambda size, of=of: [crop_box(size, draw, strengths) for draw in of],
-            )  # fmt: skip
+            boxes = partial(_crop_boxes, draws=draws[place], strengths=strengths)
+            crops[place] = decoder.crops(self.pictures[row], self.names[row], boxes)
         return crops
 
     def _decoder(self) -> Decoder:
         return Decoder(self.shape[1:3], self.shape[3], advice=ADVICE)
+
+
+def _crop_boxes(size: tuple[int, int], draws: NDArray[np.float64], strengths: Photo) -> list[Box]:
+    return [crop_box(size, draw, strengths) for draw in draws]
 
 
 def crop_box(size: tuple[int, int], draw: NDArray[np.float64], strengths: Photo) -> Box:
@@ -129,7 +131,7 @@ def crop_box(size: tuple[int, int], draw: NDArray[np.float64], strengths: Photo)
     return left, top, min(left + wide, width), min(top + tall, height)
 
 
-def rows_of(images: Images | StoredImages, rows: NDArray[np.int64]) -> Images | StoredImages:
+def rows_of(images: Images | StoredImages, rows: NDArray[np.int64]) -> Any:
     """These rows of an array, or of images that stay in their files."""
     return images.take(rows) if isinstance(images, StoredImages) else images[rows]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from fmicl_core.checks import invalid
 from fmicl_recipes.data.columns import first_value, image_column, labels_of, picture_of
 from fmicl_recipes.data.hub import not_found
+from fmicl_recipes.data.shards import SAVED, damaged
 from fmicl_recipes.data.splits import Split
 from fmicl_recipes.data.texts import RowNames, Texts
 
@@ -28,7 +30,7 @@ def open_table(
     """The splits of a table.
 
     Args:
-        kind: format of the files, as `datasets` names it, or the name of a hub data set.
+        kind: format of the files, as `datasets` names it, `SAVED`, or the name of a hub data set.
         source: what the user gave.
         column_of_images: name, or None for the first column that holds images.
         column_of_labels: name, "none" for no labels, or None for a column with a usual name.
@@ -112,6 +114,11 @@ def _load(kind: str, source: str, offline: str | None, files: dict[str, Any]) ->
     try:
         if "data_files" not in files:
             return datasets.load_dataset(kind, **files)
+        if kind == SAVED:
+            return {
+                key: datasets.concatenate_datasets([*map(datasets.load_from_disk, folders)])
+                for key, folders in files["data_files"].items()
+            }
         return {  # each on its own, as together all would have the features of the first
             key: datasets.load_dataset(kind, data_files={key: paths})[key]
             for key, paths in files["data_files"].items()
@@ -119,8 +126,10 @@ def _load(kind: str, source: str, offline: str | None, files: dict[str, Any]) ->
     except Exception as error:  # the library raises many kinds, and all mean the same to the user
         said = f"{type(error).__name__}: {error}".rstrip(". ")
         if files:
+            paths = chain.from_iterable(files.get("data_files", {}).values())
+            why = damaged(paths) or f"It said: {said}"
             raise invalid("data", "files that Hugging Face datasets can read", source,
-                          why=f"It said: {said}.") from error  # fmt: skip
+                          why=f"{why}.") from error  # fmt: skip
         raise not_found(source, offline or f"The hub's could not be loaded: {said}.") from error
     finally:
         datasets.config.HF_HUB_OFFLINE = before

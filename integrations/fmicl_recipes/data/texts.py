@@ -42,16 +42,16 @@ class RowNames(Sequence[str]):
 
     Args:
         key: name of the split.
-        count: number of rows.
+        rows: number of rows.
     """
 
-    def __init__(self, key: str, count: int) -> None:
-        self.key, self.count = key, count
+    def __init__(self, key: str, rows: int) -> None:
+        self.key, self.rows = key, rows
 
     def __len__(self) -> int:
-        return self.count
+        return self.rows
 
     def __getitem__(self, index: Any) -> Any:
-        if not 0 <= index < self.count:
+        if not 0 <= index < self.rows:
             raise IndexError(index)
         return f"{self.key} row {index}"

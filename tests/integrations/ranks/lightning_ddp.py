@@ -1,10 +1,12 @@
-"""One step of a method on one and on two CPU processes; run as a script by the tests of DDP.
+"""A step or more of a method on one and on two CPU processes; run as a script by the tests of DDP.
 
-Usage: lightning_ddp.py SETTINGS_AS_JSON FOLDER. Writes FOLDER/1.pt and FOLDER/2.pt.
+Usage: lightning_ddp.py SETTINGS_AS_JSON FOLDER. Writes FOLDER/1.pt and FOLDER/2.pt; as one of the
+processes of a launcher, the first, FOLDER/machines.pt.
 """
 
 import dataclasses
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -40,7 +42,8 @@ def vector(module):
     return torch.cat(weights).clone()
 
 
-def one_step(settings, folder):
+def train(settings, folder, called):
+    process = MethodTrainer.join(settings)
     trainer = MethodTrainer(settings, load_images("digits", limit=settings.limit))
     module = trainer.module.double()
     module.augment = Exact()
@@ -51,15 +54,24 @@ def one_step(settings, folder):
         for name, weight in module.named_parameters():
             weight.add_(0.05 * torch.randn_like(weight) * name.startswith("key_"))
     before = vector(module)
-    run = RunFolder.create(folder / f"run{settings.devices}", settings)
+    run = RunFolder(folder / f"run-{called}")
+    if process.index == 0:
+        RunFolder.create(run.path, settings)
     trainer.fit(run, resume=False, progress=False)
-    row = {name: value for name, value in trainer.history[0].items() if "second" not in name}
+    times = ("images_per_second", "data_wait")
+    if process.index:
+        return
+    row = {name: value for name, value in trainer.history[-1].items() if name not in times}
     found = {"step": vector(module) - before, "row": row}
     queue = {name: getattr(module, name, None) for name in ("queue", "queue_labels")}
-    torch.save(found | queue, folder / f"{settings.devices}.pt")
+    torch.save(found | queue, folder / f"{called}.pt")
 
 
 if __name__ == "__main__":
     chosen = TrainSettings.from_dict(json.loads(sys.argv[1]))
-    for devices in (1, 2):
-        one_step(dataclasses.replace(chosen, devices=devices), Path(sys.argv[2]))
+    if "RANK" in os.environ:
+        train(chosen, Path(sys.argv[2]), "machines")
+    else:
+        for devices in (1, 2)[: 3 - chosen.machines]:
+            alone = dataclasses.replace(chosen, devices=devices, machines=1)
+            train(alone, Path(sys.argv[2]), str(devices))
