@@ -73,7 +73,7 @@ def check_images(images: Any, shape: tuple[int, int, int]) -> Any:
     Raises:
         ValueError: they are not uint8, or have another shape, or there are none.
     """
-    array = images if isinstance(images, StoredImages) else np.asarray(images)
+    array: Any = images if isinstance(images, StoredImages) else np.asarray(images)
     if array.dtype != np.uint8:
         raise invalid("images", "uint8, 0 to 255", str(array.dtype), what="images.dtype")
     given = array.shape
