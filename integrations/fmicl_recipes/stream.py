@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import multiprocessing
 import os
 import pickle
@@ -109,14 +110,17 @@ def _made_ahead(items: Items, start: int, workers: int) -> Generator[Item, None,
     finally:
         item = None
         iterator.close()
+        iterator = None  # with what it still holds
         _flush()
 
 
 def _close_all() -> None:
-    """Close the streams that nobody has closed, while all that it takes is still there."""
+    """Close the streams that nobody has closed, and give shared memory back, before all ends."""
     for made in list(_open):
         with suppress(ValueError):  # it is at work in a thread
             made.close()
+    gc.collect()
+    _flush()
 
 
 def _iterator(items: Items, start: int, workers: int) -> Any:
