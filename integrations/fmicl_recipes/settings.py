@@ -99,7 +99,7 @@ class TrainSettings(SharedSettings):
     data: str = option(
         "digits",
         "digits (built in), cifar10, a hub name OWNER/NAME, an image folder (labels, if there are "
-        "any, by one sub-folder per class), a folder of parquet files, or a parquet file.",
+        "any, by one sub-folder per class), or a file or folder of shards: parquet, arrow, tar.",
         "Data",
         check_text,
     )
