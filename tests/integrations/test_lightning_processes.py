@@ -51,7 +51,7 @@ def start_command(out, *options, epochs=20):
 
 
 def told_by(processes):
-    return [process.communicate(timeout=120)[1] for process in processes]
+    return [process.communicate(timeout=300)[1] for process in processes]
 
 
 def wait_for_a_checkpoint(processes, out):
@@ -163,7 +163,7 @@ def test_sigterm_to_a_command_on_two_devices_reaches_the_processes_it_started(tm
 
     def start(out, *options):
         command = [sys.executable, "-m", "fmicl_cli", "train", "simclr", f"--out={tmp_path / out}",
-                   "--epochs=40", "--devices=2", "--checkpoint-every=3"]  # fmt: skip
+                   "--epochs=8", "--devices=2", "--checkpoint-every=3"]  # fmt: skip
         return [subprocess.Popen([*command, *given, *options], text=True, stderr=subprocess.PIPE)]
 
     processes = start("cut")
