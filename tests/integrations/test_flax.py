@@ -624,14 +624,14 @@ def test_a_run_resumes_in_the_middle_of_an_epoch(tmp_path, monkeypatch, method, 
     """Stopped and then killed, with random crops by workers, to the last bit."""
     settings = tiny(method, cache="disk", augmentation="photo", checkpoint_every=5, knn_every=2)
 
-    def sitting(name, workers=workers):
+    def sitting(name, workers):
         trainer, folder = MethodTrainer(settings, stored(workers)), RunFolder(tmp_path / name)
         folder.path.mkdir(exist_ok=True)
         return trainer, partial(trainer.fit, folder, resume=True, progress=False)
 
     whole, train = sitting("whole", 0)
     train()
-    stopped, train = sitting("cut")
+    stopped, train = sitting("cut", workers // 2)
     stopped.stop = asked_at(5)
     with pytest.raises(Preempted, match=r"the checkpoint of step 7 is written"):
         train()
@@ -639,12 +639,12 @@ def test_a_run_resumes_in_the_middle_of_an_epoch(tmp_path, monkeypatch, method, 
     assert [row["step"] for row in facts["history"]] == [4]
     assert len(facts["losses"]) == 3
 
-    killed, train = sitting("cut")
+    killed, train = sitting("cut", 0)
     monkeypatch.setattr(killed, "step", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train()
     assert equal(killed.state, stopped.state)
-    resumed, train = sitting("cut")
+    resumed, train = sitting("cut", workers)
     train()
     assert equal(resumed.state, whole.state)
     assert [{**row, **TIMES} for row in resumed.history] == [
