@@ -125,7 +125,7 @@ def test_settings_keep_the_shape_of_the_images(tmp_path, fmicl):
     assert folder.image_shape == (8, 8, 1)
     assert folder.settings() == resolve(
         None, {"data": "digits", "limit": 128, "batch_size": 64, "width": 8, "device": "cpu",
-               "epochs": 1}
+               "epochs": 1, "cache": "memory"}
     )  # fmt: skip
     assert folder.settings().warmup_epochs == 0  # the preset's 3 would not end
 
