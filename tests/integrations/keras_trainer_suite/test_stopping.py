@@ -99,7 +99,7 @@ def test_a_run_that_is_killed_goes_on_bit_for_bit(tmp_path):
     while len(seen) < 10:
         assert run.poll() is None
         if checkpoint.exists():
-            seen.add(checkpoint.stat().st_ino)
+            seen.add(checkpoint.stat().st_mtime_ns)
         time.sleep(0.01)
     run.send_signal(signal.SIGKILL)
     run.wait()
