@@ -87,8 +87,9 @@ def _number(layer):
 @once
 @pytest.mark.parametrize(
     ("name", "side", "width"),
-    [("resnet18", 16, 4), ("smallconv", 8, 8), ("vit-s6", 8, 4), ("resnet18", 9, 4)],
-)
+    [("resnet18", 16, 4), ("smallconv", 8, 8), ("vit-s6", 8, 4), ("resnet18", 9, 4),
+     ("resnet50", 33, 2)],
+)  # fmt: skip
 def test_encoders_are_those_of_lightning(name, side, width, require):
     """The same weights give the same features, in training mode and out of it."""
     torch = require("torch")
