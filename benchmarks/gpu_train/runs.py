@@ -58,7 +58,9 @@ class Run(NamedTuple):
 
     def path(self, work: Path) -> Path:
         """Path of the run's folder: other settings, another folder."""
-        values = {k: v for k, v in self.settings.to_dict().items() if k not in NEUTRAL}
+        # Of caches there are memory and gpu here, which have the same result.
+        passed = (*NEUTRAL, "cache")
+        values = {k: v for k, v in self.settings.to_dict().items() if k not in passed}
         digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:6]
         return work / f"{self.library}-{self.name}-{self.settings.epochs}-{digest}"
 
