@@ -20,14 +20,11 @@ from fmicl_flax.machines import Agreement, meet
 from fmicl_flax.method import Contrast
 from fmicl_recipes.board import Board
 from fmicl_recipes.history import epoch_row, knn, warn_of_collapse
-from fmicl_recipes.progress import Progress
+from fmicl_recipes.progress import LOOK, Progress
 from fmicl_recipes.run_folder import RunFolder
 from fmicl_recipes.stopping import NonFiniteLossError, Preempted
 from fmicl_recipes.stream import Item
 from fmicl_recipes.trainer import Trainer
-
-#: Steps between two looks at how long the devices wait for batches.
-LOOK = 20
 
 
 class SteppedTrainer(Trainer):

@@ -21,8 +21,8 @@ from fmicl_flax.optimizers import build_optimizer
 from fmicl_flax.sitting import Sitting, SteppedTrainer
 from fmicl_recipes.batches import Batches
 from fmicl_recipes.chunks import filled_chunks
-from fmicl_recipes.data import AnyImages, ImageData, StoredImages
-from fmicl_recipes.machines import Process
+from fmicl_recipes.data import AnyImages, ImageData
+from fmicl_recipes.machines import find_process
 from fmicl_recipes.run_folder import RunFolder, unreadable_checkpoint
 from fmicl_recipes.settings import TrainSettings
 from fmicl_recipes.sphere import Features
@@ -42,11 +42,9 @@ class MethodTrainer(SteppedTrainer):
             find_devices(settings)
 
     @classmethod
-    def join(cls, settings: TrainSettings) -> Process:
+    def join(cls, settings: TrainSettings) -> None:
         """Meet the other processes, see `Trainer.join`."""
-        process = super().join(settings)
-        join(settings, process)
-        return process
+        join(settings, find_process(settings))
 
     def __init__(self, settings: TrainSettings, data: ImageData) -> None:
         super().__init__(settings, data)
@@ -102,9 +100,7 @@ class MethodTrainer(SteppedTrainer):
             for step in range(start, self.steps):
                 yield {"rows": self.batches.rows(step).astype(np.int32)}
             return
-        images = self.data.train_images
-        workers = images.workers if isinstance(images, StoredImages) else 0
-        with closing(stream(self.batches, start, workers)) as batches:
+        with closing(stream(self.batches, start, self.batches.workers)) as batches:
             yield from batches
 
     def step(self, step: int, item: Item) -> Contrast:

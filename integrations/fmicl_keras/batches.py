@@ -29,8 +29,7 @@ class Feed:
     """
 
     def __init__(self, batches: Batches, start: int, strategy: Any = None) -> None:
-        workers = getattr(batches.images, "workers", 0)
-        self.items: Any = ahead(stream(batches, start, workers))
+        self.items: Any = ahead(stream(batches, start, batches.workers))
         self.strategy, self.lock = strategy, Lock()  # as a strategy takes batches in a thread
         #: Seconds that training has waited for a batch.
         self.waited = 0.0

@@ -15,12 +15,9 @@ from fmicl_keras.build import state
 from fmicl_keras.checkpoints import to_numpy
 from fmicl_keras.method import LastViews
 from fmicl_recipes.history import epoch_row, knn, warn_of_collapse
-from fmicl_recipes.progress import Progress
+from fmicl_recipes.progress import LOOK, Progress
 from fmicl_recipes.stopping import NonFiniteLossError
 from fmicl_recipes.trainer import Trainer
-
-#: Steps between two looks at how long training waits for batches.
-LOOK = 20
 
 
 class Run(keras.callbacks.Callback):

@@ -20,12 +20,11 @@ from fmicl_keras.optimizers import build_optimizer, warmup_cosine
 from fmicl_recipes.batches import Batches
 from fmicl_recipes.chunks import chunk_size, filled_chunks, joined
 from fmicl_recipes.data import AnyImages, ImageData
-from fmicl_recipes.machines import Process
 from fmicl_recipes.progress import Progress
 from fmicl_recipes.run_folder import RunFolder
 from fmicl_recipes.settings import TrainSettings
 from fmicl_recipes.sphere import Features
-from fmicl_recipes.stopping import NotSaved, Preempted
+from fmicl_recipes.stopping import Preempted, saving
 from fmicl_recipes.trainer import Trainer
 
 
@@ -53,12 +52,10 @@ class MethodTrainer(Trainer):
         Devices(settings)
 
     @classmethod
-    def join(cls, settings: TrainSettings) -> Process:
+    def join(cls, settings: TrainSettings) -> None:
         """Join the other processes of the run, see `Trainer.join`."""
-        process = super().join(settings)
         if settings.machines > 1:
             over_machines(settings.device, settings.devices)
-        return process
 
     def __init__(self, settings: TrainSettings, data: ImageData) -> None:
         super().__init__(settings, data)
@@ -119,11 +116,9 @@ class MethodTrainer(Trainer):
         if self.process.index > 0:  # the first one writes
             return
         facts = {"history": self.history, "seconds": self.seconds, "losses": self.losses}
-        try:
+        with saving(step):
             save_checkpoint(folder.checkpoint, self._variables(with_optimizer=True), facts)
             folder.write_history(self.history)
-        except OSError as error:
-            raise NotSaved.because(error, step) from error
 
     def _restore(self, folder: RunFolder, *, with_optimizer: bool) -> None:
         facts = load_checkpoint(folder.checkpoint, self._variables(with_optimizer=with_optimizer))

@@ -99,8 +99,7 @@ class EpochBatches:
             yield batch
 
     def _read(self, batches: Batches) -> Generator[Batch]:
-        workers = getattr(batches.images, "workers", 0)
-        with closing(stream(batches, self.step, workers)) as items:
+        with closing(stream(batches, self.step, batches.workers)) as items:
             for item in items:
                 parts = [torch.from_numpy(part) for part in item.values()]
                 images, *ids = [part.pin_memory() for part in parts] if self.pinned else parts

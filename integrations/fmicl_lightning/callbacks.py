@@ -12,17 +12,13 @@ from typing import Any
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from fmicl_lightning.batches import EpochBatches
-from fmicl_lightning.checkpoints import saving
 from fmicl_lightning.processes import Peers, leave_signals_alone
 from fmicl_recipes.history import knn
 from fmicl_recipes.machines import Process
-from fmicl_recipes.progress import Progress
+from fmicl_recipes.progress import LOOK, Progress
 from fmicl_recipes.run_folder import RunFolder
-from fmicl_recipes.stopping import Preempted
+from fmicl_recipes.stopping import Preempted, saving
 from fmicl_recipes.trainer import Trainer
-
-#: Steps between two looks at how long training waits for its batches.
-_BETWEEN = 20
 
 #: The loggers through which Lightning gives advice, and PyTorch tells how it ends processes.
 LOGGERS = [
@@ -104,7 +100,7 @@ class RunClock(Callback):
         step, every = trainer.global_step, self.run.settings.checkpoint_every
         asked = self._asked()
         self._advance(trainer, pl_module, leaving=1)
-        if step % _BETWEEN == 0 and self.bar is not None:
+        if step % LOOK == 0 and self.bar is not None:
             self.bar.waited(self.batches.waited / self._elapsed())
         if step % len(self.batches) and (asked or (every and step % every == 0)):
             self._advance(trainer, pl_module)

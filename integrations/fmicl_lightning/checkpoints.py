@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from fmicl_recipes.files import write_atomically
 from fmicl_recipes.run_folder import unreadable_checkpoint
-from fmicl_recipes.stopping import NotSaved
+from fmicl_recipes.stopping import saving
 
 #: Entries that every checkpoint of a run has.
 _NEEDED = {"state_dict", "history", "callbacks"}
@@ -37,22 +35,6 @@ def _read(path: str | Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, EOFError, OSError, RuntimeError) as error:
         raise unreadable_checkpoint(path) from error
-
-
-@contextmanager
-def saving(step: int) -> Iterator[None]:
-    """Say in one line where a file of the run could not be written after a step.
-
-    Raises:
-        NotSaved: it could not.
-    """
-    try:
-        yield
-    except (OSError, RuntimeError) as error:  # PyTorch hides the one behind the other
-        said = error if isinstance(error, OSError) else error.__context__
-        if isinstance(said, OSError):
-            raise NotSaved.because(said, step) from error
-        raise
 
 
 class AtomicCheckpoints(TorchCheckpointIO):

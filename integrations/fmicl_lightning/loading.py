@@ -13,7 +13,7 @@ from fmicl_lightning.augment import standardise
 from fmicl_lightning.build import untrained_encoder
 from fmicl_lightning.checkpoints import read_checkpoint
 from fmicl_lightning.devices import best_device
-from fmicl_recipes.chunks import filled_chunks, joined
+from fmicl_recipes.chunks import chunks, joined
 from fmicl_recipes.data import AnyImages, Images, StoredImages
 from fmicl_recipes.loading import check_batch, check_images, open_run
 from fmicl_recipes.run_folder import unreadable_checkpoint
@@ -83,10 +83,8 @@ def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], path: Path
 
 def in_chunks(images: AnyImages, device: Any) -> Iterator[torch.Tensor]:
     """The images on a device, a part at a time."""
-    left = len(images)
-    for chunk in filled_chunks(images):
-        yield torch.from_numpy(chunk[:left]).to(device, non_blocking=True)
-        left -= len(chunk)
+    for chunk in chunks(images):
+        yield torch.from_numpy(chunk).to(device, non_blocking=True)
 
 
 def features(run: str | Path, images: Images | StoredImages) -> Features:

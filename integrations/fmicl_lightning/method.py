@@ -25,7 +25,7 @@ from fmicl_recipes.draws import step_seed
 from fmicl_recipes.history import epoch_row, warn_of_collapse
 from fmicl_recipes.methods import labels_for
 from fmicl_recipes.settings import OPTIMIZERS, TrainSettings
-from fmicl_recipes.trainer import NonFiniteLossError
+from fmicl_recipes.stopping import NonFiniteLossError
 
 Contrast = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 

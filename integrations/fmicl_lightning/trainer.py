@@ -25,7 +25,7 @@ from fmicl_lightning.processes import StopEverywhere, join_processes, others_may
 from fmicl_recipes.board import without_tensorflow
 from fmicl_recipes.chunks import joined
 from fmicl_recipes.data import AnyImages, ImageData
-from fmicl_recipes.machines import Process
+from fmicl_recipes.machines import find_process
 from fmicl_recipes.run_folder import RunFolder
 from fmicl_recipes.settings import TrainSettings
 from fmicl_recipes.sphere import Features
@@ -44,15 +44,13 @@ class MethodTrainer(Trainer):
         check_library_encoder(settings.encoder)
 
     @classmethod
-    def join(cls, settings: TrainSettings) -> Process:
+    def join(cls, settings: TrainSettings) -> None:
         """Connect to the processes that torchrun started, see `Trainer.join`.
 
         Raises:
             ProcessLost: they do not come.
         """
-        process = super().join(settings)
-        join_processes(settings, process)
-        return process
+        join_processes(settings, find_process(settings))
 
     def __init__(self, settings: TrainSettings, data: ImageData) -> None:
         super().__init__(settings, data)

@@ -40,7 +40,11 @@ class Batches:
         self.batch_size, self.seed = settings.batch_size, settings.seed
         self.views = settings.views if settings.method == "simclr" else 2
         self.strengths = settings.photo()
-        self.crops = settings.crops_when_read
+        stored = self.images if isinstance(self.images, StoredImages) else None
+        #: The images where batches are made of crops of them; None where of themselves.
+        self.cropped = stored if settings.crops_when_read else None
+        #: Number of processes that make batches ahead.
+        self.workers = 0 if stored is None else stored.workers
         #: Number of steps of an epoch.
         self.per_epoch = len(self.images) // self.batch_size
         self.steps = self.per_epoch * settings.epochs
@@ -51,12 +55,8 @@ class Batches:
     @property
     def nbytes(self) -> int:
         """Bytes of the images of a batch of this process."""
-        images = self.batch_size // self.process.count * (self.views if self._crops else 1)
+        images = self.batch_size // self.process.count * (1 if self.cropped is None else self.views)
         return images * int(np.prod(self.images.shape[1:]))
-
-    @property
-    def _crops(self) -> bool:
-        return self.crops and isinstance(self.images, StoredImages)
 
     def rows(self, step: int) -> NDArray[np.int64]:
         """The rows of this process's part of a step's batch."""
@@ -67,9 +67,9 @@ class Batches:
         if not 0 <= step < self.steps:
             raise IndexError(step)
         rows = self.rows(step)
-        if self.crops and isinstance(self.images, StoredImages):
+        if self.cropped is not None:
             draws = self.process.part(crop_draws(self.batch_size, self.views, self.seed, step))
-            images = self.images.crops(rows, draws, self.strengths)
+            images = self.cropped.crops(rows, draws, self.strengths)
         else:
             images = self.images[rows]
         return {"images": images} if self.ids is None else {"images": images, "ids": self.ids[rows]}

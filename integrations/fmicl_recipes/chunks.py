@@ -22,19 +22,25 @@ def chunk_size(shape: Sequence[int]) -> int:
     return max(8, min(CHUNK, CHUNK * CHUNK_SIDE**2 // pixels))
 
 
-def filled_chunks(images: Any, size: int | None = None) -> Iterator[Any]:
-    """`size` images at a time, the last ones filled up with zeros: one shape to compile for.
+def chunks(images: Any, size: int | None = None) -> Iterator[Any]:
+    """`size` images at a time, and the last ones, which may be fewer.
 
     Args:
         images: array of images, or `StoredImages`, whose workers decode ahead.
         size: number of images of a chunk; None takes `chunk_size`.
     """
+    parts = _Chunks(images, size or chunk_size(images.shape))
+    workers = min(getattr(images, "workers", 0), len(parts)) if len(images) > FEW else 0
+    for item in stream(parts, workers=workers):
+        yield item["images"]
+
+
+def filled_chunks(images: Any, size: int | None = None) -> Iterator[Any]:
+    """What `chunks` gives, the last one filled up with zeros: one shape to compile for."""
     size = size or chunk_size(images.shape)
-    chunks = _Chunks(images, size)
-    workers = min(getattr(images, "workers", 0), len(chunks)) if len(images) > FEW else 0
-    for item in stream(chunks, workers=workers):
-        chunk = item["images"]
-        yield np.pad(chunk, [(0, size - len(chunk))] + [(0, 0)] * (images.ndim - 1))
+    for chunk in chunks(images, size):
+        missing = size - len(chunk)
+        yield np.pad(chunk, [(0, missing)] + [(0, 0)] * (images.ndim - 1)) if missing else chunk
 
 
 def joined(parts: Iterable[NDArray[Any]], count: int) -> NDArray[Any]:

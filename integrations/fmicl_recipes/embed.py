@@ -20,9 +20,9 @@ from fmicl_recipes.data.sources import open_splits
 from fmicl_recipes.data.splits import NO_LABEL, Split, numbered
 from fmicl_recipes.files import check_folder, make_folder, write_atomically
 from fmicl_recipes.loading import open_run
+from fmicl_recipes.machines import workers_of
 from fmicl_recipes.progress import note
 from fmicl_recipes.resources import free_memory
-from fmicl_recipes.stream import default_workers
 
 #: From the folder of a run and uint8 images (N, H, W, C) to features (N, F) float32.
 Encode = Callable[[Path, Images | StoredImages], NDArray[np.floating]]
@@ -44,8 +44,7 @@ def embed(
     """Encode all images of a data set, in every split, and write their features to a file.
 
     Images are brought to the shape that the run's images have; where memory would not hold them
-    all, each is decoded when it is encoded. docs/data.md says what the file
-    holds.
+    all, each is decoded when it is encoded. docs/data.md says what the file holds.
 
     Args:
         run: folder of a trained run.
@@ -84,7 +83,7 @@ def embed(
         if progress:
             decoder.tell()
     else:
-        workers = default_workers() if settings.workers is None else settings.workers
+        workers = workers_of(settings)
         images = [StoredImages(s.pictures, s.names, shape, workers) for s in splits.values()]
     note(f"encoding {count} images", progress)
     features = np.concatenate([np.asarray(encode(run, part), np.float32) for part in images])

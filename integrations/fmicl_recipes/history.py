@@ -12,7 +12,8 @@ from fmicl_recipes import sphere
 from fmicl_recipes.data import Images, StoredImages
 from fmicl_recipes.data.stored import rows_of
 from fmicl_recipes.sphere import Features
-from fmicl_recipes.trainer import NonFiniteLossError, Trainer
+from fmicl_recipes.stopping import NonFiniteLossError
+from fmicl_recipes.trainer import Trainer
 
 #: Number of epochs in a row with collapsed features that make a warning.
 COLLAPSE_PATIENCE = 3

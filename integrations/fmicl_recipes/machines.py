@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fmicl_core.checks import invalid
 from fmicl_recipes.settings import TrainSettings
+from fmicl_recipes.stream import default_workers
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def find_process(settings: TrainSettings, environment: Mapping[str, str] = os.en
         ValueError: the launcher started another number of processes than settings say.
     """
     found = _found(settings, environment)
-    expected = settings.machines * (settings.devices if settings.framework == "torch" else 1)
+    expected = settings.machines * processes_of_a_machine(settings)
     if settings.machines == 1 and found.count == 1:
         return ALONE
     if found.count != expected:
@@ -63,6 +64,18 @@ def find_process(settings: TrainSettings, environment: Mapping[str, str] = os.en
             why=f"machines = {settings.machines}, devices = {settings.devices} on each.",
         )  # fmt: skip
     return found
+
+
+def processes_of_a_machine(settings: TrainSettings) -> int:
+    """Number of processes that train on each machine: PyTorch has one a device."""
+    return settings.devices if settings.framework == "torch" else 1
+
+
+def workers_of(settings: TrainSettings) -> int:
+    """Number of workers of each process: as settings say, or the machine's cores shared out."""
+    if settings.workers is not None:
+        return settings.workers
+    return default_workers(processes_of_a_machine(settings))
 
 
 def _found(settings: TrainSettings, environment: Mapping[str, str]) -> Process:

@@ -16,6 +16,8 @@ def note(text: str, shown: bool = True) -> None:
 
 #: Share of the time above which the bar says that training waits for images.
 MUCH_WAITING = 0.1
+#: Steps between two looks at how long training waits for images.
+LOOK = 20
 
 
 class Progress:

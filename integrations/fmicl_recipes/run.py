@@ -9,7 +9,7 @@ from typing import Any
 from fmicl_core.checks import invalid
 from fmicl_recipes.data import ImageData, load_images
 from fmicl_recipes.loading import check_checkpoint
-from fmicl_recipes.machines import find_process
+from fmicl_recipes.machines import find_process, workers_of
 from fmicl_recipes.metrics import assemble_metrics
 from fmicl_recipes.plots import draw_runs
 from fmicl_recipes.progress import note
@@ -138,7 +138,7 @@ def load_data(settings: TrainSettings, progress: bool) -> ImageData:
     return load_images(
         settings.data, image_size=settings.image_size, limit=settings.limit, seed=settings.seed,
         image_column=settings.image_column, label_column=settings.label_column, progress=progress,
-        cache=settings.cache, workers=settings.workers, skip_corrupt=settings.skip_corrupt,
+        cache=settings.cache, workers=workers_of(settings), skip_corrupt=settings.skip_corrupt,
     )  # fmt: skip
 
 

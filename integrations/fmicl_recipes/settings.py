@@ -251,7 +251,8 @@ class TrainSettings(SharedSettings):
     workers: int | None = option(
         None,
         "Processes that decode images beside the training, with --cache disk; by default one for "
-        "every core but one. 0: none, the training process does it.",
+        "every core but one, shared out among the processes of a machine. 0: none, the training "
+        "process does it.",
         "Training",
         at_least(0),
     )

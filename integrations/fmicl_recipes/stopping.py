@@ -70,6 +70,22 @@ class ProcessLost(RunStopped):
 
 
 @contextmanager
+def saving(step: int) -> Iterator[None]:
+    """Say in one line where a file of the run could not be written after a step.
+
+    Raises:
+        NotSaved: it could not.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # PyTorch hides the one behind the other
+        said = error if isinstance(error, OSError) else error.__context__
+        if isinstance(said, OSError):
+            raise NotSaved.because(said, step) from error
+        raise
+
+
+@contextmanager
 def sigterm() -> Iterator[Callable[[], bool]]:
     """Note SIGTERM within the block instead of ending; what is yielded says whether it has come.
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from fmicl_core.checks import invalid
 from fmicl_recipes.data import AnyImages, ImageData, Images, StoredImages
-from fmicl_recipes.machines import Process, find_process
+from fmicl_recipes.machines import find_process
 from fmicl_recipes.run_folder import RunFolder
 from fmicl_recipes.settings import TrainSettings
 from fmicl_recipes.sphere import Features
@@ -72,17 +72,9 @@ class Trainer(ABC):
             ValueError: there is no such device, or no such encoder.
         """
 
-    @classmethod
-    def join(cls, settings: TrainSettings) -> Process:
-        """Join the other processes of a run on several machines, before anything is computed.
-
-        Returns:
-            Which of them this one is.
-
-        Raises:
-            ValueError: the launcher started another number of processes than settings say.
-        """
-        return find_process(settings)
+    @classmethod  # noqa: B027
+    def join(cls, settings: TrainSettings) -> None:
+        """Join the other processes of a run on several machines, before anything is computed."""
 
     def __init__(self, settings: TrainSettings, data: ImageData) -> None:
         self.settings, self.data = settled(settings, data), data

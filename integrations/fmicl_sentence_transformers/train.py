@@ -31,9 +31,9 @@ from fmicl_recipes.draws import step_seed
 from fmicl_recipes.metrics import assemble_metrics
 from fmicl_recipes.plots import draw_runs
 from fmicl_recipes.run_folder import RunFolder, unreadable_checkpoint
+from fmicl_recipes.stopping import NonFiniteLossError
 from fmicl_recipes.text import TextSettings
 from fmicl_recipes.text.data import normalised, sts_rows, training_columns
-from fmicl_recipes.trainer import NonFiniteLossError
 from fmicl_sentence_transformers.cached import CachedFMICLLoss
 from fmicl_sentence_transformers.evaluate import sts_scores
 from fmicl_sentence_transformers.loss import FMICLLoss

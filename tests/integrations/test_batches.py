@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from fmicl_core.checks import InvalidArgument
 from fmicl_recipes.batches import Batches
-from fmicl_recipes.chunks import filled_chunks, joined
+from fmicl_recipes.chunks import chunks, filled_chunks, joined
 from fmicl_recipes.data import ImageData, StoredImages
-from fmicl_recipes.machines import ALONE, Process, find_process
+from fmicl_recipes.machines import ALONE, Process, find_process, workers_of
 from fmicl_recipes.settings import TrainSettings
-from fmicl_recipes.stream import stream
+from fmicl_recipes.stream import default_workers, stream
 from fmicl_recipes.trainer import settled
 
 RNG = np.random.default_rng(0)
@@ -123,6 +123,13 @@ def test_one_machine_in_a_job_of_slurm_is_alone(framework):
     assert find_process(TrainSettings(framework=framework), SLURM) == ALONE
 
 
+def test_the_cores_are_shared_out_among_the_processes_of_a_machine():
+    """PyTorch has a process a device, the others one a machine."""
+    assert workers_of(TrainSettings(workers=3, devices=2)) == 3
+    assert workers_of(TrainSettings(devices=4)) == default_workers(4)
+    assert workers_of(TrainSettings(devices=4, framework="jax")) == default_workers()
+
+
 def test_every_rank_has_rows():
     with pytest.raises(InvalidArgument, match=r"a multiple of machines \* devices = 6"):
         TrainSettings(machines=3, devices=2, batch_size=64)
@@ -137,5 +144,7 @@ def test_keras_trains_on_several_machines_by_tensorflow_alone(backend):
 @settings(max_examples=20, deadline=None)
 @given(count=st.integers(1, 24), size=st.integers(1, 30))
 def test_parts_that_are_joined_are_the_whole(count, size):
-    parts = (chunk.astype(np.float32) for chunk in filled_chunks(PICTURES[:count], size))
-    np.testing.assert_array_equal(joined(parts, count), PICTURES[:count])
+    for cut in (filled_chunks, chunks):
+        parts = (chunk.astype(np.float32) for chunk in cut(PICTURES[:count], size))
+        np.testing.assert_array_equal(joined(parts, count), PICTURES[:count])
+    assert {len(chunk) for chunk in filled_chunks(PICTURES[:count], size)} == {size}

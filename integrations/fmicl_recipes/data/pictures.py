@@ -137,17 +137,17 @@ class Decoder:
 
         assert self.size is not None
         height, width = self.size
-        full: list[tuple[int, int]] = []
+        chosen: Sequence[Box] = ()
         part = 1
 
         def shrink(image: Image) -> None:
             """Let a JPEG file be decoded at a half or less, where all crops are smaller still."""
-            nonlocal part
+            nonlocal chosen, part
             if image.format == "JPEG":
                 turn = image.getexif().get(ORIENTATION, 1)
-                full.append(image.size[::-1] if turn in TURNED else image.size)
+                chosen = boxes(image.size[::-1] if turn in TURNED else image.size)
                 spare = min(min((x1 - x0) / width, (y1 - y0) / height)
-                            for x0, y0, x1, y1 in boxes(full[0]))  # fmt: skip
+                            for x0, y0, x1, y1 in chosen)  # fmt: skip
                 part = next(
                     k for k in (8, 4, 2, 1)
                     # A part of a pixel stands at the end, which turning would put first.
@@ -156,7 +156,7 @@ class Decoder:
                 image.draft(None, (image.width // part, image.height // part))
 
         plain = self._decoded(picture, name, shrink)
-        chosen = boxes(full[0] if full else plain.size)
+        chosen = chosen or boxes(plain.size)
         if part > 1:
             chosen = [
                 (x0 / part, y0 / part, min(x1 / part, plain.width), min(y1 / part, plain.height))
