@@ -19,6 +19,7 @@ from fmicl_flax.machines import join, together
 from fmicl_flax.method import Contrast, Method
 from fmicl_flax.optimizers import build_optimizer
 from fmicl_flax.sitting import Sitting, SteppedTrainer
+from fmicl_flax.weights import get_arrays, set_arrays
 from fmicl_recipes.batches import Batches
 from fmicl_recipes.chunks import filled_chunks
 from fmicl_recipes.data import AnyImages, ImageData
@@ -28,6 +29,7 @@ from fmicl_recipes.settings import TrainSettings
 from fmicl_recipes.sphere import Features
 from fmicl_recipes.stream import Item, stream
 from fmicl_recipes.trainer import check_fits
+from fmicl_recipes.weights import Weights
 
 
 class MethodTrainer(SteppedTrainer):
@@ -131,6 +133,16 @@ class MethodTrainer(SteppedTrainer):
         nnx.replace_by_pure_dict(self.state, state)
         self.history, self.seconds = list(facts["history"]), facts["seconds"]
         self.losses = list(facts.get("losses", []))  # of the end of an epoch where there are none
+
+    def arrays(self) -> Weights:
+        """Copies of all arrays of the method, see `Trainer.arrays`."""
+        return get_arrays(self.method)
+
+    def set_arrays(self, arrays: Weights) -> None:
+        """Give the method arrays by name, see `Trainer.set_arrays`."""
+        both = nnx.merge(self.graph, self.state)
+        set_arrays(both[0], arrays)
+        self.state = put(nnx.state(both), everywhere(self.mesh))
 
     def encode(self, images: AnyImages) -> Features:
         """Encoder features (N, F) float32 of uint8 images, see `Trainer.encode`."""

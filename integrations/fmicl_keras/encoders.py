@@ -1,4 +1,7 @@
-"""Encoders as Keras models, the same on every backend and as in Lightning."""
+"""Encoders as Keras models, the same on every backend and as in Lightning.
+
+Layers have the canonical names of `fmicl_recipes.weights`, with "_" in the place of dots.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,17 @@ from fmicl_recipes.settings import VITS, check_encoder
 Shape = tuple[int, int, int]
 
 
-def basic_block(x: Any, outputs: int, stride: int) -> Any:
+def conv_norm(x: Any, outputs: int, size: int, stride: int, names: tuple[str, str]) -> Any:
+    """A convolution and its batch norm, by these names."""
+    return batch_norm(conv(x, outputs, size, stride, name=names[0]), name=names[1])
+
+
+def basic_block(x: Any, outputs: int, stride: int, name: str) -> Any:
     """Two 3 x 3 convolutions with a shortcut (He et al. 2016, section 3.3)."""
-    y = layers.ReLU()(batch_norm(conv(x, outputs, 3, stride)))
-    y = batch_norm(conv(y, outputs))
+    y = layers.ReLU()(conv_norm(x, outputs, 3, stride, (f"{name}_conv1", f"{name}_bn1")))
+    y = conv_norm(y, outputs, 3, 1, (f"{name}_conv2", f"{name}_bn2"))
     if stride != 1 or x.shape[-1] != outputs:
-        x = batch_norm(conv(x, outputs, 1, stride))
+        x = conv_norm(x, outputs, 1, stride, (f"{name}_downsample_0", f"{name}_downsample_1"))
     return layers.ReLU()(layers.Add()([y, x]))
 
 
@@ -34,23 +42,24 @@ def resnet18(shape: Shape, width: int = 64, stem_stride: int = 1) -> keras.Model
     Source: He et al. (2016), table 1; stem as in Chen et al. (2020), appendix B.9.
     """
     images = keras.Input(shape)
-    x = layers.ReLU()(batch_norm(conv(images, width, 3, stem_stride)))
+    x = layers.ReLU()(conv_norm(images, width, 3, stem_stride, ("conv1", "bn1")))
     for stage in range(4):
-        x = basic_block(x, width * 2**stage, 1 if stage == 0 else 2)
-        x = basic_block(x, width * 2**stage, 1)
+        name = f"layer{stage + 1}"
+        x = basic_block(x, width * 2**stage, 1 if stage == 0 else 2, f"{name}_0")
+        x = basic_block(x, width * 2**stage, 1, f"{name}_1")
     return keras.Model(images, layers.GlobalAveragePooling2D()(x), name="resnet18")
 
 
-def bottleneck(x: Any, width: int, stride: int) -> Any:
+def bottleneck(x: Any, width: int, stride: int, name: str) -> Any:
     """Convolutions of 1 x 1, 3 x 3 and 1 x 1 with a shortcut; outputs have 4 * width channels.
 
     The stride is that of the second convolution, as in torchvision.
     """
-    y = layers.ReLU()(batch_norm(conv(x, width, 1)))
-    y = layers.ReLU()(batch_norm(conv(y, width, 3, stride)))
-    y = batch_norm(conv(y, 4 * width, 1))
+    y = layers.ReLU()(conv_norm(x, width, 1, 1, (f"{name}_conv1", f"{name}_bn1")))
+    y = layers.ReLU()(conv_norm(y, width, 3, stride, (f"{name}_conv2", f"{name}_bn2")))
+    y = conv_norm(y, 4 * width, 1, 1, (f"{name}_conv3", f"{name}_bn3"))
     if stride != 1 or x.shape[-1] != 4 * width:
-        x = batch_norm(conv(x, 4 * width, 1, stride))
+        x = conv_norm(x, 4 * width, 1, stride, (f"{name}_downsample_0", f"{name}_downsample_1"))
     return layers.ReLU()(layers.Add()([y, x]))
 
 
@@ -64,19 +73,21 @@ def resnet50(shape: Shape, width: int = 64) -> keras.Model:
     Source: He et al. (2016), table 1.
     """
     images = keras.Input(shape)
-    x = layers.ReLU()(batch_norm(conv(images, width, 7, 2)))
+    x = layers.ReLU()(conv_norm(images, width, 7, 2, ("conv1", "bn1")))
     x = layers.MaxPooling2D(3, 2)(layers.ZeroPadding2D(1)(x))  # after the ReLU no zero wins
     for stage, blocks in enumerate((3, 4, 6, 3)):
         for block in range(blocks):
-            x = bottleneck(x, width * 2**stage, 2 if stage > 0 == block else 1)
+            step = 2 if stage > 0 == block else 1
+            x = bottleneck(x, width * 2**stage, step, f"layer{stage + 1}_{block}")
     return keras.Model(images, layers.GlobalAveragePooling2D()(x), name="resnet50")
 
 
 def smallconv(shape: Shape, width: int = 32, stem_stride: int = 1) -> keras.Model:
     """Four convolutions for images of about 8 x 8 pixels; features have 8 * width."""
     x = images = keras.Input(shape)
-    for outputs, stride in ((width, stem_stride), (width, 1), (2 * width, 2), (2 * width, 1)):
-        x = layers.ReLU()(batch_norm(conv(x, outputs, 3, stride)))
+    steps = (width, stem_stride), (width, 1), (2 * width, 2), (2 * width, 1)
+    for i, (outputs, stride) in enumerate(steps, start=1):
+        x = layers.ReLU()(conv_norm(x, outputs, 3, stride, (f"conv{i}", f"bn{i}")))
     x = layers.AdaptiveAveragePooling2D(2)(x)
     # The features stand in PyTorch's order, channel by channel, so that weights carry over.
     features = layers.Flatten()(layers.Permute((3, 1, 2))(x))

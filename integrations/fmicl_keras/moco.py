@@ -143,8 +143,8 @@ def mlp_head(inputs: int, hidden: int, outputs: int, *, norm: bool) -> keras.Mod
     InfoNCE, which does not see it, needs none.
     """
     features = keras.Input((inputs,))
-    x = layers.ReLU()(dense(hidden)(features))
-    x = dense(outputs)(x)
+    x = layers.ReLU()(dense(hidden, name="fc1")(features))
+    x = dense(outputs, name="fc2")(x)
     if norm:
-        x = batch_norm(x, center=False, scale=False)
+        x = batch_norm(x, center=False, scale=False, name="bn2")
     return keras.Model(features, x, name="head")

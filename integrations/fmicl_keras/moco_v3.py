@@ -94,7 +94,9 @@ def mlp(inputs: int, *widths: int) -> keras.Model:
     The last norm has no scale and shift. Source: Chen et al. (2021), section 4.2, and its code.
     """
     x = features = keras.Input((inputs,))
-    for width in widths[:-1]:
-        x = layers.ReLU()(batch_norm(dense(width, use_bias=False)(x)))
-    x = batch_norm(dense(widths[-1], use_bias=False)(x), center=False, scale=False)
+    for i, width in enumerate(widths, start=1):
+        last = i == len(widths)
+        x = dense(width, use_bias=False, name=f"fc{i}")(x)
+        x = batch_norm(x, center=not last, scale=not last, name=f"bn{i}")
+        x = x if last else layers.ReLU()(x)
     return keras.Model(features, x)

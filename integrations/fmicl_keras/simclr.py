@@ -74,7 +74,8 @@ def projection_head(hidden: int = 512, dim: int = 512) -> keras.Sequential:
         dim: width of the projections.
     """
     layers = []
-    for _ in range(2):
-        norm = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5)
-        layers += [keras.layers.Dense(hidden, use_bias=False), norm, keras.layers.ReLU()]
-    return keras.Sequential([*layers, keras.layers.Dense(dim)], name="projection_head")
+    for i in (1, 2):
+        norm = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"bn{i}")
+        linear = keras.layers.Dense(hidden, use_bias=False, name=f"fc{i}")
+        layers += [linear, norm, keras.layers.ReLU()]
+    return keras.Sequential([*layers, keras.layers.Dense(dim, name="fc3")], name="projection_head")

@@ -17,6 +17,7 @@ from fmicl_keras.devices import Devices
 from fmicl_keras.machines import lost, over_machines
 from fmicl_keras.method import LastViews, Method
 from fmicl_keras.optimizers import build_optimizer, warmup_cosine
+from fmicl_keras.weights import get_arrays, set_arrays
 from fmicl_recipes.batches import Batches
 from fmicl_recipes.chunks import chunk_size, filled_chunks, joined
 from fmicl_recipes.data import AnyImages, ImageData
@@ -26,6 +27,7 @@ from fmicl_recipes.settings import TrainSettings
 from fmicl_recipes.sphere import Features
 from fmicl_recipes.stopping import Preempted, saving
 from fmicl_recipes.trainer import Trainer
+from fmicl_recipes.weights import Weights
 
 
 class MethodTrainer(Trainer):
@@ -128,6 +130,14 @@ class MethodTrainer(Trainer):
     def _variables(self, *, with_optimizer: bool) -> dict[str, list[Any]]:
         groups = {"model": state(self.model)}
         return groups | {"optimizer": self.model.optimizer.variables} if with_optimizer else groups
+
+    def arrays(self) -> Weights:
+        """Copies of all arrays of the method, see `Trainer.arrays`."""
+        return get_arrays(self.model)
+
+    def set_arrays(self, arrays: Weights) -> None:
+        """Give the method arrays by name, see `Trainer.set_arrays`."""
+        set_arrays(self.model, arrays)
 
     def encode(self, images: AnyImages) -> Features:
         """Encoder features (N, F) float32 of uint8 images (N, H, W, C), without augmentation."""

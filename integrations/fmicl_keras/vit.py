@@ -11,7 +11,7 @@ from keras import layers, ops
 from fmicl_recipes.vit import EPSILON, HEADS, TOKEN_DEVIATION, check_patches, sine_cosine, token_dim
 
 #: Name of the layer that projects patches, which MoCo v3 may freeze.
-PATCHES = "patches"
+PATCHES = "patch_embed_proj"
 
 
 def vit(shape: tuple[int, int, int], width: int, depth: int, patch_size: int) -> keras.Model:
@@ -32,24 +32,28 @@ def vit(shape: tuple[int, int, int], width: int, depth: int, patch_size: int) ->
     check_patches(patch_size, *shape[:2])
     images = keras.Input(shape)
     x = layers.Conv2D(dim, patch_size, patch_size, name=PATCHES)(images)
-    x = Tokens()(x)
-    for _ in range(depth):
-        x = block(x, dim)
+    x = Tokens(name="cls_token")(x)
+    for i in range(depth):
+        x = block(x, dim, f"blocks_{i}")
     # The norm is taken row by row, so the other tokens need none.
-    return keras.Model(images, _norm()(x[:, 0]), name=f"vit-s{depth}")
+    return keras.Model(images, _norm("norm")(x[:, 0]), name=f"vit-s{depth}")
 
 
-def block(x: Any, dim: int) -> Any:
+def block(x: Any, dim: int, name: str) -> Any:
     """Attention and a two-layer network, each after a layer norm and added to its input."""
     count = x.shape[1]
     # Query, key and value are drawn as three layers, though they are one.
     third = keras.initializers.RandomUniform(-math.sqrt(3.0 / dim), math.sqrt(3.0 / dim))
-    heads = layers.Dense(3 * dim, kernel_initializer=third)(_norm()(x))
+    heads = layers.Dense(3 * dim, kernel_initializer=third, name=f"{name}_attn_qkv")(
+        _norm(f"{name}_norm1")(x)
+    )
     heads = layers.Reshape((count, 3, HEADS, dim // HEADS))(heads)
     mixed = ops.nn.dot_product_attention(heads[:, :, 0], heads[:, :, 1], heads[:, :, 2])
-    x = layers.Add()([x, layers.Dense(dim)(layers.Reshape((count, dim))(mixed))])
-    hidden = layers.Dense(4 * dim, activation="gelu")(_norm()(x))
-    return layers.Add()([x, layers.Dense(dim)(hidden)])
+    mixed = layers.Dense(dim, name=f"{name}_attn_proj")(layers.Reshape((count, dim))(mixed))
+    x = layers.Add()([x, mixed])
+    widen = layers.Dense(4 * dim, activation="gelu", name=f"{name}_mlp_fc1")
+    hidden = widen(_norm(f"{name}_norm2")(x))
+    return layers.Add()([x, layers.Dense(dim, name=f"{name}_mlp_fc2")(hidden)])
 
 
 class Tokens(layers.Layer):
@@ -58,8 +62,9 @@ class Tokens(layers.Layer):
     def build(self, shape: tuple[int | None, ...]) -> None:
         """Make the class token; it starts at almost zero."""
         self.token = self.add_weight(
-            shape=(shape[-1],), initializer=keras.initializers.RandomNormal(stddev=TOKEN_DEVIATION)
-        )
+            shape=(shape[-1],), name="token",
+            initializer=keras.initializers.RandomNormal(stddev=TOKEN_DEVIATION),
+        )  # fmt: skip
 
     def call(self, grid: Any) -> Any:
         """Tokens with their positions added."""
@@ -70,5 +75,5 @@ class Tokens(layers.Layer):
         return ops.concatenate([ops.cast(token, patches.dtype), patches], axis=1)
 
 
-def _norm() -> layers.Layer:
-    return layers.LayerNormalization(epsilon=EPSILON)
+def _norm(name: str) -> layers.Layer:
+    return layers.LayerNormalization(epsilon=EPSILON, name=name)

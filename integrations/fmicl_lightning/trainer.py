@@ -22,6 +22,7 @@ from fmicl_lightning.encoders import check_library_encoder
 from fmicl_lightning.loading import in_chunks, load_weights
 from fmicl_lightning.method import Method
 from fmicl_lightning.processes import StopEverywhere, join_processes, others_may_end
+from fmicl_lightning.weights import get_arrays, set_arrays
 from fmicl_recipes.board import without_tensorflow
 from fmicl_recipes.chunks import joined
 from fmicl_recipes.data import AnyImages, ImageData
@@ -30,6 +31,7 @@ from fmicl_recipes.run_folder import RunFolder
 from fmicl_recipes.settings import TrainSettings
 from fmicl_recipes.sphere import Features
 from fmicl_recipes.trainer import Trainer, check_fits
+from fmicl_recipes.weights import Weights
 
 
 class MethodTrainer(Trainer):
@@ -121,6 +123,14 @@ class MethodTrainer(Trainer):
         load_weights(self.module, checkpoint["state_dict"], folder.checkpoint)
         self.history = list(checkpoint["history"])
         self.seconds = checkpoint["callbacks"]["RunClock"]["seconds"]
+
+    def arrays(self) -> Weights:
+        """Copies of all arrays of the method, see `Trainer.arrays`."""
+        return get_arrays(self.module)
+
+    def set_arrays(self, arrays: Weights) -> None:
+        """Give the method arrays by name, see `Trainer.set_arrays`."""
+        set_arrays(self.module, arrays)
 
     @torch.inference_mode()
     def encode(self, images: AnyImages) -> Features:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 from collections.abc import Callable
@@ -59,3 +60,22 @@ def make_folder(path: str | Path, argument: str = "out") -> Path:
         raise invalid(argument, "a folder that can be made", str(path),
                       why=f"{error.strerror}.") from error  # fmt: skip
     return Path(path)
+
+
+def read_json(path: Path, argument: str = "run") -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Args:
+        path: file to read.
+        argument: name of the argument that gave its folder, for the message.
+
+    Raises:
+        ValueError: the file is unreadable, or holds no object.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise invalid(argument, f"a readable {path.name}", str(path), why=f"{error}.") from error
+    if not isinstance(values, dict):
+        raise invalid(argument, f"an object in {path.name}", str(path))
+    return values

@@ -18,6 +18,7 @@ from fmicl_recipes.scores import baseline_scores, score
 from fmicl_recipes.settings import TrainSettings
 from fmicl_recipes.stopping import Preempted, RunStopped, sigterm
 from fmicl_recipes.trainer import Trainer
+from fmicl_recipes.weights import write_model
 
 NO_LABELS = (
     "the images have no labels, or all the same: kNN (--knn-every, too) and linear probe are left"
@@ -173,6 +174,8 @@ def finish(trainer: Trainer, folder: RunFolder, progress: bool) -> dict[str, Any
     metrics = assemble_metrics(settings, trainer.history, scores, trainer.seconds, before)
     metrics |= data.described()
     folder.write_arrays("embeddings.npz", features)
+    trained = {"epochs": len(trainer.history), "seconds": trainer.seconds}
+    write_model(folder, settings, data.train_images.shape[1:], trainer.weights(), trained)
     folder.write_json("metrics.json", metrics)
     note("drawing", progress)
     draw_runs(folder.plots, {settings.title: metrics}, {settings.title: features})

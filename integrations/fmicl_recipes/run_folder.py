@@ -15,7 +15,7 @@ import numpy as np
 
 from fmicl_core.checks import InvalidArgument, check_choice, check_name, invalid
 from fmicl_recipes.augmentation import chosen_augmentation
-from fmicl_recipes.files import check_folder, make_folder, write_atomically
+from fmicl_recipes.files import check_folder, make_folder, read_json, write_atomically
 from fmicl_recipes.options import Settings, changes, combined, difference
 from fmicl_recipes.settings import TrainSettings
 
@@ -183,13 +183,7 @@ class RunFolder:
         file = self.path / name
         if not file.is_file():
             raise invalid("run", f"a run folder with {name}", str(self.path))
-        try:
-            values = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise invalid("run", f"a readable {name}", str(file), why=f"{error}.") from error
-        if not isinstance(values, dict):
-            raise invalid("run", f"an object in {name}", str(file))
-        return values
+        return read_json(file)
 
     def write_json(self, name: str, values: dict[str, Any]) -> Path:
         """Write a JSON file; a reader sees the old one or the new one, whole."""

@@ -14,6 +14,8 @@ from fmicl_recipes.run_folder import RunFolder
 from fmicl_recipes.settings import TrainSettings
 from fmicl_recipes.sphere import Features
 from fmicl_recipes.stopping import NonFiniteLossError
+from fmicl_recipes.weights.layouts import Weights, from_native, to_native
+from fmicl_recipes.weights.networks import Architecture, method_arrays
 
 __all__ = ["NonFiniteLossError", "Trainer", "check_fits"]
 
@@ -112,6 +114,39 @@ class Trainer(ABC):
     @abstractmethod
     def load(self, folder: RunFolder) -> None:
         """Take weights, history and seconds from the folder's checkpoint."""
+
+    @abstractmethod
+    def arrays(self) -> Weights:
+        """Copies of all arrays of the method, by the framework's names, parts joined by dots."""
+
+    @abstractmethod
+    def set_arrays(self, arrays: Weights) -> None:
+        """Give the method arrays that `arrays` named; others stay.
+
+        Raises:
+            ValueError: an array is not known, or of another shape.
+        """
+
+    @property
+    def architecture(self) -> Architecture:
+        """The encoder of the run."""
+        return Architecture.of(self.settings, self.data.train_images.shape[3])
+
+    def weights(self) -> Weights:
+        """All arrays of the method by canonical name; of a library's encoder alone, by its own."""
+        if not self.architecture.ours:
+            return {k: v for k, v in self.arrays().items() if k.startswith("encoder.")}
+        entries = method_arrays(self.settings, self.architecture)
+        return from_native(self.arrays(), entries, self.framework)
+
+    def set_weights(self, weights: Weights) -> None:
+        """Take arrays by canonical name, as `weights` gives them, of any framework.
+
+        Raises:
+            ValueError: an array is missing, or of another shape.
+        """
+        entries = method_arrays(self.settings, self.architecture)
+        self.set_arrays(to_native(weights, entries, self.framework))
 
     @abstractmethod
     def encode(self, images: AnyImages) -> Features:

@@ -1,0 +1,21 @@
+"""Weights that travel: one set of names and layouts for the networks of three frameworks.
+
+| file | |
+| --- | --- |
+| `layouts.py` | how an array lies in each framework |
+| `networks.py` | what each network consists of, and its names in each framework |
+| `model.py` | `encoder.safetensors`, `method.safetensors` and `model.json`: written, read, checked |
+
+The canonical names are those of torchvision's ResNets and of timm's vision transformers, the
+layouts PyTorch's.
+"""
+
+from fmicl_recipes.weights.layouts import Weights
+from fmicl_recipes.weights.model import Model, open_model, write_model
+from fmicl_recipes.weights.networks import Architecture, method_arrays
+
+__all__ = ["Architecture", "Model", "Weights", "method_arrays", "open_model", "write_model"]
+
+
+def __dir__() -> list[str]:
+    return __all__
