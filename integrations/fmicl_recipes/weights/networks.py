@@ -97,7 +97,8 @@ def _resnet(channels: int, width: int, stages: Sequence[int], *, deep: bool) -> 
                 found += norm(f"{name}.bn{i}", f"{torch}.norm{i}", f"{jax}.{part}.norm", shape[0])
             if block == 0 and (stage > 0 or inputs != outputs):
                 found += linear(f"{name}.downsample.0", f"{torch}.shortcut.0",
-                                f"{jax}.shortcut.conv", (outputs, inputs, 1, 1), bias=False)  # fmt: skip
+                                f"{jax}.shortcut.conv", (outputs, inputs, 1, 1),
+                                bias=False)  # fmt: skip
                 found += norm(f"{name}.downsample.1", f"{torch}.shortcut.1",
                               f"{jax}.shortcut.norm", outputs)  # fmt: skip
             inputs, number = outputs, number + 1
