@@ -13,6 +13,7 @@ from fmicl_recipes.machines import find_process, workers_of
 from fmicl_recipes.metrics import assemble_metrics
 from fmicl_recipes.plots import draw_runs
 from fmicl_recipes.progress import note
+from fmicl_recipes.report import check_rows
 from fmicl_recipes.resources import free_memory
 from fmicl_recipes.run_folder import BASELINES, RunFolder
 from fmicl_recipes.scores import baseline_scores, score
@@ -179,6 +180,7 @@ def finish(trainer: Trainer, folder: RunFolder, progress: bool) -> dict[str, Any
     note("evaluating the encoder", progress)
     features, scores = score(trainer)
     before = folder.baselines()
+    check_rows(before)
     metrics = assemble_metrics(settings, trainer.history, scores, trainer.seconds, before)
     metrics |= data.described()
     folder.write_arrays("embeddings.npz", features)
