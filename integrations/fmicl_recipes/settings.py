@@ -162,6 +162,13 @@ class TrainSettings(SharedSettings):
         1, "Stride of the first convolution; 2 costs a quarter.", "Model", at_least(1),
         only=({"encoder": STEMS},),
     )  # fmt: skip
+    init: str | None = option(
+        None,
+        "Folder of a run, of any framework, whose weights this one begins with: the encoder's and, "
+        "of the same method, those of the networks beside it that have the same shapes.",
+        "Model",
+        check_text,
+    )
     projection_hidden: int = option(
         512, "Width of the projection head's hidden layers.", "Model", at_least(1)
     )
