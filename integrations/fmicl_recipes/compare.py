@@ -20,6 +20,7 @@ from fmicl_recipes.text import TextSettings
 #: Files of a comparison beside its pictures.
 TABLE, NUMBERS = "comparison.md", "metrics.json"
 
+
 def _text(value: Any) -> bool:
     return isinstance(value, str)
 

@@ -134,7 +134,9 @@ def read_text(path: Path, argument: str = "run") -> str:
         if not path.is_file():
             raise invalid(argument, expected, str(path), why="It is no file.")
         if path.stat().st_size > LARGEST_TEXT:
-            raise invalid(argument, expected, str(path), why=f"It has more than {LARGEST_TEXT} bytes.")
+            raise invalid(
+                argument, expected, str(path), why=f"It has more than {LARGEST_TEXT} bytes."
+            )
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise invalid(argument, expected, str(path), why=f"{error}.") from error

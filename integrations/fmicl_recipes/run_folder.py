@@ -38,8 +38,8 @@ FACTS = (IMAGE_SHAPE, DIGEST, VERSION) = ("image_shape", "data_digest", "format_
 #: Version of the folders that are made. Those of version 1 lack the entry; it and all later ones up
 #: to this one are read.
 FORMAT = 2
-#: More numbers than these, and this many for every byte of the checkpoint, are not a run's own; Orbax
-#: compresses, but trained weights hardly.
+#: More numbers than these, and this many for every byte of the checkpoint, are not a run's own;
+#: Orbax compresses, but trained weights hardly.
 ANYWAY, PACKED = 2**26, 2
 
 

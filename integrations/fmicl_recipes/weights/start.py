@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fmicl_core.checks import invalid
 from fmicl_recipes.trainer import Trainer
 from fmicl_recipes.weights.layouts import Weights
-from fmicl_recipes.weights.model import ENCODER, METHOD, Model, check_shapes, open_model, read_weights
+from fmicl_recipes.weights.model import (
+    ENCODER,
+    METHOD,
+    Model,
+    check_shapes,
+    open_model,
+    read_weights,
+)
+from fmicl_recipes.weights.networks import Architecture
 
 #: Networks beside the encoder, each of which is taken whole or not at all.
 PARTS = ("head", "key_head", "predictor", "key_encoder")
@@ -42,8 +50,7 @@ def starting_weights(trainer: Trainer, init: str | Path) -> Start:
     """The weights that a run begins with, of which the encoder's are those of another run.
 
     Where both are of one method, networks of equal shapes are taken, too, and the queue with the
-    heads that made its keys. Without a key encoder in the other run that of this one is a copy of
-    the encoder, as in every run that begins.
+    heads that made its keys. Else the key encoder is a copy of the encoder, as when a run begins.
 
     Args:
         trainer: trainer of the run, untrained.
@@ -60,30 +67,39 @@ def starting_weights(trainer: Trainer, init: str | Path) -> Start:
     ours = {name: array for name, array in own.items() if name.startswith("encoder.")}
     check_shapes(model.file.with_name(ENCODER), _shapes(stored), _shapes(ours))
     weights, taken = own | stored, ["encoder"]
-    trained = model.facts.get("trained")
-    settings = trained.get("settings") if isinstance(trained, dict) else None
-    before = settings if isinstance(settings, dict) else {}
-    if before.get("method") == trainer.settings.method and trainer.architecture.ours:
-        others = read_weights(model.file.with_name(METHOD))
-        for part in (part for part in PARTS if part in parts):
-            names = [name for name in own if name.startswith(f"{part}.")]
-            if _alike(names, own, others):
-                weights |= {name: others[name] for name in names}
-                taken.append(part)
-        names = [name for name in QUEUE if name in own]
-        same_labels = "queue_labels" not in own or before.get("data") == trainer.settings.data
-        if names and same_labels and {"head", "key_head"} <= {*taken} and _alike(names, own, others):
-            pointer = others["pointer"]
-            if pointer.dtype.kind in "iu" and 0 <= int(pointer) < len(own["queue"]):
-                weights |= {name: others[name] for name in names}
-                taken += names
+    for part, arrays in _others(trainer, model, own).items():
+        weights |= arrays
+        taken.append(part)
     if "key_encoder" in parts and "key_encoder" not in taken:
-        copied = {f"key_{name}": array for name, array in stored.items()}
-        weights |= copied
+        weights |= {f"key_{name}": array for name, array in stored.items()}
         taken.append("key_encoder")
     for name in taken:  # a network that has diverged teaches nothing
         check_finite(name, weights, init)
-    return Start(weights, taken, sorted(parts - {*taken}))
+    return Start(weights, taken, sorted(parts - {*taken} - {"pointer", "queue_labels"}))
+
+
+def _others(trainer: Trainer, model: Model, own: Weights) -> dict[str, Weights]:
+    """What is taken of another run beside its encoder, by part.
+
+    Labels in a queue are those of the other run's images, so it is taken with the same data alone.
+    """
+    trained = model.facts.get("trained")
+    settings = trained.get("settings") if isinstance(trained, dict) else None
+    before = settings if isinstance(settings, dict) else {}
+    if before.get("method") != trainer.settings.method or not trainer.architecture.ours:
+        return {}
+    others = read_weights(model.file.with_name(METHOD))
+    found: dict[str, Weights] = {}
+    for part in PARTS:
+        names = [name for name in own if name.startswith(f"{part}.")]
+        if names and _alike(names, own, others):
+            found[part] = {name: others[name] for name in names}
+    queue = [name for name in QUEUE if name in own]
+    same = "queue_labels" not in own or before.get("data") == trainer.settings.data
+    if queue and same and {"head", "key_head"} <= {*found} and _alike(queue, own, others):
+        if others["pointer"].dtype.kind in "iu" and 0 <= others["pointer"] < len(own["queue"]):
+            found["queue"] = {name: others[name] for name in queue}
+    return found
 
 
 def begin_with(trainer: Trainer, start: Start) -> None:
@@ -102,11 +118,18 @@ def check_alike(trainer: Trainer, model: Model) -> None:
     """
     own, other = trainer.architecture, model.architecture
     wanted = {"encoder": own.name} | (own.options if own.ours else {"channels": own.channels})
-    found = {"encoder": other.name} | (other.options if other.ours else {"channels": other.channels})
+    found = {"encoder": other.name} | (
+        other.options if other.ours else {"channels": other.channels}
+    )
     for name, value in wanted.items():
         if found.get(name) != value:
             raise invalid("init", f"a run with {name} = {value!r}, as this one", found.get(name),
                           what=name)  # fmt: skip
+
+
+def _described(encoder: Architecture) -> dict[str, Any]:
+    options = encoder.options if encoder.ours else {"channels": encoder.channels}
+    return {"encoder": encoder.name, **options}
 
 
 def check_finite(part: str, weights: Weights, init: str | Path) -> None:
