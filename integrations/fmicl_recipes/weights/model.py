@@ -111,7 +111,7 @@ def trained_features(architecture: Architecture, weights: Weights) -> int | None
 def _write_weights(path: Path, weights: Mapping[str, Any]) -> None:
     from safetensors.numpy import save
 
-    arrays = {name: np.ascontiguousarray(array) for name, array in weights.items()}
+    arrays = {name: np.asarray(array, order="C") for name, array in weights.items()}
     content = save(arrays, metadata={"format": "pt", "made_by": "fmicl"})
     write_atomically(path, lambda file: file.write(content))
 

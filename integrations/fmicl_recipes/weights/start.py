@@ -96,9 +96,9 @@ def _others(trainer: Trainer, model: Model, own: Weights) -> dict[str, Weights]:
             found[part] = {name: others[name] for name in names}
     queue = [name for name in QUEUE if name in own]
     same = "queue_labels" not in own or before.get("data") == trainer.settings.data
-    if queue and same and {"head", "key_head"} <= {*found} and _alike(queue, own, others):
-        if others["pointer"].dtype.kind in "iu" and 0 <= others["pointer"] < len(own["queue"]):
-            found["queue"] = {name: others[name] for name in queue}
+    ready = queue and same and {"head", "key_head"} <= {*found} and _alike(queue, own, others)
+    if ready and others["pointer"] in range(len(own["queue"])):
+        found["queue"] = {name: others[name] for name in queue}
     return found
 
 
