@@ -197,7 +197,8 @@ class RunFolder:
         if (self.path / BASELINES).exists():
             return self.read_json(BASELINES)
         if (self.path / "metrics.json").exists():  # of a former version, which has them there alone
-            return dict(self.read_json("metrics.json").get("baselines", {}))
+            rows: dict[str, dict[str, float]] = self.read_json("metrics.json").get("baselines", {})
+            return rows
         return {}
 
     def read_json(self, name: str) -> dict[str, Any]:

@@ -32,6 +32,7 @@ REFUSED = (
 STATES, UNREAD = ("optimizer.pt", "scheduler.pt", "rng_state.pth"), "training_args.bin"
 #: Files in JSON that are words, and have no options.
 WORDS = ("tokenizer.json", "vocab.json", "added_tokens.json", "special_tokens_map.json")
+STATE = "trainer_state.json"
 #: Options that make a library take code or weights from elsewhere.
 ELSEWHERE = (
     "auto_map", "trust_remote_code", "custom_pipelines", "quantization_config", "use_kernels",
@@ -68,7 +69,7 @@ def check_encoder(folder: Path, *, pickles: bool = False, also: tuple[str, ...] 
             raise _refused(path, "Adapters name weights that are elsewhere.")
     numbers = sum(path.stat().st_size for path in files)  # of a byte each at the least
     for path in files:
-        if path.suffix == ".json" and path.name not in WORDS:
+        if path.suffix == ".json" and path.name not in (*WORDS, STATE):
             _check_options(path, _parsed(path), numbers)
     if (folder / "modules.json").is_file():
         _check_modules(folder, _parsed(folder / "modules.json"))
@@ -93,7 +94,7 @@ def check_checkpoint(folder: Path, batch_size: int) -> None:
                 check_archive(folder / name)
             except ValueError as error:
                 raise unreadable_checkpoint(folder / name) from error
-    state = _parsed(folder / "trainer_state.json")
+    state = _parsed(folder / STATE)
     if not isinstance(state, dict) or state.get("train_batch_size") != batch_size:
         raise unreadable_checkpoint(folder)
     step = state.get("global_step")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import re
 import shutil
 import time
@@ -113,7 +114,8 @@ def train_simcse(
     except (InvalidArgument, OSError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # whatever the libraries say of a damaged checkpoint
-        if last is None or run.begun:
+        pickled = isinstance(error, pickle.UnpicklingError)  # refused, as by `weights_only`
+        if last is None or (run.begun and not pickled):
             raise
         raise unreadable_checkpoint(last) from error
 

@@ -1,4 +1,4 @@
-"""A run folder may be a stranger's: nothing in it runs, leaves the folder or takes what it likes."""
+"""A run folder may be a stranger's: nothing in it runs, leaves the folder or takes all memory."""
 
 import io
 import json
@@ -203,7 +203,7 @@ def test_files_of_text_that_are_too_large_or_no_text(tmp_path):
     with pytest.raises(InvalidArgument, match="more than"):
         read_json(file)
     file.write_bytes(b'{"a": "\xff"}')
-    with pytest.raises(InvalidArgument, match="readable settings.json"):
+    with pytest.raises(InvalidArgument, match=r"readable settings\.json"):
         read_json(file)
 
 
@@ -240,7 +240,7 @@ def test_networks_far_larger_than_their_checkpoint_are_never_made(
         pytest.fail("a network is made")
 
     trainer.check = trainer.join = lambda settings: None
-    with pytest.raises(InvalidArgument, match="networks|numbers that its settings"):
+    with pytest.raises(InvalidArgument, match=r"networks|numbers that its settings"):
         if checkpoint:
             run.evaluate_run(trainer, folder)
         else:
