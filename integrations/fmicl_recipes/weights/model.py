@@ -24,7 +24,7 @@ import numpy as np
 import fmicl_core
 from fmicl_core.checks import check_choice, invalid
 from fmicl_recipes.augmentation import DEVIATION, MEAN
-from fmicl_recipes.files import read_json, write_atomically
+from fmicl_recipes.files import check_own_files, read_json, write_atomically
 from fmicl_recipes.run_folder import RunFolder
 from fmicl_recipes.settings import CONVOLUTIONAL, VITS, TrainSettings
 from fmicl_recipes.weights.layouts import Entry, Weights
@@ -173,6 +173,7 @@ def open_model(folder: str | Path) -> Model:
     if not (path / MODEL).is_file():
         raise invalid("run", f"a folder with {MODEL}", str(path),
                       why=f"`fmicl evaluate {path}` writes it for a trained run.")  # fmt: skip
+    check_own_files(path)
     facts = read_json(path / MODEL)
     try:
         number, shape, options = facts["format_version"], facts["image_shape"], facts["options"]
@@ -181,6 +182,7 @@ def open_model(folder: str | Path) -> Model:
         architecture = known or Architecture(name, width=1, **options)
         sizes = [*architecture.options.values(), number, *shape]
         normalised = normal["mean"], normal["deviation"]
+        features = architecture.num_features if architecture.ours else facts["num_features"]
     except (KeyError, TypeError) as error:
         raise invalid("run", f"a {MODEL} as fmicl writes it", str(path), why=f"{error}.") from error
     if not all(type(size) is int and 1 <= size <= 2**20 for size in sizes) or len(shape) != 3:
@@ -196,7 +198,6 @@ def open_model(folder: str | Path) -> Model:
     if architecture.channels != shape[2]:
         raise invalid("run", f"images of {architecture.channels} channels", shape,
                       what="image_shape")  # fmt: skip
-    features = architecture.num_features if architecture.ours else facts["num_features"]
     return Model(architecture, (shape[0], shape[1], shape[2]), features, facts, path / ENCODER)
 
 

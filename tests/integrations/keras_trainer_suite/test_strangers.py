@@ -79,7 +79,8 @@ def test_an_archive_of_keras_is_no_checkpoint(tmp_path, variables, monkeypatch):
 
     layer = keras.layers.Lambda(code, output_shape=(3,))
     keras.Sequential([keras.Input((3,)), layer]).save(tmp_path / "model.keras")
-    trace.rmdir()
+    if trace.exists():  # some backends try a layer when it is built
+        trace.rmdir()
     loaded = keras.saving.load_model(tmp_path / "model.keras", safe_mode=False)
     loaded(np.zeros((1, 3), np.float32))
     assert trace.is_dir(), "the bomb does not go off"
