@@ -79,3 +79,9 @@ def read_json(path: Path, argument: str = "run") -> dict[str, Any]:
     if not isinstance(values, dict):
         raise invalid(argument, f"an object in {path.name}", str(path))
     return values
+
+
+def write_json(path: Path, values: dict[str, Any]) -> Path:
+    """Write an object as JSON; a reader sees the old file or the new one, whole."""
+    text = json.dumps(values, indent=2, allow_nan=False) + "\n"
+    return write_atomically(path, lambda file: file.write(text.encode()))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -15,7 +14,7 @@ import numpy as np
 
 from fmicl_core.checks import InvalidArgument, check_choice, check_name, invalid
 from fmicl_recipes.augmentation import chosen_augmentation
-from fmicl_recipes.files import check_folder, make_folder, read_json, write_atomically
+from fmicl_recipes.files import check_folder, make_folder, read_json, write_atomically, write_json
 from fmicl_recipes.options import Settings, changes, combined, difference
 from fmicl_recipes.settings import TrainSettings
 
@@ -187,8 +186,7 @@ class RunFolder:
 
     def write_json(self, name: str, values: dict[str, Any]) -> Path:
         """Write a JSON file; a reader sees the old one or the new one, whole."""
-        text = json.dumps(values, indent=2, allow_nan=False) + "\n"
-        return write_atomically(self.path / name, lambda file: file.write(text.encode()))
+        return write_json(self.path / name, values)
 
     def write_arrays(self, name: str, arrays: Mapping[str, Any]) -> Path:
         """Write a file of NumPy arrays, .npz; a reader sees the old one or the new one, whole."""

@@ -27,6 +27,7 @@ from fmicl_recipes.augmentation import DEVIATION, MEAN
 from fmicl_recipes.files import read_json, write_atomically
 from fmicl_recipes.run_folder import RunFolder
 from fmicl_recipes.settings import CONVOLUTIONAL, VITS, TrainSettings
+from fmicl_recipes.weights.hub import fetch
 from fmicl_recipes.weights.layouts import Entry, Weights
 from fmicl_recipes.weights.networks import Architecture
 
@@ -164,12 +165,13 @@ def open_model(folder: str | Path) -> Model:
     """The trained encoder in a folder.
 
     Args:
-        folder: folder of a run, or any with model.json and encoder.safetensors.
+        folder: folder of a run, or any with model.json and encoder.safetensors; or one of the hub,
+            hf://OWNER/NAME or hf://OWNER/NAME@REVISION.
 
     Raises:
         ValueError: there is none, or it is of a later version, or says what cannot be.
     """
-    path = Path(folder)
+    path = fetch(folder, (MODEL, ENCODER, METHOD))
     if not (path / MODEL).is_file():
         raise invalid("run", f"a folder with {MODEL}", str(path),
                       why=f"`fmicl evaluate {path}` writes it for a trained run.")  # fmt: skip
