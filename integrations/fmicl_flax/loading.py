@@ -8,13 +8,15 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from fmicl_core.checks import check_choice
 from fmicl_flax.augment import as_float, standardise
-from fmicl_flax.build import untrained_encoder
-from fmicl_flax.checkpoints import load_checkpoint
 from fmicl_flax.compiled import encode_all
+from fmicl_flax.encoders import build_encoder
+from fmicl_flax.weights import set_arrays
 from fmicl_recipes.data import AnyImages
-from fmicl_recipes.loading import check_batch, check_images, open_run
+from fmicl_recipes.loading import DTYPES, check_batch, check_images
 from fmicl_recipes.sphere import Features
+from fmicl_recipes.weights import open_model
 
 
 class Encoder(nnx.Module):
@@ -43,32 +45,35 @@ class Encoder(nnx.Module):
         return self.network(standardise(floats)).astype(jnp.float32)
 
 
-def load_encoder(run: str | Path) -> Encoder:
-    """The trained encoder of a run, in eval mode, on JAX's first device.
+def load_encoder(run: str | Path, *, dtype: str = "float32") -> Encoder:
+    """The trained encoder of a run, whichever framework trained it.
+
+    It is in eval mode, on JAX's default device; every weight can be trained.
 
     Args:
-        run: folder of a run with framework = "jax".
+        run: folder with model.json and encoder.safetensors, such as that of a run.
+        dtype: "float32" or "float64", the dtype of weights, arithmetic and features.
 
     Returns:
         A module from images (N, H, W, C), uint8 or float in [0, 1], to features (N, F).
 
     Raises:
-        ValueError: there is no such run in the folder, or its checkpoint is damaged.
+        ValueError: there is no such encoder in the folder, or its files are damaged.
     """
-    folder, settings, shape = open_run(run, "jax")
-    network, width = untrained_encoder(settings, shape, nnx.Rngs(settings.seed))
-    weights = nnx.state(network)
-    like = {0: {"encoder": nnx.to_pure_dict(weights)}}  # of (method, optimiser), see `train_step`
-    home = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    stored, _ = load_checkpoint(folder, like, home, partly=True)
-    nnx.replace_by_pure_dict(weights, stored[0]["encoder"])
-    nnx.update(network, weights)
-    encoder = Encoder(network, shape, width)
+    check_choice("dtype", dtype, DTYPES)
+    model = open_model(run)
+    own, weights = model.architecture, model.native("jax")
+    network = build_encoder(
+        own.name, own.channels, own.width, stem_stride=own.stem_stride, patch_size=own.patch_size,
+        rngs=nnx.Rngs(0),
+    )  # fmt: skip
+    set_arrays(network, weights)
+    encoder = Encoder(network, model.image_shape, own.num_features)
     encoder.eval()
     return encoder
 
 
-def features(run: str | Path, images: AnyImages) -> Features:
+def features(run: str | Path, images: AnyImages, *, progress: bool = False) -> Features:
     """Features (N, F) in float32 that a run's encoder gives for images.
 
     They are computed on the machine's accelerator if there is one. Not yet run on a GPU.
@@ -77,10 +82,11 @@ def features(run: str | Path, images: AnyImages) -> Features:
         run: folder of the run, see `load_encoder`.
         images: uint8 images (N, H, W, C) like those of training, in memory or `StoredImages`, which
             are decoded a chunk at a time; (N, H, W) if of one channel.
+        progress: whether to show a progress bar on a terminal.
 
     Raises:
         ValueError: the run cannot be loaded, or the images are of another shape or dtype.
     """
     encoder = load_encoder(run)
     graph, state = nnx.split((encoder,))
-    return encode_all(graph, state, check_images(images, encoder.image_shape))
+    return encode_all(graph, state, check_images(images, encoder.image_shape), progress=progress)

@@ -163,13 +163,16 @@ class MethodTrainer(Trainer):
             variable.assign(value)
 
 
-def predict(model: keras.Model, images: AnyImages, devices: int = 1) -> Features:
+def predict(
+    model: keras.Model, images: AnyImages, devices: int = 1, *, progress: bool = False
+) -> Features:
     """A model's output for images, part by part and filled up, so that one program serves.
 
     Args:
         model: model of a batch of images.
         images: uint8 images.
         devices: number of devices that share a part.
+        progress: whether to show a progress bar on a terminal.
     """
     size = -(-chunk_size(images.shape) // devices) * devices
     # The one has less to do before it starts, the other shares the part out.
@@ -178,7 +181,7 @@ def predict(model: keras.Model, images: AnyImages, devices: int = 1) -> Features
         else model.predict(chunk, batch_size=size, verbose=0)
         for chunk in filled_chunks(images, size)
     )  # fmt: skip
-    return joined(parts, len(images))
+    return joined(parts, len(images), progress=progress)
 
 
 class Applied(keras.Model):

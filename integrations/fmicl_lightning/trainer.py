@@ -16,10 +16,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from fmicl_lightning.batches import EpochBatches, SharedData
 from fmicl_lightning.build import build_method
 from fmicl_lightning.callbacks import RunClock, checkpointing, quiet
-from fmicl_lightning.checkpoints import AtomicCheckpoints, read_checkpoint
+from fmicl_lightning.checkpoints import AtomicCheckpoints, load_weights, read_checkpoint
 from fmicl_lightning.devices import best_device, check_devices, free_memory
 from fmicl_lightning.encoders import check_library_encoder
-from fmicl_lightning.loading import in_chunks, load_weights
+from fmicl_lightning.loading import in_chunks
 from fmicl_lightning.method import Method
 from fmicl_lightning.processes import StopEverywhere, join_processes, others_may_end
 from fmicl_lightning.weights import get_arrays, set_arrays
