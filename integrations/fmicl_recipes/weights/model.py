@@ -172,12 +172,14 @@ def open_model(folder: str | Path) -> Model:
     try:
         number, shape, options = facts["format_version"], facts["image_shape"], facts["options"]
         name, normal = facts["architecture"], facts["normalisation"]
+        library, _, model = name.partition(":")
+        if not (model and library in ENCODER_LIBRARIES):
+            check_choice("architecture", name, (*CONVOLUTIONAL, *VITS))
         architecture = Architecture(name, **options)
         if options != architecture.options:
             raise KeyError(*architecture.options)
         sizes = [*options.values(), number, *shape]
         normalised = normal["mean"], normal["deviation"]
-        library, _, model = name.partition(":")
     except (KeyError, TypeError, AttributeError) as error:
         raise _malformed(path / MODEL, error) from error
     if not all(type(size) is int and 1 <= size <= 2**20 for size in sizes) or len(shape) != 3:
@@ -188,8 +190,6 @@ def open_model(folder: str | Path) -> Model:
     if normalised != (MEAN, DEVIATION):
         raise invalid("run", f"images standardised by mean {MEAN} and deviation {DEVIATION}",
                       normalised, what="normalisation")  # fmt: skip
-    if not (model and library in ENCODER_LIBRARIES):
-        check_choice("architecture", name, (*CONVOLUTIONAL, *VITS))
     _check_image(shape, architecture)
     return Model(architecture, (shape[0], shape[1], shape[2]), facts, path / ENCODER)
 
