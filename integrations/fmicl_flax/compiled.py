@@ -77,8 +77,8 @@ def encode(graph: nnx.GraphDef[Any], state: nnx.State, images: jax.Array) -> jax
 def encode_all(
     graph: nnx.GraphDef[Any], state: nnx.State, images: AnyImages, *, progress: bool = False
 ) -> Features:
-    """Features (N, F) of any number of uint8 images, see `encode`, of a chunk at a time."""
-    parts = (np.asarray(encode(graph, state, chunk)) for chunk in filled_chunks(images))
+    """Features (N, F) float32 of any number of uint8 images, see `encode`, chunk by chunk."""
+    parts = (np.asarray(encode(graph, state, chunk), np.float32) for chunk in filled_chunks(images))
     return joined(parts, len(images), progress=progress)
 
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from fmicl_core.checks import check_choice
 from fmicl_flax.augment import as_float, standardise
 from fmicl_flax.compiled import encode_all
 from fmicl_flax.encoders import build_encoder
 from fmicl_flax.weights import set_arrays
 from fmicl_recipes.data import AnyImages
-from fmicl_recipes.loading import DTYPES, check_batch, check_images
+from fmicl_recipes.loading import check_batch, check_dtype, check_images
 from fmicl_recipes.sphere import Features
 from fmicl_recipes.weights import open_model
 
@@ -26,23 +26,30 @@ class Encoder(nnx.Module):
         network: module from standardised images (N, H, W, C) to features (N, F).
         image_shape: height, width and channels of the images in training.
         num_features: width F of the features.
+        dtype: dtype of the images that the network takes, and of the features.
     """
 
     def __init__(
-        self, network: nnx.Module, image_shape: tuple[int, int, int], num_features: int
+        self,
+        network: nnx.Module,
+        image_shape: tuple[int, int, int],
+        num_features: int,
+        dtype: Any = jnp.float32,
     ) -> None:
         self.network, self.image_shape, self.num_features = network, image_shape, num_features
+        self.dtype = dtype
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Features (N, F) in float32 of images (N, H, W, C), uint8 or float in [0, 1].
+        """Features (N, F) in `dtype` of images (N, H, W, C), uint8 or float in [0, 1].
 
         Raises:
             ValueError: the images are of another shape or dtype.
         """
         images = jnp.asarray(images)
         check_batch(images.shape, images.dtype.name, self.image_shape[2], axis=3)
-        floats = as_float(images) if images.dtype == jnp.uint8 else images.astype(jnp.float32)
-        return self.network(standardise(floats)).astype(jnp.float32)
+        if images.dtype == jnp.uint8:
+            return self.network(standardise(as_float(images, self.dtype)))
+        return self.network(standardise(images.astype(self.dtype)))
 
 
 def load_encoder(run: str | Path, *, dtype: str = "float32") -> Encoder:
@@ -58,17 +65,18 @@ def load_encoder(run: str | Path, *, dtype: str = "float32") -> Encoder:
         A module from images (N, H, W, C), uint8 or float in [0, 1], to features (N, F).
 
     Raises:
-        ValueError: there is no such encoder in the folder, or its files are damaged.
+        ValueError: there is no such encoder in the folder, or its files are damaged; or JAX was not
+            told that it may compute in float64.
     """
-    check_choice("dtype", dtype, DTYPES)
+    kind = jnp.dtype(check_dtype(dtype, jax.config.jax_enable_x64))
     model = open_model(run)
     own, weights = model.architecture, model.native("jax")
     network = build_encoder(
         own.name, own.channels, own.width, stem_stride=own.stem_stride, patch_size=own.patch_size,
-        rngs=nnx.Rngs(0),
+        dtype=kind, rngs=nnx.Rngs(0),
     )  # fmt: skip
     set_arrays(network, weights)
-    encoder = Encoder(network, model.image_shape, own.num_features)
+    encoder = Encoder(network, model.image_shape, own.num_features, kind)
     encoder.eval()
     return encoder
 

@@ -9,14 +9,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from fmicl_core.checks import check_choice
 from fmicl_lightning.augment import standardise
 from fmicl_lightning.devices import best_device
 from fmicl_lightning.encoders import build_encoder, feature_width
 from fmicl_lightning.weights import set_arrays
 from fmicl_recipes.chunks import chunks, joined
 from fmicl_recipes.data import AnyImages
-from fmicl_recipes.loading import DTYPES, check_batch, check_images
+from fmicl_recipes.loading import check_batch, check_dtype, check_images
 from fmicl_recipes.sphere import Features
 from fmicl_recipes.weights import Model, Weights, open_model
 
@@ -65,7 +64,7 @@ def load_encoder(run: str | Path, *, dtype: str = "float32") -> Encoder:
     Raises:
         ValueError: there is no such encoder in the folder, or its files are damaged.
     """
-    check_choice("dtype", dtype, DTYPES)
+    check_dtype(dtype)
     model = open_model(run)
     own = model.architecture
     weights = model.native("torch") if own.ours else None  # before anything of their size is built

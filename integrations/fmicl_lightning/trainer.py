@@ -33,6 +33,9 @@ from fmicl_recipes.sphere import Features
 from fmicl_recipes.trainer import Trainer, check_fits
 from fmicl_recipes.weights import Weights
 
+#: Lightning's names of the precisions.
+PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "64": "64-true"}
+
 
 class MethodTrainer(Trainer):
     """The trainer of a method in PyTorch; `module` is the LightningModule."""
@@ -88,7 +91,7 @@ class MethodTrainer(Trainer):
                 use_distributed_sampler=False,
                 # MoCo keeps the statistics of its parts apart on purpose.
                 sync_batchnorm=several and on_gpu and settings.method != "moco",
-                precision="bf16-mixed" if settings.precision == "bf16" else "32-true",
+                precision=PRECISIONS[settings.precision],
                 plugins=plugins,
                 logger=TensorBoardLogger(folder.path, name="", version="tensorboard"),
                 callbacks=[clock, checkpointing(folder)],

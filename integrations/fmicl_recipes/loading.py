@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from fmicl_core.checks import invalid
+from fmicl_core.checks import check_choice, invalid
+from fmicl_recipes.checks import ENABLE_X64
 from fmicl_recipes.data import StoredImages
 from fmicl_recipes.run_folder import RunFolder
 
@@ -14,6 +15,21 @@ from fmicl_recipes.run_folder import RunFolder
 PACKAGES = {"torch": "fmicl_lightning", "jax": "fmicl_flax", "tensorflow": "fmicl_keras"}
 #: Dtypes that a loaded encoder can have, of its weights and of its arithmetic.
 DTYPES = ("float32", "float64")
+
+
+def check_dtype(dtype: str, x64: bool = True) -> str:
+    """Return a dtype that a loaded encoder can have.
+
+    Args:
+        dtype: name of the dtype.
+        x64: whether the framework computes in float64, which JAX has to be told.
+
+    Raises:
+        ValueError: it cannot have it.
+    """
+    if check_choice("dtype", dtype, DTYPES) == "float64" and not x64:
+        raise invalid("dtype", "'float32' while JAX knows no float64", dtype, why=ENABLE_X64)
+    return dtype
 
 
 def check_checkpoint(folder: RunFolder) -> None:
