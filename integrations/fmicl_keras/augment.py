@@ -12,6 +12,7 @@ from keras import ops
 
 from fmicl_core.checks import check_choice
 from fmicl_keras.geometry import RandomAffine, RandomResizedCrop, drawn
+from fmicl_keras.layers import network_input
 from fmicl_recipes.augmentation import (
     BLUR_SIGMA,
     DEVIATION,
@@ -71,7 +72,7 @@ def build_augmentation(
             ),
         ]
     layers = layers or [keras.layers.Identity()]
-    return keras.Sequential([keras.Input(shape), *layers], name="augment")
+    return keras.Sequential([network_input(shape), *layers], name="augment")
 
 
 def _photo(colour: bool, strengths: Photo, seeds: Sequence[int]) -> list[keras.layers.Layer]:
@@ -91,9 +92,9 @@ def _photo(colour: bool, strengths: Photo, seeds: Sequence[int]) -> list[keras.l
     return steps
 
 
-def as_float(images: Any) -> Any:
-    """Float32 images in [0, 1] from uint8 ones."""
-    return ops.cast(images, "float32") / 255.0
+def as_float(images: Any, dtype: str = "float32") -> Any:
+    """Float images in [0, 1] from uint8 ones."""
+    return ops.cast(images, dtype) / 255.0
 
 
 def standardise(images: Any) -> Any:

@@ -7,6 +7,7 @@
 | `hub.py` | the place of a model: a folder, or a repository of the Hugging Face hub |
 | `card.py`, `export.py` | a model given away, with its card |
 | `model.py` | `encoder.safetensors`, `method.safetensors` and `model.json`: written and read |
+| `tensors.py` | a safetensors file |
 
 The canonical names are those of torchvision's ResNets and of timm's vision transformers, the
 layouts PyTorch's.
