@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import shutil
@@ -15,11 +16,15 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from fmicl_recipes.files import parse_json, read_text
 from fmicl_recipes.run_folder import RunFolder, unreadable_checkpoint
+from fmicl_recipes.run_state import RunState
 from fmicl_recipes.stopping import NotSaved
 
 #: Folder inside the run's that holds the checkpoint; the link `RunFolder.checkpoint` points there.
 STORE = "checkpoints"
+#: Files of a checkpoint in JSON, which Orbax reads.
+_METADATA = ("_METADATA", "_CHECKPOINT_METADATA")
 #: How the library that writes arrays tells the operating system's errors.
 _CODE = re.compile(r"os_error_code='(\d+)'")
 
@@ -136,12 +141,12 @@ class Saver:
 
 def load_checkpoint(
     folder: RunFolder, like: Any, sharding: jax.sharding.Sharding
-) -> tuple[Any, dict[str, Any]]:
-    """State and facts of the folder's checkpoint.
+) -> tuple[Any, RunState]:
+    """Arrays of the folder's checkpoint, and how far the run is.
 
     Args:
         folder: folder of the run.
-        like: a state of the same structure, shapes and dtypes.
+        like: arrays of the same structure, shapes and dtypes.
         sharding: devices that the arrays go to.
 
     Raises:
@@ -152,12 +157,38 @@ def load_checkpoint(
     places = jax.tree.map(lambda x: ocp.ArrayRestoreArgs(sharding=sharding), target)
     how = ocp.args.PyTreeRestore(target, restore_args=places)
     try:
+        for name in _METADATA:
+            parse_json(read_text(path / name))
         handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=_alone())
         with ocp.Checkpointer(handler, multiprocessing_options=_alone()) as reader:
+            known = reader.metadata(path)
+            if not _holds(known.item_metadata, like):
+                raise unreadable_checkpoint(path)
             state = reader.restore(path, args=how)
-            facts = dict(reader.metadata(path).custom_metadata)
+        facts = dict(known.custom_metadata)
     except Exception as error:  # whatever the libraries below say of a damaged file
         raise unreadable_checkpoint(path) from error
     if jax.tree.map(np.shape, state) != jax.tree.map(np.shape, like):
         raise unreadable_checkpoint(path)
-    return state, facts
+    return state, RunState.of(facts, path)
+
+
+def _holds(stored: Any, like: Any) -> bool:
+    """Whether arrays that are stored have the shapes of others, in no larger chunks.
+
+    Orbax makes arrays of the shapes and chunks that a checkpoint says, whatever is asked for.
+    """
+    shapes = {_name(path): np.shape(x) for path, x in jax.tree_util.tree_leaves_with_path(like)}
+    kept = getattr(stored, "tree", stored)
+    found = {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(kept)}
+    for name, shape in shapes.items():
+        chunk = getattr(getattr(found.get(name), "storage", None), "chunk_shape", None)
+        if getattr(found.get(name), "shape", None) != shape or chunk is None:
+            return False
+        if math.prod(chunk) > max(1, math.prod(shape)):
+            return False
+    return True
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")

@@ -25,7 +25,7 @@ from fmicl_recipes.checks import check_jax_precision
 from fmicl_recipes.chunks import filled_chunks
 from fmicl_recipes.data import AnyImages, ImageData
 from fmicl_recipes.machines import find_process
-from fmicl_recipes.run_folder import RunFolder, unreadable_checkpoint
+from fmicl_recipes.run_folder import RunFolder
 from fmicl_recipes.settings import TrainSettings
 from fmicl_recipes.sphere import Features
 from fmicl_recipes.stream import Item, stream
@@ -129,12 +129,10 @@ class MethodTrainer(SteppedTrainer):
     def load(self, folder: RunFolder) -> None:
         """Take weights, history and seconds from the folder's checkpoint."""
         like = nnx.to_pure_dict(self.state)
-        state, facts = load_checkpoint(folder, like, everywhere(self.mesh))
-        if not facts.keys() >= {"history", "seconds"}:
-            raise unreadable_checkpoint(folder.checkpoint)
+        state, (self.history, self.seconds, self.losses) = load_checkpoint(
+            folder, like, everywhere(self.mesh)
+        )
         nnx.replace_by_pure_dict(self.state, state)
-        self.history, self.seconds = list(facts["history"]), facts["seconds"]
-        self.losses = list(facts.get("losses", []))  # of the end of an epoch where there are none
 
     def arrays(self) -> Weights:
         """Copies of all arrays of the method, see `Trainer.arrays`."""

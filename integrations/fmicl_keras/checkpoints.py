@@ -6,15 +6,16 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
 from fmicl_core.checks import invalid
-from fmicl_recipes.files import write_atomically
+from fmicl_recipes.archives import NUMBERS, read_arrays
+from fmicl_recipes.files import parse_json, write_atomically
 from fmicl_recipes.run_folder import unreadable_checkpoint
+from fmicl_recipes.run_state import RunState
 
 #: Name of the entry that is no variable.
 _FACTS = "facts"
@@ -31,25 +32,27 @@ def save_checkpoint(path: Path, groups: Mapping[str, Sequence[Any]], facts: dict
     write_atomically(path, lambda file: np.savez(file, **arrays))
 
 
-def load_checkpoint(path: Path, groups: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
-    """Give variables the values that `save_checkpoint` wrote, and return the facts.
+def load_checkpoint(path: Path, groups: Mapping[str, Sequence[Any]]) -> RunState:
+    """Give variables the values that `save_checkpoint` wrote, and return how far the run is.
 
     Raises:
         ValueError: the file belongs to other variables, or is damaged.
     """
     try:
-        with np.load(path) as stored:
-            arrays = {name: stored[name] for name in stored.files if name.split("/")[0] in groups}
-            facts: dict[str, Any] = json.loads(str(stored[_FACTS]))
-    except (BadZipFile, EOFError, KeyError, OSError, ValueError) as error:
+        arrays = read_arrays(path, {*groups, _FACTS})
+        facts = parse_json(str(arrays.pop(_FACTS)))
+    except (KeyError, ValueError, RecursionError) as error:
         raise unreadable_checkpoint(path) from error
+    if not isinstance(facts, dict) or any(a.dtype.kind not in NUMBERS for a in arrays.values()):
+        raise unreadable_checkpoint(path)
+    state = RunState.of(facts, path)
     for group, variables in groups.items():
         shapes = {f"{group}/{index}": tuple(v.shape) for index, v in enumerate(variables)}
         if shapes != {k: v.shape for k, v in arrays.items() if k.startswith(f"{group}/")}:
             raise invalid("run", f"a checkpoint with the {group} of these settings", str(path))
         for index, variable in enumerate(variables):
             variable.assign(arrays[f"{group}/{index}"])
-    return facts
+    return state
 
 
 def to_numpy(variable: Any) -> NDArray[Any]:

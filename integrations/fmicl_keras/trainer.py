@@ -127,9 +127,8 @@ class MethodTrainer(Trainer):
             folder.write_history(self.history)
 
     def _restore(self, folder: RunFolder, *, with_optimizer: bool) -> None:
-        facts = load_checkpoint(folder.checkpoint, self._variables(with_optimizer=with_optimizer))
-        self.history, self.seconds = facts["history"], facts["seconds"]
-        self.losses = facts.get("losses", [])  # which older checkpoints lack, at an epoch's end
+        variables = self._variables(with_optimizer=with_optimizer)
+        self.history, self.seconds, self.losses = load_checkpoint(folder.checkpoint, variables)
 
     def _variables(self, *, with_optimizer: bool) -> dict[str, list[Any]]:
         groups = {"model": state(self.model)}

@@ -12,11 +12,12 @@ from typing import Any
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from fmicl_lightning.batches import EpochBatches
+from fmicl_lightning.checkpoints import check_optimizers
 from fmicl_lightning.processes import Peers, leave_signals_alone
 from fmicl_recipes.history import knn
 from fmicl_recipes.machines import Process
 from fmicl_recipes.progress import LOOK, Progress
-from fmicl_recipes.run_folder import RunFolder
+from fmicl_recipes.run_folder import RunFolder, unreadable_checkpoint
 from fmicl_recipes.stopping import Preempted, saving
 from fmicl_recipes.trainer import Trainer
 
@@ -71,6 +72,7 @@ class RunClock(Callback):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Open bar and batches, at the resumed step if there is one."""
         settings = self.run.settings
+        self._check_resumed(trainer, pl_module)
         self.peers = Peers(trainer.world_size)
         self.bar = Progress(
             settings.title, settings.epochs, int(trainer.estimated_stepping_batches),
@@ -81,6 +83,16 @@ class RunClock(Callback):
         device = trainer.strategy.root_device if settings.cache == "gpu" else None
         self.batches.begin(trainer.global_step, process, device)
         self._open(trainer)
+
+    def _check_resumed(self, trainer: Any, pl_module: Any) -> None:
+        """Check what was taken from a checkpoint, if there was one; from here on training runs."""
+        plugin = trainer.strategy.checkpoint_io
+        if plugin.taken is not None:
+            done = len(pl_module.history) * len(self.batches) + len(pl_module.losses)
+            if trainer.global_step != done:
+                raise unreadable_checkpoint(plugin.taken)
+            check_optimizers(trainer.optimizers, plugin.taken)
+        plugin.taken = None
 
     def _open(self, trainer: Any) -> None:
         self.opened, self.batches.waited = (time.perf_counter(), trainer.global_step), 0.0

@@ -16,7 +16,12 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from fmicl_lightning.batches import EpochBatches, SharedData
 from fmicl_lightning.build import build_method
 from fmicl_lightning.callbacks import RunClock, checkpointing, quiet
-from fmicl_lightning.checkpoints import AtomicCheckpoints, load_weights, read_checkpoint
+from fmicl_lightning.checkpoints import (
+    AtomicCheckpoints,
+    load_weights,
+    read_checkpoint,
+    read_state,
+)
 from fmicl_lightning.devices import best_device, check_devices, free_memory
 from fmicl_lightning.encoders import check_library_encoder
 from fmicl_lightning.loading import in_chunks
@@ -75,12 +80,16 @@ class MethodTrainer(Trainer):
         pinned = on_gpu and settings.cache != "gpu"
         batches = EpochBatches(self.data, settings, self.ids, pinned=pinned)
         clock = RunClock(self, folder, batches, progress)
-        plugins: list[Any] = [AtomicCheckpoints()]
+        checkpoints = AtomicCheckpoints()
+        plugins: list[Any] = [checkpoints]
         if launched:
             join_processes(settings, self.process)
             plugins.append(TorchElasticEnvironment())
         without_tensorflow()
-        with quiet(), _as_they_were_raised(), others_may_end(), self._stop_in(spawning):
+        with (
+            quiet(), _as_they_were_raised(), others_may_end(), self._stop_in(spawning),
+            checkpoints.as_taken(),
+        ):  # fmt: skip
             trainer = lightning.Trainer(
                 max_epochs=settings.epochs,
                 accelerator=settings.device,
@@ -124,8 +133,7 @@ class MethodTrainer(Trainer):
         """Take weights, history and seconds from the folder's checkpoint."""
         checkpoint = read_checkpoint(folder.checkpoint)
         load_weights(self.module, checkpoint["state_dict"], folder.checkpoint)
-        self.history = list(checkpoint["history"])
-        self.seconds = checkpoint["callbacks"]["RunClock"]["seconds"]
+        self.history, self.seconds, _ = read_state(checkpoint, folder.checkpoint)
 
     def arrays(self) -> Weights:
         """Copies of all arrays of the method, see `Trainer.arrays`."""

@@ -17,6 +17,17 @@ def at_least(low: int) -> Check:
     return partial(check_at_least, low=low)
 
 
+def within(low: int, high: int) -> Check:
+    """A check for whole numbers from `low` to `high`."""
+
+    def check(name: str, value: Any) -> int:
+        if type(value) is not int or not low <= value <= high:
+            raise invalid(name, f"a whole number from {low} to {high}", value)
+        return value
+
+    return check
+
+
 def check_text(name: str, value: Any) -> str:
     """Return `value` when it is a string."""
     if not isinstance(value, str):

@@ -13,17 +13,21 @@ from fmicl_recipes.machines import find_process, workers_of
 from fmicl_recipes.metrics import assemble_metrics
 from fmicl_recipes.plots import draw_runs
 from fmicl_recipes.progress import note
+from fmicl_recipes.resources import free_memory
 from fmicl_recipes.run_folder import BASELINES, RunFolder
 from fmicl_recipes.scores import baseline_scores, score
 from fmicl_recipes.settings import TrainSettings
 from fmicl_recipes.stopping import Preempted, RunStopped, sigterm
 from fmicl_recipes.trainer import Trainer
-from fmicl_recipes.weights import write_model
+from fmicl_recipes.weights import Architecture, method_arrays, write_model
+from fmicl_recipes.weights.networks import count_numbers
 
 NO_LABELS = (
     "the images have no labels, or all the same: kNN (--knn-every, too) and linear probe are left"
     " out, as are raw pixels and the colours of the embedding"
 )
+#: Images that are encoded at once, at the least; and bytes of a number.
+FEW_IMAGES, FLOAT = 8, 4
 _KEPT = "The last good checkpoint is kept."
 _NOTHING_KEPT = "There was no checkpoint yet, and nothing is kept."
 
@@ -68,6 +72,8 @@ def train_run(
     trainer_class.check(settings)
     data = data or load_data(settings, progress)
     check_batch_size(settings.batch_size, len(data.train_images))
+    if folder is not None:
+        check_networks(folder, settings, data)
     trainer = trainer_class(settings, data)
     settings = trainer.settings
     if progress:
@@ -115,6 +121,8 @@ def evaluate_run(trainer_class: type[Trainer], folder: RunFolder) -> dict[str, A
     data = load_data(settings, progress=True)
     if data.labels is None:
         note(NO_LABELS)
+    check_batch_size(settings.batch_size, len(data.train_images))
+    check_networks(folder, settings, data)
     trainer = trainer_class(settings, data)
     trainer.load(folder)
     keep_images(folder, data)
@@ -180,6 +188,29 @@ def finish(trainer: Trainer, folder: RunFolder, progress: bool) -> dict[str, Any
     note("drawing", progress)
     draw_runs(folder.plots, {settings.title: metrics}, {settings.title: features})
     return metrics
+
+
+def check_networks(folder: RunFolder, settings: TrainSettings, data: ImageData) -> None:
+    """Check that the networks of a run, whose settings may be a stranger's, can be made.
+
+    Raises:
+        ValueError: its checkpoint or, where there is none, the memory is far too small for them; or
+            the memory for a few images.
+    """
+    _, height, width, channels = data.train_images.shape
+    architecture, free = Architecture.of(settings, channels), free_memory()
+    images = FEW_IMAGES * height * width * channels * FLOAT
+    if images > free:
+        raise invalid("run", f"a run of whose images {FEW_IMAGES} fit in memory, {free} bytes",
+                      (height, width, channels), what="image_shape")  # fmt: skip
+    if not architecture.ours:  # of the others only the library knows, by whose name they are made
+        return
+    numbers = count_numbers(method_arrays(settings, architecture))
+    if folder.checkpoint.exists():
+        folder.check_size(numbers)
+    elif FLOAT * numbers > free:
+        raise invalid("run", f"a run whose networks fit in memory, {free} bytes", FLOAT * numbers,
+                      what="bytes of the networks")  # fmt: skip
 
 
 def check_batch_size(batch_size: int, count: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -14,14 +15,32 @@ import numpy as np
 
 from fmicl_core.checks import InvalidArgument, check_choice, check_name, invalid
 from fmicl_recipes.augmentation import chosen_augmentation
-from fmicl_recipes.files import check_folder, make_folder, read_json, write_atomically, write_json
+from fmicl_recipes.files import (
+    check_folder,
+    check_own_files,
+    make_folder,
+    read_json,
+    read_text,
+    size_on_disk,
+    write_atomically,
+    write_json,
+)
 from fmicl_recipes.options import Settings, changes, combined, difference
-from fmicl_recipes.settings import TrainSettings
+from fmicl_recipes.settings import LARGEST_SIDE, TrainSettings
 
 #: Scores of raw pixels and of the untrained encoder, written when a run starts.
 BASELINES = "baselines.json"
-#: What settings.json has beside the settings: (H, W, C) of an image, and a digest of all images.
-FACTS = (IMAGE_SHAPE, DIGEST) = ("image_shape", "data_digest")
+#: The file with the settings.
+SETTINGS = "settings.json"
+#: What it has beside the settings: (H, W, C) of an image, a digest of all images, and the version
+#: of the folder's format.
+FACTS = (IMAGE_SHAPE, DIGEST, VERSION) = ("image_shape", "data_digest", "format_version")
+#: Version of the folders that are made. Those of version 1 lack the entry; it and all later ones up
+#: to this one are read.
+FORMAT = 2
+#: More numbers than these, and this many for every byte of the checkpoint, are not a run's own; Orbax
+#: compresses, but trained weights hardly.
+ANYWAY, PACKED = 2**26, 2
 
 
 class RunFolder:
@@ -36,6 +55,8 @@ class RunFolder:
 
     def __init__(self, path: str | Path, kind: type[Settings] = TrainSettings) -> None:
         self.path, self.kind = Path(path), kind
+        #: Whether the folder is known to hold files of its own alone.
+        self.checked = False
 
     @classmethod
     def create(cls, path: str | Path, settings: Settings) -> RunFolder:
@@ -48,7 +69,7 @@ class RunFolder:
         folder = cls(path, type(settings))
         folder.check_free()
         make_folder(folder.path)
-        folder.write_json("settings.json", settings.to_dict())
+        folder.write_json(SETTINGS, settings.to_dict() | {VERSION: FORMAT})
         return folder
 
     def check_free(self) -> None:
@@ -102,7 +123,7 @@ class RunFolder:
             ValueError: there is no run in the folder; or an option that is given does not exist,
                 or differs from the run's and would change the result (which ones is said).
         """
-        values = self.read_json("settings.json")
+        values = self.read_json(SETTINGS)
         fields = self.kind.options()
         options = combined(preset or {}, given)
         for name, value in options.items():
@@ -124,15 +145,21 @@ class RunFolder:
         Raises:
             ValueError: settings.json is missing or unreadable.
         """
-        values = self.read_json("settings.json")
+        values = self.read_json(SETTINGS)
         values = {name: value for name, value in values.items() if name not in FACTS}
         return self.kind.from_dict(values, optional=values)
 
     @property
     def image_shape(self) -> tuple[int, int, int] | None:
         """(H, W, C) of the images that the run's networks are for; None if it is not known yet."""
-        shape = self.read_json("settings.json").get(IMAGE_SHAPE)
-        return None if shape is None else (shape[0], shape[1], shape[2])
+        shape = self.read_json(SETTINGS).get(IMAGE_SHAPE)
+        if shape is None:
+            return None
+        sizes = shape if isinstance(shape, list) else []
+        if len(sizes) != 3 or not all(type(s) is int and 1 <= s <= LARGEST_SIDE for s in sizes):
+            raise invalid("run", f"three whole numbers from 1 to {LARGEST_SIDE}", shape,
+                          what=IMAGE_SHAPE)  # fmt: skip
+        return sizes[0], sizes[1], sizes[2]
 
     def keep_images(self, shape: Sequence[int], digest: str | None = None) -> bool:
         """Write what is known of the images into settings.json.
@@ -144,13 +171,13 @@ class RunFolder:
         Returns:
             Whether these are the images that the run began with, as far as settings.json tells.
         """
-        values = self.read_json("settings.json")
+        values = self.read_json(SETTINGS)
         facts: dict[str, Any] = {IMAGE_SHAPE: [int(size) for size in shape]}
         if digest is not None:
             facts[DIGEST] = digest
         same = values.get(DIGEST, digest) == digest
         if same and not facts.items() <= values.items():
-            self.write_json("settings.json", values | facts)
+            self.write_json(SETTINGS, values | facts)
         return same
 
     @property
@@ -177,12 +204,19 @@ class RunFolder:
         """A JSON file of the run.
 
         Raises:
-            ValueError: it is missing or unreadable.
+            ValueError: it is missing or unreadable, or the folder is of a version that is not known
+                here, or has links that leave it.
         """
         file = self.path / name
+        if not self.checked and self.path.is_dir():
+            check_own_files(self.path)
+            self.checked = True
         if not file.is_file():
             raise invalid("run", f"a run folder with {name}", str(self.path))
-        return read_json(file)
+        values = read_json(file)
+        if name == SETTINGS:
+            check_version(values.get(VERSION, 1))
+        return values
 
     def write_json(self, name: str, values: dict[str, Any]) -> Path:
         """Write a JSON file; a reader sees the old one or the new one, whole."""
@@ -203,13 +237,65 @@ class RunFolder:
         return write_atomically(self.path / "history.csv", write)
 
     def read_history(self) -> list[dict[str, float]]:
-        """The rows of history.csv; none if there is no such file."""
+        """The rows of history.csv; none if there is no such file.
+
+        Raises:
+            ValueError: it is damaged.
+        """
         file = self.path / "history.csv"
         if not file.exists():
             return []
-        with open(file, newline="", encoding="utf-8") as lines:
-            rows = csv.DictReader(lines)
-            return [{k: float(v) for k, v in row.items() if v} for row in rows]
+        try:
+            lines = csv.DictReader(read_text(file).splitlines(), strict=True)
+            rows = [{name: float(cell) for name, cell in line.items() if cell} for line in lines]
+        except (csv.Error, TypeError, ValueError) as error:
+            raise invalid("run", "a readable history.csv", str(file), why=f"{error}.") from error
+        if not is_history(rows):
+            raise invalid("run", "a history.csv of finite numbers, below their names", str(file))
+        return rows
+
+    def check_size(self, numbers: int) -> None:
+        """Check that the checkpoint can hold the networks of the settings, before they are made.
+
+        Args:
+            numbers: how many numbers they have.
+
+        Raises:
+            ValueError: it is far too small for them, so that the settings are not its own.
+        """
+        stored = size_on_disk(self.checkpoint)
+        if numbers > ANYWAY + PACKED * stored:
+            raise invalid(
+                "run", f"a checkpoint of the {numbers} numbers that its settings ask for", stored,
+                what=f"bytes of {self.checkpoint.name}",
+            )  # fmt: skip
+
+
+def check_version(version: Any) -> None:
+    """Check the version of a run folder's format.
+
+    Raises:
+        ValueError: it is none that is known here.
+    """
+    if type(version) is not int or version < 1:
+        raise invalid("run", "a whole number from 1 on", version, what=VERSION)
+    if version > FORMAT:
+        raise invalid("run", f"a run folder of format {FORMAT} or before", version, what=VERSION,
+                      why="A later version of fmicl made this one, and reads it.")  # fmt: skip
+
+
+def is_history(rows: Any) -> bool:
+    """Whether rows are those of a history: finite numbers by name, all with a loss."""
+    return isinstance(rows, list) and all(
+        isinstance(row, dict) and "loss" in row and all(isinstance(name, str) for name in row)
+        and all(map(is_number, row.values()))
+        for row in rows
+    )  # fmt: skip
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number, and no truth value."""
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def _check_equal(changed: dict[str, tuple[Any, Any]]) -> None:

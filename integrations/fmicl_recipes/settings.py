@@ -12,7 +12,7 @@ from fmicl_core.checks import check_bool, invalid
 from fmicl_core.objective import DEFAULTS
 from fmicl_core.pairs import NEGATIVES, SINGLE
 from fmicl_recipes.augmentation import PHOTO, STRENGTHS, VIEWS, Photo, chosen_augmentation
-from fmicl_recipes.checks import at_least, check_not_negative, check_text, unit_interval
+from fmicl_recipes.checks import at_least, check_not_negative, check_text, unit_interval, within
 from fmicl_recipes.options import option
 from fmicl_recipes.shared_settings import PRECISIONS, SharedSettings
 
@@ -50,6 +50,8 @@ STEMS = ("resnet18", "smallconv")
 VITS = {"vit-s6": 6, "vit-s12": 12}
 #: Libraries whose encoders go by LIBRARY:NAME, with PyTorch.
 ENCODER_LIBRARIES = ("timm", "torchvision")
+#: Most pixels a side of an image.
+LARGEST_SIDE = 2**14
 #: Where the images stay while training.
 CACHES = ("auto", "memory", "disk", "gpu")
 PATCH_PROJECTIONS = ("frozen", "learned")
@@ -106,7 +108,7 @@ class TrainSettings(SharedSettings):
         check_text,
     )
     image_size: int | None = option(
-        None, "Resize images to this many pixels a side.", "Data", at_least(2)
+        None, "Resize images to this many pixels a side.", "Data", within(2, LARGEST_SIDE)
     )
     image_column: str | None = option(
         None, "Column of the images; the first that holds images by default.", "Data", check_text
@@ -132,7 +134,7 @@ class TrainSettings(SharedSettings):
         methods=("simclr", "moco-v3"), only=({"loss": QUEUE_LOSSES},), by_method=SCHEMES,
     )  # fmt: skip
     views: int = option(
-        2, "Random views of every image, each pair of them positive.", "Loss", at_least(2),
+        2, "Random views of every image, each pair of them positive.", "Loss", within(2, 1024),
         methods=("simclr",), only=({"loss": QUEUE_LOSSES},),
     )  # fmt: skip
     supervised: bool = option(
@@ -262,7 +264,7 @@ class TrainSettings(SharedSettings):
         "every core but one, shared out among the processes of a machine. 0: none, the training "
         "process does it.",
         "Training",
-        at_least(0),
+        within(0, 1024),
     )
     checkpoint_every: int | None = option(
         None,

@@ -1,0 +1,42 @@
+"""What a checkpoint says beside its arrays, in every framework: how far the run is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from fmicl_recipes.run_folder import is_history, is_number, unreadable_checkpoint
+
+
+class RunState(NamedTuple):
+    """How far a run is.
+
+    Args:
+        history: a row of numbers an epoch.
+        seconds: seconds of training.
+        losses: losses of the steps of an epoch that is not over.
+    """
+
+    history: list[dict[str, float]]
+    seconds: float
+    losses: list[float]
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any], path: str | Path) -> Self:
+        """The state that a checkpoint says.
+
+        Args:
+            facts: "history", "seconds" and "losses", which old checkpoints lack at an epoch's end.
+            path: path of the checkpoint, for the message.
+
+        Raises:
+            ValueError: it says something else.
+        """
+        history, seconds = facts.get("history"), facts.get("seconds")
+        losses = facts.get("losses", [])
+        if not is_history(history) or not is_number(seconds):
+            raise unreadable_checkpoint(path)
+        if not isinstance(losses, list) or not all(map(is_number, losses)):
+            raise unreadable_checkpoint(path)
+        return cls([dict(row) for row in history], seconds, list(losses))
