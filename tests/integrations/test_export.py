@@ -36,7 +36,7 @@ def evaluated(path, **options):
     folder = RunFolder.create(path, settings)
     shape, rng = (8, 8, 1), np.random.default_rng(0)
     entries = method_arrays(settings, Architecture.of(settings, shape[2]))
-    weights = {e.name: rng.standard_normal(e.shape).astype(np.float32) for e in entries}
+    weights = {e.name: rng.uniform(0.1, 1.0, e.shape).astype(np.float32) for e in entries}
     write_model(folder, settings, shape, weights, {"epochs": 3})
     folder.write_json("metrics.json", {
         "title": settings.title, "loss": "fmicl", "knn_accuracy": 0.956, "linear_accuracy": 0.97,

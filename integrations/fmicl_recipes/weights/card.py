@@ -107,6 +107,8 @@ def model_card(
     )  # fmt: skip
     height, width, channels = model.image_shape
     options = ", ".join(f"{k} {v}" for k, v in model.facts["options"].items())
+    width = model.facts["num_features"]  # which of a library's encoder nobody wrote down
+    features = "features" if width is None else f"{width} features"
     others = OTHERS if model.architecture.ours else ""
     use = USE.format(package="fmicl_lightning", others=others, place=place)
     epochs = model.facts["trained"]["epochs"]
@@ -115,8 +117,8 @@ def model_card(
     parts = [
         f"---\n{header.to_yaml()}\n---",
         f"# {model.architecture.name}, trained by {metrics['title']} on {data}",
-        f"An encoder of images, trained with fmicl: {options}. It makes {model.num_features}"
-        f" features of an image of {height} x {width} pixels and {channels}"
+        f"An encoder of images, trained with fmicl: {options}. It makes {features}"
+        f" of an image of {height} x {width} pixels and {channels}"
         f" channel{'s' * (channels > 1)}. It saw {metrics.get('train_images', 'the training')}"
         f" images for {epochs} epoch{'s' * (epochs > 1)}, "
         + ("with their labels." if settings.supervised else "without labels."),
