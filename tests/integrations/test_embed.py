@@ -21,7 +21,7 @@ from fmicl_recipes.data import StoredImages  # noqa: E402
 from fmicl_recipes.data.pictures import Decoder  # noqa: E402
 from fmicl_recipes.loading import PACKAGES  # noqa: E402
 from fmicl_recipes.text import TextSettings  # noqa: E402
-from fmicl_recipes.weights import write_model  # noqa: E402
+from fmicl_recipes.weights import Architecture, write_model  # noqa: E402
 
 
 def encoder(run, images, progress=False):
@@ -32,10 +32,13 @@ def encoder(run, images, progress=False):
     return np.stack([np.full(len(images), size), np.full(len(images), channels), means], 1)
 
 
-def trained(path, shape=(2, 2, 3), **settings):
-    settings = TrainSettings(**settings)
-    folder = RunFolder.create(path, settings)
-    write_model(folder, settings, shape, {"encoder.conv1.weight": np.zeros(1)}, {"epochs": 1})
+def trained(path, shape=(2, 2, 3), encoder="smallconv", **settings):
+    own = {} if ":" in encoder else {"width": 2}
+    settings, weights = TrainSettings(encoder=encoder, **own, **settings), {}
+    folder, architecture = RunFolder.create(path, settings), Architecture.of(settings, shape[2])
+    if architecture.ours:
+        weights = {f"encoder.{e.name}": np.zeros(e.shape) for e in architecture.entries()}
+    write_model(folder, settings, shape, weights, {"epochs": 1})
     return folder.path
 
 
@@ -207,6 +210,8 @@ def mistakes(tmp_path, images):
     own = trained(tmp_path / "own", (2, 2, 5))
     bare = trained(tmp_path / "bare")
     (bare / "settings.json").unlink()
+    half = trained(tmp_path / "half")
+    (half / "encoder.safetensors").unlink()
     return {
         "suffix": (run, "x.csv", images, "`out`. Expected a file name that ends in .npz or .parq"),
         "exists": (run, "is.npz", images, "`out`. Expected a file that does not exist yet, or --o"),
@@ -220,6 +225,7 @@ def mistakes(tmp_path, images):
             "`run`. Expected a run of simclr, moco, moco-v3.*'simcse'",
         ),
         "channels": (own, "x.npz", images, "`run`. Expected a run on grey or colour images"),
+        "no weights": (half, "x.npz", images, "`run`. Expected a folder with encoder.safetensors"),
         "bare": (bare, "x.npz", None, "`data`. Expected the name of a .*bare has no settings.json"),
         "no data": (run, "x.npz", tmp_path / "no", "`data`. Expected a path that exists"),
     }
@@ -227,7 +233,18 @@ def mistakes(tmp_path, images):
 
 @pytest.mark.parametrize(
     "name",
-    ["suffix", "exists", "folder", "no run", "untrained", "texts", "channels", "bare", "no data"],
+    [
+        "suffix",
+        "exists",
+        "folder",
+        "no run",
+        "untrained",
+        "texts",
+        "channels",
+        "no weights",
+        "bare",
+        "no data",
+    ],
 )
 def test_mistakes_are_found_before_anything_is_decoded(tmp_path, images, monkeypatch, name):
     monkeypatch.setattr(Decoder, "decode", None)
