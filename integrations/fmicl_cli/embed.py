@@ -109,6 +109,6 @@ def _framework(run: str, framework: str | None, keras_backend: str | None) -> tu
         if framework is not None or not others or not model.architecture.ours:
             raise
         raise NotInstalled(
-            f"{error} Or let another compute the same features: --framework {others[0]}"
+            f"{error}, or let another compute the same features: --framework {others[0]}"
         ) from error
     return name, backend

@@ -68,7 +68,8 @@ def load_encoder(run: str | Path, *, dtype: str = "float32") -> Encoder:
         ValueError: there is no such encoder in the folder, or its files are damaged; or JAX was not
             told that it may compute in float64.
     """
-    kind = jnp.dtype(check_dtype(dtype, jax.config.jax_enable_x64))
+    x64 = jax.config.jax_enable_x64  # type: ignore[attr-defined]
+    kind = jnp.dtype(check_dtype(dtype, x64))
     model = open_model(run)
     own, weights = model.architecture, model.native("jax")
     network = build_encoder(

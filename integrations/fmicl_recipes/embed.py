@@ -69,6 +69,7 @@ def embed(
     out = Path(out)
     _check_out(out, overwrite)
     model = open_model(run)
+    model.check()
     shape, settings = model.image_shape, TrainSettings()
     if shape[2] not in (1, 3):
         raise invalid("run", "a run on grey or colour images", shape, what="image_shape",

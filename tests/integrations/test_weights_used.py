@@ -58,6 +58,30 @@ def test_flax_gives_the_features_of_pytorch(random_run, require):
     assert np.abs(found - want).max() < TOLERANCES["float32"] * np.abs(want).max()
 
 
+def test_flax_gives_the_features_of_pytorch_in_float64(random_run, require):
+    jax, flax = require("jax"), require("fmicl_flax")
+    want = pytorchs(random_run, "float64")
+    with jax.enable_x64(True):
+        encoder = flax.load_encoder(random_run.path, dtype="float64")
+        found = np.asarray(jax.jit(encoder)(random_run.images / 255.0))
+    assert found.dtype == np.float64
+    assert {array.dtype for array in flax.weights.get_arrays(encoder).values()} == {found.dtype}
+    assert np.abs(found - want).max() < TOLERANCES["float64"] * np.abs(want).max()
+
+
+def test_flax_standardises_bytes_in_float64_too(small_run, require):
+    want = pytorchs(small_run, "float64")
+    with require("jax").enable_x64(True):
+        encoder = require("fmicl_flax").load_encoder(small_run.path, dtype="float64")
+        found = np.asarray(encoder(small_run.images))
+    assert np.abs(found - want).max() < TOLERANCES["float64"] * np.abs(want).max()
+
+
+def test_float64_without_jax_being_told_is_refused(small_run, require):
+    with pytest.raises(InvalidArgument, match=r"`dtype`. Expected 'float32' .*JAX_ENABLE_X64"):
+        require("fmicl_flax").load_encoder(small_run.path, dtype="float64")
+
+
 def test_float64_is_the_dtype_of_weights_and_arithmetic(random_run):
     """What float32 rounds away is there."""
     want, found = (pytorchs(random_run, dtype) for dtype in ("float64", "float32"))

@@ -38,7 +38,7 @@ from fmicl_recipes.settings import (
 from fmicl_recipes.weights.hub import fetch
 from fmicl_recipes.weights.layouts import Shape, Weights, to_native
 from fmicl_recipes.weights.networks import Architecture
-from fmicl_recipes.weights.tensors import read_weights, write_weights
+from fmicl_recipes.weights.tensors import check_weights, read_weights, write_weights
 
 MODEL, ENCODER, METHOD = "model.json", "encoder.safetensors", "method.safetensors"
 #: Version of what is written here; a reader takes this one and those before.
@@ -92,9 +92,18 @@ class Model:
         Raises:
             ValueError: the file is damaged, or holds the arrays of another encoder.
         """
-        if self.architecture.ours:
-            shapes = {entry.name: entry.shape for entry in self.architecture.entries()}
-        return read_weights(self.file, shapes)
+        return read_weights(self.file, self._shapes() if self.architecture.ours else shapes)
+
+    def check(self) -> None:
+        """Check that the file holds the encoder, of which only names and shapes are looked at.
+
+        Raises:
+            ValueError: it does not.
+        """
+        check_weights(self.file, self._shapes() if self.architecture.ours else None)
+
+    def _shapes(self) -> dict[str, Shape]:
+        return {entry.name: entry.shape for entry in self.architecture.entries()}
 
     def native(self, framework: str) -> Weights:
         """The arrays of an encoder of ours by a framework's names, in its layouts.

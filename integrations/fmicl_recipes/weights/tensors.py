@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,23 @@ def read_weights(path: Path, shapes: Mapping[str, Shape] | None = None) -> Weigh
         ValueError: there is no such file, or it is damaged, or holds other arrays, or more than
             fits into memory.
     """
+    with _checked(path, shapes) as file:
+        size, free = path.stat().st_size, free_memory()
+        if size > free:
+            raise invalid("run", f"{path.name} of at most {free} bytes, the free memory", size,
+                          what="size")  # fmt: skip
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def check_weights(path: Path, shapes: Mapping[str, Shape] | None = None) -> None:
+    """Check what `read_weights` checks of names and shapes, without reading an array."""
+    with _checked(path, shapes):
+        pass
+
+
+@contextmanager
+def _checked(path: Path, shapes: Mapping[str, Shape] | None) -> Iterator[Any]:
+    """A file that is open within the block, whose arrays have these shapes."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
@@ -45,16 +63,12 @@ def read_weights(path: Path, shapes: Mapping[str, Shape] | None = None) -> Weigh
     try:
         with safe_open(path, framework="numpy") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-            found = {name: tuple(part.get_shape()) for name, part in slices.items()}
             for name, part in slices.items():
                 check_choice(f"dtype of {name}", part.get_dtype(), DTYPES)
             if shapes is not None:
+                found = {name: tuple(part.get_shape()) for name, part in slices.items()}
                 check_shapes(path, found, shapes)
-            size, free = path.stat().st_size, free_memory()
-            if size > free:
-                raise invalid("run", f"{path.name} of at most {free} bytes, the free memory", size,
-                              what="size")  # fmt: skip
-            return {name: file.get_tensor(name) for name in found}
+            yield file
     except (SafetensorError, OSError) as error:
         raise invalid("run", f"a readable {path.name}", str(path), why=f"{error}.") from error
 

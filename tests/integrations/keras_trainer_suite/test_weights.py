@@ -1,5 +1,6 @@
 """A run's encoder in Keras, whoever trained it: the same arrays, and the features of PyTorch."""
 
+import contextlib
 import os
 
 import keras
@@ -44,6 +45,32 @@ def test_features_are_those_of_pytorch(random_run, pytorchs):
     found = features(random_run.path, random_run.images)
     assert found.dtype == want.dtype == np.float32
     assert np.abs(found - want).max() < TOLERANCES["float32"] * np.abs(want).max()
+
+
+@pytest.fixture
+def float64(require):
+    """A block in which the backend may compute in float64."""
+    return require("jax").enable_x64 if BACKEND == "jax" else contextlib.nullcontext
+
+
+def test_features_are_those_of_pytorch_in_float64(random_run, pytorchs, float64):
+    want = pytorchs(random_run, "float64")
+    with float64(True):
+        encoder = load_encoder(random_run.path, dtype="float64")
+        assert {variable.dtype for variable in encoder.weights} == {"float64"}
+        floats = random_run.images / 255.0
+        found = [ops.convert_to_numpy(encoder(given)) for given in (random_run.images, floats)]
+    for of in found:
+        assert of.dtype == np.float64
+        assert np.abs(of - want).max() < TOLERANCES["float64"] * np.abs(want).max()
+
+
+def test_float64_without_jax_being_told_is_refused(small_run):
+    if BACKEND != "jax":
+        load_encoder(small_run.path, dtype="float64")
+        return
+    with pytest.raises(InvalidArgument, match=r"`dtype`. Expected 'float32' .*JAX_ENABLE_X64"):
+        load_encoder(small_run.path, dtype="float64")
 
 
 def test_a_network_has_as_many_numbers_as_its_entries(random_run):
