@@ -43,7 +43,7 @@ def fan_in_uniform() -> keras.Initializer:
 
 @keras.saving.register_keras_serializable("fmicl_keras")
 class BatchNorm(layers.BatchNormalization):
-    """Batch norm whose running variance is that of PyTorch, sum / (n - 1); batches are divided by n."""
+    """Batch norm that divides by n in a batch, and by n - 1 for its running variance, as PyTorch."""
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Normalised inputs, see `keras.layers.BatchNormalization`."""
@@ -67,7 +67,7 @@ def batch_norm(x: Any, **options: Any) -> Any:
 
 @keras.saving.register_keras_serializable("fmicl_keras")
 def gelu(x: Any) -> Any:
-    """x Phi(x), with the normal distribution Phi; Keras' own is float32 in part on TensorFlow."""
+    """X Phi(x), with the normal distribution Phi; Keras' own is float32 in part on TensorFlow."""
     if keras.backend.standardize_dtype(x.dtype) != "float64":
         return keras.activations.gelu(x, approximate=False)
     return 0.5 * x * (1.0 + ops.erf(x / math.sqrt(2.0)))

@@ -198,7 +198,9 @@ class LastViews(keras.metrics.Metric):
     def __init__(self, rows: int, dim: int, dtype: str = "float32") -> None:
         super().__init__(name="last_views", dtype=dtype)
         self.views, self.loss, self.stop = (
-            self.add_variable(shape, "zeros", aggregation="only_first_replica", name=name)
+            self.add_variable(
+                shape, "zeros", dtype=dtype, aggregation="only_first_replica", name=name
+            )
             for name, shape in (("views", (rows, 2, dim)), ("loss", ()), ("stop", ()))
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
@@ -92,10 +93,10 @@ class LARS(SGD):
         return super().get_config() | {"trust": self.trust}
 
 
-def warmup_cosine(
-    lr: float, steps: int, warmup: int, dtype: str = "float32"
-) -> keras.optimizers.schedules.CosineDecay:
+class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
     """Learning rate per step: from lr / warmup linearly to lr, then by a cosine down to 0.
+
+    Keras has it too, in float32 alone.
 
     Args:
         lr: peak of the learning rate.
@@ -103,13 +104,22 @@ def warmup_cosine(
         warmup: number of steps, at the beginning, in which the rate rises.
         dtype: dtype in which the rate is computed.
     """
-    # Keras takes the dtype from the first number, and a Python number for a float32.
-    start, peak = (np.asarray(rate, dtype) for rate in (lr / max(1, warmup), lr))
-    if not warmup:
-        return keras.optimizers.schedules.CosineDecay(peak, steps)
-    return keras.optimizers.schedules.CosineDecay(
-        start, steps - warmup, warmup_target=peak, warmup_steps=warmup
-    )
+
+    def __init__(self, lr: float, steps: int, warmup: int, dtype: str = "float32") -> None:
+        super().__init__()
+        self.lr, self.steps, self.warmup, self.dtype = lr, steps, warmup, dtype
+
+    def __call__(self, step: Any) -> Any:
+        """The learning rate of a step, from 0."""
+        step, start = ops.cast(step, self.dtype), self.lr / max(1, self.warmup)
+        rising = start + (self.lr - start) * step / max(1, self.warmup)
+        done = ops.clip((step - self.warmup) / (self.steps - self.warmup), 0.0, 1.0)
+        falling = 0.5 * self.lr * (1.0 + ops.cos(math.pi * done))
+        return ops.where(step < self.warmup, rising, falling)
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments."""
+        return {name: getattr(self, name) for name in ("lr", "steps", "warmup", "dtype")}
 
 
 def build_optimizer(

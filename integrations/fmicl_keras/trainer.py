@@ -16,7 +16,7 @@ from fmicl_keras.checkpoints import load_checkpoint, save_checkpoint, to_numpy
 from fmicl_keras.devices import Devices
 from fmicl_keras.machines import lost, over_machines
 from fmicl_keras.method import LastViews, Method
-from fmicl_keras.optimizers import build_optimizer, warmup_cosine
+from fmicl_keras.optimizers import WarmupCosine, build_optimizer
 from fmicl_keras.weights import get_arrays, set_arrays
 from fmicl_recipes.batches import Batches
 from fmicl_recipes.chunks import chunk_size, filled_chunks, joined
@@ -79,7 +79,7 @@ class MethodTrainer(Trainer):
         """Train to the end, see `Trainer.fit`."""
         settings = self.settings
         with lost() if self.devices.machines else nullcontext(), self.devices.scope():
-            self._compile()
+            self.compile()
             if resume and folder.checkpoint.exists():
                 self._restore(folder, with_optimizer=True)
             batches = Batches(self.data, settings, self.ids, self.process)
@@ -102,12 +102,13 @@ class MethodTrainer(Trainer):
         """Take weights, history and seconds from the folder's checkpoint."""
         self._restore(folder, with_optimizer=False)
 
-    def _compile(self) -> None:
+    def compile(self) -> None:
+        """Give the model its optimiser and schedule."""
         settings, weights = self.settings, self.model.trainable_weights
         steps, warmup = (self.steps * n for n in (settings.epochs, settings.warmup_epochs))
         optimizer = build_optimizer(
             weights, settings.optimizer,
-            warmup_cosine(settings.lr, steps, warmup, self.model.compute_dtype),
+            WarmupCosine(settings.lr, steps, warmup, self.model.compute_dtype),
             settings.momentum, settings.weight_decay,
         )  # fmt: skip
         optimizer.build(weights)

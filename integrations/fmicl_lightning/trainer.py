@@ -33,7 +33,6 @@ from fmicl_recipes.sphere import Features
 from fmicl_recipes.trainer import Trainer, check_fits
 from fmicl_recipes.weights import Weights
 
-
 #: Lightning's names of the precisions.
 PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "64": "64-true"}
 
