@@ -7,7 +7,6 @@ from typing import Any
 
 import keras
 
-from fmicl_keras.batches import Feed
 from fmicl_keras.method import LastViews
 from fmicl_keras.trainer import MethodTrainer
 from fmicl_recipes.batches import Batches
@@ -29,7 +28,7 @@ def fit(trainer: MethodTrainer) -> list[float]:
     """The loss of every step of a training by `keras.Model.fit`."""
     settings, losses = trainer.settings, Losses()
     batches = Batches(trainer.data, settings, trainer.ids, trainer.process)
-    with trainer.devices.scope(), closing(Feed(batches, 0)) as feed:
+    with trainer.devices.scope(), closing(trainer.feed(batches, 0)) as feed:
         trainer.compile()
         trainer.model.fit(
             feed.take(batches.steps), steps_per_epoch=batches.per_epoch, epochs=settings.epochs,

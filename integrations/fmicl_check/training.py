@@ -37,7 +37,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "moco-v3": {"encoder": "vit-s6", "width": 2, "ema": 0.99},
 }
 #: Optimisers, with a rate at which they train.
-RATES = {"sgd": 0.1, "adamw": 1e-3, "lars": 1.0}
+RATES = {"sgd": 0.05, "adamw": 1e-3, "lars": 1.0}
 #: Crops: pixels of shift, and range of contrast.
 SHIFT, CONTRAST = 1, 0.4
 
@@ -162,6 +162,9 @@ def initial_weights(settings: TrainSettings, channels: int = 1) -> Weights:
     weights = {entry.name: _drawn(entry.name, entry.shape, rng) for entry in entries}
     for name in [name for name in weights if name.startswith("key_")]:
         own = weights[name.removeprefix("key_")]
+        if "patch_embed" in name:  # frozen, and so the same in both
+            weights[name] = own
+            continue
         weights[name] = own * (1.0 + 0.05 * rng.standard_normal(own.shape))
     return weights
 

@@ -89,7 +89,7 @@ def convolve(
 
 
 class BatchNorm(nnx.BatchNorm):
-    """Batch norm that divides by n in a batch, and by n - 1 for its running variance, as PyTorch.
+    """Batch norm that divides by n in a batch and by n - 1 for its running variance: PyTorch's.
 
     Its running statistics are in the dtype of the weights.
 

@@ -43,7 +43,7 @@ def fan_in_uniform() -> keras.Initializer:
 
 @keras.saving.register_keras_serializable("fmicl_keras")
 class BatchNorm(layers.BatchNormalization):
-    """Batch norm that divides by n in a batch, and by n - 1 for its running variance, as PyTorch."""
+    """Batch norm that divides by n in a batch and by n - 1 for its running variance: PyTorch's."""
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Normalised inputs, see `keras.layers.BatchNormalization`."""

@@ -85,7 +85,7 @@ class MethodTrainer(Trainer):
             batches = Batches(self.data, settings, self.ids, self.process)
             start = len(self.history) * self.steps + len(self.losses)
             bar = Progress(settings.title, settings.epochs, batches.steps, start, shown=progress)
-            with closing(bar), closing(Feed(batches, start, self.devices.machines)) as feed:
+            with closing(bar), closing(self.feed(batches, start)) as feed:
                 run = Run(self, self.losses, feed, bar, partial(self._save, folder))
                 while (epoch := len(self.history)) < settings.epochs:
                     # What is left of an open epoch has a call of its own.
@@ -97,6 +97,11 @@ class MethodTrainer(Trainer):
                     )  # fmt: skip
                     if run.stop:
                         raise Preempted.after(run.step)
+
+    def feed(self, batches: Batches, start: int) -> Feed:
+        """The batches of a run from a step on, with what the method plans for each."""
+        plan = partial(self.model.plan, count=self.settings.batch_size)
+        return Feed(batches, start, self.devices.machines, plan)
 
     def load(self, folder: RunFolder) -> None:
         """Take weights, history and seconds from the folder's checkpoint."""

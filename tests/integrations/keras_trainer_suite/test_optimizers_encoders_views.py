@@ -10,7 +10,7 @@ from keras import ops
 from fmicl_keras import build_encoder
 from fmicl_keras.build import state
 from fmicl_keras.geometry import RandomAffine, RandomResizedCrop, bilinear
-from fmicl_keras.optimizers import LARS, SGD, build_optimizer, WarmupCosine
+from fmicl_keras.optimizers import LARS, SGD, WarmupCosine, build_optimizer
 from fmicl_keras.vit import vit
 
 BACKEND = os.environ["KERAS_BACKEND"]
