@@ -6,16 +6,21 @@ A trainer takes the steps of a training by its own code: method, loss, optimiser
 from __future__ import annotations
 
 import os
+import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fmicl_check.base import Array
+from fmicl_check.adapters import ADAPTERS
+from fmicl_check.base import Array, describe
+from fmicl_check.frameworks import Absent
 from fmicl_check.training import Training, digits, initial_weights, nudged
+from fmicl_core.checks import InvalidArgument, check_choice
 from fmicl_recipes.trainer import Trainer
 from fmicl_recipes.weights import Weights
 
@@ -68,6 +73,52 @@ COLUMNS = (
 )
 
 
+def find_columns(frameworks: Sequence[str] = ()) -> tuple[list[Column], list[Absent]]:
+    """The columns whose modules are installed, and the others, by looking and not by importing.
+
+    Args:
+        frameworks: names of frameworks to choose by, or none for all.
+
+    Raises:
+        ValueError: a name is unknown.
+    """
+    names = [check_choice("framework", name, ADAPTERS) for name in frameworks] or list(ADAPTERS)
+    found, absent = [], []
+    for column in (c for c in COLUMNS if c.framework in names):
+        missing = [module for module in column.modules if find_spec(module) is None]
+        if missing:
+            why = f"{missing[0]} is not installed; pip install 'fmicl[{column.extra}]'"
+            absent.append(Absent(column.name, "missing", why))
+        else:
+            found.append(column)
+    return found, absent
+
+
+def opened(column: Column, training: Training, device: str) -> dict[str, str] | Absent:
+    """Versions of what a column consists of, in a process that can train it from now on."""
+    try:
+        prepare(column)
+        trainer: Any = import_module(column.package).MethodTrainer
+        _let_float64(column, training)
+        trainer.check(training.settings(column.framework, **_place(column, device)))
+    except InvalidArgument as error:
+        return Absent(column.name, "no device", str(error))
+    except Exception as error:  # what a broken installation raises is anyone's guess
+        return Absent(column.name, "broken", describe(error))
+    found = {module: getattr(sys.modules[module], "__version__", "") for module in column.modules}
+    return {name: version for name, version in found.items() if version}
+
+
+def _place(column: Column, device: str) -> dict[str, str]:
+    return {"device": device, **({"keras_backend": column.backend} if column.backend else {})}
+
+
+def _let_float64(column: Column, training: Training) -> None:
+    """Let JAX know float64 where a training asks for it, and only there, as users have it."""
+    if "jax" in column.modules:
+        import_module("jax").config.update("jax_enable_x64", training.dtype == "float64")
+
+
 def prepare(column: Column) -> None:
     """Make this process one that can train a column; before a framework is imported.
 
@@ -93,10 +144,8 @@ def train(column: Column, training: Training, device: str, *, nudge: bool = Fals
         device: device, "cpu" or "gpu".
         nudge: whether weights start one unit in the last place away.
     """
-    if "jax" in column.modules:  # as users have it: float64 where it is asked for
-        import_module("jax").config.update("jax_enable_x64", training.dtype == "float64")
-    place = {"keras_backend": column.backend} if column.backend else {}
-    settings = training.settings(column.framework, device=device, **place)
+    _let_float64(column, training)
+    settings = training.settings(column.framework, **_place(column, device))
     trainer: Any = import_module(column.package).MethodTrainer(settings, digits(training.steps))
     weights = initial_weights(settings)
     trainer.set_weights(nudged(weights, training.dtype) if nudge else weights)

@@ -34,12 +34,13 @@ LOSSES: dict[str, dict[str, Any]] = {
 OPTIONS: dict[str, dict[str, Any]] = {
     "simclr": {"encoder": "smallconv", "width": 4},
     "moco": {"encoder": "smallconv", "width": 4, "queue_size": 256, "ema": 0.99},
-    "moco-v3": {"encoder": "vit-s6", "width": 2, "ema": 0.99},
+    "moco-v3": {"encoder": "vit-s6", "width": 4, "ema": 0.99},
 }
 #: Optimisers, with a rate at which they train.
-RATES = {"sgd": 0.05, "adamw": 1e-3, "lars": 1.0}
-#: Crops: pixels of shift, and range of contrast.
-SHIFT, CONTRAST = 1, 0.4
+RATES = {"sgd": 0.02, "adamw": 1e-3, "lars": 1.0}
+#: Views: pixels of shift, range of contrast, and mean and deviation of the noise, of 255. Without
+#: noise all the black pixels would meet the kink of a ReLU at once.
+SHIFT, CONTRAST, NOISE = 1, 0.3, (32.0, 8.0)
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,8 @@ class Training:
 
     @property
     def title(self) -> str:
-        """Method and, where it is not the usual one, optimiser."""
-        return self.method if self.optimizer == "sgd" else f"{self.method}/{self.optimizer}"
+        """Loss and, where it is not the usual one, optimiser."""
+        return self.loss if self.optimizer == "sgd" else f"{self.loss} {self.optimizer}"
 
     def settings(self, framework: str, **place: str) -> TrainSettings:
         """The settings of a trainer, with a warm-up, a weight decay and a momentum.
@@ -118,7 +119,7 @@ def epoch_length(steps: int) -> int:
 
 
 class DrawnViews(StoredImages):
-    """Images whose random crops are shifts with another contrast, made in NumPy.
+    """Images whose random crops are shifts with another contrast and noise, made in NumPy.
 
     Args:
         images: uint8 images (N, H, W, C).
@@ -141,7 +142,8 @@ class DrawnViews(StoredImages):
         at = np.arange(len(images))[:, None, None, None]
         views = padded[at, down + np.arange(height)[:, None], right + np.arange(width)]
         contrast = 1.0 + CONTRAST * (2.0 * draws[:, :, 2, None, None, None] - 1.0)
-        return np.rint(np.clip(views * contrast, 0.0, 255.0)).astype(np.uint8)
+        noise = np.random.default_rng(draws.view(np.uint64)[0, 0]).normal(*NOISE, views.shape)
+        return np.rint(np.clip(0.6 * contrast * views + noise, 0.0, 255.0)).astype(np.uint8)
 
 
 def digits(steps: int) -> ImageData:
@@ -175,8 +177,8 @@ def _drawn(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> NDArr
     noise = rng.standard_normal(shape)
     if name == "queue":
         return noise / np.linalg.norm(noise, axis=1, keepdims=True)
-    if len(shape) > 1:  # He's initialisation
-        return noise * np.sqrt(2.0 / max(1, int(np.prod(shape[1:]))))
+    if len(shape) > 1:
+        return noise / np.sqrt(max(1, int(np.prod(shape[1:]))))
     about_one = name.endswith(("weight", "running_var"))
     return 1.0 + 0.1 * np.abs(noise) if about_one else 0.1 * noise
 
