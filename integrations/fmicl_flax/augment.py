@@ -61,9 +61,9 @@ def _photo(strengths: Photo) -> Augment:
     return partial(photo, strengths=strengths)
 
 
-def as_float(images: jax.Array) -> jax.Array:
-    """Float32 images in [0, 1] from uint8 ones."""
-    return images.astype(jnp.float32) / 255.0
+def as_float(images: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
+    """Float images in [0, 1] from uint8 ones."""
+    return images.astype(dtype) / 255.0
 
 
 def standardise(images: jax.Array) -> jax.Array:

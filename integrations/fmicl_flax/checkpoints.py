@@ -135,7 +135,7 @@ class Saver:
 
 
 def load_checkpoint(
-    folder: RunFolder, like: Any, sharding: jax.sharding.Sharding, *, partly: bool = False
+    folder: RunFolder, like: Any, sharding: jax.sharding.Sharding
 ) -> tuple[Any, dict[str, Any]]:
     """State and facts of the folder's checkpoint.
 
@@ -143,7 +143,6 @@ def load_checkpoint(
         folder: folder of the run.
         like: a state of the same structure, shapes and dtypes.
         sharding: devices that the arrays go to.
-        partly: whether `like` is a part of the state, and nothing else is read.
 
     Raises:
         ValueError: the checkpoint is damaged, or of another state.
@@ -151,7 +150,7 @@ def load_checkpoint(
     path = folder.checkpoint.resolve()
     target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like)
     places = jax.tree.map(lambda x: ocp.ArrayRestoreArgs(sharding=sharding), target)
-    how = ocp.args.PyTreeRestore(target, restore_args=places, partial_restore=partly)
+    how = ocp.args.PyTreeRestore(target, restore_args=places)
     try:
         handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=_alone())
         with ocp.Checkpointer(handler, multiprocessing_options=_alone()) as reader:

@@ -142,7 +142,7 @@ def bilinear(images: Any, x: Any, y: Any) -> Any:
             inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
             index = ops.clip(row, 0, height - 1) * width + ops.clip(column, 0, width - 1)
             index = ops.reshape(ops.cast(index, "int32"), (-1, height * width, 1))
-            weight = ops.cast(inside, images.dtype) * across * down
+            weight = ops.cast(ops.cast(inside, across.dtype) * across * down, images.dtype)
             weight = ops.reshape(weight, (-1, height * width, 1))
             total = total + weight * ops.take_along_axis(flat, index, axis=1)
     return ops.reshape(total, (-1, height, width, channels))

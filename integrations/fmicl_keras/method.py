@@ -14,6 +14,7 @@ import keras
 from keras import ops
 
 from fmicl_keras.augment import as_float, standardise
+from fmicl_keras.backend import float32_at_least
 from fmicl_keras.replicas import each_machines, gather, replica_count
 from fmicl_recipes.methods import labels_for
 
@@ -44,7 +45,7 @@ class Method(keras.Model):
     def __init__(
         self, encoder: keras.Model, head: keras.Model, loss: Loss, augment: keras.Model
     ) -> None:
-        super().__init__(dtype="float32")  # the networks have precisions of their own
+        super().__init__(dtype=float32_at_least(encoder.compute_dtype))
         self.encoder, self.head, self.augment = encoder, head, augment
         self.loss_of = loss
         #: The metric that keeps what the loss compared last; None where nobody asks.
@@ -85,7 +86,7 @@ class Method(keras.Model):
         """
         labels = labels_for(self.supervised, y)
         ids = {} if labels is None else {"ids": labels}
-        features = ops.cast(y_pred, "float32")
+        features = ops.cast(y_pred, self.compute_dtype)
         loss = self.contrast(features, training=training, **ids)
         if self.last is not None:
             self.last.update_state(gather(features[:, :2]), loss)
@@ -115,19 +116,21 @@ class Method(keras.Model):
         """
         shape = images.shape[-3:]
         if len(images.shape) == 5:
-            floats = as_float(ops.reshape(images[:, :count], (-1, *shape)))
+            images = ops.reshape(images[:, :count], (-1, *shape))
+            floats = as_float(images, self.compute_dtype)
         else:
-            floats = ops.repeat(as_float(images), count, axis=0)
+            floats = ops.repeat(as_float(images, self.compute_dtype), count, axis=0)
         every = standardise(self.augment(floats, training=True))
         views = ops.reshape(every, (-1, count, *shape))
         return tuple(views[:, view] for view in range(count))
 
     def features(self, images: Any) -> Any:
-        """The encoder's features (N, F) of uint8 images (N, H, W, C)."""
-        return ops.cast(self.encoder(standardise(as_float(images)), training=False), "float32")
+        """The encoder's features (N, F) in float32 of uint8 images (N, H, W, C)."""
+        floats = standardise(as_float(images, self.compute_dtype))
+        return ops.cast(self.encoder(floats, training=False), "float32")
 
     def project(self, images: Any) -> Any:
-        """Projections (N, 2, d) of two random views of uint8 images, see `views`."""
+        """Projections (N, 2, d) in float32 of two random views of uint8 images, see `views`."""
         pair = [self.query(view, training=False) for view in self.views(images)]
         return ops.cast(ops.stack(pair, axis=1), "float32")
 
@@ -186,13 +189,14 @@ class LastViews(keras.metrics.Metric):
     Args:
         rows: number N of samples in a batch.
         dim: width d of the features.
+        dtype: dtype of features and loss.
     """
 
     #: Names of the values.
     LOSS, STOP = "last_loss", "stop"
 
-    def __init__(self, rows: int, dim: int) -> None:
-        super().__init__(name="last_views", dtype="float32")
+    def __init__(self, rows: int, dim: int, dtype: str = "float32") -> None:
+        super().__init__(name="last_views", dtype=dtype)
         self.views, self.loss, self.stop = (
             self.add_variable(shape, "zeros", aggregation="only_first_replica", name=name)
             for name, shape in (("views", (rows, 2, dim)), ("loss", ()), ("stop", ()))

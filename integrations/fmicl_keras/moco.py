@@ -10,7 +10,7 @@ from keras import layers, ops
 
 from fmicl_core.checks import check_choice
 from fmicl_keras.backend import library
-from fmicl_keras.layers import batch_norm, dense, has_batch_norm
+from fmicl_keras.layers import batch_norm, dense, has_batch_norm, network_input
 from fmicl_keras.method import Loss, MomentumMethod
 from fmicl_keras.replicas import gather, replica_count
 from fmicl_recipes.data.splits import NO_LABEL
@@ -142,7 +142,7 @@ def mlp_head(inputs: int, hidden: int, outputs: int, *, norm: bool) -> keras.Mod
     push all queries away from it together, on to one point. The norm takes such a common shift out;
     InfoNCE, which does not see it, needs none.
     """
-    features = keras.Input((inputs,))
+    features = network_input((inputs,))
     x = layers.ReLU()(dense(hidden, name="fc1")(features))
     x = dense(outputs, name="fc2")(x)
     if norm:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 
@@ -33,7 +34,14 @@ class SGD(keras.optimizers.SGD):
         """Move one weight."""
         if len(variable.shape) > 1:
             gradient = self.direction(gradient, ops.convert_to_tensor(variable))
-        super().update_step(gradient, variable, learning_rate)
+        if not self.momentum:
+            super().update_step(gradient, variable, learning_rate)
+            return
+        # Keras' own step rounds the momentum to float32 on TensorFlow.
+        velocity = self.momentums[self._get_variable_index(variable)]
+        moved = ops.cast(learning_rate, variable.dtype) * gradient
+        self.assign(velocity, self.momentum * velocity - moved)
+        self.assign_add(variable, velocity)
 
     def direction(self, gradient: Any, weight: Any) -> Any:
         """The direction that takes the gradient's place for weights, not for norms and biases."""
@@ -84,18 +92,23 @@ class LARS(SGD):
         return super().get_config() | {"trust": self.trust}
 
 
-def warmup_cosine(lr: float, steps: int, warmup: int) -> keras.optimizers.schedules.CosineDecay:
+def warmup_cosine(
+    lr: float, steps: int, warmup: int, dtype: str = "float32"
+) -> keras.optimizers.schedules.CosineDecay:
     """Learning rate per step: from lr / warmup linearly to lr, then by a cosine down to 0.
 
     Args:
         lr: peak of the learning rate.
         steps: number of steps of the whole run.
         warmup: number of steps, at the beginning, in which the rate rises.
+        dtype: dtype in which the rate is computed.
     """
+    # Keras takes the dtype from the first number, and a Python number for a float32.
+    start, peak = (np.asarray(rate, dtype) for rate in (lr / max(1, warmup), lr))
     if not warmup:
-        return keras.optimizers.schedules.CosineDecay(lr, steps)
+        return keras.optimizers.schedules.CosineDecay(peak, steps)
     return keras.optimizers.schedules.CosineDecay(
-        lr / warmup, steps - warmup, warmup_target=lr, warmup_steps=warmup
+        start, steps - warmup, warmup_target=peak, warmup_steps=warmup
     )
 
 
@@ -114,6 +127,9 @@ def build_optimizer(
     if name == "adamw":
         # Keras' default for epsilon is ten times that of PyTorch and Optax.
         adamw = keras.optimizers.AdamW(rate, weight_decay, epsilon=1e-8)
+        if any(w.dtype == "float64" for w in weights):
+            # TensorFlow takes Python numbers for float32 where Keras casts them.
+            adamw.beta_1, adamw.beta_2 = np.float64(adamw.beta_1), np.float64(adamw.beta_2)
         adamw.exclude_from_weight_decay([w for w in weights if len(w.shape) <= 1])
         return adamw
     return {"sgd": SGD, "lars": LARS}[name](rate, momentum, weight_decay)

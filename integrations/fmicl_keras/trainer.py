@@ -10,7 +10,7 @@ import keras
 
 from fmicl_core.checks import invalid
 from fmicl_keras.batches import Feed
-from fmicl_keras.build import build_method, state
+from fmicl_keras.build import build_method, check_precision, state
 from fmicl_keras.callbacks import Run
 from fmicl_keras.checkpoints import load_checkpoint, save_checkpoint, to_numpy
 from fmicl_keras.devices import Devices
@@ -44,13 +44,14 @@ class MethodTrainer(Trainer):
 
     @classmethod
     def check(cls, settings: TrainSettings) -> None:
-        """Check the backend and its devices, see `Trainer.check`."""
+        """Check the backend, its devices and its numbers, see `Trainer.check`."""
         if settings.keras_backend != keras.config.backend():
             raise invalid(
                 "keras_backend", f"{keras.config.backend()!r}, the backend Keras runs on",
                 settings.keras_backend,
                 why="Keras takes it from KERAS_BACKEND when it is imported, and keeps it.",
             )  # fmt: skip
+        check_precision(settings)
         Devices(settings)
 
     @classmethod
@@ -105,11 +106,14 @@ class MethodTrainer(Trainer):
         settings, weights = self.settings, self.model.trainable_weights
         steps, warmup = (self.steps * n for n in (settings.epochs, settings.warmup_epochs))
         optimizer = build_optimizer(
-            weights, settings.optimizer, warmup_cosine(settings.lr, steps, warmup),
+            weights, settings.optimizer,
+            warmup_cosine(settings.lr, steps, warmup, self.model.compute_dtype),
             settings.momentum, settings.weight_decay,
         )  # fmt: skip
         optimizer.build(weights)
-        self.model.last = LastViews(settings.batch_size, settings.projection_dim)
+        self.model.last = LastViews(
+            settings.batch_size, settings.projection_dim, self.model.compute_dtype
+        )
         self.model.compile(optimizer)
 
     def _save(self, folder: RunFolder, step: int) -> None:
@@ -163,13 +167,16 @@ class MethodTrainer(Trainer):
             variable.assign(value)
 
 
-def predict(model: keras.Model, images: AnyImages, devices: int = 1) -> Features:
+def predict(
+    model: keras.Model, images: AnyImages, devices: int = 1, *, progress: bool = False
+) -> Features:
     """A model's output for images, part by part and filled up, so that one program serves.
 
     Args:
         model: model of a batch of images.
         images: uint8 images.
         devices: number of devices that share a part.
+        progress: whether to show a progress bar on a terminal.
     """
     size = -(-chunk_size(images.shape) // devices) * devices
     # The one has less to do before it starts, the other shares the part out.
@@ -178,7 +185,7 @@ def predict(model: keras.Model, images: AnyImages, devices: int = 1) -> Features
         else model.predict(chunk, batch_size=size, verbose=0)
         for chunk in filled_chunks(images, size)
     )  # fmt: skip
-    return joined(parts, len(images))
+    return joined(parts, len(images), progress=progress)
 
 
 class Applied(keras.Model):

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import nn
 
 from fmicl_recipes.files import write_atomically
 from fmicl_recipes.run_folder import unreadable_checkpoint
@@ -34,6 +35,18 @@ def _read(path: str | Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, EOFError, OSError, RuntimeError) as error:
+        raise unreadable_checkpoint(path) from error
+
+
+def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
+    """Give a module the weights of a checkpoint.
+
+    Raises:
+        ValueError: the checkpoint is of another module.
+    """
+    try:
+        module.load_state_dict(weights)
+    except (RuntimeError, AttributeError) as error:
         raise unreadable_checkpoint(path) from error
 
 

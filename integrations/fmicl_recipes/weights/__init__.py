@@ -5,6 +5,7 @@
 | `layouts.py` | how an array lies in each framework |
 | `networks.py` | what each network consists of, and its names in each framework |
 | `model.py` | `encoder.safetensors`, `method.safetensors` and `model.json`: written and read |
+| `tensors.py` | a safetensors file |
 
 The canonical names are those of torchvision's ResNets and of timm's vision transformers, the
 layouts PyTorch's.
