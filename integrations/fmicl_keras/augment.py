@@ -13,6 +13,7 @@ from keras import ops
 
 from fmicl_core.checks import check_choice
 from fmicl_keras.geometry import affine, between, crop, inside_box, precise
+from fmicl_keras.layers import network_input
 from fmicl_recipes.augmentation import (
     BLUR_SIGMA,
     DEVIATION,
@@ -55,14 +56,11 @@ def build_augmentation(
     Raises:
         ValueError: the name is unknown or a strength out of range.
     """
-    photo = check_choice("augmentation", name, VIEWS) == "photo"
-    layer = (
-        PhotoViews(strengths.checked(), shape[2] == 3, 1000 * seed)
-        if photo
-        else DigitViews(1000 * seed)
-    )
-    images = keras.Input(shape, dtype=layer.compute_dtype)
-    return keras.Sequential([images, layer], name="augment")
+    if check_choice("augmentation", name, VIEWS) == "photo":
+        views: keras.layers.Layer = PhotoViews(strengths.checked(), shape[2] == 3, 1000 * seed)
+    else:
+        views = DigitViews(1000 * seed)
+    return keras.Sequential([network_input(shape), views], name="augment")
 
 
 def as_float(images: Any, dtype: str = "float32") -> Any:

@@ -140,7 +140,10 @@ class DigitViews(nn.Module):
         """Random numbers (N, 1, 1) for images, and noise of their shape."""
         count = len(DigitDraws._fields) - 1, len(images)
         numbers = torch.rand(*count, 1, 1, dtype=images.dtype, device=images.device)
-        return DigitDraws(*numbers, noise=torch.randn_like(images))
+        # Not `randn_like`: torch.compile takes two of the same images for one, and both views would
+        # have the same noise.
+        noise = torch.randn(images.shape, dtype=images.dtype, device=images.device)
+        return DigitDraws(*numbers, noise=noise)
 
     def view(self, images: torch.Tensor, draws: DigitDraws) -> torch.Tensor:
         """The views (N, C, H, W) that draws, (N, 1, 1) each, make of float images (N, C, H, W)."""

@@ -18,7 +18,7 @@ BACKEND = os.environ.get("KERAS_BACKEND", "")
 FRAMEWORKS = ("keras",) if BACKEND else ("torch", "jax")
 TOLERANCE = 1e-5
 #: Every step, taken half of the time.
-STRONG = Photo(crop_scale=0.1, jitter=1.0, blur=0.5, grayscale=0.5, flip=0.5)
+STRONG = Photo(crop_scale=0.1, jitter=0.5, blur=0.5, grayscale=0.5, flip=0.5)
 #: Height, width and channels: colour, and none; square, and not; a blur of one pixel and of two.
 SHAPES = ((12, 12, 3), (40, 24, 4), (9, 16, 1))
 COUNT = 24
