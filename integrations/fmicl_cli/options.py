@@ -38,6 +38,9 @@ def with_settings(command: Callable[..., None], method: str) -> Callable[..., No
         data = overrides.get("data")
         if data and data != "digits" and Path(data).exists():
             overrides["data"] = str(Path(data).absolute())  # wherever it is resumed
+        init = overrides.get("init")
+        if init and Path(init).exists():
+            overrides["init"] = str(Path(init).absolute())
         rest = {k: v for k, v in values.items() if k not in fields}
         command(overrides=overrides, **rest)
 

@@ -20,8 +20,8 @@ from fmicl_recipes.stopping import RunStopped, saving
 
 #: Entries that every checkpoint of a run has.
 _NEEDED = {"state_dict", "history", "callbacks"}
-#: Entries that a run goes on from. Others are left: Lightning removes the files that its callback of
-#: checkpoints names, and might make what hyperparameters name.
+#: Entries that a run goes on from. Others are left, above all the state of Lightning's callback: it
+#: names files, of which Lightning removes some, in other folders, too.
 _TAKEN = _NEEDED | {
     "losses", "optimizer_states", "lr_schedulers", "loops", "epoch", "global_step",
     "pytorch-lightning_version",

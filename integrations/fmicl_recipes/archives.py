@@ -81,6 +81,6 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[Any]:
             if min(shape, default=0) < 0 or size != member.file_size - file.tell():
                 raise ValueError(f"{member.filename!r} has not the size of its shape {shape}")
             numbers = np.frombuffer(bytearray(file.read(size)), dtype)
-    except (zipfile.BadZipFile, OSError, EOFError, KeyError, RuntimeError, MemoryError) as error:
-        raise ValueError(str(error)) from error
+    except Exception as error:  # whatever is said of a damaged header, which is read as Python
+        raise ValueError(f"{member.filename!r}: {error}") from error
     return numbers.reshape(shape, order="F" if fortran else "C")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from fmicl_core.checks import check_at_least, check_number, invalid
@@ -12,18 +11,14 @@ from fmicl_core.checks import check_at_least, check_number, invalid
 Check = Callable[[str, Any], Any]
 
 
-def at_least(low: int) -> Check:
-    """A check for whole numbers >= `low`."""
-    return partial(check_at_least, low=low)
-
-
-def within(low: int, high: int) -> Check:
-    """A check for whole numbers from `low` to `high`."""
+def at_least(low: int, high: int | None = None) -> Check:
+    """A check for whole numbers >= `low`, and <= `high` if there is a most that makes sense."""
 
     def check(name: str, value: Any) -> int:
-        if type(value) is not int or not low <= value <= high:
-            raise invalid(name, f"a whole number from {low} to {high}", value)
-        return value
+        number = check_at_least(name, value, low)
+        if high is not None and number > high:
+            raise invalid(name, f"a whole number <= {high}", value)
+        return number
 
     return check
 

@@ -5,19 +5,51 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-from zipfile import BadZipFile
-
-import numpy as np
 
 from fmicl_core.checks import invalid
 from fmicl_recipes import plots, report
+from fmicl_recipes.archives import read_arrays
 from fmicl_recipes.differences import differences, untrained_alike
 from fmicl_recipes.files import check_folder, make_folder, write_atomically
 from fmicl_recipes.progress import note
-from fmicl_recipes.run_folder import RunFolder
+from fmicl_recipes.run_folder import SETTINGS, RunFolder, is_number
+from fmicl_recipes.settings import TrainSettings
+from fmicl_recipes.text import METHODS as TEXT_METHODS
+from fmicl_recipes.text import TextSettings
 
 #: Files of a comparison beside its pictures.
 TABLE, NUMBERS = "comparison.md", "metrics.json"
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _losses(value: Any) -> bool:
+    rows = value if isinstance(value, list) else [None]
+    return all(map(is_number, rows))
+
+
+def _shape(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 3
+
+
+#: What metrics.json has that a comparison goes by: whether a value is right, and what would be.
+KNOWN = {
+    "data": (_text, "a text"),
+    "image_shape": (_shape, "three numbers"),
+    "loss_history": (_losses, "finite numbers"),
+    "loss": (_text, "a text"),
+    "test_digest": (_text, "a text"),
+    "evaluated_on": (_text, "a text"),
+    "train_images": (_count, "a whole number"),
+    "test_images": (_count, "a whole number"),
+    "knn_k": (_count, "a whole number"),
+}
 
 
 class Comparison(NamedTuple):
@@ -53,6 +85,7 @@ def compare_runs(
     folders = [RunFolder(path) for path in runs]
     if len({folder.path.resolve() for folder in folders}) < len(folders):
         raise invalid("runs", "every folder once", [str(path) for path in runs])
+    settings = [_settings(folder) for folder in folders]
     read = [_metrics(folder) for folder in folders]
     texts = {report.is_text({"": metrics}) for metrics in read}
     if len(texts) > 1:
@@ -62,7 +95,6 @@ def compare_runs(
     titles = _distinct([m["title"] for m in read], names)
     metrics = dict(zip(titles, read, strict=True))
     features = dict(zip(titles, arrays, strict=False))  # texts have none
-    settings = [folder.read_json("settings.json") for folder in folders]
     rows = {**_baselines(names, settings, read), **metrics}
     remarks = differences(titles, settings, read)
 
@@ -92,20 +124,33 @@ def _target(out: str | Path, overwrite: bool) -> RunFolder:
     return RunFolder(folder)
 
 
+def _settings(folder: RunFolder) -> dict[str, Any]:
+    """The contents of a run's settings.json, which are settings."""
+    values = folder.read_json(SETTINGS)
+    texts = values.get("method") in list(TEXT_METHODS)
+    RunFolder(folder.path, TextSettings if texts else TrainSettings).settings()
+    return values
+
+
 def _metrics(folder: RunFolder) -> dict[str, Any]:
     """The contents of a run's metrics.json; a comparison has a file of that name, too."""
     metrics = folder.read_json("metrics.json")
     if not {"title", "data", "baselines", "loss_history"} <= set(metrics):
         raise invalid("run", "a folder of one finished run", str(folder.path))
+    for name, (right, expected) in KNOWN.items():
+        if name in metrics and not right(metrics[name]):
+            raise invalid("run", f"a metrics.json with {expected} as {name}", metrics[name],
+                          what=name)  # fmt: skip
+    report.check_rows({str(metrics["title"]): metrics})
+    report.check_rows(metrics["baselines"])
     return metrics
 
 
 def _features(folder: RunFolder) -> dict[str, Any]:
     """The contents of a run's embeddings.npz."""
     try:
-        with np.load(folder.path / "embeddings.npz") as file:
-            return dict(file)
-    except (OSError, ValueError, BadZipFile) as error:
+        return read_arrays(folder.path / "embeddings.npz")
+    except ValueError as error:
         why = "`fmicl evaluate` writes it anew."
         raise invalid("run", "a run folder with a whole embeddings.npz", str(folder.path),
                       why=why) from error  # fmt: skip

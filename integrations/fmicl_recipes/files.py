@@ -20,6 +20,8 @@ from fmicl_core.checks import invalid
 
 #: Most bytes of a file of text that is read whole; a history of 60,000 epochs has as many.
 LARGEST_TEXT = 2**24
+#: Most characters of a whole number in JSON: 2^64 has as many.
+LONGEST_NUMBER = 20
 #: Unicode's categories of what no name holds: control characters, halves of characters.
 _UNPRINTABLE = ("Cc", "Cs")
 
@@ -177,7 +179,8 @@ def parse_json(text: str) -> Any:
         ValueError: the text is no JSON, or has other numbers or texts.
         RecursionError: it is nested too deeply.
     """
-    values = json.loads(text, parse_constant=_no_number, parse_float=_finite)
+    hooks = {"parse_constant": _no_number, "parse_float": _finite, "parse_int": _whole}
+    values = json.loads(text, **hooks)
     left = [values]
     while left:
         value = left.pop()
@@ -198,6 +201,12 @@ def _finite(text: str) -> float:
     if not math.isfinite(value := float(text)):
         raise ValueError(f"{text[:20]} is too large")
     return value
+
+
+def _whole(text: str) -> int:
+    if len(text) > LONGEST_NUMBER:
+        raise ValueError(f"{text[:20]}... is too large")
+    return int(text)
 
 
 def _is_printable(text: str) -> bool:

@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fmicl_core.checks import invalid
+from fmicl_recipes.run_folder import is_number
+
 #: Contents of metrics.json, by name.
 Rows = Mapping[str, Mapping[str, Any]]
+#: Most characters of a title.
+LONGEST = 100
 #: A column: key in metrics.json, heading, format.
 Column = tuple[str, str, str]
 
@@ -69,6 +74,32 @@ NEGATIVE_LOSSES = {
     "below 0.",
 }  # fmt: skip
 LOWER_IS_BETTER = "Lower is better; values of different losses or divergences do not compare."
+
+
+def check_rows(rows: Any) -> None:
+    """Check metrics by name, whosever metrics.json they are of: that tables can show them.
+
+    Raises:
+        ValueError: there are no such, or names are no plain text, or scores no numbers.
+    """
+    if not isinstance(rows, dict) or not all(isinstance(row, dict) for row in rows.values()):
+        raise invalid("run", "a metrics.json with metrics by name", rows, what="baselines")
+    for name, row in rows.items():
+        if not is_title(name):
+            raise invalid("run", f"a title of at most {LONGEST} letters without signs of Markdown",
+                          name, what="title")  # fmt: skip
+        tasks, pairs = row.get("sts", {}), row.get("sts_pairs", {})
+        if not isinstance(tasks, dict) or not isinstance(pairs, dict):
+            raise invalid("run", "a metrics.json with scores by task", tasks, what="sts")
+        scores = {key: row.get(key) for key, _, _ in (*COLUMNS, *TEXT_COLUMNS)}
+        for key, value in (*scores.items(), *tasks.items(), *pairs.items()):
+            if value is not None and not is_number(value):
+                raise invalid("run", "a metrics.json with numbers as scores", value, what=key)
+
+
+def is_title(value: Any) -> bool:
+    """Whether a value can be the title of a run: a short text without signs of Markdown."""
+    return isinstance(value, str) and len(value) <= LONGEST and not set(value) & set("|<>[]$\\`")
 
 
 def is_text(rows: Rows) -> bool:

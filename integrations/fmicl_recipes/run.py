@@ -13,6 +13,7 @@ from fmicl_recipes.machines import find_process, workers_of
 from fmicl_recipes.metrics import assemble_metrics
 from fmicl_recipes.plots import draw_runs
 from fmicl_recipes.progress import note
+from fmicl_recipes.report import check_rows
 from fmicl_recipes.resources import free_memory
 from fmicl_recipes.run_folder import BASELINES, RunFolder
 from fmicl_recipes.scores import baseline_scores, score
@@ -21,6 +22,7 @@ from fmicl_recipes.stopping import Preempted, RunStopped, sigterm
 from fmicl_recipes.trainer import Trainer
 from fmicl_recipes.weights import Architecture, method_arrays, write_model
 from fmicl_recipes.weights.networks import count_numbers
+from fmicl_recipes.weights.start import begin_with, starting_weights
 
 NO_LABELS = (
     "the images have no labels, or all the same: kNN (--knn-every, too) and linear probe are left"
@@ -76,11 +78,16 @@ def train_run(
         check_networks(folder, settings, data)
     trainer = trainer_class(settings, data)
     settings = trainer.settings
+    start = None
+    if settings.init is not None and not (folder is not None and folder.checkpoint.exists()):
+        start = starting_weights(trainer, settings.init)
     if progress:
         tell(settings, data)
         if folder is not None:
             tell_trained(len(folder.read_history()), settings)
     if not first:  # which the first process makes, writes and evaluates
+        if start is not None:
+            begin_with(trainer, start)
         with sigterm() as trainer.stop:
             trainer.fit(folder or RunFolder(out), resume=resume, progress=False)
         return {}
@@ -90,6 +97,9 @@ def train_run(
         if baselines and not folder.baselines():
             note("scoring raw pixels and the untrained encoder", progress)
             folder.write_json(BASELINES, baseline_scores(trainer))
+        if start is not None:
+            note(start.told, progress)
+            begin_with(trainer, start)
         with sigterm() as trainer.stop:
             trainer.fit(folder, resume=resume, progress=progress)
     except BaseException as error:
@@ -179,6 +189,7 @@ def finish(trainer: Trainer, folder: RunFolder, progress: bool) -> dict[str, Any
     note("evaluating the encoder", progress)
     features, scores = score(trainer)
     before = folder.baselines()
+    check_rows(before)
     metrics = assemble_metrics(settings, trainer.history, scores, trainer.seconds, before)
     metrics |= data.described()
     folder.write_arrays("embeddings.npz", features)

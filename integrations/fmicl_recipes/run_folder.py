@@ -38,8 +38,8 @@ FACTS = (IMAGE_SHAPE, DIGEST, VERSION) = ("image_shape", "data_digest", "format_
 #: Version of the folders that are made. Those of version 1 lack the entry; it and all later ones up
 #: to this one are read.
 FORMAT = 2
-#: More numbers than these, and this many for every byte of the checkpoint, are not a run's own; Orbax
-#: compresses, but trained weights hardly.
+#: More numbers than these, and this many for every byte of the checkpoint, are not a run's own;
+#: Orbax compresses, but trained weights hardly.
 ANYWAY, PACKED = 2**26, 2
 
 
@@ -197,7 +197,8 @@ class RunFolder:
         if (self.path / BASELINES).exists():
             return self.read_json(BASELINES)
         if (self.path / "metrics.json").exists():  # of a former version, which has them there alone
-            return dict(self.read_json("metrics.json").get("baselines", {}))
+            rows: dict[str, dict[str, float]] = self.read_json("metrics.json").get("baselines", {})
+            return rows
         return {}
 
     def read_json(self, name: str) -> dict[str, Any]:

@@ -33,9 +33,11 @@ class RunState(NamedTuple):
         Raises:
             ValueError: it says something else.
         """
-        history, seconds = facts.get("history"), facts.get("seconds")
-        losses = facts.get("losses", [])
-        if not is_history(history) or not is_number(seconds):
+        found = {"losses": [], **facts}
+        history, seconds, losses = (found.get(name) for name in cls._fields)
+        if not isinstance(history, list) or not is_history(history):
+            raise unreadable_checkpoint(path)
+        if not isinstance(seconds, (int, float)) or not is_number(seconds):
             raise unreadable_checkpoint(path)
         if not isinstance(losses, list) or not all(map(is_number, losses)):
             raise unreadable_checkpoint(path)

@@ -12,7 +12,7 @@ from fmicl_core.checks import check_bool, invalid
 from fmicl_core.objective import DEFAULTS
 from fmicl_core.pairs import NEGATIVES, SINGLE
 from fmicl_recipes.augmentation import PHOTO, STRENGTHS, VIEWS, Photo, chosen_augmentation
-from fmicl_recipes.checks import at_least, check_not_negative, check_text, unit_interval, within
+from fmicl_recipes.checks import at_least, check_not_negative, check_text, unit_interval
 from fmicl_recipes.options import option
 from fmicl_recipes.shared_settings import PRECISIONS, SharedSettings
 
@@ -108,7 +108,7 @@ class TrainSettings(SharedSettings):
         check_text,
     )
     image_size: int | None = option(
-        None, "Resize images to this many pixels a side.", "Data", within(2, LARGEST_SIDE)
+        None, "Resize images to this many pixels a side.", "Data", at_least(2, LARGEST_SIDE)
     )
     image_column: str | None = option(
         None, "Column of the images; the first that holds images by default.", "Data", check_text
@@ -134,7 +134,7 @@ class TrainSettings(SharedSettings):
         methods=("simclr", "moco-v3"), only=({"loss": QUEUE_LOSSES},), by_method=SCHEMES,
     )  # fmt: skip
     views: int = option(
-        2, "Random views of every image, each pair of them positive.", "Loss", within(2, 1024),
+        2, "Random views of every image, each pair of them positive.", "Loss", at_least(2, 1024),
         methods=("simclr",), only=({"loss": QUEUE_LOSSES},),
     )  # fmt: skip
     supervised: bool = option(
@@ -164,6 +164,13 @@ class TrainSettings(SharedSettings):
         1, "Stride of the first convolution; 2 costs a quarter.", "Model", at_least(1),
         only=({"encoder": STEMS},),
     )  # fmt: skip
+    init: str | None = option(
+        None,
+        "Folder of a run, of any framework, whose weights this one begins with: the encoder's and, "
+        "of the same method, those of the networks beside it that have the same shapes.",
+        "Model",
+        check_text,
+    )
     projection_hidden: int = option(
         512, "Width of the projection head's hidden layers.", "Model", at_least(1)
     )
@@ -264,7 +271,7 @@ class TrainSettings(SharedSettings):
         "every core but one, shared out among the processes of a machine. 0: none, the training "
         "process does it.",
         "Training",
-        within(0, 1024),
+        at_least(0, 1024),
     )
     checkpoint_every: int | None = option(
         None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import shutil
 import time
 from pathlib import Path
@@ -26,16 +27,18 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, TrainerCallback
 
-from fmicl_core.checks import invalid
+from fmicl_core.checks import InvalidArgument, invalid
 from fmicl_recipes.draws import step_seed
 from fmicl_recipes.metrics import assemble_metrics
 from fmicl_recipes.plots import draw_runs
+from fmicl_recipes.report import check_rows
 from fmicl_recipes.run_folder import RunFolder, unreadable_checkpoint
 from fmicl_recipes.stopping import NonFiniteLossError
 from fmicl_recipes.text import TextSettings
 from fmicl_recipes.text.data import normalised, sts_rows, training_columns
 from fmicl_sentence_transformers.cached import CachedFMICLLoss
 from fmicl_sentence_transformers.evaluate import sts_scores
+from fmicl_sentence_transformers.guards import check_checkpoint, check_encoder
 from fmicl_sentence_transformers.loss import FMICLLoss
 from fmicl_sentence_transformers.models import load_model
 
@@ -88,6 +91,12 @@ def train_simcse(
     if settings.device == "gpu" and not torch.cuda.is_available():
         raise invalid("device", "a device that torch sees", settings.device)
     folder = RunFolder.resume(out, settings) if resume else None
+    last = None if folder is None else last_checkpoint(folder)
+    if folder is not None:  # whose settings may be a stranger's
+        if last is not None:
+            check_checkpoint(Path(last), settings.batch_size)
+        if Path(settings.model).expanduser().is_dir():
+            check_encoder(Path(settings.model).expanduser(), pickles=True)
     columns, rows = training_columns(settings), sts_rows(settings)
     model = load_model(settings)
     folder = folder or RunFolder.create(out, settings)
@@ -100,11 +109,15 @@ def train_simcse(
                       train_dataset=Dataset.from_dict(columns), loss=build_loss(settings, model),
                       callbacks=[run])  # fmt: skip
     trainer.remove_callback(PrinterCallback)
-    last = last_checkpoint(folder) if resume else None
     try:
         trainer.train(resume_from_checkpoint=last)
-    except pickle.UnpicklingError as error:  # the library loads tensors and plain values only
-        raise unreadable_checkpoint(last or folder.path) from error
+    except (InvalidArgument, OSError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # whatever the libraries say of a damaged checkpoint
+        pickled = isinstance(error, pickle.UnpicklingError)  # refused, as by `weights_only`
+        if last is None or (run.begun and not pickled):
+            raise
+        raise unreadable_checkpoint(last) from error
 
     scores = sts_scores(model, rows, seen, **options)
     save_model(model, folder)
@@ -120,6 +133,8 @@ def finish(
 ) -> dict[str, Any]:
     """Write metrics.json and the plots of a run whose history is written; its metrics."""
     history = folder.read_history()
+    if not history or "seconds" not in history[-1]:
+        raise invalid("run", "a run folder with a history.csv of its steps", str(folder.path))
     seconds = history[-1]["seconds"]
     metrics = assemble_metrics(settings, _curve(history), scores, seconds, before)
     metrics |= {"framework": "torch", "model": settings.model, "pairs": settings.pairs}
@@ -135,7 +150,10 @@ def evaluate_run(folder: RunFolder) -> dict[str, Any]:
         ValueError: the folder holds no finished run, or model or data cannot be read.
     """
     settings = folder.settings()
-    before = folder.read_json("metrics.json")["baselines"]
+    folder.read_json("metrics.json")
+    before = folder.baselines()
+    check_rows(before)
+    check_encoder(folder.path / "model")
     columns, rows = training_columns(settings), sts_rows(settings)
     model = load_model(settings, folder.path / "model")
     scores = sts_scores(model, rows, seen_texts(columns), limit=settings.sts_limit)
@@ -179,6 +197,8 @@ class Run(TrainerCallback):
         self.history: list[dict[str, float]] = []
         self.seconds = 0.0
         self.loss = float("nan")
+        #: Whether a step was begun, and so all is read from a checkpoint.
+        self.begun = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Cut history and clock back to the step of the weights."""
@@ -191,6 +211,7 @@ class Run(TrainerCallback):
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Draw this step's dropout from (seed, step) alone."""
+        self.begun = True
         torch.manual_seed(step_seed(self.seed, state.global_step))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -228,10 +249,12 @@ class Trainer(SentenceTransformerTrainer):
 
 def last_checkpoint(folder: RunFolder) -> str | None:
     """The path of the last complete checkpoint; one that a kill left half-written is removed."""
-    found = sorted(
-        (folder.path / "checkpoints").glob("checkpoint-*"),
-        key=lambda path: int(path.name.partition("-")[2]),
-    )
+    numbered = {
+        int(path.name.partition("-")[2]): path
+        for path in (folder.path / "checkpoints").glob("checkpoint-*")
+        if path.is_dir() and re.fullmatch(r"checkpoint-[0-9]{1,18}", path.name)
+    }
+    found = [numbered[step] for step in sorted(numbered)]
     for path in reversed(found):
         try:  # the library writes this file last
             json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
