@@ -38,32 +38,50 @@ class NotInstalled(ModuleNotFoundError):
 
 def trainer_of(settings: TrainSettings) -> type[Trainer]:
     """The trainer of the settings' framework, imported only when a command needs it."""
-    return load_package(settings).MethodTrainer
+    return load_package(settings.framework, settings.keras_backend).MethodTrainer
 
 
-def load_package(settings: TrainSettings) -> Any:
-    """The package that trains in the settings' framework.
+def load_package(framework: str, keras_backend: str) -> Any:
+    """The package of a framework.
+
+    Args:
+        framework: name of the framework, as settings have it.
+        keras_backend: backend of Keras, if the framework is "tensorflow".
 
     Raises:
         NotInstalled: the framework, or something else that the package needs, is not there.
     """
-    package = PACKAGES[settings.framework]
-    needed = NEEDED[package]
-    if settings.framework == "tensorflow":
-        needed = (*needed, settings.keras_backend)
-        os.environ["KERAS_BACKEND"] = settings.keras_backend  # read when Keras is imported
+    check_installed(framework, keras_backend)
+    if framework == "tensorflow":
+        os.environ["KERAS_BACKEND"] = keras_backend  # read when Keras is imported
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # it has a lot to say that helps nobody
-    missing = [name for name in needed if not is_installed(name)]
-    if missing:
-        extra = package.removeprefix("fmicl_")  # as extras are named
-        backend = [name for name in missing if name == settings.keras_backend != "keras"]
+    with _without_startup_lines():
+        return import_module(PACKAGES[framework])
+
+
+def missing(framework: str, keras_backend: str) -> list[str]:
+    """What the package of a framework needs and is not installed."""
+    needed = NEEDED[PACKAGES[framework]]
+    if framework == "tensorflow":
+        needed = (*needed, keras_backend)
+    return [name for name in needed if not is_installed(name)]
+
+
+def check_installed(framework: str, keras_backend: str) -> None:
+    """Check that the package of a framework can be imported, which is not done.
+
+    Raises:
+        NotInstalled: something that it needs is not there.
+    """
+    absent = missing(framework, keras_backend)
+    if absent:
+        extra = PACKAGES[framework].removeprefix("fmicl_")  # as extras are named
+        backend = [name for name in absent if name == keras_backend != "keras"]
         extras = ",".join([extra, *backend]) if extra == "keras" else extra
         raise NotInstalled(
-            f"{', '.join(missing)}, needed by --framework {settings.framework}, is not installed."
+            f"{', '.join(absent)}, needed by --framework {framework}, is not installed."
             f" Install it with: pip install 'fmicl[{extras}]'"
         )
-    with _without_startup_lines():
-        return import_module(package)
 
 
 @contextmanager

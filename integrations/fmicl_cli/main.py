@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 import fmicl_core
-from fmicl_cli import check, embed, sweep, train
+from fmicl_cli import check, embed, export, sweep, train
 from fmicl_cli.compare import compare
 from fmicl_cli.console import (
     INTERRUPTED,
@@ -33,7 +33,7 @@ PICTURES = (".png", ".pdf", ".svg")
 
 #: Commands in the order of the help; typer itself puts those with commands of their own last.
 COMMANDS = (
-    "train", "evaluate", "compare", "embed", "divergences", "demo", "sweep", "check",
+    "train", "evaluate", "compare", "embed", "export", "divergences", "demo", "sweep", "check",
 )  # fmt: skip
 
 
@@ -89,6 +89,7 @@ def evaluate(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> N
 
 app.command()(compare)
 app.command(epilog=embed.EPILOG)(embed.embed)
+app.command(epilog=export.EPILOG)(export.export)
 
 
 @app.command()

@@ -1,10 +1,14 @@
-"""Random views of images in JAX, one image at a time; `jax.vmap` gives every image its own key."""
+"""Random views of images in JAX, one image at a time; `jax.vmap` gives every image its own key.
+
+What is drawn, and the conventions of the steps, are said by `fmicl_recipes.augmentation`.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from functools import lru_cache, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +22,12 @@ from fmicl_recipes.augmentation import (
     JITTERED,
     MEAN,
     PHOTO,
-    RGB,
+    TURNS,
     VIEWS,
     YIQ,
+    DigitDraws,
     Photo,
+    PhotoDraws,
     blur_radius,
 )
 
@@ -55,9 +61,9 @@ def _photo(strengths: Photo) -> Augment:
     return partial(photo, strengths=strengths)
 
 
-def as_float(images: jax.Array) -> jax.Array:
-    """Float32 images in [0, 1] from uint8 ones."""
-    return images.astype(jnp.float32) / 255.0
+def as_float(images: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
+    """Float images in [0, 1] from uint8 ones."""
+    return images.astype(dtype) / 255.0
 
 
 def standardise(images: jax.Array) -> jax.Array:
@@ -66,92 +72,112 @@ def standardise(images: jax.Array) -> jax.Array:
 
 
 def photo(key: jax.Array, image: jax.Array, strengths: Photo = PHOTO) -> jax.Array:
-    """A view by crop, flip, colour jitter in 4 of 5 images, grey scale and blur.
+    """A random view by crop, flip, colour jitter in 4 of 5 images, grey scale and blur.
 
     Args:
         key: random key of this image.
         image: float image (H, W, C) in [0, 1].
         strengths: strengths of the steps; a step of strength 0 is left out.
     """
-    area, aspect, top, left, flip, jitter, *changes, grey = jax.random.uniform(key, (11,))
-    if strengths.crop_scale < 1.0:
-        image = _crop(image, strengths, area, aspect, top, left)
-    if strengths.flip:
-        image = jnp.where(flip < strengths.flip, image[:, ::-1], image)
-    if strengths.jitter:
-        image = jnp.where(jitter < JITTERED, _jitter(image, strengths, *changes), image)
-    if strengths.grayscale and image.shape[2] == 3:
-        luminance = (image * YIQ[0]).sum(axis=2, keepdims=True)
-        image = jnp.where(grey < strengths.grayscale, luminance, image)
-    if strengths.blur:
-        chosen, sigma = jax.random.uniform(jax.random.fold_in(key, 1), (2,))
-        image = jnp.where(chosen < strengths.blur, _blur(image, sigma), image)
-    return image
+    return photo_view(image, photo_draws(key, image.dtype), strengths)
 
 
 def digits(key: jax.Array, image: jax.Array) -> jax.Array:
     """A view by rotation, shear, shift, scale, noise and an erased box, as strong as `DIGITS`."""
+    return digit_view(image, digit_draws(key, image))
+
+
+def photo_draws(key: jax.Array, dtype: Any = jnp.float32) -> PhotoDraws:
+    """Random numbers for a view by "photo"."""
+    numbers = jax.random.uniform(key, (11,), dtype)
+    return PhotoDraws(*numbers, *jax.random.uniform(jax.random.fold_in(key, 1), (2,), dtype))
+
+
+def digit_draws(key: jax.Array, image: jax.Array) -> DigitDraws:
+    """Random numbers for a view of an image by "digits", and noise of its shape."""
     place, noise, box = jax.random.split(key, 3)
-    image = _affine(image, *jax.random.uniform(place, (5,)))
-    image = image + DIGITS.noise * jax.random.normal(noise, image.shape)
-    return _erase(image, *jax.random.uniform(box, (5,)))
+    numbers = (jax.random.uniform(part, (5,), image.dtype) for part in (place, box))
+    return DigitDraws(
+        *(number for five in numbers for number in five),
+        noise=jax.random.normal(noise, image.shape, image.dtype),
+    )
+
+
+def photo_view(image: jax.Array, draws: PhotoDraws, strengths: Photo = PHOTO) -> jax.Array:
+    """The view that draws make of a float image (H, W, C), with steps of some strengths."""
+    if strengths.crop_scale < 1.0:
+        image = _crop(image, draws, strengths)
+    if strengths.flip:
+        image = jnp.where(draws.flip < strengths.flip, image[:, ::-1], image)
+    if strengths.jitter:
+        image = jnp.where(draws.jitter < JITTERED, _jitter(image, draws, strengths), image)
+    if strengths.grayscale and image.shape[2] == 3:
+        image = jnp.where(draws.grey < strengths.grayscale, _grey(image), image)
+    if strengths.blur:
+        image = jnp.where(draws.blur < strengths.blur, _blur(image, draws.sigma), image)
+    return image
+
+
+def digit_view(image: jax.Array, draws: DigitDraws) -> jax.Array:
+    """The view that draws make of a float image (H, W, C)."""
+    image = _affine(image, draws) + DIGITS.noise * draws.noise
+    return jnp.where(_box(image, draws), 0.0, image)
 
 
 def _between(unit: jax.Array, low: float, high: float) -> jax.Array:
     return low + (high - low) * unit
 
 
-def _crop(
-    image: jax.Array,
-    strengths: Photo,
-    area: jax.Array,
-    aspect: jax.Array,
-    top: jax.Array,
-    left: jax.Array,
-) -> jax.Array:
-    """A box of random area and aspect ratio, resized bilinearly to the whole image.
+def _shares(
+    draws: PhotoDraws | DigitDraws, areas: tuple[float, float], aspects: tuple[float, float]
+) -> tuple[jax.Array, jax.Array]:
+    """Height and width of a box as shares of the sides; they may be more than 1."""
+    root = jnp.sqrt(_between(draws.area, *areas))
+    stretch = jnp.exp(0.5 * _between(draws.aspect, *map(math.log, aspects)))
+    return root * stretch, root / stretch
 
-    A side that would leave the image is cut to it. Two small products serve where a gather would be
-    slow.
+
+def _crop(image: jax.Array, draws: PhotoDraws, strengths: Photo) -> jax.Array:
+    """A box of random area and aspect, resized bilinearly to the whole image.
+
+    Two small products serve where a gather would be slow. They are asked for in full precision,
+    which accelerators would otherwise cut to 10 bits.
     """
-    root = jnp.sqrt(_between(area, strengths.crop_scale, 1.0))
-    stretch = jnp.exp(0.5 * _between(aspect, *map(math.log, strengths.aspect)))
-    rows = _line(jnp.minimum(root * stretch, 1.0), top, image.shape[0])
-    columns = _line(jnp.minimum(root / stretch, 1.0), left, image.shape[1])
-    return jnp.einsum("ih,hwc,jw->ijc", rows, image, columns)
+    shares = _shares(draws, (strengths.crop_scale, 1.0), strengths.aspect)
+    rows, columns = (
+        _line(jnp.minimum(share, 1.0), place, size)
+        for share, place, size in zip(shares, (draws.top, draws.left), image.shape[:2], strict=True)
+    )
+    return jnp.einsum("ih,hwc,jw->ijc", rows, image, columns, precision="highest")
 
 
 def _line(share: jax.Array, place: jax.Array, size: int) -> jax.Array:
     """Weights (size, size) by which the pixels of a line come from the `share` of it at `place`."""
-    centre = (jnp.arange(size) + 0.5) * share + size * (1.0 - share) * place - 0.5
+    centre = (
+        (jnp.arange(size, dtype=share.dtype) + 0.5) * share + size * (1.0 - share) * place - 0.5
+    )
     centre = jnp.clip(centre, 0.0, size - 1.0)
     return jnp.maximum(1.0 - jnp.abs(centre[:, None] - jnp.arange(size)), 0.0)
 
 
-def _jitter(
-    image: jax.Array,
-    strengths: Photo,
-    brightness: jax.Array,
-    contrast: jax.Array,
-    saturation: jax.Array,
-    hue: jax.Array,
-) -> jax.Array:
-    """Brightness, contrast, saturation and hue by random factors and a random turn.
-
-    In this order, and cut to [0, 1] once at the end. Hue and saturation turn and stretch the plane
-    of the chrominances, so that all four are one affine map of the colours.
-    """
-    image = image * _between(brightness, *strengths.factors)
-    contrast = _between(contrast, *strengths.factors)
-    grey = image * YIQ[0] * 3.0 if image.shape[2] == 3 else image
-    image = contrast * image + (1.0 - contrast) * grey.mean()
-    if image.shape[2] == 3:
-        angle = 2.0 * math.pi * _between(hue, -strengths.turn, strengths.turn)
-        factor = _between(saturation, *strengths.factors)
-        c, s = factor * jnp.cos(angle), factor * jnp.sin(angle)
-        colours = RGB @ jnp.array([[1.0, 0.0, 0.0], [0.0, c, -s], [0.0, s, c]]) @ YIQ
+def _jitter(image: jax.Array, draws: PhotoDraws, strengths: Photo) -> jax.Array:
+    """Brightness, contrast, saturation and hue, which are one affine map of the colours."""
+    image = image * _between(draws.brightness, *strengths.factors)
+    contrast = _between(draws.contrast, *strengths.factors)
+    colour = image.shape[2] == 3
+    image = contrast * image + (1.0 - contrast) * (_grey(image) if colour else image).mean()
+    if colour:
+        angle = 2.0 * math.pi * _between(draws.hue, -strengths.turn, strengths.turn)
+        factor = _between(draws.saturation, *strengths.factors)
+        still, cosine, sine = TURNS
+        colours = still + factor * jnp.cos(angle) * cosine + factor * jnp.sin(angle) * sine
         image = (image[:, :, None, :] * colours).sum(axis=3)
     return jnp.clip(image, 0.0, 1.0)
+
+
+def _grey(image: jax.Array) -> jax.Array:
+    """The luminance (H, W, 1) of an image (H, W, 3)."""
+    return (image * YIQ[0]).sum(axis=2, keepdims=True)
 
 
 def _blur(image: jax.Array, sigma: jax.Array) -> jax.Array:
@@ -162,7 +188,7 @@ def _blur(image: jax.Array, sigma: jax.Array) -> jax.Array:
     sigma = _between(sigma, *BLUR_SIGMA)
     for axis, size in enumerate(image.shape[:2]):
         radius = blur_radius(size)
-        weights = jnp.exp(-0.5 * (jnp.arange(-radius, radius + 1) / sigma) ** 2)
+        weights = jnp.exp(-0.5 * (jnp.arange(-radius, radius + 1, dtype=sigma.dtype) / sigma) ** 2)
         weights = weights / weights.sum()
         margins = [(radius, radius) if i == axis else (0, 0) for i in range(3)]
         padded = jnp.pad(image, margins, mode="reflect")
@@ -173,51 +199,31 @@ def _blur(image: jax.Array, sigma: jax.Array) -> jax.Array:
     return image
 
 
-def _affine(
-    image: jax.Array,
-    angle: jax.Array,
-    shear: jax.Array,
-    scale: jax.Array,
-    right: jax.Array,
-    down: jax.Array,
-) -> jax.Array:
+def _affine(image: jax.Array, draws: DigitDraws) -> jax.Array:
     """Rotate, shear, scale and shift about the centre in one interpolation; zeros come in."""
     height, width = image.shape[:2]
     bound = math.radians(DIGITS.degrees)
-    angle, tilt = (_between(u, -bound, bound) for u in (angle, shear))
-    c, s = jnp.cos(angle), jnp.sin(angle)
-    middle = jnp.array([(height - 1) / 2.0, (width - 1) / 2.0])[:, None, None]
-    shift = jnp.array([height, width]) * _between(
-        jnp.stack([down, right]), -DIGITS.shift, DIGITS.shift
-    )
-    grid = jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij"))
-    back = jnp.array([[c, -s], [s, c]]) @ jnp.array([[1.0, 0.0], [-jnp.tan(tilt), 1.0]])
-    source = jnp.einsum("ij,jhw->ihw", back, grid - middle - shift[:, None, None])
-    source = source / _between(scale, *DIGITS.scale) + middle
+    angle, tilt = (_between(u, -bound, bound) for u in (draws.angle, draws.shear))
+    down, right = (_between(u, -DIGITS.shift, DIGITS.shift) for u in (draws.down, draws.right))
+    scale = _between(draws.scale, *DIGITS.scale)
+    middle = (height - 1) / 2.0, (width - 1) / 2.0
+    i = jnp.arange(height, dtype=image.dtype)[:, None] - middle[0] - height * down
+    j = jnp.arange(width, dtype=image.dtype) - middle[1] - width * right
+    c, s, t = jnp.cos(angle) / scale, jnp.sin(angle) / scale, jnp.tan(tilt)
+    source = [(c + s * t) * i - s * j + middle[0], (s - c * t) * i + c * j + middle[1]]
 
     def read(channel: jax.Array) -> jax.Array:
-        return map_coordinates(channel, list(source), order=1)
+        return map_coordinates(channel, source, order=1)
 
     return jax.vmap(read, in_axes=2, out_axes=2)(image)
 
 
-def _erase(
-    image: jax.Array,
-    chosen: jax.Array,
-    area: jax.Array,
-    aspect: jax.Array,
-    top: jax.Array,
-    left: jax.Array,
-) -> jax.Array:
-    """In some images a box of random area and aspect ratio becomes black."""
-    root = jnp.sqrt(_between(area, *DIGITS.erased_area))
-    stretch = jnp.exp(0.5 * _between(aspect, *map(math.log, DIGITS.erased_aspect)))
+def _box(image: jax.Array, draws: DigitDraws) -> jax.Array:
+    """Which pixels (H, W, 1) are erased: those of a random box, in some images."""
+    shares = _shares(draws, DIGITS.erased_area, DIGITS.erased_aspect)
     inside = []
-    for size, share, place in (
-        (image.shape[0], root * stretch, top), (image.shape[1], root / stretch, left),
-    ):  # fmt: skip
+    for size, share, place in zip(image.shape[:2], shares, (draws.top, draws.left), strict=True):
         start = size * (1.0 - share) * place
-        centre = jnp.arange(size) + 0.5
+        centre = jnp.arange(size, dtype=share.dtype) + 0.5
         inside.append((centre >= start) & (centre < start + size * share))
-    box = inside[0][:, None, None] & inside[1][None, :, None] & (chosen < DIGITS.erased)
-    return jnp.where(box, 0.0, image)
+    return inside[0][:, None, None] & inside[1][:, None] & (draws.erased < DIGITS.erased)

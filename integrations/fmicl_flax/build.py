@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache, partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
@@ -13,17 +14,19 @@ import fmicl_jax
 from fmicl_flax.augment import build_augmentation
 from fmicl_flax.devices import over_devices
 from fmicl_flax.encoders import build_encoder, feature_width
+from fmicl_flax.layers import weights_dtype
 from fmicl_flax.method import Loss, Method
 from fmicl_flax.moco import MoCo
 from fmicl_flax.moco_v3 import MoCoV3
 from fmicl_flax.simclr import SimCLR
+from fmicl_recipes.checks import check_jax_precision
 from fmicl_recipes.losses import loss_of
 from fmicl_recipes.methods import method_options
 from fmicl_recipes.settings import TrainSettings
 
 #: The class of each method of `fmicl_recipes.settings.METHODS`.
 METHODS: dict[str, Any] = {"simclr": SimCLR, "moco": MoCo, "moco-v3": MoCoV3}
-DTYPES = {"32": jnp.float32, "bf16": jnp.bfloat16}
+DTYPES = {"32": jnp.float32, "bf16": jnp.bfloat16, "64": jnp.float64}
 
 
 def build_loss(settings: TrainSettings) -> Loss:
@@ -76,6 +79,7 @@ def build_method(
     Raises:
         ValueError: the encoder is unknown, or does not fit the images.
     """
+    check_jax_precision(settings.precision, jax.config.jax_enable_x64)
     rngs = nnx.Rngs(settings.seed)
     encoder, features = untrained_encoder(settings, image_shape, rngs)
     loss = build_loss(settings)
@@ -85,6 +89,7 @@ def build_method(
         loss if mesh is None else over_devices(loss, mesh),
         build_augmentation(settings.augmentation, settings.photo_on_device()),
         **method_options(settings),
+        dtype=weights_dtype(DTYPES[settings.precision]),
         rngs=rngs,
     )
     return method

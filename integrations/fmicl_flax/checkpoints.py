@@ -140,7 +140,7 @@ class Saver:
 
 
 def load_checkpoint(
-    folder: RunFolder, like: Any, sharding: jax.sharding.Sharding, *, partly: bool = False
+    folder: RunFolder, like: Any, sharding: jax.sharding.Sharding
 ) -> tuple[Any, RunState]:
     """Arrays of the folder's checkpoint, and how far the run is.
 
@@ -148,7 +148,6 @@ def load_checkpoint(
         folder: folder of the run.
         like: arrays of the same structure, shapes and dtypes.
         sharding: devices that the arrays go to.
-        partly: whether `like` is a part of the arrays, and nothing else is read.
 
     Raises:
         ValueError: the checkpoint is damaged, or of another state.
@@ -156,7 +155,7 @@ def load_checkpoint(
     path = folder.checkpoint.resolve()
     target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like)
     places = jax.tree.map(lambda x: ocp.ArrayRestoreArgs(sharding=sharding), target)
-    how = ocp.args.PyTreeRestore(target, restore_args=places, partial_restore=partly)
+    how = ocp.args.PyTreeRestore(target, restore_args=places)
     try:
         for name in _METADATA:
             parse_json(read_text(path / name))

@@ -74,10 +74,12 @@ def encode(graph: nnx.GraphDef[Any], state: nnx.State, images: jax.Array) -> jax
     return _evaluated(graph, state)(images)
 
 
-def encode_all(graph: nnx.GraphDef[Any], state: nnx.State, images: AnyImages) -> Features:
-    """Features (N, F) of any number of uint8 images, see `encode`, of a chunk at a time."""
-    parts = (np.asarray(encode(graph, state, chunk)) for chunk in filled_chunks(images))
-    return joined(parts, len(images))
+def encode_all(
+    graph: nnx.GraphDef[Any], state: nnx.State, images: AnyImages, *, progress: bool = False
+) -> Features:
+    """Features (N, F) float32 of any number of uint8 images, see `encode`, chunk by chunk."""
+    parts = (np.asarray(encode(graph, state, chunk), np.float32) for chunk in filled_chunks(images))
+    return joined(parts, len(images), progress=progress)
 
 
 @partial(jax.jit, static_argnames=("graph",))

@@ -37,7 +37,7 @@ class ResNet18(nnx.Module):
         channels: number of channels of the images.
         width: channels of the first stage, 64 in the standard; features have 8 * width.
         stem_stride: stride of the first convolution; 2 takes a quarter of the work.
-        dtype: dtype of the arithmetic; weights and statistics are float32.
+        dtype: dtype of the arithmetic; weights and statistics are float32 at least.
         rngs: random numbers for the weights.
 
     Source: He et al. (2016), table 1; stem as in Chen et al. (2020), appendix B.9.
@@ -128,7 +128,7 @@ def build_encoder(
         width: channels of the first stage or, of a ViT, per head.
         stem_stride: stride of the first convolution, which has its own in a "resnet50".
         patch_size: pixels a side of a ViT's patches.
-        dtype: dtype of the arithmetic; weights are float32.
+        dtype: dtype of the arithmetic; weights are float32 at least.
         rngs: random numbers for the weights.
 
     Raises:

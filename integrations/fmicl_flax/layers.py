@@ -37,16 +37,26 @@ def _uniform(key: jax.Array, length: int) -> jax.Array:
     return jax.random.uniform(key, (length,), jnp.float32, -1.0)
 
 
-def linear(inputs: int, outputs: int, rngs: nnx.Rngs, *, bias: bool = True) -> nnx.Linear:
-    """A linear layer in float32."""
-    return nnx.Linear(inputs, outputs, use_bias=bias, kernel_init=draw_kernel, rngs=rngs)
+def weights_dtype(dtype: Any) -> Any:
+    """The dtype of the weights of a network that computes in `dtype`: float32 at least."""
+    return jnp.float64 if dtype == jnp.float64 else jnp.float32
+
+
+def linear(
+    inputs: int, outputs: int, rngs: nnx.Rngs, *, bias: bool = True, dtype: Any = jnp.float32
+) -> nnx.Linear:
+    """A linear layer with weights in `dtype`."""
+    return nnx.Linear(
+        inputs, outputs, use_bias=bias, param_dtype=dtype, kernel_init=draw_kernel, rngs=rngs
+    )
 
 
 def conv(inputs: int, outputs: int, size: int, stride: int, dtype: Any, rngs: nnx.Rngs) -> nnx.Conv:
     """A square convolution without bias, padded by half its size on either side."""
     return nnx.Conv(
         inputs, outputs, (size, size), strides=stride, padding=size // 2, use_bias=False,
-        dtype=dtype, kernel_init=draw_kernel, conv_general_dilated=convolve, rngs=rngs,
+        dtype=dtype, param_dtype=weights_dtype(dtype), kernel_init=draw_kernel,
+        conv_general_dilated=convolve, rngs=rngs,
     )  # fmt: skip
 
 
@@ -78,14 +88,49 @@ def convolve(
     return jnp.concatenate(patches, axis=3) @ kernel.reshape(-1, kernel.shape[3])
 
 
+class BatchNorm(nnx.BatchNorm):
+    """Batch norm that divides by n in a batch and by n - 1 for its running variance: PyTorch's.
+
+    Its running statistics are in the dtype of the weights.
+
+    Args:
+        args, options: arguments of `flax.nnx.BatchNorm`.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        dtype = options.get("param_dtype", jnp.float32)
+        for statistic in (self.mean, self.var):
+            statistic.set_value(statistic.get_value().astype(dtype))
+
+    def __call__(self, x: jax.Array, *args: Any, **options: Any) -> jax.Array:
+        """Normalised x, see `flax.nnx.BatchNorm`."""
+        kept = self.momentum * self.var[...]
+        out = super().__call__(x, *args, **options)
+        if not self.use_running_average:
+            moved = self.var[...]
+            count = x.size // x.shape[self.axis]
+            self.var[...] = kept + (moved - kept) * (count / max(1, count - 1))
+        return out
+
+
 def batch_norm(
     features: int, rngs: nnx.Rngs, *, dtype: Any = jnp.float32, affine: bool = True
-) -> nnx.BatchNorm:
+) -> BatchNorm:
     """Batch norm whose running statistics take a tenth of every batch."""
-    return nnx.BatchNorm(
-        features, momentum=0.9, epsilon=1e-5, dtype=dtype, use_bias=affine, use_scale=affine,
-        rngs=rngs,
+    return BatchNorm(
+        features, momentum=0.9, epsilon=1e-5, dtype=dtype, param_dtype=weights_dtype(dtype),
+        use_bias=affine, use_scale=affine, rngs=rngs,
     )  # fmt: skip
+
+
+def attention(query: jax.Array, key: jax.Array, value: jax.Array, **_: Any) -> jax.Array:
+    """Attention of (N, T, heads, d), without masks; JAX's own takes float32 for a part of it.
+
+    softmax(query . key / sqrt(d)) value
+    """
+    scores = jnp.einsum("nqhd,nkhd->nhqk", query, key) / math.sqrt(query.shape[-1])
+    return jnp.einsum("nhqk,nkhd->nqhd", jax.nn.softmax(scores), value)
 
 
 class ConvNorm(nnx.Module):

@@ -27,9 +27,10 @@ class Method(nnx.Module):
 
     Args:
         encoder: any module from images (N, H, W, C) to features (N, F).
-        head: module from features in float32 to projections (N, d).
+        head: module from features in `dtype` to projections (N, d).
         loss: function from projections to a scalar, such as `fmicl_jax.FMICLLoss()`.
         augment: function from a key and a float image (H, W, C) in [0, 1] to one random view of it.
+        dtype: dtype of views, head and loss, float32 or float64.
     """
 
     #: Filter of the variables that have a gradient and an optimiser.
@@ -37,8 +38,16 @@ class Method(nnx.Module):
     #: Number of random views of every image.
     view_count = 2
 
-    def __init__(self, encoder: nnx.Module, head: nnx.Module, loss: Loss, augment: Augment) -> None:
+    def __init__(
+        self,
+        encoder: nnx.Module,
+        head: nnx.Module,
+        loss: Loss,
+        augment: Augment,
+        dtype: Any = jnp.float32,
+    ) -> None:
         self.encoder, self.head, self.loss, self.augment = encoder, head, loss, augment
+        self.dtype = dtype
 
     def plan(self, step: int, steps: int, count: int) -> dict[str, Any]:
         """Arguments of `contrast` beside the views, made outside of the compiled step.
@@ -59,12 +68,12 @@ class Method(nnx.Module):
         raise NotImplementedError
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """The encoder's features (N, F) in float32 of uint8 images (N, H, W, C)."""
-        return self.encoder(standardise(as_float(images))).astype(jnp.float32)
+        """The encoder's features (N, F) in `dtype` of uint8 images (N, H, W, C)."""
+        return self.encoder(standardise(as_float(images, self.dtype))).astype(self.dtype)
 
     def query(self, view: jax.Array) -> jax.Array:
         """Projections (N, d) of a view (N, H, W, C)."""
-        return self.head(self.encoder(view).astype(jnp.float32))
+        return self.head(self.encoder(view).astype(self.dtype))
 
     def views(self, images: jax.Array, key: jax.Array, count: int = 2) -> tuple[jax.Array, ...]:
         """Random views (N, H, W, C), `count` of them, of uint8 images, each by its own key.
@@ -76,7 +85,7 @@ class Method(nnx.Module):
         """
         keys = jax.random.split(key, (count, len(images)))
         draw = jax.vmap(self.augment)
-        floats = as_float(images)
+        floats = as_float(images, self.dtype)
         of_each = (floats[:, view] if images.ndim == 5 else floats for view in range(count))
         return tuple(standardise(draw(keys[view], of)) for view, of in enumerate(of_each))
 
@@ -92,7 +101,7 @@ class MomentumMethod(Method):
     Batch norms of the copy keep running statistics of their own.
 
     Args:
-        encoder, head, loss, augment: arguments of `Method`.
+        encoder, head, loss, augment, dtype: arguments of `Method`.
 
     Source: He et al. (2020), section 3.2.
     """
@@ -100,14 +109,21 @@ class MomentumMethod(Method):
     COPIES: ClassVar[tuple[str, ...]] = ("key_encoder", "key_head")
     trained = nnx.All(nnx.Param, *(nnx.Not(nnx.PathContains(name)) for name in COPIES))
 
-    def __init__(self, encoder: nnx.Module, head: nnx.Module, loss: Loss, augment: Augment) -> None:
-        super().__init__(encoder, head, loss, augment)
+    def __init__(
+        self,
+        encoder: nnx.Module,
+        head: nnx.Module,
+        loss: Loss,
+        augment: Augment,
+        dtype: Any = jnp.float32,
+    ) -> None:
+        super().__init__(encoder, head, loss, augment, dtype)
         self.key_encoder = nnx.clone(encoder, arrays=True)
         self.key_head = nnx.clone(head, arrays=True)
 
     def key(self, view: jax.Array) -> jax.Array:
         """Keys (N, d) of a view (N, H, W, C)."""
-        return self.key_head(self.key_encoder(view).astype(jnp.float32))
+        return self.key_head(self.key_encoder(view).astype(self.dtype))
 
     def follow(self, momentum: jax.Array | float) -> None:
         """theta_key <- momentum theta_key + (1 - momentum) theta_query, without a gradient."""

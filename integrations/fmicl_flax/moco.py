@@ -47,6 +47,7 @@ class MoCo(MomentumMethod):
         supervised: whether the loss gets labels; keys with a query's label are then its positives,
             and those in the queue no negatives of it.
         seed: seed of the queue's first rows and of the order of the keys.
+        dtype: dtype of head and loss, float32 or float64.
         rngs: random numbers for the weights of the head.
     """
 
@@ -65,12 +66,15 @@ class MoCo(MomentumMethod):
         head_norm: str = TrainSettings.head_norm,
         supervised: bool = TrainSettings.supervised,
         seed: int = TrainSettings.seed,
+        dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
         norm = check_choice("head_norm", head_norm, HEAD_NORMS) == "batch"
-        head = mlp_head(feature_dim, projection_hidden, projection_dim, rngs, norm=norm)
-        super().__init__(encoder, head, loss, augment)
-        self.queue = Queue(jnp.asarray(initial_queue(queue_size, projection_dim, seed)))
+        head = mlp_head(
+            feature_dim, projection_hidden, projection_dim, rngs, norm=norm, dtype=dtype
+        )
+        super().__init__(encoder, head, loss, augment, dtype)
+        self.queue = Queue(jnp.asarray(initial_queue(queue_size, projection_dim, seed), dtype))
         if supervised:
             self.queue_labels = Queue(jnp.full(queue_size, NO_LABEL, jnp.int32))
         self.oldest = Queue(jnp.zeros((), jnp.int32))
@@ -92,7 +96,7 @@ class MoCo(MomentumMethod):
     ) -> Contrast:
         """loss(q, k, bank=queue), with labels also of the queue; then the keys enter the queue."""
         ids = labels_for(self.supervised, ids)
-        q = in_parts(self.encoder, self.head, v1, self.parts)
+        q = in_parts(self.encoder, self.head, v1, self.parts, self.dtype)
         self.follow(self.ema)
         k = jax.lax.stop_gradient(self.keys(v2, order))
         bank = {"bank": self.queue[...]}
@@ -104,9 +108,10 @@ class MoCo(MomentumMethod):
 
     def keys(self, view: jax.Array, order: jax.Array | None) -> jax.Array:
         """Keys (N, d), encoded in the order given and put back in place."""
+        networks = self.key_encoder, self.key_head
         if order is None:
-            return in_parts(self.key_encoder, self.key_head, view, self.parts)
-        shuffled = in_parts(self.key_encoder, self.key_head, view[order], self.parts)
+            return in_parts(*networks, view, self.parts, self.dtype)
+        shuffled = in_parts(*networks, view[order], self.parts, self.dtype)
         return shuffled[jnp.argsort(order)]
 
     def enqueue(self, keys: jax.Array, labels: jax.Array | None = None) -> None:
@@ -123,7 +128,13 @@ class MoCo(MomentumMethod):
 
 
 def mlp_head(
-    inputs: int, hidden: int, outputs: int, rngs: nnx.Rngs, *, norm: bool = True
+    inputs: int,
+    hidden: int,
+    outputs: int,
+    rngs: nnx.Rngs,
+    *,
+    norm: bool = True,
+    dtype: Any = jnp.float32,
 ) -> nnx.Sequential:
     """Two layers (Chen et al. 2020b) and, with `norm`, a batch norm without scale and shift.
 
@@ -131,5 +142,8 @@ def mlp_head(
     push all queries away from it together, on to one point. The norm takes such a common shift out;
     InfoNCE, which does not see it, needs none.
     """
-    layers: list[Any] = [linear(inputs, hidden, rngs), nnx.relu, linear(hidden, outputs, rngs)]
-    return nnx.Sequential(*layers, *[batch_norm(outputs, rngs, affine=False)] * norm)
+    first, last = (
+        linear(a, b, rngs, dtype=dtype) for a, b in ((inputs, hidden), (hidden, outputs))
+    )
+    end = [batch_norm(outputs, rngs, dtype=dtype, affine=False)] * norm
+    return nnx.Sequential(first, nnx.relu, last, *end)

@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -32,6 +33,7 @@ class MoCoV3(MomentumMethod):
         projection_dim: width d of predictions and keys.
         ema: momentum of the key encoder at the first step, in [0, 1); a cosine raises it to 1.
         frozen_patches: whether the patch projection of a `ViT` stays as it was drawn.
+        dtype: dtype of projector, predictor and loss, float32 or float64.
         rngs: random numbers for the weights of projector and predictor.
 
     Source: Chen et al. (2021), algorithm 1 and sections 4.2, 4.3.
@@ -48,18 +50,20 @@ class MoCoV3(MomentumMethod):
         projection_dim: int = TrainSettings.projection_dim,
         ema: float = TrainSettings.ema,
         frozen_patches: bool = True,
+        dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
-        head = mlp(feature_dim, projection_hidden, projection_hidden, projection_dim, rngs=rngs)
-        super().__init__(encoder, head, loss, augment)
-        self.predictor = mlp(projection_dim, projection_hidden, projection_dim, rngs=rngs)
+        hidden, dim = projection_hidden, projection_dim
+        head = mlp(feature_dim, hidden, hidden, dim, rngs=rngs, dtype=dtype)
+        super().__init__(encoder, head, loss, augment, dtype)
+        self.predictor = mlp(dim, hidden, dim, rngs=rngs, dtype=dtype)
         self.ema = ema
         if isinstance(encoder, ViT) and frozen_patches:
             self.trained = nnx.All(self.trained, nnx.Not(nnx.PathContains("patches")))
 
     def plan(self, step: int, steps: int, count: int) -> dict[str, Any]:
         """The momentum of the key encoder, which a cosine raises to 1."""
-        return {"momentum": np.float32(ema_schedule(self.ema, step, steps))}
+        return {"momentum": np.asarray(ema_schedule(self.ema, step, steps), self.dtype)}
 
     def contrast(self, v1: jax.Array, v2: jax.Array, momentum: jax.Array | float) -> Contrast:
         """loss(q1, k2) + loss(q2, k1)."""
@@ -69,12 +73,17 @@ class MoCoV3(MomentumMethod):
         return self.loss(q1, k2) + self.loss(q2, k1), q1, k2
 
 
-def mlp(*widths: int, rngs: nnx.Rngs) -> nnx.Sequential:
+def mlp(*widths: int, rngs: nnx.Rngs, dtype: Any = jnp.float32) -> nnx.Sequential:
     """Linear layers, each with a batch norm and all but the last with a ReLU.
 
     The last norm has no scale and shift. Source: Chen et al. (2021), section 4.2, and its code.
     """
     layers: list[Any] = []
     for inputs, outputs in pairwise(widths):
-        layers += [linear(inputs, outputs, rngs, bias=False), batch_norm(outputs, rngs), nnx.relu]
-    return nnx.Sequential(*layers[:-2], batch_norm(widths[-1], rngs, affine=False))
+        layers += [
+            linear(inputs, outputs, rngs, bias=False, dtype=dtype),
+            batch_norm(outputs, rngs, dtype=dtype),
+            nnx.relu,
+        ]
+    last = batch_norm(widths[-1], rngs, dtype=dtype, affine=False)
+    return nnx.Sequential(*layers[:-2], last)

@@ -38,7 +38,7 @@ class ResNet50(nnx.Module):
     Args:
         channels: number of channels of the images.
         width: channels of the first stage, 64 in the standard; features have 32 * width.
-        dtype: dtype of the arithmetic; weights and statistics are float32.
+        dtype: dtype of the arithmetic; weights and statistics are float32 at least.
         rngs: random numbers for the weights.
 
     Source: He et al. (2016), table 1; the stride is in the 3 x 3 convolution, as in torchvision.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -27,6 +29,7 @@ class SimCLR(Method):
         projection_dim: width d of the projections.
         views: number V of random views of every image; each pair of them is positive.
         supervised: whether the loss gets the labels of the images as `ids`.
+        dtype: dtype of head and loss, float32 or float64.
         rngs: random numbers for the weights of the head.
     """
 
@@ -41,10 +44,11 @@ class SimCLR(Method):
         projection_dim: int = TrainSettings.projection_dim,
         views: int = TrainSettings.views,
         supervised: bool = TrainSettings.supervised,
+        dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
-        head = projection_head(feature_dim, projection_hidden, projection_dim, rngs)
-        super().__init__(encoder, head, loss, augment)
+        head = projection_head(feature_dim, projection_hidden, projection_dim, rngs, dtype)
+        super().__init__(encoder, head, loss, augment, dtype)
         self.view_count, self.supervised = check_at_least("views", views, 2), supervised
 
     def contrast(self, *views: jax.Array, ids: jax.Array | None = None) -> Contrast:
@@ -62,10 +66,16 @@ class SimCLR(Method):
         return loss, x, y
 
 
-def projection_head(inputs: int, hidden: int, outputs: int, rngs: nnx.Rngs) -> nnx.Sequential:
+def projection_head(
+    inputs: int, hidden: int, outputs: int, rngs: nnx.Rngs, dtype: Any = jnp.float32
+) -> nnx.Sequential:
     """Three layers, F to d, batch norm after each but the last (Lu et al. 2023)."""
     return nnx.Sequential(
-        linear(inputs, hidden, rngs, bias=False), batch_norm(hidden, rngs), nnx.relu,
-        linear(hidden, hidden, rngs, bias=False), batch_norm(hidden, rngs), nnx.relu,
-        linear(hidden, outputs, rngs),
-    )  # fmt: skip
+        linear(inputs, hidden, rngs, bias=False, dtype=dtype),
+        batch_norm(hidden, rngs, dtype=dtype),
+        nnx.relu,
+        linear(hidden, hidden, rngs, bias=False, dtype=dtype),
+        batch_norm(hidden, rngs, dtype=dtype),
+        nnx.relu,
+        linear(hidden, outputs, rngs, dtype=dtype),
+    )

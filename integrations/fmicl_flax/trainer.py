@@ -21,6 +21,7 @@ from fmicl_flax.optimizers import build_optimizer
 from fmicl_flax.sitting import Sitting, SteppedTrainer
 from fmicl_flax.weights import get_arrays, set_arrays
 from fmicl_recipes.batches import Batches
+from fmicl_recipes.checks import check_jax_precision
 from fmicl_recipes.chunks import filled_chunks
 from fmicl_recipes.data import AnyImages, ImageData
 from fmicl_recipes.machines import find_process
@@ -39,7 +40,8 @@ class MethodTrainer(SteppedTrainer):
 
     @classmethod
     def check(cls, settings: TrainSettings) -> None:
-        """Check that there are such devices, see `Trainer.check`."""
+        """Check that there are such devices and such numbers, see `Trainer.check`."""
+        check_jax_precision(settings.precision, jax.config.jax_enable_x64)
         if settings.machines == 1 or jax.distributed.is_initialized():  # or `join` would come late
             find_devices(settings)
 
@@ -61,7 +63,7 @@ class MethodTrainer(SteppedTrainer):
             method = build_method(settings, data.train_images.shape[1:], self.mesh)
         optimizer = build_optimizer(
             settings.optimizer, settings.lr, settings.momentum, settings.weight_decay,
-            self.steps, self.per_epoch * settings.warmup_epochs,
+            self.steps, self.per_epoch * settings.warmup_epochs, method.dtype,
         )  # fmt: skip
         both = method, nnx.Optimizer(method, optimizer, wrt=method.trained)
         self.graph, state = nnx.split(both)
@@ -151,6 +153,6 @@ class MethodTrainer(SteppedTrainer):
         state, sides = own_copy(self.state), []
         for number, chunk in enumerate(filled_chunks(images)):
             pair = project(self.graph, state, chunk, jax.random.fold_in(self.key, number))
-            sides.append(list(map(np.asarray, pair)))
+            sides.append([np.asarray(side, np.float32) for side in pair])
         x, y = map(np.concatenate, zip(*sides, strict=True))
         return x[: len(images)], y[: len(images)]

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.nn.initializers import normal, xavier_uniform
 
+from fmicl_flax.layers import attention, weights_dtype
 from fmicl_recipes.vit import EPSILON, HEADS, TOKEN_DEVIATION, check_patches, sine_cosine, token_dim
 
 DENSE = xavier_uniform()
@@ -20,13 +21,15 @@ class Block(nnx.Module):
     """Attention and a two-layer network, each after a layer norm and added to its input."""
 
     def __init__(self, dim: int, dtype: Any, rngs: nnx.Rngs) -> None:
-        self.norm1 = nnx.LayerNorm(dim, epsilon=EPSILON, dtype=dtype, rngs=rngs)
+        options: Any = {"dtype": dtype, "param_dtype": weights_dtype(dtype), "rngs": rngs}
+        exact: Any = {"attention_fn": attention} if dtype == jnp.float64 else {}
+        self.norm1 = nnx.LayerNorm(dim, epsilon=EPSILON, **options)
         self.attention = nnx.MultiHeadAttention(
-            HEADS, dim, kernel_init=DENSE, dtype=dtype, decode=False, rngs=rngs
+            HEADS, dim, kernel_init=DENSE, decode=False, **exact, **options
         )
-        self.norm2 = nnx.LayerNorm(dim, epsilon=EPSILON, dtype=dtype, rngs=rngs)
-        self.widen = nnx.Linear(dim, 4 * dim, kernel_init=DENSE, dtype=dtype, rngs=rngs)
-        self.narrow = nnx.Linear(4 * dim, dim, kernel_init=DENSE, dtype=dtype, rngs=rngs)
+        self.norm2 = nnx.LayerNorm(dim, epsilon=EPSILON, **options)
+        self.widen = nnx.Linear(dim, 4 * dim, kernel_init=DENSE, **options)
+        self.narrow = nnx.Linear(4 * dim, dim, kernel_init=DENSE, **options)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Tokens (N, T, dim) to the same shape."""
@@ -42,7 +45,7 @@ class ViT(nnx.Module):
         width: channels per head, even; tokens have dim = 6 * width, and 64 is ViT-S.
         depth: number of blocks.
         patch_size: pixels a side of a patch, a divisor of H and W.
-        dtype: dtype of the arithmetic; weights are float32.
+        dtype: dtype of the arithmetic; weights are float32 at least.
         rngs: random numbers for the weights.
 
     Raises:
@@ -61,14 +64,14 @@ class ViT(nnx.Module):
         dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
-        dim, self.patch_size = token_dim(width), patch_size
+        dim, self.patch_size, kept = token_dim(width), patch_size, weights_dtype(dtype)
         self.patches = nnx.Conv(
             channels, dim, (patch_size, patch_size), strides=patch_size, padding="VALID",
-            dtype=dtype, kernel_init=PATCHES, rngs=rngs,
+            dtype=dtype, param_dtype=kept, kernel_init=PATCHES, rngs=rngs,
         )  # fmt: skip
-        self.token = nnx.Param(TOKEN(rngs.params(), (dim,)))
+        self.token = nnx.Param(TOKEN(rngs.params(), (dim,), kept))
         self.blocks = nnx.List([Block(dim, dtype, rngs) for _ in range(depth)])
-        self.norm = nnx.LayerNorm(dim, epsilon=EPSILON, dtype=dtype, rngs=rngs)
+        self.norm = nnx.LayerNorm(dim, epsilon=EPSILON, dtype=dtype, param_dtype=kept, rngs=rngs)
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Features (N, dim)."""

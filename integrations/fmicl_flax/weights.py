@@ -16,7 +16,7 @@ from fmicl_recipes.weights.layouts import Weights
 def get_arrays(module: nnx.Module) -> Weights:
     """Copies of all arrays of a module, by the names that lead to them, joined by dots."""
     found = {}
-    for path, variable in nnx.state(module).flat_state():
+    for path, variable in nnx.to_flat_state(nnx.state(module)):
         value = variable.get_value()
         if not jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
             found[".".join(map(str, path))] = np.array(jax.device_get(value))
@@ -31,7 +31,7 @@ def set_arrays(module: nnx.Module, arrays: Weights) -> None:
     """
     own: dict[str, Any] = {}
     state = nnx.state(module)
-    for path, variable in state.flat_state():
+    for path, variable in nnx.to_flat_state(state):
         own[".".join(map(str, path))] = variable
     for name, array in arrays.items():
         if name not in own or own[name].get_value().shape != array.shape:

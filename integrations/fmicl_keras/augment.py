@@ -1,17 +1,19 @@
-"""Random views of images as Keras layers: in the graph, on the device, on every backend."""
+"""Random views of images as Keras layers: in the graph, on the device, on every backend.
+
+What is drawn, and the conventions of the steps, are said by `fmicl_recipes.augmentation`.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from fmicl_core.checks import check_choice
-from fmicl_keras.geometry import RandomAffine, RandomResizedCrop, drawn
+from fmicl_keras.geometry import affine, between, crop, inside_box, precise
+from fmicl_keras.layers import network_input
 from fmicl_recipes.augmentation import (
     BLUR_SIGMA,
     DEVIATION,
@@ -19,25 +21,21 @@ from fmicl_recipes.augmentation import (
     JITTERED,
     MEAN,
     PHOTO,
-    RGB,
+    TURNS,
     VIEWS,
     YIQ,
+    DigitDraws,
     Photo,
+    PhotoDraws,
     blur_radius,
 )
 
-#: Luminance, the plane of the chrominances, and that plane turned by a quarter, as maps of colours,
-#: which are rows of RGB and multiply from the left. Hue and saturation are a sum of the three.
-_COLOURS = np.stack(
-    [
-        (RGB @ np.array(part, np.float32) @ YIQ).T
-        for part in (
-            [[1, 0, 0], [0, 0, 0], [0, 0, 0]],
-            [[0, 0, 0], [0, 1, 0], [0, 0, 1]],
-            [[0, 0, 0], [0, 0, -1], [0, 1, 0]],
-        )
-    ]
-)
+#: Draws that one generator makes, the first with the seed itself, the next with the seed after it:
+#: those of a step do not depend on which other steps are taken.
+_TOGETHER = (
+    ("brightness", "contrast", "saturation", "hue"), ("area", "aspect", "top", "left"),
+    ("flip",), ("jitter",), ("grey",), ("sigma",), ("blur",),
+)  # fmt: skip
 
 
 def build_augmentation(
@@ -58,42 +56,16 @@ def build_augmentation(
     Raises:
         ValueError: the name is unknown or a strength out of range.
     """
-    # Layers with equal seeds would draw equal numbers, a flip then always with grey scale.
-    seeds = range(1000 * seed, 1000 * seed + 10)
     if check_choice("augmentation", name, VIEWS) == "photo":
-        layers = _photo(shape[2] == 3, strengths.checked(), seeds)
+        views: keras.layers.Layer = PhotoViews(strengths.checked(), shape[2] == 3, 1000 * seed)
     else:
-        layers = [
-            RandomAffine(DIGITS.degrees, DIGITS.shift, DIGITS.scale, DIGITS.degrees, seed=seeds[0]),
-            keras.layers.GaussianNoise(DIGITS.noise, seed=seeds[1]),
-            keras.layers.RandomErasing(
-                (DIGITS.erased,) * 2, DIGITS.erased_area, 0.0, (0.0, 1.0), seed=seeds[2]
-            ),
-        ]
-    layers = layers or [keras.layers.Identity()]
-    return keras.Sequential([keras.Input(shape), *layers], name="augment")
+        views = DigitViews(1000 * seed)
+    return keras.Sequential([network_input(shape), views], name="augment")
 
 
-def _photo(colour: bool, strengths: Photo, seeds: Sequence[int]) -> list[keras.layers.Layer]:
-    """The layers of "photo"; each has a seed of its own, whichever others are left out."""
-    steps: list[keras.layers.Layer] = []
-    if strengths.crop_scale < 1.0:
-        area = strengths.crop_scale, 1.0
-        steps.append(RandomResizedCrop(area, strengths.aspect, seed=seeds[1]))
-    if strengths.flip:
-        steps.append(Sometimes(mirrored, strengths.flip, seed=seeds[2]))
-    if strengths.jitter:
-        steps.append(Sometimes(ColorJitter(strengths, seed=seeds[0]), JITTERED, seed=seeds[3]))
-    if strengths.grayscale and colour:
-        steps.append(Sometimes(luminance, strengths.grayscale, seed=seeds[4]))
-    if strengths.blur:
-        steps.append(Sometimes(GaussianBlur(seed=seeds[5]), strengths.blur, seed=seeds[6]))
-    return steps
-
-
-def as_float(images: Any) -> Any:
-    """Float32 images in [0, 1] from uint8 ones."""
-    return ops.cast(images, "float32") / 255.0
+def as_float(images: Any, dtype: str = "float32") -> Any:
+    """Float images in [0, 1] from uint8 ones."""
+    return ops.cast(images, dtype) / 255.0
 
 
 def standardise(images: Any) -> Any:
@@ -101,101 +73,150 @@ def standardise(images: Any) -> Any:
     return (images - MEAN) / DEVIATION
 
 
-class Sometimes(keras.layers.Layer):
-    """Apply a change to every image with a probability.
+class PhotoViews(keras.layers.Layer):
+    """Views by crop, flip, colour jitter in 4 of 5 images, grey scale and blur.
 
     Args:
-        change: layer or function from float images (N, H, W, C) to the same shape.
-        rate: probability of the change.
-        seed: seed of the layer's generator.
+        strengths: strengths of the steps; a step of strength 0 is left out.
+        colour: whether images have three channels.
+        seed: seed of the first generator, the next having the numbers after it.
     """
 
-    def __init__(self, change: Callable[[Any], Any], rate: float, *, seed: int) -> None:
+    def __init__(self, strengths: Photo, colour: bool, seed: int) -> None:
         super().__init__()
-        self.change, self.rate = change, rate
-        self.generator = keras.random.SeedGenerator(seed)
+        self.strengths = strengths
+        drawn = {
+            "area": strengths.crop_scale < 1.0,
+            "flip": strengths.flip,
+            "jitter": strengths.jitter,
+            "brightness": strengths.jitter,
+            "grey": strengths.grayscale and colour,
+            "blur": strengths.blur,
+            "sigma": strengths.blur,
+        }
+        self.generators = {
+            number: keras.random.SeedGenerator(seed + number)
+            for number, names in enumerate(_TOGETHER)
+            if drawn[names[0]]
+        }
 
     def call(self, images: Any) -> Any:
-        """Float images of the same shape (N, H, W, C)."""
-        drawn = keras.random.uniform((ops.shape(images)[0], 1, 1, 1), seed=self.generator)
-        return ops.where(drawn < self.rate, self.change(images), images)
+        """Random views (N, H, W, C) of float images (N, H, W, C)."""
+        return photo_view(images, self.draw(images), self.strengths)
+
+    def draw(self, images: Any) -> PhotoDraws:
+        """Random numbers (N, 1, 1, 1) for images; None where no step needs them."""
+        draws: dict[str, Any] = dict.fromkeys(PhotoDraws._fields)
+        for number, generator in self.generators.items():
+            names = _TOGETHER[number]
+            draws |= zip(names, numbers(len(names), images, 3, generator), strict=True)
+        return PhotoDraws(**draws)
 
 
-def mirrored(images: Any) -> Any:
-    """Images (N, H, W, C) with left and right exchanged."""
-    return ops.flip(images, axis=2)
+class DigitViews(keras.layers.Layer):
+    """Views by rotation, shear, shift, scale, noise and an erased box, as strong as `DIGITS`.
+
+    Args:
+        seed: seed of the first of three generators, the next having the numbers after it.
+    """
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.place, self.noise, self.box = (
+            keras.random.SeedGenerator(seed + number) for number in range(3)
+        )
+
+    def call(self, images: Any) -> Any:
+        """Random views (N, H, W, C) of float images (N, H, W, C)."""
+        return digit_view(images, self.draw(images))
+
+    def draw(self, images: Any) -> DigitDraws:
+        """Random numbers (N, 1, 1) for images, and noise of their shape."""
+        place, box = (numbers(5, images, 2, generator) for generator in (self.place, self.box))
+        noise = keras.random.normal(ops.shape(images), dtype=precise(images), seed=self.noise)
+        return DigitDraws(*place, *box, noise)
+
+
+def numbers(count: int, images: Any, ones: int, generator: Any) -> list[Any]:
+    """Random numbers in [0, 1) for images, `count` of each, of shape (N, 1, ..., 1).
+
+    In one draw, since on the torch backend the n-th draw of a seed is the first of seed + n.
+    """
+    shape = (count, ops.shape(images)[0], *[1] * ones)
+    return list(
+        ops.unstack(keras.random.uniform(shape, dtype=precise(images), seed=generator), count)
+    )
+
+
+def photo_view(images: Any, draws: PhotoDraws, strengths: Photo = PHOTO) -> Any:
+    """The views that draws (N, 1, 1, 1) make of float images (N, H, W, C)."""
+    if strengths.crop_scale < 1.0:
+        images = crop(images, draws, (strengths.crop_scale, 1.0), strengths.aspect)
+    if strengths.flip:
+        images = ops.where(draws.flip < strengths.flip, ops.flip(images, axis=2), images)
+    if strengths.jitter:
+        images = ops.where(draws.jitter < JITTERED, jitter(images, draws, strengths), images)
+    if strengths.grayscale and images.shape[3] == 3:
+        images = ops.where(draws.grey < strengths.grayscale, luminance(images), images)
+    if strengths.blur:
+        images = ops.where(draws.blur < strengths.blur, blur(images, draws.sigma), images)
+    return images
+
+
+def digit_view(images: Any, draws: DigitDraws) -> Any:
+    """The views that draws, (N, 1, 1) each, make of float images (N, H, W, C)."""
+    bound = math.radians(DIGITS.degrees)
+    angle, shear = (between(u, -bound, bound) for u in (draws.angle, draws.shear))
+    right, down = (between(u, -DIGITS.shift, DIGITS.shift) for u in (draws.right, draws.down))
+    images = affine(images, angle, shear, between(draws.scale, *DIGITS.scale), right, down)
+    images = images + DIGITS.noise * draws.noise
+    box = inside_box(images, draws, DIGITS.erased_area, DIGITS.erased_aspect)
+    return ops.where(box & (draws.erased < DIGITS.erased)[..., None], 0.0, images)
 
 
 def luminance(images: Any) -> Any:
     """The luminance (N, H, W, 1) of images (N, H, W, 3)."""
-    return ops.sum(ops.multiply(images, YIQ[0]), axis=3, keepdims=True)
+    return ops.sum(images * ops.convert_to_tensor(YIQ[0], images.dtype), axis=3, keepdims=True)
 
 
-class ColorJitter(keras.layers.Layer):
-    """Brightness, contrast, saturation and hue by random factors and a random turn.
+def jitter(images: Any, draws: PhotoDraws, strengths: Photo) -> Any:
+    """Brightness, contrast, saturation and hue, which are one affine map of the colours.
 
-    In this order, and cut to [0, 1] once at the end. Hue and saturation turn and stretch the plane
-    of the chrominances, so that they are one linear map of the colours. `RandomColorJitter` of
-    Keras does not serve: it adds brightness, never lowers contrast, and on the torch backend
-    changes the images that it is given.
-
-    Args:
-        strengths: strengths of "photo", of which the jitter's counts.
-        seed: seed of the layer's generator.
+    `RandomColorJitter` of Keras does not serve: it adds brightness, never lowers contrast, and on
+    the torch backend changes the images that it is given.
     """
-
-    def __init__(self, strengths: Photo, *, seed: int) -> None:
-        super().__init__()
-        self.factors, self.turn = strengths.factors, 2.0 * math.pi * strengths.turn
-        self.generator = keras.random.SeedGenerator(seed)
-
-    def call(self, images: Any) -> Any:
-        """Jittered float images (N, H, W, C); without colour, C != 3, in the first two alone."""
-        height, width, channels = images.shape[1:]
-        # In one draw, since on the torch backend the n-th draw of a seed is the first of seed + n.
-        drawn = keras.random.uniform((4, ops.shape(images)[0]), seed=self.generator)
-        low, high = self.factors
-        light, contrast, saturation = (low + (high - low) * drawn[i] for i in range(3))
-        images = images * light[:, None, None, None]
-        grey = luminance(images) if channels == 3 else images
-        mean = ops.mean(grey, axis=(1, 2, 3), keepdims=True)
-        images = mean + contrast[:, None, None, None] * (images - mean)
-        if channels == 3:
-            angle = self.turn * (2.0 * drawn[3] - 1.0)
-            c, s = saturation * ops.cos(angle), saturation * ops.sin(angle)
-            shares = ops.stack([ops.ones_like(c), c, s], axis=1)
-            colours = ops.tensordot(shares, _COLOURS, axes=1)  # (N, 3, 3)
-            pixels = ops.matmul(ops.reshape(images, (-1, height * width, 3)), colours)
-            images = ops.reshape(pixels, (-1, height, width, 3))
-        return ops.clip(images, 0.0, 1.0)
+    colour = images.shape[3] == 3
+    images = images * between(draws.brightness, *strengths.factors)
+    contrast = between(draws.contrast, *strengths.factors)
+    grey = luminance(images) if colour else images
+    mean = ops.mean(grey, axis=(1, 2, 3), keepdims=True)
+    images = mean + contrast * (images - mean)
+    if colour:
+        angle = 2.0 * math.pi * between(draws.hue, -strengths.turn, strengths.turn)
+        factor = between(draws.saturation, *strengths.factors)
+        still, cosine, sine = (ops.convert_to_tensor(turn, images.dtype) for turn in TURNS)
+        colours = still + factor * ops.cos(angle) * cosine + factor * ops.sin(angle) * sine
+        images = sum(  # no matrix product, which accelerators would cut to 10 bits
+            images[..., c : c + 1] * colours[..., c][:, :, None] for c in range(3)
+        )
+    return ops.clip(images, 0.0, 1.0)
 
 
-class GaussianBlur(keras.layers.Layer):
+def blur(images: Any, sigma: Any) -> Any:
     """A Gaussian blur along either axis, of images that are mirrored at their border.
 
     As sums of shifted images: a convolution with a kernel for every image would be slow.
-
-    Args:
-        seed: seed of the layer's generator.
     """
-
-    def __init__(self, *, seed: int) -> None:
-        super().__init__()
-        self.generator = keras.random.SeedGenerator(seed)
-
-    def call(self, images: Any) -> Any:
-        """Float images of the same shape (N, H, W, C)."""
-        sigma = drawn(ops.shape(images)[0], BLUR_SIGMA, self.generator)[:, None]
-        for axis in (1, 2):
-            size = images.shape[axis]
-            radius = blur_radius(size)
-            offsets = ops.arange(-radius, radius + 1, dtype="float32")
-            weights = ops.exp(-0.5 * (offsets / sigma) ** 2)
-            weights = (weights / ops.sum(weights, axis=1, keepdims=True))[:, :, None, None, None]
-            margins = [(radius, radius) if i == axis else (0, 0) for i in range(4)]
-            padded = ops.pad(images, margins, mode="reflect")
-            take = [slice(None)] * axis
-            images = sum(
-                weights[:, i] * padded[(*take, slice(i, i + size))] for i in range(2 * radius + 1)
-            )
-        return images
+    sigma = between(sigma, *BLUR_SIGMA)
+    for axis in (1, 2):
+        size = images.shape[axis]
+        radius = blur_radius(size)
+        weights = [ops.exp(-0.5 * (shift / sigma) ** 2) for shift in range(-radius, radius + 1)]
+        total = sum(weights)
+        margins = [(radius, radius) if i == axis else (0, 0) for i in range(4)]
+        padded = ops.pad(images, margins, mode="reflect")
+        take = [slice(None)] * axis
+        images = sum(
+            weight / total * padded[(*take, slice(i, i + size))] for i, weight in enumerate(weights)
+        )
+    return images

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import keras
+from keras.src.backend.common import dtypes
 
 from fmicl_keras.augment import build_augmentation
 from fmicl_keras.backend import library
@@ -17,12 +18,16 @@ from fmicl_keras.moco_v3 import MoCoV3
 from fmicl_keras.replicas import gather, replica_count
 from fmicl_keras.shares import shared_out
 from fmicl_keras.simclr import SimCLR
+from fmicl_recipes.checks import check_jax_precision
 from fmicl_recipes.losses import loss_of
 from fmicl_recipes.methods import method_options
 from fmicl_recipes.settings import TrainSettings
 
 #: The class of each method of `fmicl_recipes.settings.METHODS`.
 METHODS: dict[str, Any] = {"simclr": SimCLR, "moco": MoCo, "moco-v3": MoCoV3}
+
+#: Keras' names of the precisions.
+POLICIES = {"bf16": "mixed_bfloat16", "32": "float32", "64": "float64"}
 
 
 def build_loss(settings: TrainSettings) -> Loss:
@@ -46,6 +51,7 @@ def build_method(settings: TrainSettings, image_shape: tuple[int, int, int], ste
     Raises:
         ValueError: the encoder is unknown, or does not fit the images.
     """
+    check_precision(settings)
     keras.utils.set_random_seed(settings.seed)
     method = untrained_method(settings, image_shape, steps)
     if replica_count() > 1 and settings.method != "moco":
@@ -53,13 +59,27 @@ def build_method(settings: TrainSettings, image_shape: tuple[int, int, int], ste
     return method
 
 
+def check_precision(settings: TrainSettings) -> None:
+    """Let the Keras backend compute in float64 where settings ask for it.
+
+    Raises:
+        ValueError: it is JAX, and does not.
+    """
+    if settings.precision == "64":
+        keep_float64()
+    if keras.config.backend() == "jax":
+        config = library("ops").jax.config
+        check_jax_precision(settings.precision, config.jax_enable_x64)
+
+
 def untrained_method(
     settings: TrainSettings, image_shape: tuple[int, int, int], steps: int
 ) -> Method:
     """The method that `build_method` builds, its weights drawn without setting Keras' seed."""
-    augment = build_augmentation(
-        settings.augmentation, image_shape, settings.seed, settings.photo_on_device()
-    )
+    with precision("64" if settings.precision == "64" else "32"):
+        augment = build_augmentation(
+            settings.augmentation, image_shape, settings.seed, settings.photo_on_device()
+        )
     with precision(settings.precision):
         encoder = build_encoder(
             settings.encoder, image_shape, settings.width,
@@ -74,11 +94,19 @@ def untrained_method(
     return method
 
 
+def keep_float64() -> None:
+    """Let Keras' operations keep float64, which it takes for float32 on PyTorch and JAX.
+
+    For the whole process: Keras has the rule in one table. Models of float32 do not notice.
+    """
+    dtypes.BIT64_TO_BIT32_DTYPE["float64"] = "float64"
+
+
 @contextmanager
 def precision(name: str) -> Iterator[None]:
-    """Let layers made within the block compute in "32" or "bf16"; weights stay in float32."""
+    """Let layers made within the block compute in a precision; weights are float32 at least."""
     before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy({"bf16": "mixed_bfloat16", "32": "float32"}[name])
+    keras.config.set_dtype_policy(POLICIES[name])
     try:
         yield
     finally:

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 from keras import layers
 
-from fmicl_keras.layers import batch_norm, conv
+from fmicl_keras.layers import batch_norm, conv, network_input
 from fmicl_keras.vit import vit
 from fmicl_recipes.settings import VITS, check_encoder
 
@@ -41,7 +41,7 @@ def resnet18(shape: Shape, width: int = 64, stem_stride: int = 1) -> keras.Model
 
     Source: He et al. (2016), table 1; stem as in Chen et al. (2020), appendix B.9.
     """
-    images = keras.Input(shape)
+    images = network_input(shape)
     x = layers.ReLU()(conv_norm(images, width, 3, stem_stride, ("conv1", "bn1")))
     for stage in range(4):
         name = f"layer{stage + 1}"
@@ -72,7 +72,7 @@ def resnet50(shape: Shape, width: int = 64) -> keras.Model:
 
     Source: He et al. (2016), table 1.
     """
-    images = keras.Input(shape)
+    images = network_input(shape)
     x = layers.ReLU()(conv_norm(images, width, 7, 2, ("conv1", "bn1")))
     x = layers.MaxPooling2D(3, 2)(layers.ZeroPadding2D(1)(x))  # after the ReLU no zero wins
     for stage, blocks in enumerate((3, 4, 6, 3)):
@@ -84,7 +84,7 @@ def resnet50(shape: Shape, width: int = 64) -> keras.Model:
 
 def smallconv(shape: Shape, width: int = 32, stem_stride: int = 1) -> keras.Model:
     """Four convolutions for images of about 8 x 8 pixels; features have 8 * width."""
-    x = images = keras.Input(shape)
+    x = images = network_input(shape)
     steps = (width, stem_stride), (width, 1), (2 * width, 2), (2 * width, 1)
     for i, (outputs, stride) in enumerate(steps, start=1):
         x = layers.ReLU()(conv_norm(x, outputs, 3, stride, (f"conv{i}", f"bn{i}")))

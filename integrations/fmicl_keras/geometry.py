@@ -1,4 +1,7 @@
-"""Random crops and affine maps of images as Keras layers, on every backend."""
+"""Crops, affine maps and boxes of images, a whole batch at once, on every backend of Keras.
+
+The conventions are those of `fmicl_recipes.augmentation`. Functions take float images (N, H, W, C).
+"""
 
 from __future__ import annotations
 
@@ -8,44 +11,7 @@ from typing import Any
 import keras
 from keras import ops
 
-
-class RandomResizedCrop(keras.layers.Layer):
-    """Cut out a box of random area and aspect ratio, and resize it to the size of the image.
-
-    Args:
-        scale: bounds of the box's share of the area.
-        ratio: bounds of width / height, drawn evenly in the logarithm.
-        seed: seed of the layer's generator.
-
-    Source: Szegedy et al. (2015), section 6, as in torchvision; a side longer than that of the
-    image is cut to it instead of drawn again.
-    """
-
-    def __init__(
-        self, scale: tuple[float, float], ratio: tuple[float, float], *, seed: int
-    ) -> None:
-        super().__init__()
-        self.scale, self.log_ratio = scale, (math.log(ratio[0]), math.log(ratio[1]))
-        self.generator = keras.random.SeedGenerator(seed)
-
-    def call(self, images: Any) -> Any:
-        """Changed float images of the same shape (N, H, W, C)."""
-        count, height, width = ops.shape(images)[0], images.shape[1], images.shape[2]
-        area = drawn(count, self.scale, self.generator)
-        half = ops.exp(0.5 * drawn(count, self.log_ratio, self.generator))
-        sides = ops.minimum(ops.sqrt(area) * half, 1.0), ops.minimum(ops.sqrt(area) / half, 1.0)
-        lines = [
-            _crop_line(side, size, drawn(count, (0.0, 1.0), self.generator))
-            for side, size in zip(sides, (width, height), strict=True)
-        ]
-        return bilinear(images, lines[0][:, None, :], lines[1][:, :, None])
-
-
-def _crop_line(side: Any, size: int, place: Any) -> Any:
-    """Where the pixels of a row come from, (N, size): `side` is the crop's share of the row."""
-    centres = ops.arange(size, dtype="float32") + 0.5
-    source = centres * side[:, None] + (size * (1.0 - side) * place)[:, None] - 0.5
-    return ops.clip(source, 0.0, size - 1.0)
+Bounds = tuple[float, float]
 
 
 @keras.saving.register_keras_serializable("fmicl")
@@ -70,7 +36,7 @@ class RandomAffine(keras.layers.Layer):
         self,
         degrees: float,
         translate: float,
-        scale: tuple[float, float],
+        scale: Bounds,
         shear: float,
         *,
         seed: int | None = None,
@@ -83,21 +49,82 @@ class RandomAffine(keras.layers.Layer):
 
     def call(self, images: Any) -> Any:
         """Changed float images of the same shape (N, H, W, C)."""
-        count, height, width = ops.shape(images)[0], images.shape[1], images.shape[2]
+        count, dtype = ops.shape(images)[0], precise(images)
 
         def draw(low: float, high: float) -> Any:
-            return drawn(count, (low, high), self.generator)[:, None, None]
+            return keras.random.uniform((count, 1, 1), low, high, dtype, self.generator)
 
-        angle, shear = draw(-self.turn, self.turn), ops.tan(draw(-self.shear, self.shear))
-        shift_x, shift_y = (draw(-self.translate, self.translate) for _ in range(2))
-        shrink = 1.0 / draw(*self.scale)
-        x = ops.arange(width, dtype="float32")[None, None, :] - (width - 1) / 2.0
-        y = ops.arange(height, dtype="float32")[None, :, None] - (height - 1) / 2.0
-        x, y = x - width * shift_x, y - height * shift_y
-        turned_x = shrink * (ops.cos(angle) * x + ops.sin(angle) * y)
-        turned_y = shrink * (ops.cos(angle) * y - ops.sin(angle) * x)
-        source_x = turned_x - shear * turned_y + (width - 1) / 2.0
-        return bilinear(images, source_x, turned_y + (height - 1) / 2.0)
+        angle, shear = draw(-self.turn, self.turn), draw(-self.shear, self.shear)
+        right, down = (draw(-self.translate, self.translate) for _ in range(2))
+        return affine(images, angle, shear, draw(*self.scale), right, down)
+
+
+def affine(images: Any, angle: Any, shear: Any, scale: Any, right: Any, down: Any) -> Any:
+    """Rotate, shear, scale and shift about the centre in one interpolation; zeros come in.
+
+    Angles are in radians, shifts in shares of the sides, each (N, 1, 1).
+    """
+    height, width = images.shape[1:3]
+    middle = (height - 1) / 2.0, (width - 1) / 2.0
+    i = ops.arange(height, dtype=precise(images))[:, None] - middle[0] - height * down
+    j = ops.arange(width, dtype=precise(images)) - middle[1] - width * right
+    c, s, t = ops.cos(angle) / scale, ops.sin(angle) / scale, ops.tan(shear)
+    rows, columns = (c + s * t) * i - s * j + middle[0], (s - c * t) * i + c * j + middle[1]
+    return bilinear(images, columns, rows)
+
+
+def crop(images: Any, draws: Any, areas: Bounds, aspects: Bounds) -> Any:
+    """A box of random area and aspect, resized bilinearly to the size of the image.
+
+    Args:
+        images: images to crop.
+        draws: `PhotoDraws`, each (N, 1, 1, 1).
+        areas: bounds of the box's share of the area.
+        aspects: bounds of its aspect.
+    """
+    shares = shares_of(draws, areas, aspects)
+    lines = []
+    for share, place, size in zip(shares, (draws.top, draws.left), images.shape[1:3], strict=True):
+        share = ops.minimum(share, 1.0)[..., 0]
+        centres = (ops.arange(size, dtype=precise(images)) + 0.5) * share
+        source = centres + size * (1.0 - share) * place[..., 0] - 0.5  # (N, 1, size)
+        lines.append(ops.clip(source, 0.0, size - 1.0))
+    return bilinear(images, lines[1], ops.swapaxes(lines[0], 1, 2))
+
+
+def inside_box(images: Any, draws: Any, areas: Bounds, aspects: Bounds) -> Any:
+    """Which pixels (N, H, W, 1) have their centre in a random box.
+
+    Args:
+        images: images of which only the shape counts.
+        draws: `DigitDraws`, each (N, 1, 1).
+        areas: bounds of the box's share of the area.
+        aspects: bounds of its aspect.
+    """
+    shares = shares_of(draws, areas, aspects)
+    inside = []
+    for share, place, size in zip(shares, (draws.top, draws.left), images.shape[1:3], strict=True):
+        start = size * (1.0 - share) * place
+        centres = ops.arange(size, dtype=precise(images)) + 0.5
+        inside.append((centres >= start) & (centres < start + size * share))  # (N, 1, size)
+    return ops.swapaxes(inside[0], 1, 2)[..., None] & inside[1][..., None]
+
+
+def shares_of(draws: Any, areas: Bounds, aspects: Bounds) -> tuple[Any, Any]:
+    """Height and width of a box as shares of the sides; they may be more than 1."""
+    root = ops.sqrt(between(draws.area, *areas))
+    stretch = ops.exp(0.5 * between(draws.aspect, *map(math.log, aspects)))
+    return root * stretch, root / stretch
+
+
+def precise(images: Any) -> str:
+    """The dtype for draws and places in images: in half precision these would be whole pixels."""
+    return "float64" if keras.backend.standardize_dtype(images.dtype) == "float64" else "float32"
+
+
+def between(unit: Any, low: float, high: float) -> Any:
+    """The number between two bounds that a draw in [0, 1) stands for."""
+    return low + (high - low) * unit
 
 
 def bilinear(images: Any, x: Any, y: Any) -> Any:
@@ -115,12 +142,7 @@ def bilinear(images: Any, x: Any, y: Any) -> Any:
             inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
             index = ops.clip(row, 0, height - 1) * width + ops.clip(column, 0, width - 1)
             index = ops.reshape(ops.cast(index, "int32"), (-1, height * width, 1))
-            weight = ops.cast(inside, images.dtype) * across * down
+            weight = ops.cast(ops.cast(inside, across.dtype) * across * down, images.dtype)
             weight = ops.reshape(weight, (-1, height * width, 1))
             total = total + weight * ops.take_along_axis(flat, index, axis=1)
     return ops.reshape(total, (-1, height, width, channels))
-
-
-def drawn(count: Any, bounds: tuple[float, float], generator: Any) -> Any:
-    """`count` random numbers, evenly between the bounds."""
-    return keras.random.uniform((count,), *bounds, seed=generator)

@@ -14,6 +14,7 @@ import keras
 from keras import ops
 
 from fmicl_keras.augment import as_float, standardise
+from fmicl_keras.backend import float32_at_least
 from fmicl_keras.replicas import each_machines, gather, replica_count
 from fmicl_recipes.methods import labels_for
 
@@ -44,17 +45,26 @@ class Method(keras.Model):
     def __init__(
         self, encoder: keras.Model, head: keras.Model, loss: Loss, augment: keras.Model
     ) -> None:
-        super().__init__(dtype="float32")  # the networks have precisions of their own
+        super().__init__(dtype=float32_at_least(encoder.compute_dtype))
         self.encoder, self.head, self.augment = encoder, head, augment
         self.loss_of = loss
         #: The metric that keeps what the loss compared last; None where nobody asks.
         self.last: LastViews | None = None
         self.built = True  # as all its parts are
 
+    def plan(self, step: int, count: int) -> dict[str, Any]:
+        """Arguments of `compare` beside the views, which a trainer gives with the images.
+
+        Args:
+            step: number of the step, from 0.
+            count: number N of images in the batch.
+        """
+        return {}
+
     def compare(self, *views: Any, **mode: Any) -> Any:
         """The features (N, V or more, d) that the loss compares of V views (N, H, W, C).
 
-        `training` says whether it is training.
+        `training` says whether it is training. A method can take what its `plan` returns.
         """
         raise NotImplementedError
 
@@ -67,8 +77,13 @@ class Method(keras.Model):
         raise NotImplementedError
 
     def call(self, images: Any, training: bool = False) -> Any:
-        """The features that the loss compares of random views of uint8 images (N, H, W, C)."""
-        return self.compare(*self.views(images, self.view_count), training=training)
+        """The features that the loss compares of random views of uint8 images (N, H, W, C).
+
+        The images can be a dictionary, "images" and beside them what `plan` returned.
+        """
+        given = dict(images) if isinstance(images, dict) else {"images": images}
+        views = self.views(given.pop("images"), self.view_count)
+        return self.compare(*views, training=training, **given)
 
     def compute_loss(
         self,
@@ -85,7 +100,7 @@ class Method(keras.Model):
         """
         labels = labels_for(self.supervised, y)
         ids = {} if labels is None else {"ids": labels}
-        features = ops.cast(y_pred, "float32")
+        features = ops.cast(y_pred, self.compute_dtype)
         loss = self.contrast(features, training=training, **ids)
         if self.last is not None:
             self.last.update_state(gather(features[:, :2]), loss)
@@ -115,19 +130,21 @@ class Method(keras.Model):
         """
         shape = images.shape[-3:]
         if len(images.shape) == 5:
-            floats = as_float(ops.reshape(images[:, :count], (-1, *shape)))
+            images = ops.reshape(images[:, :count], (-1, *shape))
+            floats = as_float(images, self.compute_dtype)
         else:
-            floats = ops.repeat(as_float(images), count, axis=0)
+            floats = ops.repeat(as_float(images, self.compute_dtype), count, axis=0)
         every = standardise(self.augment(floats, training=True))
         views = ops.reshape(every, (-1, count, *shape))
         return tuple(views[:, view] for view in range(count))
 
     def features(self, images: Any) -> Any:
-        """The encoder's features (N, F) of uint8 images (N, H, W, C)."""
-        return ops.cast(self.encoder(standardise(as_float(images)), training=False), "float32")
+        """The encoder's features (N, F) in float32 of uint8 images (N, H, W, C)."""
+        floats = standardise(as_float(images, self.compute_dtype))
+        return ops.cast(self.encoder(floats, training=False), "float32")
 
     def project(self, images: Any) -> Any:
-        """Projections (N, 2, d) of two random views of uint8 images, see `views`."""
+        """Projections (N, 2, d) in float32 of two random views of uint8 images, see `views`."""
         pair = [self.query(view, training=False) for view in self.views(images)]
         return ops.cast(ops.stack(pair, axis=1), "float32")
 
@@ -160,8 +177,10 @@ class MomentumMethod(Method):
         for key, query in ((self.key_encoder, self.encoder), (self.key_head, self.head)):
             for slow, fast in zip(key.weights, query.weights, strict=True):
                 if fast.trainable:
-                    value = ops.stop_gradient(ops.convert_to_tensor(fast))
-                    slow.assign(momentum * slow + (1.0 - momentum) * value)
+                    # Tensors, since Keras takes a number times a variable for float32.
+                    new, old = map(ops.convert_to_tensor, (fast, slow))
+                    value = ops.stop_gradient(new)
+                    slow.assign(momentum * old + (1.0 - momentum) * value)
 
 
 def momentum_copy(model: keras.Model) -> keras.Model:
@@ -186,15 +205,18 @@ class LastViews(keras.metrics.Metric):
     Args:
         rows: number N of samples in a batch.
         dim: width d of the features.
+        dtype: dtype of features and loss.
     """
 
     #: Names of the values.
     LOSS, STOP = "last_loss", "stop"
 
-    def __init__(self, rows: int, dim: int) -> None:
-        super().__init__(name="last_views", dtype="float32")
+    def __init__(self, rows: int, dim: int, dtype: str = "float32") -> None:
+        super().__init__(name="last_views", dtype=dtype)
         self.views, self.loss, self.stop = (
-            self.add_variable(shape, "zeros", aggregation="only_first_replica", name=name)
+            self.add_variable(
+                shape, "zeros", dtype=dtype, aggregation="only_first_replica", name=name
+            )
             for name, shape in (("views", (rows, 2, dim)), ("loss", ()), ("stop", ()))
         )
 

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from fmicl_keras.layers import batch_norm, dense
+from fmicl_keras.layers import batch_norm, dense, network_input
 from fmicl_keras.method import Loss, MomentumMethod
 from fmicl_keras.vit import PATCHES
 from fmicl_recipes.momentum import ema_schedule
@@ -55,7 +55,7 @@ class MoCoV3(MomentumMethod):
         super().__init__(encoder, head, loss, augment)
         self.predictor = mlp(projection_dim, projection_hidden, projection_dim)
         self.momenta = np.array(
-            [ema_schedule(ema, step, steps) for step in range(steps)], np.float32
+            [ema_schedule(ema, step, steps) for step in range(steps)], self.compute_dtype
         )
         self.step = self.add_weight(
             (), "zeros", "int32", trainable=False, aggregation="only_first_replica"
@@ -93,7 +93,7 @@ def mlp(inputs: int, *widths: int) -> keras.Model:
 
     The last norm has no scale and shift. Source: Chen et al. (2021), section 4.2, and its code.
     """
-    x = features = keras.Input((inputs,))
+    x = features = network_input((inputs,))
     for i, width in enumerate(widths, start=1):
         last = i == len(widths)
         x = dense(width, use_bias=False, name=f"fc{i}")(x)

@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from fmicl_core.checks import check_at_least
+from fmicl_keras.layers import BatchNorm
 from fmicl_keras.method import Loss, Method
 from fmicl_keras.replicas import numbers
 from fmicl_recipes.settings import TrainSettings
@@ -75,7 +76,7 @@ def projection_head(hidden: int = 512, dim: int = 512) -> keras.Sequential:
     """
     layers = []
     for i in (1, 2):
-        norm = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"bn{i}")
+        norm = BatchNorm(momentum=0.9, epsilon=1e-5, name=f"bn{i}")
         linear = keras.layers.Dense(hidden, use_bias=False, name=f"fc{i}")
         layers += [linear, norm, keras.layers.ReLU()]
     return keras.Sequential([*layers, keras.layers.Dense(dim, name="fc3")], name="projection_head")

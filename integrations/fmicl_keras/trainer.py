@@ -10,13 +10,13 @@ import keras
 
 from fmicl_core.checks import invalid
 from fmicl_keras.batches import Feed
-from fmicl_keras.build import build_method, state
+from fmicl_keras.build import build_method, check_precision, state
 from fmicl_keras.callbacks import Run
 from fmicl_keras.checkpoints import load_checkpoint, save_checkpoint, to_numpy
 from fmicl_keras.devices import Devices
 from fmicl_keras.machines import lost, over_machines
 from fmicl_keras.method import LastViews, Method
-from fmicl_keras.optimizers import build_optimizer, warmup_cosine
+from fmicl_keras.optimizers import WarmupCosine, build_optimizer
 from fmicl_keras.weights import get_arrays, set_arrays
 from fmicl_recipes.batches import Batches
 from fmicl_recipes.chunks import chunk_size, filled_chunks, joined
@@ -44,13 +44,14 @@ class MethodTrainer(Trainer):
 
     @classmethod
     def check(cls, settings: TrainSettings) -> None:
-        """Check the backend and its devices, see `Trainer.check`."""
+        """Check the backend, its devices and its numbers, see `Trainer.check`."""
         if settings.keras_backend != keras.config.backend():
             raise invalid(
                 "keras_backend", f"{keras.config.backend()!r}, the backend Keras runs on",
                 settings.keras_backend,
                 why="Keras takes it from KERAS_BACKEND when it is imported, and keeps it.",
             )  # fmt: skip
+        check_precision(settings)
         Devices(settings)
 
     @classmethod
@@ -78,13 +79,13 @@ class MethodTrainer(Trainer):
         """Train to the end, see `Trainer.fit`."""
         settings = self.settings
         with lost() if self.devices.machines else nullcontext(), self.devices.scope():
-            self._compile()
+            self.compile()
             if resume and folder.checkpoint.exists():
                 self._restore(folder, with_optimizer=True)
             batches = Batches(self.data, settings, self.ids, self.process)
             start = len(self.history) * self.steps + len(self.losses)
             bar = Progress(settings.title, settings.epochs, batches.steps, start, shown=progress)
-            with closing(bar), closing(Feed(batches, start, self.devices.machines)) as feed:
+            with closing(bar), closing(self.feed(batches, start)) as feed:
                 run = Run(self, self.losses, feed, bar, partial(self._save, folder))
                 while (epoch := len(self.history)) < settings.epochs:
                     # What is left of an open epoch has a call of its own.
@@ -97,19 +98,28 @@ class MethodTrainer(Trainer):
                     if run.stop:
                         raise Preempted.after(run.step)
 
+    def feed(self, batches: Batches, start: int) -> Feed:
+        """The batches of a run from a step on, with what the method plans for each."""
+        plan = partial(self.model.plan, count=self.settings.batch_size)
+        return Feed(batches, start, self.devices.machines, plan)
+
     def load(self, folder: RunFolder) -> None:
         """Take weights, history and seconds from the folder's checkpoint."""
         self._restore(folder, with_optimizer=False)
 
-    def _compile(self) -> None:
+    def compile(self) -> None:
+        """Give the model its optimiser and schedule."""
         settings, weights = self.settings, self.model.trainable_weights
         steps, warmup = (self.steps * n for n in (settings.epochs, settings.warmup_epochs))
         optimizer = build_optimizer(
-            weights, settings.optimizer, warmup_cosine(settings.lr, steps, warmup),
+            weights, settings.optimizer,
+            WarmupCosine(settings.lr, steps, warmup, self.model.compute_dtype),
             settings.momentum, settings.weight_decay,
         )  # fmt: skip
         optimizer.build(weights)
-        self.model.last = LastViews(settings.batch_size, settings.projection_dim)
+        self.model.last = LastViews(
+            settings.batch_size, settings.projection_dim, self.model.compute_dtype
+        )
         self.model.compile(optimizer)
 
     def _save(self, folder: RunFolder, step: int) -> None:
@@ -162,13 +172,16 @@ class MethodTrainer(Trainer):
             variable.assign(value)
 
 
-def predict(model: keras.Model, images: AnyImages, devices: int = 1) -> Features:
+def predict(
+    model: keras.Model, images: AnyImages, devices: int = 1, *, progress: bool = False
+) -> Features:
     """A model's output for images, part by part and filled up, so that one program serves.
 
     Args:
         model: model of a batch of images.
         images: uint8 images.
         devices: number of devices that share a part.
+        progress: whether to show a progress bar on a terminal.
     """
     size = -(-chunk_size(images.shape) // devices) * devices
     # The one has less to do before it starts, the other shares the part out.
@@ -177,7 +190,7 @@ def predict(model: keras.Model, images: AnyImages, devices: int = 1) -> Features
         else model.predict(chunk, batch_size=size, verbose=0)
         for chunk in filled_chunks(images, size)
     )  # fmt: skip
-    return joined(parts, len(images))
+    return joined(parts, len(images), progress=progress)
 
 
 class Applied(keras.Model):

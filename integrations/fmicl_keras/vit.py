@@ -8,6 +8,7 @@ from typing import Any
 import keras
 from keras import layers, ops
 
+from fmicl_keras.layers import attention, gelu, network_input
 from fmicl_recipes.vit import EPSILON, HEADS, TOKEN_DEVIATION, check_patches, sine_cosine, token_dim
 
 #: Name of the layer that projects patches, which MoCo v3 may freeze.
@@ -30,7 +31,7 @@ def vit(shape: tuple[int, int, int], width: int, depth: int, patch_size: int) ->
     """
     dim = token_dim(width)
     check_patches(patch_size, *shape[:2])
-    images = keras.Input(shape)
+    images = network_input(shape)
     x = layers.Conv2D(dim, patch_size, patch_size, name=PATCHES)(images)
     x = Tokens(name="cls_token")(x)
     for i in range(depth):
@@ -48,10 +49,10 @@ def block(x: Any, dim: int, name: str) -> Any:
         _norm(f"{name}_norm1")(x)
     )
     heads = layers.Reshape((count, 3, HEADS, dim // HEADS))(heads)
-    mixed = ops.nn.dot_product_attention(heads[:, :, 0], heads[:, :, 1], heads[:, :, 2])
+    mixed = attention(heads[:, :, 0], heads[:, :, 1], heads[:, :, 2])
     mixed = layers.Dense(dim, name=f"{name}_attn_proj")(layers.Reshape((count, dim))(mixed))
     x = layers.Add()([x, mixed])
-    widen = layers.Dense(4 * dim, activation="gelu", name=f"{name}_mlp_fc1")
+    widen = layers.Dense(4 * dim, activation=gelu, name=f"{name}_mlp_fc1")
     hidden = widen(_norm(f"{name}_norm2")(x))
     return layers.Add()([x, layers.Dense(dim, name=f"{name}_mlp_fc2")(hidden)])
 

@@ -1,14 +1,14 @@
 """Random views of images in PyTorch: a whole batch at once, and never waiting for the device.
 
 Every image draws its own numbers. There is no loop over images and no branch on what was drawn, so
-that `torch.compile` makes one graph of a view.
+that `torch.compile` makes one graph of a view. What the numbers mean, and the conventions of the
+steps, are said by `fmicl_recipes.augmentation`.
 """
 
 from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
@@ -21,10 +21,12 @@ from fmicl_recipes.augmentation import (
     JITTERED,
     MEAN,
     PHOTO,
-    RGB,
+    TURNS,
     VIEWS,
     YIQ,
+    DigitDraws,
     Photo,
+    PhotoDraws,
     blur_radius,
 )
 
@@ -65,69 +67,56 @@ class PhotoViews(nn.Module):
         self.size, self.strengths = size, strengths
         # Buffers, so that no step copies them to the device; no part of a checkpoint.
         self.register_buffer("luminance", torch.from_numpy(YIQ[0][:, None, None]), persistent=False)
-        self.register_buffer("turns", torch.from_numpy(_turns()), persistent=False)
+        self.register_buffer("turns", torch.from_numpy(TURNS), persistent=False)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Views (N, C, H, W) of float images (N, C, H, W)."""
+        """Random views (N, C, H, W) of float images (N, C, H, W)."""
+        return self.view(images, self.draw(images))
+
+    def draw(self, images: torch.Tensor) -> PhotoDraws:
+        """Random numbers (N, 1, 1, 1) for images."""
+        count = len(PhotoDraws._fields), len(images)
+        return PhotoDraws(*torch.rand(*count, 1, 1, 1, dtype=images.dtype, device=images.device))
+
+    def view(self, images: torch.Tensor, draws: PhotoDraws) -> torch.Tensor:
+        """The views (N, C, H, W) that draws (N, 1, 1, 1) make of float images (N, C, H, W)."""
         steps, colour = self.strengths, images.shape[1] == 3
-        draws = torch.rand(13, len(images), 1, 1, 1, dtype=images.dtype, device=images.device)
-        area, aspect, top, left, flip, jitter, *changes, grey, blur, sigma = draws
         if steps.crop_scale < 1.0:
-            images = self._crop(images, area, aspect, top, left)
+            images = self._crop(images, draws)
         if steps.flip:
-            images = torch.where(flip < steps.flip, images.flip(3), images)
+            images = torch.where(draws.flip < steps.flip, images.flip(3), images)
         if steps.jitter:
-            images = torch.where(jitter < JITTERED, self._jitter(images, *changes), images)
+            images = torch.where(draws.jitter < JITTERED, self._jitter(images, draws), images)
         if steps.grayscale and colour:
-            images = torch.where(grey < steps.grayscale, self._grey(images), images)
+            images = torch.where(draws.grey < steps.grayscale, self._grey(images), images)
         if steps.blur:
-            images = torch.where(blur < steps.blur, _blur(images, sigma), images)
+            images = torch.where(draws.blur < steps.blur, _blur(images, draws.sigma), images)
         return images
 
-    def _crop(
-        self,
-        images: torch.Tensor,
-        area: torch.Tensor,
-        aspect: torch.Tensor,
-        top: torch.Tensor,
-        left: torch.Tensor,
-    ) -> torch.Tensor:
-        """A box of random area and aspect ratio, resized bilinearly to the whole view.
-
-        A side that would leave the image is cut to it.
-        """
-        root = _between(area, self.strengths.crop_scale, 1.0).sqrt()
-        stretch = (0.5 * _between(aspect, *map(math.log, self.strengths.aspect))).exp()
+    def _crop(self, images: torch.Tensor, draws: PhotoDraws) -> torch.Tensor:
+        """A box of random area and aspect, resized bilinearly to the whole view."""
+        shares = _shares(draws, (self.strengths.crop_scale, 1.0), self.strengths.aspect)
         lines = []
-        for axis, share, place in ((0, root * stretch, top), (1, root / stretch, left)):
+        for axis, share, place in zip((0, 1), shares, (draws.top, draws.left), strict=True):
             share, size, count = share.clamp(max=1.0), images.shape[2 + axis], self.size[axis]
-            centres = (torch.arange(count, device=images.device) + 0.5) * (size / count)
+            centres = (torch.arange(count, dtype=images.dtype, device=images.device) + 0.5) * (
+                size / count
+            )
             lines.append(centres * share.flatten(1) + size * ((1.0 - share) * place).flatten(1))
         rows, columns = lines
         return _read(images, rows[:, :, None] - 0.5, columns[:, None, :] - 0.5, outside="border")
 
-    def _jitter(
-        self,
-        images: torch.Tensor,
-        brightness: torch.Tensor,
-        contrast: torch.Tensor,
-        saturation: torch.Tensor,
-        hue: torch.Tensor,
-    ) -> torch.Tensor:
-        """Brightness, contrast, saturation and hue by random factors and a random turn.
-
-        In this order, and cut to [0, 1] once at the end. Hue and saturation turn and stretch the
-        plane of the chrominances, so that all four are one affine map of the colours.
-        """
+    def _jitter(self, images: torch.Tensor, draws: PhotoDraws) -> torch.Tensor:
+        """Brightness, contrast, saturation and hue, which are one affine map of the colours."""
         factors, turn = self.strengths.factors, self.strengths.turn
-        brightness, contrast = (_between(u, *factors) for u in (brightness, contrast))
+        brightness, contrast = (_between(u, *factors) for u in (draws.brightness, draws.contrast))
         colour = images.shape[1] == 3
         grey = self._grey(images) if colour else images
         offset = brightness * (1.0 - contrast) * grey.mean((1, 2, 3), keepdim=True)
         images = (brightness * contrast) * images + offset
         if colour:
-            angle = 2.0 * math.pi * _between(hue, -turn, turn)
-            factor = _between(saturation, *factors)
+            angle = 2.0 * math.pi * _between(draws.hue, -turn, turn)
+            factor = _between(draws.saturation, *factors)
             still, cosine, sine = self.turns[:, :, :, None, None]
             turned = still + (factor * angle.cos())[:, None] * cosine
             turned = turned + (factor * angle.sin())[:, None] * sine  # (N, 3, 3, 1, 1)
@@ -144,23 +133,35 @@ class DigitViews(nn.Module):
     """Views by rotation, shear, shift, scale, noise and an erased box, as strong as `DIGITS`."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Views (N, C, H, W) of float images (N, C, H, W)."""
-        draws = torch.rand(10, len(images), 1, 1, dtype=images.dtype, device=images.device)
-        images = _affine(images, *draws[:5])
-        images = images + DIGITS.noise * torch.randn_like(images)
-        return _erase(images, *draws[5:])
+        """Random views (N, C, H, W) of float images (N, C, H, W)."""
+        return self.view(images, self.draw(images))
 
+    def draw(self, images: torch.Tensor) -> DigitDraws:
+        """Random numbers (N, 1, 1) for images, and noise of their shape."""
+        count = len(DigitDraws._fields) - 1, len(images)
+        numbers = torch.rand(*count, 1, 1, dtype=images.dtype, device=images.device)
+        # Not `randn_like`: torch.compile takes two of the same images for one, and both views would
+        # have the same noise.
+        noise = torch.randn(images.shape, dtype=images.dtype, device=images.device)
+        return DigitDraws(*numbers, noise=noise)
 
-def _turns() -> np.ndarray:
-    """Maps (3, 3, 3) of colours: what hue leaves alone, and the factors of its cosine and sine."""
-    parts = np.zeros((3, 3, 3), np.float32)
-    parts[0, 0, 0] = parts[1, 1, 1] = parts[1, 2, 2] = parts[2, 2, 1] = 1.0
-    parts[2, 1, 2] = -1.0
-    return RGB @ parts @ YIQ
+    def view(self, images: torch.Tensor, draws: DigitDraws) -> torch.Tensor:
+        """The views (N, C, H, W) that draws, (N, 1, 1) each, make of float images (N, C, H, W)."""
+        images = _affine(images, draws) + DIGITS.noise * draws.noise
+        return torch.where(_box(images, draws)[:, None], 0.0, images)
 
 
 def _between(unit: torch.Tensor, low: float, high: float) -> torch.Tensor:
     return low + (high - low) * unit
+
+
+def _shares(
+    draws: PhotoDraws | DigitDraws, areas: tuple[float, float], aspects: tuple[float, float]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Height and width of a box as shares of the sides; they may be more than 1."""
+    root = _between(draws.area, *areas).sqrt()
+    stretch = (0.5 * _between(draws.aspect, *map(math.log, aspects))).exp()
+    return root * stretch, root / stretch
 
 
 def _read(
@@ -200,53 +201,40 @@ def _blur(images: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
     return images
 
 
-def _affine(
-    images: torch.Tensor,
-    angle: torch.Tensor,
-    shear: torch.Tensor,
-    scale: torch.Tensor,
-    right: torch.Tensor,
-    down: torch.Tensor,
-) -> torch.Tensor:
+def _affine(images: torch.Tensor, draws: DigitDraws) -> torch.Tensor:
     """Rotate, shear, scale and shift about the centre in one interpolation; zeros come in."""
     height, width = images.shape[2:]
     bound = math.radians(DIGITS.degrees)
-    angle, tilt = (_between(u, -bound, bound) for u in (angle, shear))
-    down, right = (_between(u, -DIGITS.shift, DIGITS.shift) for u in (down, right))
-    scale = _between(scale, *DIGITS.scale)
+    angle, tilt = (_between(u, -bound, bound) for u in (draws.angle, draws.shear))
+    down, right = (_between(u, -DIGITS.shift, DIGITS.shift) for u in (draws.down, draws.right))
+    scale = _between(draws.scale, *DIGITS.scale)
     middle = (height - 1) / 2.0, (width - 1) / 2.0
-    i = torch.arange(height, device=images.device)[:, None] - middle[0] - height * down
-    j = torch.arange(width, device=images.device) - middle[1] - width * right
+    i = (
+        torch.arange(height, dtype=images.dtype, device=images.device)[:, None]
+        - middle[0]
+        - height * down
+    )
+    j = torch.arange(width, dtype=images.dtype, device=images.device) - middle[1] - width * right
     c, s, t = angle.cos() / scale, angle.sin() / scale, tilt.tan()
     rows, columns = (c + s * t) * i - s * j + middle[0], (s - c * t) * i + c * j + middle[1]
     return _read(images, rows, columns, outside="zeros")
 
 
-def _erase(
-    images: torch.Tensor,
-    chosen: torch.Tensor,
-    area: torch.Tensor,
-    aspect: torch.Tensor,
-    top: torch.Tensor,
-    left: torch.Tensor,
-) -> torch.Tensor:
-    """In some images a box of random area and aspect ratio becomes black."""
-    root = _between(area, *DIGITS.erased_area).sqrt()
-    stretch = (0.5 * _between(aspect, *map(math.log, DIGITS.erased_aspect))).exp()
+def _box(images: torch.Tensor, draws: DigitDraws) -> torch.Tensor:
+    """Which pixels (N, H, W) are erased: those of a random box, in some of the images."""
+    shares = _shares(draws, DIGITS.erased_area, DIGITS.erased_aspect)
     inside = []
-    for size, share, place in (
-        (images.shape[2], root * stretch, top), (images.shape[3], root / stretch, left),
-    ):  # fmt: skip
+    for axis, share, place in zip((2, 3), shares, (draws.top, draws.left), strict=True):
+        size = images.shape[axis]
         start = size * (1.0 - share) * place
-        centre = torch.arange(size, device=images.device) + 0.5
+        centre = torch.arange(size, dtype=images.dtype, device=images.device) + 0.5
         inside.append((centre >= start) & (centre < start + size * share))
-    box = inside[0].mT & inside[1] & (chosen < DIGITS.erased)
-    return torch.where(box[:, None], 0.0, images)
+    return inside[0].mT & inside[1] & (draws.erased < DIGITS.erased)
 
 
-def as_float(images: torch.Tensor) -> torch.Tensor:
+def as_float(images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """Float images (N, C, H, W) in [0, 1], channels last in memory, from uint8 (N, H, W, C)."""
-    return images.permute(0, 3, 1, 2).float() / 255.0
+    return images.permute(0, 3, 1, 2).to(dtype) / 255.0
 
 
 def standardise(images: torch.Tensor) -> torch.Tensor:

@@ -71,6 +71,8 @@ def build_method(settings: TrainSettings, image_shape: tuple[int, int, int]) -> 
         build_augmentation(settings.augmentation, (height, width), settings.photo_on_device()),
         **options,
     )
+    if settings.precision == "64":
+        method.double()
     if settings.compile:
         method.compile()
     return method.to(memory_format=torch.channels_last)

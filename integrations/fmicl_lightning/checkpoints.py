@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import nn
 
 from fmicl_core.checks import InvalidArgument
 from fmicl_recipes.archives import check_archive
@@ -73,6 +74,18 @@ def _read(path: str | Path) -> Any:
         check_archive(Path(path))
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the library below says of a damaged file
+        raise unreadable_checkpoint(path) from error
+
+
+def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
+    """Give a module the weights of a checkpoint.
+
+    Raises:
+        ValueError: the checkpoint is of another module.
+    """
+    try:
+        module.load_state_dict(weights)
+    except (RuntimeError, AttributeError) as error:
         raise unreadable_checkpoint(path) from error
 
 

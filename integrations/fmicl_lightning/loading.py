@@ -10,14 +10,14 @@ import torch
 from torch import nn
 
 from fmicl_lightning.augment import standardise
-from fmicl_lightning.build import untrained_encoder
-from fmicl_lightning.checkpoints import read_checkpoint
 from fmicl_lightning.devices import best_device
+from fmicl_lightning.encoders import build_encoder, feature_width
+from fmicl_lightning.weights import set_arrays
 from fmicl_recipes.chunks import chunks, joined
-from fmicl_recipes.data import AnyImages, Images, StoredImages
-from fmicl_recipes.loading import check_batch, check_images, open_run
-from fmicl_recipes.run_folder import unreadable_checkpoint
+from fmicl_recipes.data import AnyImages
+from fmicl_recipes.loading import check_batch, check_dtype, check_images
 from fmicl_recipes.sphere import Features
+from fmicl_recipes.weights import Model, Weights, open_model
 
 
 class Encoder(nn.Module):
@@ -36,7 +36,9 @@ class Encoder(nn.Module):
         self.network, self.image_shape, self.num_features = network, image_shape, num_features
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Features (N, F) of images (N, C, H, W), uint8 or float in [0, 1].
+        """Features (N, F), in the dtype of the weights, of images (N, C, H, W).
+
+        The images are uint8, or float in [0, 1].
 
         Raises:
             ValueError: the images are of another shape or dtype.
@@ -47,38 +49,41 @@ class Encoder(nn.Module):
         return self.network(standardise(floats / 255.0 if dtype == "uint8" else floats))
 
 
-def load_encoder(run: str | Path) -> Encoder:
-    """The trained encoder of a run, on the CPU and in eval mode; every parameter can be trained.
+def load_encoder(run: str | Path, *, dtype: str = "float32") -> Encoder:
+    """The trained encoder of a run, whichever framework trained it.
+
+    It is on the CPU and in eval mode; every parameter can be trained.
 
     Args:
-        run: folder of a run with framework = "torch".
+        run: folder with model.json and encoder.safetensors, such as that of a run.
+        dtype: "float32" or "float64", the dtype of weights, arithmetic and features.
 
     Returns:
         A module from images (N, C, H, W), uint8 or float in [0, 1], to features (N, F).
 
     Raises:
-        ValueError: there is no such run in the folder, or its checkpoint is damaged.
+        ValueError: there is no such encoder in the folder, or its files are damaged.
     """
-    folder, settings, shape = open_run(run, "torch")
-    weights = read_checkpoint(folder.checkpoint)["state_dict"]
+    check_dtype(dtype)
+    model = open_model(run)
+    own = model.architecture
+    weights = model.native("torch") if own.ours else None  # before anything of their size is built
     with torch.random.fork_rng(devices=[]):  # what is drawn is replaced
-        network, width = untrained_encoder(settings, shape)
-    own = {k.removeprefix("encoder."): v for k, v in weights.items() if k.startswith("encoder.")}
-    load_weights(network, own, folder.checkpoint)
+        network = build_encoder(
+            own.name, own.channels, own.width,
+            stem_stride=own.stem_stride, patch_size=own.patch_size,
+        )  # fmt: skip
+    network.to(getattr(torch, dtype))
+    set_arrays(network, _library_weights(model, network) if weights is None else weights)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Encoder(network, shape, width).eval()
+    height, width, channels = model.image_shape
+    features = own.num_features if own.ours else feature_width(network, (channels, height, width))
+    return Encoder(network, model.image_shape, features).eval()
 
 
-def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
-    """Give a module the weights of a checkpoint.
-
-    Raises:
-        ValueError: the checkpoint is of another module.
-    """
-    try:
-        module.load_state_dict(weights)
-    except (RuntimeError, AttributeError) as error:
-        raise unreadable_checkpoint(path) from error
+def _library_weights(model: Model, network: nn.Module) -> Weights:
+    """The arrays of a library's network; they have to be those that it has in this version."""
+    return model.weights({name: tuple(of.shape) for name, of in network.state_dict().items()})
 
 
 def in_chunks(images: AnyImages, device: Any) -> Iterator[torch.Tensor]:
@@ -87,15 +92,16 @@ def in_chunks(images: AnyImages, device: Any) -> Iterator[torch.Tensor]:
         yield torch.from_numpy(chunk).to(device, non_blocking=True)
 
 
-def features(run: str | Path, images: Images | StoredImages) -> Features:
+def features(run: str | Path, images: AnyImages, *, progress: bool = False) -> Features:
     """Features (N, F) in float32 that a run's encoder gives for images.
 
     They are computed on the machine's accelerator if there is one. Not yet run on a GPU.
 
     Args:
         run: folder of the run, see `load_encoder`.
-        images: uint8 images (N, H, W, C) like those of training, which may be in their files;
-            (N, H, W) if of one channel.
+        images: uint8 images (N, H, W, C) like those of training, in memory or `StoredImages`, which
+            are decoded a chunk at a time; (N, H, W) if of one channel.
+        progress: whether to show a progress bar on a terminal.
 
     Raises:
         ValueError: the run cannot be loaded, or the images are of another shape or dtype.
@@ -106,7 +112,6 @@ def features(run: str | Path, images: Images | StoredImages) -> Features:
     encoder.to(device)
     with torch.inference_mode():
         parts = (
-            encoder(chunk.permute(0, 3, 1, 2)).float().cpu().numpy()
-            for chunk in in_chunks(rows, device)
+            encoder(chunk.permute(0, 3, 1, 2)).cpu().numpy() for chunk in in_chunks(rows, device)
         )
-        return joined(parts, len(rows))
+        return joined(parts, len(rows), progress=progress)

@@ -116,7 +116,7 @@ class Method(OverDevices):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """The encoder's features (N, F) of uint8 images (N, H, W, C)."""
-        return self.encoder(standardise(as_float(images)))
+        return self.encoder(standardise(as_float(images, self.dtype)))
 
     def query(self, view: torch.Tensor) -> torch.Tensor:
         """Projections (N, d) of a view (N, C, H, W)."""
@@ -132,9 +132,9 @@ class Method(OverDevices):
         """
         with torch.autocast(images.device.type, enabled=False):
             if images.ndim == 4:
-                crops = [as_float(images)] * count
+                crops = [as_float(images, self.dtype)] * count
             else:
-                crops = [as_float(images[:, view]) for view in range(count)]
+                crops = [as_float(images[:, view], self.dtype) for view in range(count)]
             return tuple(standardise(self.augment(crop)) for crop in crops)
 
     def project(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

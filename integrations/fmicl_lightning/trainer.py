@@ -16,10 +16,15 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from fmicl_lightning.batches import EpochBatches, SharedData
 from fmicl_lightning.build import build_method
 from fmicl_lightning.callbacks import RunClock, checkpointing, quiet
-from fmicl_lightning.checkpoints import AtomicCheckpoints, read_checkpoint, read_state
+from fmicl_lightning.checkpoints import (
+    AtomicCheckpoints,
+    load_weights,
+    read_checkpoint,
+    read_state,
+)
 from fmicl_lightning.devices import best_device, check_devices, free_memory
 from fmicl_lightning.encoders import check_library_encoder
-from fmicl_lightning.loading import in_chunks, load_weights
+from fmicl_lightning.loading import in_chunks
 from fmicl_lightning.method import Method
 from fmicl_lightning.processes import StopEverywhere, join_processes, others_may_end
 from fmicl_lightning.weights import get_arrays, set_arrays
@@ -32,6 +37,9 @@ from fmicl_recipes.settings import TrainSettings
 from fmicl_recipes.sphere import Features
 from fmicl_recipes.trainer import Trainer, check_fits
 from fmicl_recipes.weights import Weights
+
+#: Lightning's names of the precisions.
+PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "64": "64-true"}
 
 
 class MethodTrainer(Trainer):
@@ -92,7 +100,7 @@ class MethodTrainer(Trainer):
                 use_distributed_sampler=False,
                 # MoCo keeps the statistics of its parts apart on purpose.
                 sync_batchnorm=several and on_gpu and settings.method != "moco",
-                precision="bf16-mixed" if settings.precision == "bf16" else "32-true",
+                precision=PRECISIONS[settings.precision],
                 plugins=plugins,
                 logger=TensorBoardLogger(folder.path, name="", version="tensorboard"),
                 callbacks=[clock, checkpointing(folder)],

@@ -8,7 +8,7 @@
 | its batches | `batches.py`, `stream.py`, `draws.py` |
 | while it trains | `momentum.py`, `progress.py`, `board.py`; `machines.py`, `stopping.py` |
 | evaluation | `evaluation.py`, `probe.py`, by classes; `sphere.py`, without; `chunks.py` |
-| its encoder | `loading.py`, `embed.py` |
+| its encoder | `loading.py`, `embed.py`; in other frameworks `weights/` |
 | results | `metrics.py`, `report.py`, `plots/`; of several runs `compare.py`, `differences.py` |
 | other | `sweep.py`, the search for alpha; `files.py` |
 

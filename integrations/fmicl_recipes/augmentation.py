@@ -1,8 +1,49 @@
-"""Random views: the strengths and constants that the augmentations of three frameworks share."""
+"""Random views: strengths, draws, constants and conventions that three frameworks share.
+
+A view is a function of an image and of the numbers that were drawn for it, which `PhotoDraws` and
+`DigitDraws` name. Equal images and draws give equal views in PyTorch, JAX and Keras, whose
+`augment.py` keep to what follows; tests/integrations/test_same_views.py compares them.
+
+A draw u in [0, 1) stands for the number a + (b - a) u, where a and b are the bounds that `Photo` or
+`Digits` gives; of an aspect, height / width, for its logarithm. A step that is taken by chance is
+taken where its draw is less than its probability.
+
+Pixels are squares of side 1: the centre of the pixel in row i and column j, both counted from 0, is
+at (i + 0.5, j + 0.5) of an image that reaches from 0 to its height H and its width W, rows
+downwards. Between centres an image is read bilinearly.
+
+"photo" takes its steps in this order:
+
+1. Crop. Let A be the share of the area and r the root of the aspect. The box is H min(1, r sqrt(A))
+   high and W min(1, sqrt(A) / r) wide; of what is left of a side the shares `top` and `left` lie
+   before the box. The centre of pixel i of n in the view lies at (i + 0.5) / n of the box. Beyond
+   the centres of the image's outermost pixels, their values continue.
+2. Flip: left and right change places.
+3. Jitter: the values are multiplied by the brightness; then m + c (x - m) takes the place of each
+   value x, where c is the contrast and m the mean luminance of the image; then the chrominances I
+   and Q of NTSC's YIQ are multiplied by the saturation and turned by the hue, from I towards Q.
+   Values are cut to [0, 1] once, after all four. Without colour, C != 3, there are only the first
+   two, and m is the mean of all values.
+4. Grey: the luminance Y takes the place of each colour. Without colour there is no such step.
+5. Blur: weights proportional to exp(-d^2 / (2 sigma^2)), at distances d of at most `blur_radius`
+   pixels, along columns and along rows. The image is mirrored at the centres of its outermost
+   pixels.
+
+"digits" takes these:
+
+1. An affine map about the centre (H / 2, W / 2), in one interpolation: the image is turned
+   clockwise by the angle; then sheared, by which a point moves to the right by tan(shear) times its
+   distance below the centre; then magnified by the scale; then shifted by W `right` to the right
+   and by H `down` downwards. Negative numbers do the opposite. Outside of the image there are
+   zeros, from the centre of the outermost pixel to that of its neighbour outside in a linear way.
+2. Noise is added, the standard normal numbers `noise` times `Digits.noise`.
+3. Erasure: pixels with centres within a box become 0. The box is found by area, aspect, top and
+   left as that of the crop; its upper and left edges belong to it, its lower and right ones do not.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,7 +62,61 @@ BLUR_SIGMA = (0.1, 2.0)
 YIQ = np.array(
     [[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]], np.float32
 )
-RGB = np.linalg.inv(YIQ).astype(np.float32)
+#: The map of colours of a hue of angle t and a saturation s is the sum of these three (3, 3),
+#: times 1, s cos(t) and s sin(t): the luminance, the plane of the chrominances, and that plane
+#: turned by a quarter.
+TURNS = np.stack(
+    [
+        np.linalg.inv(YIQ) @ np.array(part, np.float32) @ YIQ
+        for part in (
+            [[1, 0, 0], [0, 0, 0], [0, 0, 0]],
+            [[0, 0, 0], [0, 1, 0], [0, 0, 1]],
+            [[0, 0, 0], [0, 0, -1], [0, 1, 0]],
+        )
+    ]
+)
+
+
+class PhotoDraws(NamedTuple):
+    """What is drawn for a view by "photo": numbers in [0, 1), or arrays of one for every image."""
+
+    #: Share of the area, aspect and place of the crop.
+    area: Any
+    aspect: Any
+    top: Any
+    left: Any
+    #: Whether the view is mirrored.
+    flip: Any
+    #: Whether the colours are jittered, and by which factors and turn.
+    jitter: Any
+    brightness: Any
+    contrast: Any
+    saturation: Any
+    hue: Any
+    #: Whether the view is grey.
+    grey: Any
+    #: Whether the view is blurred, and the blur's standard deviation.
+    blur: Any
+    sigma: Any
+
+
+class DigitDraws(NamedTuple):
+    """What is drawn for a view by "digits": numbers in [0, 1), and the noise of every pixel."""
+
+    #: The affine map.
+    angle: Any
+    shear: Any
+    scale: Any
+    right: Any
+    down: Any
+    #: Whether a box is erased, and its share of the area, aspect and place.
+    erased: Any
+    area: Any
+    aspect: Any
+    top: Any
+    left: Any
+    #: Standard normal numbers, of the shape of the images.
+    noise: Any
 
 
 class Photo(NamedTuple):
@@ -65,10 +160,11 @@ class Photo(NamedTuple):
 
     @property
     def aspect(self) -> tuple[float, float]:
-        """Bounds of the crop's width / height, of which the logarithm is drawn evenly.
+        """Bounds of the crop's aspect, of which the logarithm is drawn evenly.
 
-        3/4 to 4/3; less where a longer side would be cut to that of the image and leave less of
-        the area than `crop_scale`.
+        That is height / width, each a share of the side of the image; the bounds are inverse to
+        each other, so that those of width / height are the same. 3/4 to 4/3; less where a longer
+        side would be cut to that of the image and leave less of the area than `crop_scale`.
         """
         return max(3.0 / 4.0, self.crop_scale), min(4.0 / 3.0, 1.0 / self.crop_scale)
 
@@ -108,7 +204,7 @@ class Digits(NamedTuple):
     noise: float = 0.08
     #: Share of the images in which a box becomes black.
     erased: float = 0.3
-    #: Bounds of the box's share of the area, and of its width / height.
+    #: Bounds of the box's share of the area, and of its aspect, see `Photo.aspect`.
     erased_area: tuple[float, float] = (0.02, 0.12)
     erased_aspect: tuple[float, float] = (0.3, 3.3)
 

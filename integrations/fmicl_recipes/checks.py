@@ -54,6 +54,27 @@ def unit_interval(ends: str) -> Check:
     return check
 
 
+#: How JAX is told that it may compute in float64.
+ENABLE_X64 = (
+    "JAX_ENABLE_X64=1 in the environment lets it, or jax.config.update('jax_enable_x64', True)."
+)
+
+
+def check_jax_precision(precision: str, x64: bool) -> None:
+    """Check that JAX computes in float64 where settings ask for it.
+
+    Args:
+        precision: precision of the settings.
+        x64: value of JAX's option `jax_enable_x64`.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if precision == "64" and not x64:
+        expected = "'32' or 'bf16' while JAX knows no float64"
+        raise invalid("precision", expected, precision, why=ENABLE_X64)
+
+
 def check_seed(name: str, value: Any) -> int:
     """Return `value` when it is a whole number in [0, 2^32), which every framework takes."""
     if check_at_least(name, value, 0) >= 2**32:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm.auto import tqdm
 
 from fmicl_recipes.stream import Item, stream
 
@@ -43,7 +44,7 @@ def filled_chunks(images: Any, size: int | None = None) -> Iterator[Any]:
         yield np.pad(chunk, [(0, missing)] + [(0, 0)] * (images.ndim - 1)) if missing else chunk
 
 
-def joined(parts: Iterable[NDArray[Any]], count: int) -> NDArray[Any]:
+def joined(parts: Iterable[NDArray[Any]], count: int, *, progress: bool = False) -> NDArray[Any]:
     """The first `count` rows of parts, as one array that is filled while they come.
 
     Beside it there is one part in memory at a time.
@@ -51,14 +52,18 @@ def joined(parts: Iterable[NDArray[Any]], count: int) -> NDArray[Any]:
     Args:
         parts: at least one array (n, ...), all of one dtype, with `count` rows or more together.
         count: number of rows.
+        progress: whether to show a bar over the rows, one an image, if there is a terminal.
     """
     rows, start = np.empty(0), 0
-    for part in parts:
-        if start == 0:
-            rows = np.empty((count, *part.shape[1:]), part.dtype)
-        kept = part[: count - start]
-        rows[start : start + len(kept)] = kept
-        start += len(kept)
+    hidden = None if progress else True  # None: unless it is a terminal
+    with tqdm(total=count, desc="encoding", unit="image", disable=hidden) as bar:
+        for part in parts:
+            if start == 0:
+                rows = np.empty((count, *part.shape[1:]), part.dtype)
+            kept = part[: count - start]
+            rows[start : start + len(kept)] = kept
+            start += len(kept)
+            bar.update(len(kept))
     return rows
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from math import prod
 from pathlib import Path
@@ -12,20 +12,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmicl_core.checks import invalid, non_finite
-from fmicl_recipes.data import Images, StoredImages
+from fmicl_recipes.data import AnyImages, StoredImages
 from fmicl_recipes.data.arrays import stack
 from fmicl_recipes.data.pictures import Decoder
 from fmicl_recipes.data.places import SHARE
 from fmicl_recipes.data.sources import open_splits
 from fmicl_recipes.data.splits import NO_LABEL, Split, numbered
 from fmicl_recipes.files import check_folder, make_folder, write_atomically
-from fmicl_recipes.loading import open_run
 from fmicl_recipes.machines import workers_of
 from fmicl_recipes.progress import note
 from fmicl_recipes.resources import free_memory
+from fmicl_recipes.run_folder import RunFolder
+from fmicl_recipes.settings import TrainSettings
+from fmicl_recipes.weights import open_model
 
 #: From the folder of a run and uint8 images (N, H, W, C) to features (N, F) float32.
-Encode = Callable[[Path, Images | StoredImages], NDArray[np.floating]]
+Encode = Callable[[str | Path, AnyImages], NDArray[np.floating]]
 
 SUFFIXES = (".npz", ".parquet")
 
@@ -47,46 +49,51 @@ def embed(
     all, each is decoded when it is encoded. docs/data.md says what the file holds.
 
     Args:
-        run: folder of a trained run.
+        run: folder with model.json and encoder.safetensors, such as that of a run.
         out: file to write, .npz or .parquet.
-        encode: `features` of the package of the run's framework.
+        encode: `features` of a framework's package.
         data: name of the data set, as `load_images` takes it; None for the run's own.
         image_column: name of the column of images, as `load_images` takes it.
         label_column: name of the column of labels, as `load_images` takes it.
         overwrite: whether to replace `out` if it exists.
-        progress: whether to show a progress bar, and to say what was changed in the pictures.
+        progress: whether to say what was changed in the pictures, and how many are encoded.
 
     Returns:
         The features (N, F).
 
     Raises:
-        ValueError: there is no trained run in the folder; or the file cannot be written, or exists;
-            or the images cannot be read, or brought to the shape of the run's images.
+        ValueError: there is no trained encoder in the folder; or the file cannot be written, or
+            exists; or the images cannot be read, or brought to the shape of the run's images, or
+            nobody knows which the run's own are.
     """
-    run, out = Path(run), Path(out)
+    out = Path(out)
     _check_out(out, overwrite)
-    _, settings, shape = open_run(run)
+    model = open_model(run)
+    model.check()
+    shape, settings = model.image_shape, TrainSettings()
     if shape[2] not in (1, 3):
         raise invalid("run", "a run on grey or colour images", shape, what="image_shape",
                       why="Pictures cannot be brought to other channels.")  # fmt: skip
     if data is None:
+        settings = _own_settings(model.file.parent)
         data = settings.data
         image_column = image_column or settings.image_column
         label_column = label_column or settings.label_column
     splits = open_splits(data, image_column, label_column)
     count = sum(len(split.pictures) for split in splits.values())
-    images: list[Any]
+    images: AnyImages
     if count * prod(shape) <= SHARE * free_memory():
         decoder = Decoder(shape[:2], shape[2])
         pictures = (decoder.decode(split, key, data, progress) for key, split in splits.items())
-        images = [stack(chain.from_iterable(pictures), count, data)]
+        images = stack(chain.from_iterable(pictures), count, data)
         if progress:
             decoder.tell()
     else:
-        workers = workers_of(settings)
-        images = [StoredImages(s.pictures, s.names, shape, workers) for s in splits.values()]
+        every = _Chained([split.pictures for split in splits.values()])
+        names = list(chain.from_iterable(split.names for split in splits.values()))
+        images = StoredImages(every, names, shape, workers_of(settings))
     note(f"encoding {count} images", progress)
-    features = np.concatenate([np.asarray(encode(run, part), np.float32) for part in images])
+    features = np.asarray(encode(run, images), np.float32)
     if not (finite := np.isfinite(features).all(axis=1)).all():
         raise non_finite("run", np.flatnonzero(~finite).tolist())
     labels, class_names = numbered(splits)
@@ -100,6 +107,29 @@ def embed(
     make_folder(out.parent)
     write_atomically(out, lambda file: write(file, features, columns))
     return features
+
+
+class _Chained(Sequence[Any]):
+    """The pictures of all splits in one sequence, none of them decoded."""
+
+    def __init__(self, parts: Sequence[Sequence[Any]]) -> None:
+        self.parts, self.ends = parts, np.cumsum([0, *map(len, parts)])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, index: Any) -> Any:
+        part = int(np.searchsorted(self.ends, index, side="right")) - 1
+        return self.parts[part][index - self.ends[part]]
+
+
+def _own_settings(folder: Path) -> TrainSettings:
+    """The settings of a run, which name its images."""
+    if not (folder / "settings.json").is_file():
+        why = f"{folder} has no settings.json, which would name the run's own."
+        raise invalid("data", "the name of a data set", None, why=why)
+    settings: TrainSettings = RunFolder(folder).settings()
+    return settings
 
 
 def _check_out(out: Path, overwrite: bool) -> None:

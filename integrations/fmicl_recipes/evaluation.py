@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from statistics import NormalDist
 from typing import Any
 
@@ -89,13 +91,31 @@ def knn_accuracy(
     k: int | None = None,
     temperature: float = 0.1,
 ) -> float:
-    """Accuracy in [0, 1] of a vote of the k nearest by cosine, weighted exp(cosine / temperature).
+    """Share in [0, 1] of the test rows whose class `knn_classes` finds."""
+    found = knn_classes(train, train_labels, test, k, temperature)
+    return float(np.mean(found == test_labels))
 
-    k is at most the number of training rows; None takes `fitting_k`. Source: Wu et al. (2018),
-    section 3.4.
+
+def knn_classes(
+    train: Features,
+    train_labels: Labels,
+    test: Features,
+    k: int | None = None,
+    temperature: float = 0.1,
+) -> Labels:
+    """Classes (M,) by a vote of the k nearest by cosine, weighted exp(cosine / temperature).
+
+    Args:
+        train: (N, D) features to learn from.
+        train_labels: (N,) their labels.
+        test: (M, D) features to classify.
+        k: number of neighbours, at most N; None takes `fitting_k`.
+        temperature: number > 0 by which the cosines are divided.
 
     Raises:
         ValueError: features are not finite, or k < 1.
+
+    Source: Wu et al. (2018), section 3.4.
     """
     k = neighbours_among(k, len(train))
     check_positive("temperature", temperature)
@@ -106,7 +126,9 @@ def knn_accuracy(
         algorithm="brute",
     )
     # On unit rows |a - b|^2 = 2 - 2 cosine, so this weight is exp(cosine / temperature) rescaled.
-    return _accuracy(classifier, unit(train), train_labels, unit(test), test_labels)
+    with _quiet():
+        found: Labels = classifier.fit(unit(train), train_labels).predict(unit(test))
+        return found
 
 
 def linear_accuracy(
@@ -164,10 +186,17 @@ def _accuracy(
     classifier: Any, train: Features, labels: Labels, test: Features, test_labels: Labels
 ) -> float:
     """Share of test rows that a classifier, fitted to the training rows, gets right."""
-    with warnings.catch_warnings():  # of a probe that may go on, and of classes of a row or two
-        warnings.simplefilter("ignore")
+    with _quiet():
         classifier.fit(train, labels)
         return float(np.mean(classifier.predict(test) == test_labels))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Let nobody warn of a probe that may go on, or of classes of a row or two."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def knn_rows(count: int, most: int, seed: int) -> NDArray[np.int64] | None:

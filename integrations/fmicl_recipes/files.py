@@ -164,6 +164,12 @@ def read_json(path: Path, argument: str = "run") -> dict[str, Any]:
     return values
 
 
+def write_json(path: Path, values: dict[str, Any]) -> Path:
+    """Write an object as JSON; a reader sees the old file or the new one, whole."""
+    text = json.dumps(values, indent=2, allow_nan=False) + "\n"
+    return write_atomically(path, lambda file: file.write(text.encode()))
+
+
 def parse_json(text: str) -> Any:
     """The value of a text in JSON, of finite numbers and of texts without control characters.
 

@@ -2,55 +2,34 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from fmicl_core.checks import invalid
+from fmicl_core.checks import check_choice, invalid
+from fmicl_recipes.checks import ENABLE_X64
 from fmicl_recipes.data import StoredImages
 from fmicl_recipes.run_folder import RunFolder
-from fmicl_recipes.settings import METHODS, TrainSettings
 
 #: The package that trains in each framework, and loads what it trained.
 PACKAGES = {"torch": "fmicl_lightning", "jax": "fmicl_flax", "tensorflow": "fmicl_keras"}
+#: Dtypes that a loaded encoder can have, of its weights and of its arithmetic.
+DTYPES = ("float32", "float64")
 
 
-class Trained(NamedTuple):
-    """A run that has a trained encoder: its folder, its settings, and (H, W, C) of its images."""
-
-    folder: RunFolder
-    settings: TrainSettings
-    image_shape: tuple[int, int, int]
-
-
-def open_run(run: str | Path, framework: str | None = None) -> Trained:
-    """The run in a folder.
+def check_dtype(dtype: str, x64: bool = True) -> str:
+    """Return a dtype that a loaded encoder can have.
 
     Args:
-        run: folder of the run.
-        framework: framework whose package is to load the encoder; None for any.
+        dtype: name of the dtype.
+        x64: whether the framework computes in float64, which JAX has to be told.
 
     Raises:
-        ValueError: there is no run of images in the folder, or none with a checkpoint, or one of
-            another framework, or nobody knows the size of its images.
+        ValueError: it cannot have it.
     """
-    folder = RunFolder(run)
-    method = folder.read_json("settings.json").get("method")
-    if method not in METHODS:
-        raise invalid("run", f"a run of {', '.join(METHODS)}", method, what="method")
-    settings = folder.settings()
-    if framework not in (None, settings.framework):
-        raise invalid(
-            "run", f"a run with framework = {framework!r}", settings.framework, what="framework",
-            why=f"{PACKAGES[settings.framework]}.load_encoder loads this one.",
-        )  # fmt: skip
-    check_checkpoint(folder)
-    shape = folder.image_shape
-    if shape is None:
-        raise invalid("run", "a run whose settings.json has the shape of the images", str(run),
-                      why=f"This one is older; `fmicl evaluate {run}` adds it.")  # fmt: skip
-    return Trained(folder, settings, shape)
+    if check_choice("dtype", dtype, DTYPES) == "float64" and not x64:
+        raise invalid("dtype", "'float32' while JAX knows no float64", dtype, why=ENABLE_X64)
+    return dtype
 
 
 def check_checkpoint(folder: RunFolder) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ from fmicl_recipes.files import (
     read_text,
     size_on_disk,
     write_atomically,
+    write_json,
 )
 from fmicl_recipes.options import Settings, changes, combined, difference
 from fmicl_recipes.settings import LARGEST_SIDE, TrainSettings
@@ -221,8 +221,7 @@ class RunFolder:
 
     def write_json(self, name: str, values: dict[str, Any]) -> Path:
         """Write a JSON file; a reader sees the old one or the new one, whole."""
-        text = json.dumps(values, indent=2, allow_nan=False) + "\n"
-        return write_atomically(self.path / name, lambda file: file.write(text.encode()))
+        return write_json(self.path / name, values)
 
     def write_arrays(self, name: str, arrays: Mapping[str, Any]) -> Path:
         """Write a file of NumPy arrays, .npz; a reader sees the old one or the new one, whole."""

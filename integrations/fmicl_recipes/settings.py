@@ -14,7 +14,7 @@ from fmicl_core.pairs import NEGATIVES, SINGLE
 from fmicl_recipes.augmentation import PHOTO, STRENGTHS, VIEWS, Photo, chosen_augmentation
 from fmicl_recipes.checks import at_least, check_not_negative, check_text, unit_interval
 from fmicl_recipes.options import option
-from fmicl_recipes.shared_settings import SharedSettings
+from fmicl_recipes.shared_settings import PRECISIONS, SharedSettings
 
 #: Training methods, with a line each.
 METHODS = {
@@ -40,6 +40,8 @@ LOSSES = ("fmicl", "info-nce", "alignment-uniformity", "spectral")
 QUEUE_LOSSES = ("fmicl", "info-nce")
 OPTIMIZERS = ("sgd", "adamw", "lars")
 AUGMENTATIONS = ("auto", *VIEWS)
+#: Precisions of training; "64" is that of weights and head, too.
+IMAGE_PRECISIONS = (*PRECISIONS, "64")
 #: Our own encoders, in every framework: convolutional ones, and vision transformers with the
 #: number of their blocks.
 CONVOLUTIONAL = ("resnet18", "resnet50", "smallconv")
@@ -234,6 +236,12 @@ class TrainSettings(SharedSettings):
     )  # fmt: skip
     warmup_epochs: int = option(
         0, "Epochs of linear warm-up before the cosine.", "Training", at_least(0)
+    )
+    precision: str = option(
+        SharedSettings.precision,
+        "Arithmetic of the encoder; 64 is float64 for all weights and all arithmetic.",
+        "Training",
+        IMAGE_PRECISIONS,
     )
     devices: int = option(
         1,

@@ -1,6 +1,7 @@
 """`fmicl embed`: features of all images of a data set in one file; by a stand-in for an encoder."""
 
 import io
+import os
 import sys
 import types
 
@@ -11,16 +12,19 @@ pytest.importorskip("sklearn", reason="the recipes need scikit-learn")
 datasets = pytest.importorskip("datasets", reason="the recipes need Hugging Face datasets")
 from PIL import Image  # noqa: E402
 
+from fmicl_cli import frameworks  # noqa: E402
 from fmicl_core.checks import InvalidArgument  # noqa: E402
 from fmicl_recipes import RunFolder, TrainSettings  # noqa: E402
 from fmicl_recipes import embed as recipe  # noqa: E402
-from fmicl_recipes.chunks import filled_chunks  # noqa: E402
+from fmicl_recipes.chunks import filled_chunks, joined  # noqa: E402
 from fmicl_recipes.data import StoredImages  # noqa: E402
 from fmicl_recipes.data.pictures import Decoder  # noqa: E402
+from fmicl_recipes.loading import PACKAGES  # noqa: E402
 from fmicl_recipes.text import TextSettings  # noqa: E402
+from fmicl_recipes.weights import Architecture, write_model  # noqa: E402
 
 
-def encoder(run, images):
+def encoder(run, images, progress=False):
     """Three features of an image: its number of pixels, of channels, and its mean."""
     assert images.dtype == np.uint8
     size, channels = images.shape[1] * images.shape[2], images.shape[3]
@@ -28,11 +32,13 @@ def encoder(run, images):
     return np.stack([np.full(len(images), size), np.full(len(images), channels), means], 1)
 
 
-def trained(path, shape=(2, 2, 3), **settings):
-    folder = RunFolder.create(path, TrainSettings(**settings))
-    folder.checkpoint.write_bytes(b"weights")
-    if shape is not None:
-        folder.keep_images(shape)
+def trained(path, shape=(2, 2, 3), encoder="smallconv", **settings):
+    own = {} if ":" in encoder else {"width": 2}
+    settings, weights = TrainSettings(encoder=encoder, **own, **settings), {}
+    folder, architecture = RunFolder.create(path, settings), Architecture.of(settings, shape[2])
+    if architecture.ours:
+        weights = {f"encoder.{e.name}": np.zeros(e.shape) for e in architecture.entries()}
+    write_model(folder, settings, shape, weights, {"epochs": 1})
     return folder.path
 
 
@@ -86,8 +92,8 @@ def test_a_set_that_memory_would_not_hold_is_encoded_from_its_files(tmp_path, im
     small = embed(run, tmp_path / "small.npz", images)
     monkeypatch.setattr(recipe, "free_memory", lambda: 50)
     large = recipe.embed(run, tmp_path / "large.npz", chunked, str(images), progress=False)
-    assert [len(part) for part in given] == [1, 3]
-    assert all(isinstance(part, StoredImages) for part in given)
+    assert [len(part) for part in given] == [4]  # of both splits
+    assert isinstance(given[0], StoredImages)
     np.testing.assert_array_equal(large, small)
     with np.load(tmp_path / "small.npz") as a, np.load(tmp_path / "large.npz") as b:
         assert a["name"].tolist() == b["name"].tolist()
@@ -201,13 +207,17 @@ def mistakes(tmp_path, images):
     (tmp_path / "folder.npz").mkdir()
     untrained = RunFolder.create(tmp_path / "untrained", TrainSettings()).path
     texts = RunFolder.create(tmp_path / "texts", TextSettings()).path
-    own, old = trained(tmp_path / "own", (2, 2, 5)), trained(tmp_path / "old", None)
+    own = trained(tmp_path / "own", (2, 2, 5))
+    bare = trained(tmp_path / "bare")
+    (bare / "settings.json").unlink()
+    half = trained(tmp_path / "half")
+    (half / "encoder.safetensors").unlink()
     return {
         "suffix": (run, "x.csv", images, "`out`. Expected a file name that ends in .npz or .parq"),
         "exists": (run, "is.npz", images, "`out`. Expected a file that does not exist yet, or --o"),
         "folder": (run, "folder.npz", images, "`out`. Expected a file, and not a folder"),
-        "no run": (tmp_path, "x.npz", images, "`run`. Expected a run folder with settings.json"),
-        "untrained": (untrained, "x.npz", images, "`run`. Expected a run folder with checkpoint"),
+        "no run": (tmp_path, "x.npz", images, "`run`. Expected a folder with model.json"),
+        "untrained": (untrained, "x.npz", images, "model.json.*has not trained for an epoch yet"),
         "texts": (
             texts,
             "x.npz",
@@ -215,14 +225,26 @@ def mistakes(tmp_path, images):
             "`run`. Expected a run of simclr, moco, moco-v3.*'simcse'",
         ),
         "channels": (own, "x.npz", images, "`run`. Expected a run on grey or colour images"),
-        "older": (old, "x.npz", images, "`run`. Expected a run whose.*`fmicl evaluate .*old` adds"),
+        "no weights": (half, "x.npz", images, "`run`. Expected a folder with encoder.safetensors"),
+        "bare": (bare, "x.npz", None, "`data`. Expected the name of a .*bare has no settings.json"),
         "no data": (run, "x.npz", tmp_path / "no", "`data`. Expected a path that exists"),
     }
 
 
 @pytest.mark.parametrize(
     "name",
-    ["suffix", "exists", "folder", "no run", "untrained", "texts", "channels", "older", "no data"],
+    [
+        "suffix",
+        "exists",
+        "folder",
+        "no run",
+        "untrained",
+        "texts",
+        "channels",
+        "no weights",
+        "bare",
+        "no data",
+    ],
 )
 def test_mistakes_are_found_before_anything_is_decoded(tmp_path, images, monkeypatch, name):
     monkeypatch.setattr(Decoder, "decode", None)
@@ -233,19 +255,56 @@ def test_mistakes_are_found_before_anything_is_decoded(tmp_path, images, monkeyp
     assert (tmp_path / "is.npz").read_text() == "mine"
 
 
-@pytest.mark.parametrize("framework", ["torch", "jax", "tensorflow"])
-def test_the_command_takes_the_encoder_of_the_run(tmp_path, images, monkeypatch, fmicl, framework):
-    pytest.importorskip("typer", reason="the command line needs typer")
-    from fmicl_recipes.loading import PACKAGES
+def test_a_folder_with_model_and_weights_alone_is_enough(tmp_path, images):
+    run = trained(tmp_path / "run")
+    want = embed(run, tmp_path / "1.npz", images)
+    (run / "settings.json").unlink()
+    np.testing.assert_array_equal(embed(run, tmp_path / "2.npz", images), want)
 
-    package = types.SimpleNamespace(features=encoder, MethodTrainer=None)
+
+def test_a_bar_counts_images_on_a_terminal_alone(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    parts = [np.full((2, 3), part, np.float32) for part in range(2)]
+    for kind, progress, shown in (
+        (Terminal, True, True), (Terminal, False, False), (io.StringIO, True, False)
+    ):  # fmt: skip
+        monkeypatch.setattr(sys, "stderr", stream := kind())
+        rows = joined(iter(parts), 3, progress=progress)
+        assert rows[:, 0].tolist() == [0.0, 0.0, 1.0]
+        assert ("encoding: 100%" in stream.getvalue() and "3/3" in stream.getvalue()) == shown
+        assert shown or not stream.getvalue()
+
+
+@pytest.fixture
+def packages(monkeypatch):
+    """The packages of all frameworks, as stand-ins; which one was asked for features, and how."""
+    pytest.importorskip("typer", reason="the command line needs typer")
+    asked = []
+
+    def stand_in(name):
+        def features(run, images, *, progress=False):
+            asked.append((name, progress))
+            return encoder(run, images)
+
+        return types.SimpleNamespace(features=features, MethodTrainer=None)
+
     for name in PACKAGES.values():
-        fitting = name == PACKAGES[framework]
-        monkeypatch.setitem(sys.modules, name, package if fitting else None)
+        monkeypatch.setitem(sys.modules, name, stand_in(name))
+    monkeypatch.setattr(frameworks, "is_installed", lambda name: True)
+    monkeypatch.setenv("KERAS_BACKEND", "none")
+    return asked
+
+
+@pytest.mark.parametrize("framework", PACKAGES)
+def test_the_command_takes_the_encoder_of_the_run(tmp_path, images, packages, fmicl, framework):
     run = trained(tmp_path / "run", framework=framework)
     out = tmp_path / "a[red]b.npz"
     code, said, err = fmicl("embed", run, "--data", images, "--out", out)
     assert (code, said) == (0, f"written: {out}, 3 features each of 4 images\n"), err
+    assert packages == [(PACKAGES[framework], True)]
     assert "encoding 4 images" in err
     before = out.read_bytes()
     code, _, err = fmicl("embed", run, "--data", images, "--out", out)
@@ -258,10 +317,56 @@ def test_the_command_takes_the_encoder_of_the_run(tmp_path, images, monkeypatch,
         assert len(file["features"]) == 1797
 
 
-def test_the_command_names_columns(tmp_path, monkeypatch, fmicl):
-    pytest.importorskip("typer", reason="the command line needs typer")
-    package = types.SimpleNamespace(features=encoder, MethodTrainer=None)
-    monkeypatch.setitem(sys.modules, "fmicl_lightning", package)
+@pytest.mark.parametrize(
+    ("of_run", "asked", "package", "backend"),
+    [({}, ["--framework", "jax"], "fmicl_flax", "none"),
+     ({"framework": "jax"}, ["--framework", "torch"], "fmicl_lightning", "none"),
+     ({}, ["--framework", "tensorflow"], "fmicl_keras", "tensorflow"),
+     ({}, ["--framework", "tensorflow", "--keras-backend", "jax"], "fmicl_keras", "jax"),
+     ({"framework": "tensorflow", "keras_backend": "torch"}, [], "fmicl_keras", "torch"),
+     ({"framework": "tensorflow", "keras_backend": "torch"}, ["--keras-backend", "jax"],
+      "fmicl_keras", "jax")],
+)  # fmt: skip
+def test_the_command_computes_where_it_is_told(
+    tmp_path, images, packages, fmicl, of_run, asked, package, backend
+):
+    run, out = trained(tmp_path / "run", **of_run), tmp_path / "o.npz"
+    code, _, err = fmicl("embed", run, "--data", images, "--out", out, *asked)
+    assert code == 0, err
+    assert packages == [(package, True)]
+    assert os.environ["KERAS_BACKEND"] == backend
+
+
+def test_what_the_command_cannot_compute_with_is_said(
+    tmp_path, images, packages, fmicl, monkeypatch
+):
+    run, out = trained(tmp_path / "run", framework="jax"), tmp_path / "o.npz"
+
+    def refused(run, message, *options):
+        code, _, err = fmicl("embed", run, "--data", images, "--out", out, *options)
+        assert (code, len(err.splitlines())) == (2, 1)
+        assert message in err
+        assert not packages
+
+    refused(run, "`framework`. Expected one of 'torch', 'jax'", "--framework", "numpy")
+    refused(run, "`keras_backend`. Expected none unless --framework tensorflow",
+            "--keras-backend", "jax")  # fmt: skip
+    refused(run, "Expected one of 'tensorflow', 'jax', 'torch'", "--framework", "tensorflow",
+            "--keras-backend", "theano")  # fmt: skip
+    library = trained(tmp_path / "library", encoder="timm:resnet18")
+    refused(library, "That one needs PyTorch", "--framework", "jax")
+    monkeypatch.setattr(frameworks, "is_installed", lambda name: name not in ("jax", "torch"))
+    absent = "jax, needed by --framework jax, is not installed. Install it with: pip install"
+    refused(
+        run, f"{absent} 'fmicl[flax]', or let another compute the same features: --framework ten"
+    )
+    refused(run, absent, "--framework", "jax")
+    refused(library, "torch, needed by --framework torch, is not installed")
+    monkeypatch.setattr(frameworks, "is_installed", lambda name: False)
+    refused(run, "jax, flax, optax, orbax, tensorboard, needed by --framework jax")
+
+
+def test_the_command_names_columns(tmp_path, packages, fmicl):
     save(tmp_path, {"1.png": 1, "2.png": 2})
     rows = {"a": ["1.png"], "b": ["2.png"], "y": [3]}
     datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "rows.parquet")

@@ -24,6 +24,8 @@ TOWERS = {
 
 def test_there_is_an_example_for_every_framework():
     assert sorted(NEEDS) == EXAMPLES
+    tuned = (ROOT / "examples").glob("finetune_*.py")
+    assert sorted(FINE_TUNED) == sorted(path.stem.removeprefix("finetune_") for path in tuned)
     towers = (ROOT / "examples").glob("two_towers_*.py")
     assert sorted(TOWERS) == sorted(path.stem for path in towers)
 
@@ -92,6 +94,79 @@ def test_two_processes_train_two_towers_as_one_does(require):
     one = output_of(*example)
     two = output_of("-m", "torch.distributed.run", "--nproc-per-node", "2", *example)
     assert captions_found(two) == pytest.approx(captions_found(one), abs=0.05)
+
+
+FINE_TUNED = {
+    "torch": ("fmicl_lightning", ["lightning", "flax"]),
+    "jax": ("fmicl_flax", ["flax", "optax", "lightning"]),
+    "keras": ("fmicl_keras", ["keras", "lightning"]),
+}
+#: An example on a run, and then whether one epoch of it moves every array of the encoder.
+TUNE = """
+import runpy, sys
+import numpy as np
+sys.path.insert(0, "examples")
+names = runpy.run_path("examples/finetune_{example}.py", run_name="__main__")
+from {package} import load_encoder
+from {package}.weights import get_arrays
+few = names["few_labels"]("none")
+encoder = load_encoder(few.run)
+before = {{name: np.array(array) for name, array in get_arrays(encoder.network).items()}}
+names["fine_tune"](encoder, few, epochs=1)
+after = get_arrays(encoder.network)
+counts = [name for name in before if "num_batches" in name]
+still = [name for name in before if np.array_equal(before[name], after[name])]
+print("still", sorted(set(still) - set(counts)), "of", len(before))
+"""
+
+
+def accuracies_of(output):
+    """What a fine-tuning example prints: by frozen encoder, fine-tuned, from random weights."""
+    found = re.findall(r"^(frozen|fine tuned|random weights) +([\d.]+)$", output, re.MULTILINE)
+    assert [name for name, _ in found] == ["frozen", "fine tuned", "random weights"]
+    assert "143 labels, seed 0" in output
+    return [float(accuracy) for _, accuracy in found]
+
+
+def check_tuned(output):
+    """A point is four test images; frozen and fine-tuned gain two to three on random weights."""
+    frozen, tuned, random = accuracies_of(output)
+    assert min(frozen, tuned) > random > 0.8
+
+
+@pytest.fixture(scope="module")
+def torch_run(require, tmp_path_factory):
+    """Folder of an encoder that PyTorch trained on the digits."""
+    require("lightning")
+    run = tmp_path_factory.mktemp("runs") / "torch"
+    output_of("-m", "fmicl_cli", "train", "simclr", "--data", "digits", "--epochs", "10",
+              "--framework", "torch", "--out", run)  # fmt: skip
+    return run
+
+
+@pytest.mark.long
+@slow
+def test_without_a_run_another_framework_trains_it(require):
+    """By the command: Flax for PyTorch."""
+    for module in ("sklearn", *FINE_TUNED["torch"][1]):
+        require(module)
+    check_tuned(output_of("examples/finetune_torch.py"))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("example", "backend"),
+    [("torch", ""), pytest.param("jax", "", marks=slow),
+     *(pytest.param("keras", name, marks=slow) for name in ("tensorflow", "jax", "torch"))],
+)  # fmt: skip
+def test_fine_tuning_gains_on_random_weights_and_moves_all(require, torch_run, example, backend):
+    package, modules = FINE_TUNED[example]
+    for module in ("sklearn", *modules, *([backend] if backend else [])):
+        require(module)
+    code = TUNE.format(example=example, package=package)
+    output = output_of("-c", code, torch_run, KERAS_BACKEND=backend)
+    check_tuned(output)
+    assert re.search(r"^still \[\] of [1-9]", output, re.MULTILINE), output
 
 
 def keras_lines(page):

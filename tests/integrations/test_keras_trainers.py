@@ -9,7 +9,7 @@ import pytest
 
 SUITE = Path(__file__).parent / "keras_trainer_suite"
 #: Random views, of which Keras' are one framework's.
-VIEWS = Path(__file__).parent / "test_augmentation.py"
+VIEWS = [str(SUITE.parent / f"test_{name}.py") for name in ("augmentation", "same_views")]
 BACKENDS = ("tensorflow", "jax", "torch")
 
 
@@ -20,7 +20,7 @@ BACKENDS = ("tensorflow", "jax", "torch")
 def test_the_suite_passes(require, run_suite, backend):
     for package in ("keras", backend, "sklearn", "tqdm"):
         require(package)
-    run_suite(SUITE, backend, str(VIEWS), "-m", "not slow")
+    run_suite(SUITE, backend, *VIEWS, "-m", "not slow")
 
 
 @pytest.mark.long

@@ -36,14 +36,14 @@ def channels_first(images):
 
 
 @pytest.fixture(scope="module", params=["smallconv", "vit-s6"])
-def run(request, tmp_path_factory):
+def run(request, tmp_path_factory, give_away):
     """Folder of a run and its trainer; of the ViT MoCo v3 has frozen the patches."""
     method = "moco-v3" if request.param == "vit-s6" else "simclr"
     settings = tiny(method, encoder=request.param)
     folder = RunFolder.create(tmp_path_factory.mktemp("runs") / "run", settings)
-    folder.keep_images(IMAGES.shape[1:])
     trainer = MethodTrainer(settings, DATA)
     trainer.fit(folder, resume=False, progress=False)
+    give_away(folder, trainer)
     return folder.path, trainer
 
 
@@ -106,30 +106,18 @@ def test_features_refuse_what_the_encoder_was_not_trained_on(run, images, messag
         features(run[0], images)
 
 
-def test_runs_that_this_package_does_not_load_are_named(copy):
-    def change(**values):
-        stored = copy.read_json("settings.json") | values
-        copy.write_json("settings.json", {k: v for k, v in stored.items() if v is not None})
-
-    def refused(message):
-        with pytest.raises(ValueError, match=f"`run`. Expected {message}"):
-            load_encoder(copy.path)
-
-    change(image_shape=None)
-    refused("a run whose settings.json has the shape .* `fmicl evaluate .*copy` adds it")
-    for framework, package in (("jax", "fmicl_flax"), ("tensorflow", "fmicl_keras")):
-        change(framework=framework)
-        refused(rf"a run with framework = 'torch'. {package}.load_encoder loads this one")
-    change(method="simcse")
-    refused("a run of simclr, moco, moco-v3. Received: method='simcse'")
-    (copy.path / "settings.json").unlink()
-    refused("a run folder with settings.json")
+def test_nothing_but_model_and_weights_is_read(run, tmp_path):
+    for name in ("model.json", "encoder.safetensors"):
+        shutil.copy(run[0] / name, tmp_path / name)
+    np.testing.assert_array_equal(features(tmp_path, IMAGES), run[1].encode(IMAGES))
 
 
-def test_checkpoints_that_are_missing_or_damaged_are_refused(copy):
-    def refused(message):
-        with pytest.raises(ValueError, match=f"`run`. Expected {message}"):
-            load_encoder(copy.path)
+def test_checkpoints_that_are_damaged_are_refused(run, copy):
+    trainer = run[1]
+
+    def refused():
+        with pytest.raises(ValueError, match=r"`run`. Expected a folder whose checkpoint is whole"):
+            trainer.load(copy)
 
     whole = torch.load(copy.checkpoint, weights_only=True)
     weights = whole["state_dict"]
@@ -142,11 +130,9 @@ def test_checkpoints_that_are_missing_or_damaged_are_refused(copy):
         [1.0],
     ):
         torch.save(damaged, copy.checkpoint)
-        refused("a folder whose checkpoint is whole")
+        refused()
     copy.checkpoint.write_bytes(b"PK" + bytes(500))
-    refused("a folder whose checkpoint is whole")
-    copy.checkpoint.unlink()
-    refused("a run folder with checkpoint.ckpt")
+    refused()
 
 
 # How a run ends, and what is looked at before it begins

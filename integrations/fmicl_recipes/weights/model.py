@@ -7,7 +7,8 @@ A run folder holds
 - `model.json`: architecture, options, image shape, normalisation, how it was trained, versions.
 
 They are written when the run is evaluated, as metrics.json is. Reading them runs no code: a
-safetensors file is a table of shapes and numbers, and sizes are compared before memory is taken.
+safetensors file is a table of shapes and numbers. Sizes are compared before memory is taken, and
+before a network is built.
 """
 
 from __future__ import annotations
@@ -16,25 +17,34 @@ import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from math import prod
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import fmicl_core
-from fmicl_core.checks import check_choice, invalid
+from fmicl_core.checks import InvalidArgument, check_choice, invalid
 from fmicl_recipes.augmentation import DEVIATION, MEAN
-from fmicl_recipes.files import check_own_files, read_json, write_atomically
+from fmicl_recipes.files import read_json
 from fmicl_recipes.run_folder import RunFolder
-from fmicl_recipes.settings import CONVOLUTIONAL, VITS, TrainSettings
-from fmicl_recipes.weights.layouts import Entry, Weights
+from fmicl_recipes.settings import (
+    CONVOLUTIONAL,
+    ENCODER_LIBRARIES,
+    FRAMEWORKS,
+    KERAS_BACKENDS,
+    METHODS,
+    VITS,
+    TrainSettings,
+)
+from fmicl_recipes.weights.hub import fetch
+from fmicl_recipes.weights.layouts import Shape, Weights, to_native
 from fmicl_recipes.weights.networks import Architecture
+from fmicl_recipes.weights.tensors import check_weights, read_weights, write_weights
 
 MODEL, ENCODER, METHOD = "model.json", "encoder.safetensors", "method.safetensors"
 #: Version of what is written here; a reader takes this one and those before.
 FORMAT = 1
-#: Dtypes of safetensors files that are read.
-DTYPES = ("F16", "F32", "F64")
+#: Pixels of an image, and numbers in the positions of its patches, at most.
+MOST_PIXELS, MOST_POSITIONS = 2**26, 2**28
 #: Packages whose versions are kept, where they are installed.
 PACKAGES = ("numpy", "torch", "lightning", "jax", "flax", "optax", "tensorflow", "keras")
 
@@ -46,25 +56,78 @@ class Model:
     Args:
         architecture: the encoder, and its options.
         image_shape: (H, W, C) of the images that it was trained on.
-        num_features: width F of its features.
         facts: contents of model.json.
         file: its encoder.safetensors.
     """
 
     architecture: Architecture
     image_shape: tuple[int, int, int]
-    num_features: int
     facts: dict[str, Any]
     file: Path
 
-    def weights(self) -> Weights:
+    @property
+    def framework(self) -> tuple[str, str]:
+        """The framework that trained it, and Keras' backend if it was Keras.
+
+        Raises:
+            ValueError: model.json does not say it, or names none that fmicl knows.
+        """
+        try:
+            settings = self.facts["trained"]["settings"]
+            framework = settings["framework"]
+            backend = settings.get("keras_backend", TrainSettings.keras_backend)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise _malformed(self.file.with_name(MODEL), error) from error
+        return (
+            check_choice("framework", framework, FRAMEWORKS),
+            check_choice("keras_backend", backend, KERAS_BACKENDS),
+        )
+
+    def weights(self, shapes: Mapping[str, Shape] | None = None) -> Weights:
         """The arrays of the encoder, by canonical name.
+
+        Args:
+            shapes: shapes of the arrays by name, for an encoder that only its library knows.
 
         Raises:
             ValueError: the file is damaged, or holds the arrays of another encoder.
         """
-        entries = self.architecture.entries() if self.architecture.ours else None
-        return read_weights(self.file, entries)
+        return read_weights(self.file, self._shapes() if self.architecture.ours else shapes)
+
+    def check(self) -> None:
+        """Check that the file holds the encoder, of which only names and shapes are looked at.
+
+        Raises:
+            ValueError: it does not.
+        """
+        check_weights(self.file, self._shapes() if self.architecture.ours else None)
+
+    def _shapes(self) -> dict[str, Shape]:
+        return {entry.name: entry.shape for entry in self.architecture.entries()}
+
+    def native(self, framework: str) -> Weights:
+        """The arrays of an encoder of ours by a framework's names, in its layouts.
+
+        Args:
+            framework: "torch", "jax" or "tensorflow".
+
+        Raises:
+            ValueError: the encoder is a library's, or `weights` cannot be read.
+        """
+        self.check_ours()
+        return to_native(self.weights(), self.architecture.entries(), framework)
+
+    def check_ours(self) -> None:
+        """Check that the encoder is one that every framework has.
+
+        Raises:
+            ValueError: it is a library's, which only PyTorch has.
+        """
+        if not self.architecture.ours:
+            ours = ", ".join((*CONVOLUTIONAL, *VITS))
+            raise invalid("run", f"a run whose encoder is one of {ours}", self.architecture.name,
+                          what="encoder",
+                          why="That one needs PyTorch: fmicl_lightning loads it.")  # fmt: skip
 
 
 def write_model(
@@ -87,14 +150,14 @@ def write_model(
     architecture = Architecture.of(settings, shape[2])
     own = {k.removeprefix("encoder."): v for k, v in weights.items() if k.startswith("encoder.")}
     rest = {k: v for k, v in weights.items() if not k.startswith("encoder.")}
-    _write_weights(folder.path / ENCODER, own)
-    _write_weights(folder.path / METHOD, rest)
+    write_weights(folder.path / ENCODER, own)
+    write_weights(folder.path / METHOD, rest)
     facts = {
         "format_version": FORMAT,
         "architecture": architecture.name,
-        "options": architecture.options if architecture.ours else {"channels": shape[2]},
+        "options": architecture.options,
         "image_shape": list(shape),
-        "num_features": trained_features(architecture, own),
+        "num_features": architecture.num_features if architecture.ours else None,
         "normalisation": {"range": [0.0, 1.0], "mean": MEAN, "deviation": DEVIATION},
         "license": None,
         "trained": {**trained, "settings": settings.to_dict()},
@@ -103,88 +166,35 @@ def write_model(
     folder.write_json(MODEL, facts)
 
 
-def trained_features(architecture: Architecture, weights: Weights) -> int | None:
-    """Width of the features; None where only a library knows it."""
-    return architecture.num_features if architecture.ours else None
-
-
-def _write_weights(path: Path, weights: Mapping[str, Any]) -> None:
-    from safetensors.numpy import save
-
-    arrays = {name: np.asarray(array, order="C") for name, array in weights.items()}
-    content = save(arrays, metadata={"format": "pt", "made_by": "fmicl"})
-    write_atomically(path, lambda file: file.write(content))
-
-
-def read_weights(path: Path, entries: Iterable[Entry] | None = None) -> Weights:
-    """The arrays of a safetensors file.
-
-    Args:
-        path: file to read.
-        entries: arrays that it has to hold, and no others; None: any.
-
-    Raises:
-        ValueError: there is no such file, or it is damaged, or holds other arrays.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        raise invalid("run", f"a folder with {path.name}", str(path.parent),
-                      why=f"`fmicl evaluate {path.parent}` writes it.")  # fmt: skip
-    try:
-        with safe_open(path, framework="numpy") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-            found = {name: tuple(part.get_shape()) for name, part in slices.items()}
-            for name, part in slices.items():
-                check_choice(f"dtype of {name}", part.get_dtype(), (*DTYPES, "I32", "I64"))
-            if entries is not None:
-                check_shapes(path, found, {entry.name: entry.shape for entry in entries})
-            return {name: file.get_tensor(name) for name in found}
-    except (SafetensorError, OSError) as error:
-        raise invalid("run", f"a readable {path.name}", str(path), why=f"{error}.") from error
-
-
-def check_shapes(
-    path: Path, found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]
-) -> None:
-    """Check that a file holds the arrays of a network, before any is read.
-
-    Raises:
-        ValueError: it does not; the first that differs is named.
-    """
-    for name in sorted(found.keys() | wanted.keys()):
-        if found.get(name) != wanted.get(name):
-            raise invalid(
-                "run", f"{path.name} with {name} of the shape {wanted.get(name, 'none')}",
-                found.get(name, "none"), what=f"shape of {name}",
-            )  # fmt: skip
-
-
 def open_model(folder: str | Path) -> Model:
     """The trained encoder in a folder.
 
     Args:
-        folder: folder of a run, or any with model.json and encoder.safetensors.
+        folder: folder of a run, or any with model.json and encoder.safetensors; or one of the hub,
+            hf://OWNER/NAME or hf://OWNER/NAME@REVISION.
 
     Raises:
         ValueError: there is none, or it is of a later version, or says what cannot be.
     """
-    path = Path(folder)
+    path = fetch(folder, (MODEL, ENCODER, METHOD))
     if not (path / MODEL).is_file():
-        raise invalid("run", f"a folder with {MODEL}", str(path),
-                      why=f"`fmicl evaluate {path}` writes it for a trained run.")  # fmt: skip
-    check_own_files(path)
+        raise _no_model(path)
+    if path == Path(folder):  # the hub's client has links to a store of its own
+        check_own_files(path)
     facts = read_json(path / MODEL)
     try:
         number, shape, options = facts["format_version"], facts["image_shape"], facts["options"]
         name, normal = facts["architecture"], facts["normalisation"]
-        known = Architecture(name, **options) if set(options) > {"channels"} else None
-        architecture = known or Architecture(name, width=1, **options)
-        sizes = [*architecture.options.values(), number, *shape]
+        library, _, model = name.partition(":")
+        if not (model and library in ENCODER_LIBRARIES):
+            check_choice("architecture", name, (*CONVOLUTIONAL, *VITS))
+        architecture = Architecture(name, **options)
+        if options != architecture.options:
+            raise KeyError(*architecture.options)
+        sizes = [*options.values(), number, *shape]
         normalised = normal["mean"], normal["deviation"]
-        features = architecture.num_features if architecture.ours else facts["num_features"]
-    except (KeyError, TypeError) as error:
-        raise invalid("run", f"a {MODEL} as fmicl writes it", str(path), why=f"{error}.") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _malformed(path / MODEL, error) from error
     if not all(type(size) is int and 1 <= size <= 2**20 for size in sizes) or len(shape) != 3:
         raise invalid("run", f"a {MODEL} with whole numbers from 1 to 2**20", sizes, what="sizes")
     if number > FORMAT:
@@ -193,12 +203,43 @@ def open_model(folder: str | Path) -> Model:
     if normalised != (MEAN, DEVIATION):
         raise invalid("run", f"images standardised by mean {MEAN} and deviation {DEVIATION}",
                       normalised, what="normalisation")  # fmt: skip
-    if ":" not in str(name):
-        check_choice("architecture", name, (*CONVOLUTIONAL, *VITS))
+    _check_image(shape, architecture)
+    return Model(architecture, (shape[0], shape[1], shape[2]), facts, path / ENCODER)
+
+
+def _check_image(shape: list[int], architecture: Architecture) -> None:
+    """Check that images have the encoder's channels, and that no image fills the memory."""
     if architecture.channels != shape[2]:
         raise invalid("run", f"images of {architecture.channels} channels", shape,
                       what="image_shape")  # fmt: skip
-    return Model(architecture, (shape[0], shape[1], shape[2]), features, facts, path / ENCODER)
+    positions = 0
+    if architecture.name in VITS:  # which Keras computes as it builds the network
+        patches = prod(side // architecture.patch_size for side in shape[:2])
+        positions = patches * architecture.num_features
+    if prod(shape[:2]) > MOST_PIXELS or positions > MOST_POSITIONS:
+        raise invalid("run", f"images of at most {MOST_PIXELS} pixels, and positions of their"
+                      f" patches of at most {MOST_POSITIONS} numbers", shape,
+                      what="image_shape")  # fmt: skip
+
+
+def _no_model(path: Path) -> InvalidArgument:
+    """The error for a folder without model.json, which says how it gets there."""
+    folder = RunFolder(path)
+    if not (path / "settings.json").is_file():
+        return invalid("run", f"a folder with {MODEL}", str(path))
+    method = folder.read_json("settings.json").get("method")
+    if method not in list(METHODS):
+        return invalid("run", f"a run of {', '.join(METHODS)}", method, what="method")
+    if not folder.checkpoint.exists():
+        why = "The run has not trained for an epoch yet."
+    else:
+        why = f"The run was not evaluated to its end: `fmicl evaluate {path}` writes it."
+    return invalid("run", f"a folder with {MODEL}", str(path), why=why)
+
+
+def _malformed(path: Path, error: Exception) -> InvalidArgument:
+    return invalid("run", f"a {MODEL} as fmicl writes it", str(path),
+                   why=f"{type(error).__name__}: {error}.")  # fmt: skip
 
 
 def _versions() -> dict[str, str]:

@@ -36,7 +36,7 @@ class Architecture:
 
     name: str
     channels: int
-    width: int
+    width: int = TrainSettings.width
     stem_stride: int = TrainSettings.stem_stride
     patch_size: int = TrainSettings.patch_size
 
@@ -54,7 +54,9 @@ class Architecture:
     @property
     def options(self) -> dict[str, int]:
         """The options that have a meaning for this encoder, by name."""
-        found = {"channels": self.channels, "width": self.width}
+        found = {"channels": self.channels}
+        if self.ours:
+            found["width"] = self.width
         if self.name in STEMS:
             found["stem_stride"] = self.stem_stride
         if self.name in VITS:

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from fmicl_core.checks import invalid
 from fmicl_recipes.trainer import Trainer
 from fmicl_recipes.weights.layouts import Weights
-from fmicl_recipes.weights.model import (
-    ENCODER,
-    METHOD,
-    Model,
-    check_shapes,
-    open_model,
-    read_weights,
-)
-from fmicl_recipes.weights.networks import Architecture
+from fmicl_recipes.weights.model import ENCODER, METHOD, Model, open_model
+from fmicl_recipes.weights.tensors import check_shapes, read_weights
 
 #: Networks beside the encoder, each of which is taken whole or not at all.
 PARTS = ("head", "key_head", "predictor", "key_encoder")
@@ -117,19 +110,11 @@ def check_alike(trainer: Trainer, model: Model) -> None:
         ValueError: it has another one; the first option that differs is named.
     """
     own, other = trainer.architecture, model.architecture
-    wanted = {"encoder": own.name} | (own.options if own.ours else {"channels": own.channels})
-    found = {"encoder": other.name} | (
-        other.options if other.ours else {"channels": other.channels}
-    )
+    wanted, found = ({"encoder": a.name} | a.options for a in (own, other))
     for name, value in wanted.items():
         if found.get(name) != value:
             raise invalid("init", f"a run with {name} = {value!r}, as this one", found.get(name),
                           what=name)  # fmt: skip
-
-
-def _described(encoder: Architecture) -> dict[str, Any]:
-    options = encoder.options if encoder.ours else {"channels": encoder.channels}
-    return {"encoder": encoder.name, **options}
 
 
 def check_finite(part: str, weights: Weights, init: str | Path) -> None:
