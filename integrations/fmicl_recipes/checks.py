@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -80,3 +81,17 @@ def check_seed(name: str, value: Any) -> int:
     if check_at_least(name, value, 0) >= 2**32:
         raise invalid(name, "a whole number in [0, 2^32)", value)
     return int(value)
+
+
+def is_history(rows: Any) -> bool:
+    """Whether rows are those of a history: finite numbers by name, all with a loss."""
+    return isinstance(rows, list) and all(
+        isinstance(row, dict) and "loss" in row and all(isinstance(name, str) for name in row)
+        and all(map(is_number, row.values()))
+        for row in rows
+    )  # fmt: skip
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number, and no truth value."""
+    return type(value) in (int, float) and math.isfinite(value)

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 from fmicl_core.checks import invalid
 from fmicl_recipes import plots, report
 from fmicl_recipes.archives import read_arrays
+from fmicl_recipes.checks import is_number
 from fmicl_recipes.differences import differences, untrained_alike
 from fmicl_recipes.files import check_folder, make_folder, write_atomically
 from fmicl_recipes.progress import note
-from fmicl_recipes.run_folder import SETTINGS, RunFolder, is_number
+from fmicl_recipes.run_folder import SETTINGS, RunFolder
 from fmicl_recipes.settings import TrainSettings
 from fmicl_recipes.text import METHODS as TEXT_METHODS
 from fmicl_recipes.text import TextSettings

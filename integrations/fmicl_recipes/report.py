@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fmicl_core.checks import invalid
-from fmicl_recipes.run_folder import is_number
+from fmicl_recipes.checks import is_number
 
 #: Contents of metrics.json, by name.
 Rows = Mapping[str, Mapping[str, Any]]

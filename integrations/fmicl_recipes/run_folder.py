@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -15,6 +14,7 @@ import numpy as np
 
 from fmicl_core.checks import InvalidArgument, check_choice, check_name, invalid
 from fmicl_recipes.augmentation import chosen_augmentation
+from fmicl_recipes.checks import is_history
 from fmicl_recipes.files import (
     check_folder,
     check_own_files,
@@ -283,20 +283,6 @@ def check_version(version: Any) -> None:
     if version > FORMAT:
         raise invalid("run", f"a run folder of format {FORMAT} or before", version, what=VERSION,
                       why="A later version of fmicl made this one, and reads it.")  # fmt: skip
-
-
-def is_history(rows: Any) -> bool:
-    """Whether rows are those of a history: finite numbers by name, all with a loss."""
-    return isinstance(rows, list) and all(
-        isinstance(row, dict) and "loss" in row and all(isinstance(name, str) for name in row)
-        and all(map(is_number, row.values()))
-        for row in rows
-    )  # fmt: skip
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value is a finite number, and no truth value."""
-    return type(value) in (int, float) and math.isfinite(value)
 
 
 def _check_equal(changed: dict[str, tuple[Any, Any]]) -> None:

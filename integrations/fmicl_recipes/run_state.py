@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from fmicl_recipes.run_folder import is_history, is_number, unreadable_checkpoint
+from fmicl_recipes.checks import is_history, is_number
+from fmicl_recipes.run_folder import unreadable_checkpoint
 
 
 class RunState(NamedTuple):

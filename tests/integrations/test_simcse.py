@@ -177,7 +177,7 @@ def test_no_code_that_a_run_carries_is_run(tmp_path, tiny, monkeypatch):
     modules[0]["type"] = "carried.Module"
     (run / "model" / "modules.json").write_text(json.dumps(modules))
     (run / "model" / "carried.py").write_text(f"open({str(mark)!r}, 'w')\n")
-    with pytest.raises(InvalidArgument, match=r"`model`. Expected a folder saved by"):
+    with pytest.raises(InvalidArgument, match=r"`run`. Expected an encoder of modules"):
         evaluate_run(folder)
     assert not mark.exists()
 
