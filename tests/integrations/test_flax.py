@@ -930,7 +930,7 @@ def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path, monkeypatch):
     folder = RunFolder.create(tmp_path / "run", tiny("simclr"))
     home = jax.sharding.SingleDeviceSharding(jax.devices("cpu")[0])
     old, new = ({"w": np.full(3, value, np.float32)} for value in (1.0, 2.0))
-    save_checkpoint(folder, "a", old, {"n": 1})
+    save_checkpoint(folder, "a", old, {"history": [], "seconds": 1.0})
     for place in ("os.replace", "shutil.rmtree"):
 
         def die(*args, **options):
@@ -939,12 +939,12 @@ def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(f"fmicl_flax.checkpoints.{place}", die)
             with pytest.raises(KeyboardInterrupt):
-                save_checkpoint(folder, "b", new, {"n": 2})
-        state, facts = load_checkpoint(folder, old, home)
-        assert (facts["n"], state["w"].tolist()) == (1, [1.0] * 3)
-    save_checkpoint(folder, "b", new, {"n": 2})
-    state, facts = load_checkpoint(folder, old, home)
-    assert (facts["n"], state["w"].tolist()) == (2, [2.0] * 3)
+                save_checkpoint(folder, "b", new, {"history": [], "seconds": 2.0})
+        state, found = load_checkpoint(folder, old, home)
+        assert (found.seconds, state["w"].tolist()) == (1.0, [1.0] * 3)
+    save_checkpoint(folder, "b", new, {"history": [], "seconds": 2.0})
+    state, found = load_checkpoint(folder, old, home)
+    assert (found.seconds, state["w"].tolist()) == (2.0, [2.0] * 3)
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["b"]
 
 
@@ -972,7 +972,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(tmp_path, capfd
     small, large = (
         {"w": np.random.default_rng(0).random((side, side), np.float32)} for side in (3, 300)
     )
-    facts, limits = {"history": []}, resource.getrlimit(resource.RLIMIT_FSIZE)
+    facts, limits = {"history": [], "seconds": 1.0}, resource.getrlimit(resource.RLIMIT_FSIZE)
     with Saver() as saver:
         saver.save(folder, 1, small, facts)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
