@@ -1,8 +1,9 @@
 """`fmicl check`: whether the frameworks installed here give the right numbers, and the same ones.
 
 The losses: `case`, `battery` (all cases, and outcomes), `truth` (the right values), `report`. The
-training: `parity` (the same run in each framework), `methods`, `optimizers`, `setup`, `plot`.
-Both see a framework through an `Adapter` (`base`, `adapters`); `frameworks` opens those that work.
+training: `training` (settings, images and weights), `columns` (the trainers), `parity` (their
+losses and weights compared), `plot`. The losses see a framework through an `Adapter` (`base`,
+`adapters`), and `frameworks` opens those that work; `processes` lets frameworks work side by side.
 
 `fmicl_check.parity` and `.plot` are imported by name, so that this does not wait for scikit-learn.
 """

@@ -5,7 +5,7 @@ The tests of the backends and `fmicl check` both speak through these.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -19,7 +19,6 @@ class Torch(Adapter):
 
     name = "torch"
     array_name = "torch.Tensor"
-    trains_compiled = False
 
     def has_device(self) -> bool:
         return self.device == "cpu" or self.framework.cuda.is_available()
@@ -49,12 +48,6 @@ class Torch(Adapter):
             return values, dict(zip(leaves, gradients, strict=True))
 
         return run
-
-    def stop_gradient(self, array: Any) -> Any:
-        return array.detach()
-
-    def concat(self, arrays: Sequence[Any]) -> Any:
-        return self.framework.cat(list(arrays))
 
 
 class Jax(Adapter):
@@ -95,12 +88,6 @@ class Jax(Adapter):
 
         return run
 
-    def stop_gradient(self, array: Any) -> Any:
-        return self.framework.lax.stop_gradient(array)
-
-    def concat(self, arrays: Sequence[Any]) -> Any:
-        return self.framework.numpy.concatenate(list(arrays))
-
 
 class TensorFlow(Adapter):
     """fmicl_tensorflow."""
@@ -131,12 +118,6 @@ class TensorFlow(Adapter):
             return values, tape.gradient(values[0], leaves, unconnected_gradients="zero")
 
         return tf.function(run, jit_compile=True) if compiled else run
-
-    def stop_gradient(self, array: Any) -> Any:
-        return self.framework.stop_gradient(array)
-
-    def concat(self, arrays: Sequence[Any]) -> Any:
-        return self.framework.concat(list(arrays), axis=0)
 
 
 #: Adding a framework: one adapter, one line here.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fmicl_core import FMICL, Ops, forms
+from fmicl_core import FMICL, forms
 from fmicl_core.checks import check_choice, invalid
 
 Array = NDArray[Any]
@@ -46,8 +46,6 @@ class Adapter:
     #: Name of the framework and of its module, and the name that messages give its arrays.
     name: ClassVar[str]
     array_name: ClassVar[str]
-    #: Whether `fmicl check --train` compiles the steps; PyTorch would take longer to compile them.
-    trains_compiled: ClassVar[bool] = True
 
     def __init__(self, device: str = "cpu") -> None:
         self.device = check_choice("device", device, DEVICES)
@@ -96,20 +94,6 @@ class Adapter:
     ) -> tuple[Any, dict[str, Any]]:
         """The values of `function(leaves)`, a tuple of scalars, and the gradients of the first."""
         return self.differentiate(function, compiled)(leaves)
-
-    def stop_gradient(self, array: Any) -> Any:
-        """The array, through which no gradient flows."""
-        raise NotImplementedError
-
-    def concat(self, arrays: Sequence[Any]) -> Any:
-        """The rows of the arrays one after the other."""
-        raise NotImplementedError
-
-    @property
-    def ops(self) -> Ops:
-        """The functions of the specification in this framework."""
-        ops: Ops = getattr(import_module(f"fmicl_{self.name}.ops"), self.name.upper())
-        return ops
 
     @contextmanager
     def tiles(self, size: int) -> Iterator[None]:

@@ -1,203 +1,228 @@
-"""The same training in several frameworks: their loss curves, and how far these are apart."""
+"""The same training by several trainers: their curves and weights, and how far these are apart."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from itertools import product
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from fmicl_check.base import Adapter, Array, describe
-from fmicl_check.methods import LOSSES, METHODS, Model
-from fmicl_check.optimizers import make_sgd
-from fmicl_check.setup import Setup, make_setup
+from fmicl_check.base import Array, describe
+from fmicl_check.columns import COLUMNS, Column, Trained, opened, train
+from fmicl_check.frameworks import Absent
+from fmicl_check.processes import Died, Part, side_by_side
+from fmicl_check.training import DTYPES, Training, trainings
 from fmicl_core.checks import check_choice, invalid
+from fmicl_recipes.settings import METHODS
+from fmicl_recipes.weights import Weights
 
-#: Powers of two, exact in every dtype: Keras holds the rate in float32, where 0.1 is 0.1 + 1.5e-9.
-RATE, MOMENTUM = 0.125, 0.875
-DTYPES = ("float64", "float32")
-#: Largest relative difference of equal float64 curves; computing something else makes more.
+#: Largest relative difference of equal float64 curves and weights; computing something else makes
+#: more.
 EQUAL = 1e-9
-#: float32 curves drift apart by rounding. They may be this many times as far apart as one
-#: framework's curve moves when its initial weights move by one unit in the last place.
+#: float32 runs drift apart by rounding. They may be this many times as far apart as one trainer's
+#: run moves when its initial weights move by one unit in the last place.
 ROUNDINGS = 10.0
-#: Name of the curve from weights one unit in the last place away.
+#: Name of the run from weights one unit in the last place away.
 NUDGED = "rounding"
-
-
-def loss_curve(adapter: Adapter, method: str, loss: str, dtype: str, setup: Setup) -> Array:
-    """The loss of every step of one training run, (steps,).
-
-    Args:
-        adapter: adapter of the framework, which differentiates, computes the loss and takes steps.
-        method: name in `METHODS`.
-        loss: name in `LOSSES`.
-        dtype: dtype of weights and views.
-        setup: initial weights, views and queue.
-    """
-    plan = METHODS[method]
-    with adapter.precision(dtype):
-        weights = {k: adapter.array(v, dtype) for k, v in setup.weights.items()}
-        state: dict[str, Any] = {}
-        if plan.queue:
-            state["queue"] = adapter.array(setup.queue[: plan.queue], dtype)
-        step = adapter.differentiate(
-            partial(plan.step, Model(adapter, loss)), compiled=adapter.trains_compiled
-        )
-        optimizer = make_sgd(adapter, weights, RATE, MOMENTUM)
-        losses = []
-        for pair in setup.views:
-            if plan.momentum is not None:
-                state["momentum"] = _average(state.get("momentum", weights), weights, plan.momentum)
-            views = [adapter.array(view, dtype) for view in pair]
-            (value, *keys), gradients = step(weights, state, *views)
-            weights = optimizer.step(weights, gradients)
-            if plan.queue:  # the newest keys first
-                state["queue"] = adapter.concat([*keys, state["queue"]])[: plan.queue]
-            losses.append(float(adapter.numpy(value)))
-    return np.array(losses)
-
-
-def _average(old: dict[str, Any], new: dict[str, Any], momentum: float) -> dict[str, Any]:
-    return {k: momentum * old[k] + (1.0 - momentum) * new[k] for k in old}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The loss curve of one framework beside that of the reference framework.
+    """A training by one trainer beside the same by the reference.
 
     Args:
-        method: name of the method.
-        loss: name of the loss.
-        dtype: dtype of weights and views.
-        framework: name of the framework that is compared.
-        reference: name of the framework that it is compared with.
-        difference: largest |a - b| / |b| of all steps, with the losses a of the framework and b of
-            the reference; infinite where a loss is not finite.
+        training: what was trained.
+        framework: name of the column that is compared.
+        reference: name of the column that it is compared with.
+        difference: largest |a - b| / |b| of all steps, with the losses a of the column and b of the
+            reference; infinite where a loss is not finite.
         step: step with the largest difference, from 1.
         rounding: the same number for the reference beside itself, each of its initial weights one
             unit in the last place away: what rounding does to this training in one framework.
-        problem: description of what kept a framework from training; empty if nothing.
+        weights: largest |a - b| / max |b| of all arrays at the end, the maximum over an array.
+        array: canonical name of the array with that difference.
+        weights_rounding: the same number for the reference beside itself.
+        problem: description of what kept a trainer from training; empty if nothing.
     """
 
-    method: str
-    loss: str
-    dtype: str
+    training: Training
     framework: str
     reference: str
     difference: float = math.inf
     step: int = 0
     rounding: float = math.inf
+    weights: float = math.inf
+    array: str = ""
+    weights_rounding: float = math.inf
     problem: str = ""
 
     @property
     def tolerance(self) -> float:
-        """Largest difference that passes; at least a few roundings of the loss itself."""
-        if self.dtype == "float64":
+        """Largest difference of the losses that passes; at least a few roundings of a loss."""
+        return self._tolerance(self.rounding)
+
+    @property
+    def weights_tolerance(self) -> float:
+        """Largest difference of the weights that passes."""
+        return self._tolerance(self.weights_rounding)
+
+    def _tolerance(self, rounding: float) -> float:
+        if self.training.dtype == "float64":
             return EQUAL
-        return ROUNDINGS * max(self.rounding, float(np.finfo(self.dtype).eps))
+        return ROUNDINGS * max(rounding, float(np.finfo(self.training.dtype).eps))
 
     @property
     def passed(self) -> bool:
-        """Whether the curves are as equal as the dtype allows."""
-        finite = math.isfinite(self.difference) and math.isfinite(self.tolerance)
-        return not self.problem and finite and self.difference <= self.tolerance
+        """Whether curves and weights are as equal as the dtype allows."""
+        found = (self.difference, self.tolerance), (self.weights, self.weights_tolerance)
+        return not self.problem and all(
+            math.isfinite(of) and math.isfinite(most) and of <= most for of, most in found
+        )
 
 
 @dataclass(frozen=True)
 class Group:
-    """One training in every framework.
+    """One training by every trainer.
 
     Args:
-        method: name of the method.
-        loss: name of the loss.
-        dtype: dtype of weights and views.
-        curves: losses (steps,) by framework; under `NUDGED` those from nudged initial weights.
-        comparisons: comparisons of every other framework with the reference.
+        training: what was trained.
+        curves: losses (steps,) by column; under `NUDGED` those from nudged initial weights.
+        comparisons: comparisons of every other column with the reference.
     """
 
-    method: str
-    loss: str
-    dtype: str
+    training: Training
     curves: dict[str, Array]
     comparisons: list[Comparison]
 
 
-def train_everywhere(
-    adapters: Sequence[Adapter],
-    methods: Iterable[str],
-    steps: int,
-    dtypes: Iterable[str] = DTYPES,
-    announce: Callable[[str], None] = lambda what: None,
-) -> Iterator[Group]:
-    """Train each method with each loss in each dtype, one group after the other.
+@dataclass
+class Findings:
+    """All groups, and what could not be compared.
 
     Args:
-        adapters: adapters of the frameworks; the first is the reference.
-        methods: names in `METHODS`.
-        steps: number of steps.
-        dtypes: dtypes of weights and views.
-        announce: function that is told what is trained next, and in which framework.
+        groups: trainings, each by every trainer.
+        versions: versions of what each column consists of.
+        absent: columns that could not train.
+    """
+
+    groups: list[Group] = field(default_factory=list)
+    versions: dict[str, dict[str, str]] = field(default_factory=dict)
+    absent: list[Absent] = field(default_factory=list)
+
+    def passed(self, frameworks: Iterable[str] = ()) -> bool:
+        """Whether all is equal, nothing is broken, and every framework asked for has trained."""
+        trained = {c.framework for c in COLUMNS if c.name in self.versions}
+        broken = any(a.state == "broken" for a in self.absent)
+        equal = all(c.passed for g in self.groups for c in g.comparisons)
+        return equal and not broken and trained.issuperset(frameworks)
+
+
+def planned(methods: Iterable[str], steps: int, dtypes: Iterable[str]) -> list[Training]:
+    """The trainings of a check.
 
     Raises:
-        ValueError: a method or dtype is unknown, there are fewer than two frameworks, or steps < 1.
+        ValueError: a method or dtype is unknown, or steps < 1.
     """
-    chosen = [check_choice("method", method, METHODS) for method in methods]
-    kinds = [check_choice("dtype", dtype, DTYPES) for dtype in dtypes]
-    if len(adapters) < 2:
-        names = [adapter.name for adapter in adapters]
-        raise invalid("framework", "at least two that can be used, to compare", names)
-    setup = make_setup(steps, max(method.queue for method in METHODS.values()))
-    for method, loss, dtype in product(chosen, LOSSES, kinds):
-        yield _group(adapters, method, loss, dtype, setup, announce)
+    methods = [check_choice("method", method, METHODS) for method in methods]
+    return trainings(methods, steps, [check_choice("dtype", dtype, DTYPES) for dtype in dtypes])
 
 
-def count_groups(methods: Sequence[str], dtypes: Sequence[str]) -> int:
-    """The number of groups that `train_everywhere` makes."""
-    return len(methods) * len(LOSSES) * len(dtypes)
+def runs_of(columns: Sequence[Column], plan: Sequence[Training]) -> int:
+    """The number of runs of a check: of every column, and nudged ones of the first."""
+    return (len(columns) + 1) * len(plan)
+
+
+def train_everywhere(
+    columns: Sequence[Column],
+    plan: Sequence[Training],
+    device: str = "cpu",
+    announce: Callable[[str], None] = lambda what: None,
+) -> Findings:
+    """Take every trainer through every training, each trainer in a process of its own.
+
+    Args:
+        columns: trainers; the first is the reference.
+        plan: trainings.
+        device: device, "cpu" or "gpu".
+        announce: function that is told what has been trained.
+
+    Raises:
+        ValueError: there are fewer than two trainers.
+    """
+    if len(columns) < 2:
+        names = [column.name for column in columns]
+        raise invalid("framework", "at least two trainers that can be used, to compare", names)
+    parts, runs = {}, {}
+    for place, column in enumerate(columns):
+        runs[column.name] = [
+            (training, nudge) for training in plan for nudge in (False, True)[: 1 + (place == 0)]
+        ]
+        given = column, runs[column.name], device
+        parts[column.name] = Part(given, 1 + len(runs[column.name]))
+    findings, found = Findings(), {}
+    for name, result in side_by_side(_trained, parts):
+        if isinstance(result, Absent):
+            findings.absent.append(result)
+        elif isinstance(result, Died):
+            findings.absent.append(Absent(name, "broken", result.problem))
+        elif isinstance(result, dict):
+            findings.versions[name] = result
+        else:
+            training, nudge = runs[name].pop(0)
+            announce(f"{training.method}, {training.title}, {training.dtype}: {name}")
+            found[training, NUDGED if nudge else name] = result
+    working = [column.name for column in columns if column.name in findings.versions]
+    findings.groups = [_group(training, columns[0].name, working, found) for training in plan]
+    return findings
+
+
+def _trained(
+    column: Column, runs: Sequence[tuple[Training, bool]], device: str
+) -> Iterator[dict[str, str] | Absent | Trained | str]:
+    """What `prepare` found, and then for every run what was trained, or what kept it from it."""
+    found = opened(column, runs[0][0], device)
+    yield found
+    if isinstance(found, Absent):
+        return
+    for training, nudge in runs:
+        try:
+            yield train(column, training, device, nudge=nudge)
+        except Exception as error:
+            yield describe(error)
 
 
 def _group(
-    adapters: Sequence[Adapter],
-    method: str,
-    loss: str,
-    dtype: str,
-    setup: Setup,
-    announce: Callable[[str], None],
+    training: Training, reference: str, names: Sequence[str], found: Mapping[Any, Trained | str]
 ) -> Group:
-    curves: dict[str, Array] = {}
-    problems: dict[str, str] = {}
-    runs = [(NUDGED, adapters[0], setup.nudged(dtype)), *((a.name, a, setup) for a in adapters)]
-    for name, adapter, start in runs:
-        announce(f"{method}, {loss}, {dtype}: {adapter.name}")
-        try:
-            curves[name] = loss_curve(adapter, method, loss, dtype, start)
-        except Exception as error:
-            problems[name] = describe(error)
-    reference = adapters[0].name
-    rounding, _ = _distance(curves, NUDGED, reference)
+    runs = {name: found.get((training, name), "not trained") for name in (*names, NUDGED)}
+    right, nudged = runs.get(reference, "the reference has not trained"), runs[NUDGED]
+    rounding = _distances(nudged, right)
     comparisons = []
-    for adapter in adapters[1:]:
-        difference, step = _distance(curves, adapter.name, reference)
-        problem = problems.get(adapter.name) or problems.get(reference, "")
+    for name in names:
+        if name == reference:
+            continue
+        problems = [run for run in (runs[name], right) if isinstance(run, str)]
+        own = _distances(runs[name], right)
         comparisons.append(
             Comparison(
-                method, loss, dtype, adapter.name, reference, difference, step, rounding, problem
+                training, name, reference, own[0], own[1], rounding[0], own[2], own[3],
+                rounding[2], problems[0] if problems else "",
             )
-        )
-    return Group(method, loss, dtype, curves, comparisons)
+        )  # fmt: skip
+    curves = {name: run.losses for name, run in runs.items() if isinstance(run, Trained)}
+    return Group(training, curves, comparisons)
 
 
-def _distance(curves: Mapping[str, Array], name: str, reference: str) -> tuple[float, int]:
-    """Largest relative difference of two curves, and the step, from 1, where it is."""
-    if name not in curves or reference not in curves:
-        return math.inf, 0
-    relative = relative_difference(curves[name], curves[reference])
-    return float(relative.max()), int(relative.argmax()) + 1
+def _distances(a: Trained | str, b: Trained | str) -> tuple[float, int, float, str]:
+    """Largest difference of the losses and its step; that of the weights and its array."""
+    if isinstance(a, str) or isinstance(b, str):
+        return math.inf, 0, math.inf, ""
+    relative = relative_difference(a.losses, b.losses)
+    arrays = weight_differences(a.weights, b.weights)
+    worst = max(arrays, key=lambda name: arrays[name])
+    return float(relative.max()), int(relative.argmax()) + 1, arrays[worst], worst
 
 
 def relative_difference(a: Array, b: Array) -> Array:
@@ -205,3 +230,22 @@ def relative_difference(a: Array, b: Array) -> Array:
     with np.errstate(all="ignore"):
         relative = np.abs(a - b) / np.abs(b)
     return np.where(np.isfinite(relative), relative, np.inf)
+
+
+def weight_differences(a: Weights, b: Weights) -> dict[str, float]:
+    """Largest |a - b| of every array over max |b|; infinite where not finite, or one is missing.
+
+    A running mean, which may be 0 but for rounding, is measured by its deviation where that is
+    larger, as norms measure it.
+    """
+    found = {}
+    for name in a.keys() | b.keys():
+        if name not in a or name not in b or a[name].shape != b[name].shape:
+            found[name] = math.inf
+            continue
+        gap, size = np.abs(a[name] - b[name]).max(), np.abs(b[name]).max()
+        if name.endswith("running_mean"):
+            size = max(size, np.sqrt(b[name.replace("_mean", "_var")]).max())
+        relative = 0.0 if gap == 0.0 else float(gap / size) if size else math.inf
+        found[name] = relative if math.isfinite(relative) else math.inf
+    return found

@@ -16,11 +16,10 @@ from fmicl_recipes.plots import COLOURS
 
 #: Line styles of differences.
 STYLES = {"float64": "-", "float32": "--"}
-#: Line styles of curves that coincide: a wide and pale one, and dashes upon it.
+#: Line styles of curves that coincide: a wide and pale one, and dashes upon it, in turns.
 LAYERS: tuple[dict[str, Any], ...] = (
     {"lw": 5.0, "alpha": 0.4},
-    {"ls": (0, (5, 5))},
-    {"ls": (5, (5, 5))},
+    *({"ls": (5 * place, (5, 15))} for place in range(4)),
 )
 #: Equal numbers have no place on a logarithmic axis; they are drawn on its floor.
 FLOOR = 1e-17
@@ -29,14 +28,15 @@ FLOOR = 1e-17
 def plot_training(groups: Sequence[Group], path: Path) -> Path:
     """Draw the loss curves and, below them, their largest differences from the reference so far.
 
-    Each method has a column, each loss two rows.
+    Each method has a column, each loss two rows. Trainings by other optimisers are left out.
 
     Args:
         groups: trainings, one for every method, loss and dtype.
         path: path of the PNG.
     """
-    methods = list(dict.fromkeys(g.method for g in groups))
-    losses = list(dict.fromkeys(g.loss for g in groups))
+    groups = [g for g in groups if g.training.optimizer == "sgd"]
+    methods = list(dict.fromkeys(g.training.method for g in groups))
+    losses = list(dict.fromkeys(g.training.loss for g in groups))
     names = [n for n in dict.fromkeys(n for g in groups for n in g.curves) if n != NUDGED]
     colours = dict(zip(names, COLOURS, strict=False)) | {NUDGED: "0.6"}
     size = (3.6 * len(methods) + 0.6, 4.4 * len(losses) + 0.7)
@@ -45,7 +45,7 @@ def plot_training(groups: Sequence[Group], path: Path) -> Path:
     for column, method in enumerate(methods):
         for row, loss in enumerate(losses):
             curves, differences = panels[2 * row : 2 * row + 2, column]
-            found = [g for g in groups if (g.method, g.loss) == (method, loss)]
+            found = [g for g in groups if (g.training.method, g.training.loss) == (method, loss)]
             _draw_curves(curves, found[0], names, colours)
             for group in found:
                 _draw_differences(differences, group, colours)
@@ -74,10 +74,12 @@ def _draw_differences(axes: Axes, group: Group, colours: dict[str, str]) -> None
         if name in group.curves and reference in group.curves:
             gap = relative_difference(group.curves[name], group.curves[reference])
             largest = np.maximum.accumulate(np.maximum(gap, FLOOR))
-            axes.plot(_steps(gap), largest, color=colours[name], ls=STYLES[group.dtype], lw=1.2)
-    if group.dtype == "float64":
+            axes.plot(
+                _steps(gap), largest, color=colours[name], ls=STYLES[group.training.dtype], lw=1.2
+            )
+    if group.training.dtype == "float64":
         axes.axhline(EQUAL, color="0.3", lw=0.8, ls=":")
-    axes.set(yscale="log", ylim=(FLOOR, 1e-3))
+    axes.set(yscale="log", ylim=(FLOOR, 1.0))
     axes.spines[["top", "right"]].set_visible(False)
 
 

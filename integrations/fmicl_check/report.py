@@ -11,7 +11,7 @@ from typing import Any
 from fmicl_check.base import Adapter
 from fmicl_check.battery import Outcome
 from fmicl_check.frameworks import Absent
-from fmicl_check.parity import Group
+from fmicl_check.parity import Findings
 
 
 @dataclass(frozen=True)
@@ -82,25 +82,22 @@ def losses_report(rows: Iterable[Row], absent: Iterable[Absent], passed: bool) -
     )
 
 
-def training_report(
-    groups: Sequence[Group], adapters: Iterable[Adapter], absent: Iterable[Absent], passed: bool
-) -> dict[str, Any]:
+def training_report(findings: Findings, passed: bool) -> dict[str, Any]:
     """Comparisons and loss curves for JSON; a number that is not finite is null."""
-    versions = {adapter.name: adapter.version for adapter in adapters}
-    comparisons = [
-        asdict(c) | {"tolerance": c.tolerance, "passed": c.passed}
-        for group in groups
-        for c in group.comparisons
-    ]
+    comparisons = []
+    for c in (c for group in findings.groups for c in group.comparisons):
+        entry = asdict(c)
+        limits = {"tolerance": c.tolerance, "weights_tolerance": c.weights_tolerance}
+        comparisons.append(entry.pop("training") | entry | limits | {"passed": c.passed})
     curves = [
-        {"method": g.method, "loss": g.loss, "dtype": g.dtype}
-        | {"curves": {name: curve.tolist() for name, curve in g.curves.items()}}
-        for g in groups
+        asdict(g.training) | {"curves": {name: curve.tolist() for name, curve in g.curves.items()}}
+        for g in findings.groups
     ]
     return _finite(
         {
-            "check": "training", "passed": passed, "versions": versions,
-            "comparisons": comparisons, "runs": curves, "absent": list(map(asdict, absent)),
+            "check": "training", "passed": passed, "versions": findings.versions,
+            "comparisons": comparisons, "runs": curves,
+            "absent": list(map(asdict, findings.absent)),
         }
     )  # fmt: skip
 

@@ -48,8 +48,9 @@ LEGEND = (
     "which every option occurs, dense and tiled; --full takes every combination."
 )
 TRAINING_LEGEND = (
-    "difference: largest |a - b| / |b| of a step's loss; b is by {reference}. rounding: the same\n"
-    "when a is by {reference}, too, from initial weights one unit in the last place away."
+    "losses: largest |a - b| / |b| of a step's loss; b is by {reference}. weights: largest\n"
+    "|a - b| / max |b| of an array at the end. limit: in float64 as it is; in float32 ten times\n"
+    "what becomes of {reference} itself from weights one unit in the last place away."
 )
 PASS, FAIL = Text("pass", "green"), Text("FAIL", "red")
 STYLE: dict[str, Any] = {"box": box.SIMPLE_HEAD, "padding": 0, "show_edge": False}
@@ -72,7 +73,7 @@ def check(
     train: Annotated[
         bool,
         typer.Option(
-            "--train", help="Train the same encoder in each framework instead.",
+            "--train", help="Let each trainer train the same, and compare, instead.",
             rich_help_panel=TRAINING,
         ),
     ] = False,
@@ -193,32 +194,37 @@ def _train(
     out: Path | None, as_json: bool,
 ) -> bool:  # fmt: skip
     """Train in every framework and print how the losses differ; whether it passed."""
-    from fmicl_check.parity import DTYPES, METHODS, count_groups, train_everywhere
+    from fmicl_check.columns import find_columns
+    from fmicl_check.parity import planned, runs_of, train_everywhere
     from fmicl_check.plot import plot_training
     from fmicl_check.report import as_text, training_report
+    from fmicl_check.training import DTYPES
     from fmicl_recipes.files import check_folder, make_folder
+    from fmicl_recipes.settings import METHODS
 
-    folder, length = out or OUT, STEPS if steps is None else steps
+    folder, begun = out or OUT, time.perf_counter()
     check_folder(folder)
-    methods, dtypes = methods or list(METHODS), dtypes or list(DTYPES)
-    adapters, absent, failed = _open(names, device)
-    if len(adapters) < 2:
-        _explain(absent, errors)
-    trainings = count_groups(methods, dtypes) * (len(adapters) + 1)
-    with _announcing(trainings, "training") as announce:
-        groups = list(train_everywhere(adapters, methods, length, dtypes, announce))
-    passed = not failed and all(c.passed for g in groups for c in g.comparisons)
-    report = training_report(groups, adapters, absent, passed)
+    columns, missing = find_columns(names)
+    plan = planned(methods or METHODS, STEPS if steps is None else steps, dtypes or DTYPES)
+    if len(columns) < 2:
+        _explain(missing, errors)
+    with _announcing(runs_of(columns, plan), "training") as announce:
+        findings = train_everywhere(columns, plan, device, announce)
+    findings.absent = missing + findings.absent
+    passed = findings.passed(names)
+    report = training_report(findings, passed)
     (make_folder(folder) / "train.json").write_text(as_text(report), encoding="utf-8")
-    plot = plot_training(groups, folder / "train.png")
+    plot = plot_training(findings.groups, folder / "train.png")
     if as_json:
         print(as_text(report))
         return passed
-    console.print(_training_table(groups, absent))
-    say(TRAINING_LEGEND.format(reference=adapters[0].name))
-    _explain(absent)
-    for comparison in (c for g in groups for c in g.comparisons if c.problem):
-        say(f"{comparison.framework}, {comparison.method}: {comparison.problem}")
+    console.print(_training_table(findings.groups, findings.absent))
+    say(f"{runs_of(columns, plan)} runs took {time.perf_counter() - begun:.0f} s.")
+    say(TRAINING_LEGEND.format(reference=columns[0].name))
+    _explain(findings.absent)
+    for c in (c for g in findings.groups for c in g.comparisons if not c.passed):
+        what = c.problem or f"{c.array} differs most; losses at step {c.step}"
+        say(f"{c.framework}, {c.training.method}, {c.training.title}, {c.training.dtype}: {what}")
     say(f"written: {plot}, {folder / 'train.json'}")
     return passed
 
@@ -226,30 +232,31 @@ def _train(
 def _training_table(groups: Sequence[Group], absent: Sequence[Absent]) -> Table:
     cells = [
         (
-            c.framework, c.method, c.loss, c.dtype, f"{c.difference:.1e}", str(c.step),
-            f"{c.rounding:.1e}", f"{c.tolerance:.0e}", PASS if c.passed else FAIL,
+            c.framework, c.training.method, c.training.title, c.training.dtype,
+            f"{c.difference:.1e}", f"{c.tolerance:.0e}",
+            f"{c.weights:.1e}", f"{c.weights_tolerance:.0e}", PASS if c.passed else FAIL,
         )
         for group in groups for c in group.comparisons
     ]  # fmt: skip
-    title = "loss curves of the same training"
-    words, numbers = ("method", "loss", "dtype"), ("difference", "step", "rounding", "tolerance")
-    return _table(title, words, numbers, cells, absent)
+    title = "the same training by every trainer"
+    words, numbers = ("method", "loss", "dtype"), ("losses", "limit", "weights", "limit")
+    return _table(title, words, numbers, cells, absent, verdict="")
 
 
 def _table(
     title: str, words: Sequence[str], numbers: Sequence[str],
-    cells: Sequence[Sequence[str | Text]], absent: Sequence[Absent],
+    cells: Sequence[Sequence[str | Text]], absent: Sequence[Absent], verdict: str = "verdict",
 ) -> Table:  # fmt: skip
     """A table in 80 columns; a framework that is absent has a row with a verdict alone."""
     table = Table("framework", *words, title=title, **STYLE)
     for heading in numbers:
         table.add_column(heading, justify="right")
-    table.add_column("verdict")
+    table.add_column(verdict)
     for row in cells:
         table.add_row(*row)
     for entry in absent:
-        verdict = Text(entry.state, "red" if entry.state == "broken" else "yellow")
-        table.add_row(entry.framework, *["-"] * len([*words, *numbers]), verdict)
+        state = Text(entry.state, "red" if entry.state == "broken" else "yellow")
+        table.add_row(entry.framework, *["-"] * len([*words, *numbers]), state)
     return table
 
 

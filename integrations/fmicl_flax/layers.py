@@ -89,7 +89,7 @@ def convolve(
 
 
 class BatchNorm(nnx.BatchNorm):
-    """Batch norm whose running variance is that of PyTorch, sum / (n - 1); batches are divided by n.
+    """Batch norm that divides by n in a batch and by n - 1 for its running variance: PyTorch's.
 
     Its running statistics are in the dtype of the weights.
 
@@ -125,7 +125,7 @@ def batch_norm(
 
 
 def attention(query: jax.Array, key: jax.Array, value: jax.Array, **_: Any) -> jax.Array:
-    """Attention of (N, T, heads, d) without masks in the dtype given; JAX's own has a float32 in it.
+    """Attention of (N, T, heads, d), without masks; JAX's own takes float32 for a part of it.
 
     softmax(query . key / sqrt(d)) value
     """

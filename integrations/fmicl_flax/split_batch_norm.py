@@ -63,15 +63,14 @@ def _one_after_the_other(networks: Any, moved: nnx.State, parts: int) -> nnx.Sta
         for path, module in nnx.iter_modules(networks)
         if isinstance(module, nnx.BatchNorm)
     }
-
-    def last(path: Any, start: jax.Array, each: jax.Array) -> jax.Array:
-        keys = tuple(getattr(key, "key", getattr(key, "idx", None)) for key in path)
-        momentum = momenta.get(keys[:-1])
-        if momentum is None:
-            return each[-1]
-        value = start
-        for part in range(parts):
-            value = each[part] + momentum * (value - start)
-        return value.astype(start.dtype)
-
-    return jax.tree.map_with_path(last, nnx.state(networks, nnx.Not(nnx.Param)), moved)
+    every = dict(nnx.to_flat_state(moved))
+    state = nnx.state(networks, nnx.Not(nnx.Param))
+    for path, variable in nnx.to_flat_state(state):
+        start, each = variable.get_value(), every[path].get_value()
+        value, momentum = each[-1], momenta.get(path[:-1])
+        if momentum is not None:
+            value = start
+            for part in range(parts):
+                value = each[part] + momentum * (value - start)
+        variable.set_value(value.astype(start.dtype))
+    return state

@@ -63,7 +63,7 @@ class MethodTrainer(SteppedTrainer):
             method = build_method(settings, data.train_images.shape[1:], self.mesh)
         optimizer = build_optimizer(
             settings.optimizer, settings.lr, settings.momentum, settings.weight_decay,
-            self.steps, self.per_epoch * settings.warmup_epochs,
+            self.steps, self.per_epoch * settings.warmup_epochs, method.dtype,
         )  # fmt: skip
         both = method, nnx.Optimizer(method, optimizer, wrt=method.trained)
         self.graph, state = nnx.split(both)

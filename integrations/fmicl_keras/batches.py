@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import chain
@@ -26,16 +26,28 @@ class Feed:
         start: number of the first step.
         strategy: strategy of TensorFlow over several processes that read a part of every batch
             each; None where this process reads all of it.
+        plan: function from the number of a step to arrays that go with its images, as
+            `Method.plan`.
     """
 
-    def __init__(self, batches: Batches, start: int, strategy: Any = None) -> None:
+    def __init__(
+        self,
+        batches: Batches,
+        start: int,
+        strategy: Any = None,
+        plan: Callable[[int], dict[str, Any]] = lambda step: {},
+    ) -> None:
+        self.step, self.plan = start, plan
         self.items: Any = ahead(stream(batches, start, batches.workers))
         self.strategy, self.lock = strategy, Lock()  # as a strategy takes batches in a thread
         #: Seconds that training has waited for a batch.
         self.waited = 0.0
 
     def take(self, count: int) -> Any:
-        """The next `count` batches, (images,) or (images, ids), for one call of `fit`."""
+        """The next `count` batches, (images,) or (images, ids), for one call of `fit`.
+
+        Images with a plan are a dictionary, as `Method.call` takes it.
+        """
         batches = self._next(count)
         if keras.config.backend() != "tensorflow":
             return batches
@@ -45,7 +57,9 @@ class Feed:
         first = next(batches)
         dataset = tf.data.Dataset.from_generator(
             lambda: chain([first], batches),
-            output_signature=tuple(tf.TensorSpec((None, *a.shape[1:]), a.dtype) for a in first),
+            output_signature=keras.tree.map_structure(
+                lambda a: tf.TensorSpec((None, *a.shape[1:]), a.dtype), first
+            ),
         )
         options = tf.data.Options()
         options.experimental_optimization.inject_prefetch = False
@@ -62,7 +76,10 @@ class Feed:
             self.waited += time.perf_counter() - began
             if item is None:  # closed
                 return
-            yield tuple(item[name] for name in ("images", "ids") if name in item)
+            planned = self.plan(self.step)
+            self.step += 1
+            images = {"images": item["images"], **planned} if planned else item["images"]
+            yield (images, item["ids"]) if "ids" in item else (images,)
 
     def close(self) -> None:
         """End the processes that make batches."""

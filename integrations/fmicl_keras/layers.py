@@ -43,7 +43,7 @@ def fan_in_uniform() -> keras.Initializer:
 
 @keras.saving.register_keras_serializable("fmicl_keras")
 class BatchNorm(layers.BatchNormalization):
-    """Batch norm whose running variance is that of PyTorch, sum / (n - 1); batches are divided by n."""
+    """Batch norm that divides by n in a batch and by n - 1 for its running variance: PyTorch's."""
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Normalised inputs, see `keras.layers.BatchNormalization`."""

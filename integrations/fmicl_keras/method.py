@@ -52,10 +52,19 @@ class Method(keras.Model):
         self.last: LastViews | None = None
         self.built = True  # as all its parts are
 
+    def plan(self, step: int, count: int) -> dict[str, Any]:
+        """Arguments of `compare` beside the views, which a trainer gives with the images.
+
+        Args:
+            step: number of the step, from 0.
+            count: number N of images in the batch.
+        """
+        return {}
+
     def compare(self, *views: Any, **mode: Any) -> Any:
         """The features (N, V or more, d) that the loss compares of V views (N, H, W, C).
 
-        `training` says whether it is training.
+        `training` says whether it is training. A method can take what its `plan` returns.
         """
         raise NotImplementedError
 
@@ -68,8 +77,13 @@ class Method(keras.Model):
         raise NotImplementedError
 
     def call(self, images: Any, training: bool = False) -> Any:
-        """The features that the loss compares of random views of uint8 images (N, H, W, C)."""
-        return self.compare(*self.views(images, self.view_count), training=training)
+        """The features that the loss compares of random views of uint8 images (N, H, W, C).
+
+        The images can be a dictionary, "images" and beside them what `plan` returned.
+        """
+        given = dict(images) if isinstance(images, dict) else {"images": images}
+        views = self.views(given.pop("images"), self.view_count)
+        return self.compare(*views, training=training, **given)
 
     def compute_loss(
         self,
@@ -163,8 +177,10 @@ class MomentumMethod(Method):
         for key, query in ((self.key_encoder, self.encoder), (self.key_head, self.head)):
             for slow, fast in zip(key.weights, query.weights, strict=True):
                 if fast.trainable:
-                    value = ops.stop_gradient(ops.convert_to_tensor(fast))
-                    slow.assign(momentum * slow + (1.0 - momentum) * value)
+                    # Tensors, since Keras takes a number times a variable for float32.
+                    new, old = map(ops.convert_to_tensor, (fast, slow))
+                    value = ops.stop_gradient(new)
+                    slow.assign(momentum * old + (1.0 - momentum) * value)
 
 
 def momentum_copy(model: keras.Model) -> keras.Model:
@@ -198,7 +214,9 @@ class LastViews(keras.metrics.Metric):
     def __init__(self, rows: int, dim: int, dtype: str = "float32") -> None:
         super().__init__(name="last_views", dtype=dtype)
         self.views, self.loss, self.stop = (
-            self.add_variable(shape, "zeros", aggregation="only_first_replica", name=name)
+            self.add_variable(
+                shape, "zeros", dtype=dtype, aggregation="only_first_replica", name=name
+            )
             for name, shape in (("views", (rows, 2, dim)), ("loss", ()), ("stop", ()))
         )
 

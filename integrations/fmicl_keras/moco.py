@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers, ops
 
 from fmicl_core.checks import check_choice
@@ -14,7 +15,7 @@ from fmicl_keras.layers import batch_norm, dense, has_batch_norm, network_input
 from fmicl_keras.method import Loss, MomentumMethod
 from fmicl_keras.replicas import gather, replica_count
 from fmicl_recipes.data.splits import NO_LABEL
-from fmicl_recipes.draws import initial_queue
+from fmicl_recipes.draws import initial_queue, key_order
 from fmicl_recipes.settings import HEAD_NORMS, TrainSettings
 
 
@@ -76,16 +77,24 @@ class MoCo(MomentumMethod):
         self.pointer = self.add_weight(
             (), "zeros", "int32", trainable=False, aggregation="only_first_replica"
         )
+        #: Draws the order of the keys where none is given.
         self.order = keras.random.SeedGenerator(1000 * seed + 999)  # not augmentation's
+        self.seed, self.replicas = seed, replica_count()
         self.ema, self.splits = ema, bn_splits if has_batch_norm(self) else 1
         self.supervised = supervised
 
-    def compare(self, v1: Any, v2: Any, training: bool) -> Any:
+    def plan(self, step: int, count: int) -> dict[str, Any]:
+        """The order in which the keys are encoded; each of several replicas draws its own."""
+        if self.splits == 1 or self.replicas > 1:
+            return {}
+        return {"order": key_order(count, self.seed, step).astype(np.int32)}
+
+    def compare(self, v1: Any, v2: Any, training: bool, order: Any = None) -> Any:
         """Queries of the first view and keys of the second, (N, 2, d)."""
         q = ops.concatenate([self.query(part, training) for part in self.parts(v1)])
         if training:
             self.follow(self.ema)
-        return ops.stack([q, self.shuffled_keys(v2, training)], axis=1)
+        return ops.stack([q, self.shuffled_keys(v2, training, order)], axis=1)
 
     def contrast(self, features: Any, training: bool, ids: Any = None) -> Any:
         """loss(q, k, bank=queue), with labels also of the queue; then the keys enter the queue."""
@@ -107,11 +116,12 @@ class MoCo(MomentumMethod):
         edges = [n * i // splits for i in range(splits + 1)]
         return [view[a:b] for a, b in pairwise(edges)]
 
-    def shuffled_keys(self, view: Any, training: bool) -> Any:
-        """Keys (N, d), encoded in a random order and put back in place."""
+    def shuffled_keys(self, view: Any, training: bool, order: Any = None) -> Any:
+        """Keys (N, d), encoded in the order given, or a random one, and put back in place."""
         if self.splits == 1:
             return self.key(view, training)
-        order = keras.random.shuffle(ops.arange(ops.shape(view)[0]), seed=self.order)
+        if order is None:
+            order = keras.random.shuffle(ops.arange(ops.shape(view)[0]), seed=self.order)
         shuffled = self.parts(ops.take(view, order, axis=0))
         keys = ops.concatenate([self.key(part, training) for part in shuffled])
         return ops.take(keys, ops.argsort(order), axis=0)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 
 class SGD(keras.optimizers.SGD):
     """SGD with momentum and weight decay in the gradient.
 
-    g <- g + decay w;  v <- momentum v - lr g;  w <- w + v
+    g <- g + decay w;  v <- momentum v + g;  w <- w - lr v
 
-    Keras' own weight decay stands beside the momentum, not in it, and at equal settings is weaker
-    by 1 - momentum. Weights of at most one dimension, norms and biases, have no decay.
+    As in PyTorch and Optax. Keras' own has the rate in the velocity, v <- momentum v - lr g, which
+    is another path where the rate changes, and its weight decay stands beside the momentum, where
+    at equal settings it is weaker by 1 - momentum. Weights of at most one dimension, norms and
+    biases, have no decay.
 
     Args:
         learning_rate: number, or schedule.
@@ -34,14 +36,12 @@ class SGD(keras.optimizers.SGD):
         """Move one weight."""
         if len(variable.shape) > 1:
             gradient = self.direction(gradient, ops.convert_to_tensor(variable))
-        if not self.momentum:
-            super().update_step(gradient, variable, learning_rate)
-            return
-        # Keras' own step rounds the momentum to float32 on TensorFlow.
-        velocity = self.momentums[self._get_variable_index(variable)]
-        moved = ops.cast(learning_rate, variable.dtype) * gradient
-        self.assign(velocity, self.momentum * velocity - moved)
-        self.assign_add(variable, velocity)
+        if self.momentum:
+            velocity = self.momentums[self._get_variable_index(variable)]
+            # Of tensors, since Keras takes a number times a variable for float32.
+            gradient = self.momentum * ops.convert_to_tensor(velocity) + gradient
+            self.assign(velocity, gradient)
+        self.assign_sub(variable, ops.cast(learning_rate, variable.dtype) * gradient)
 
     def direction(self, gradient: Any, weight: Any) -> Any:
         """The direction that takes the gradient's place for weights, not for norms and biases."""
@@ -57,7 +57,7 @@ class SGD(keras.optimizers.SGD):
 class LARS(SGD):
     """SGD with momentum whose steps are scaled, weight by weight, to the weight's own size.
 
-    g <- g + decay w;  g <- g * trust |w| / |g|;  v <- momentum v - lr g;  w <- w + v
+    g <- g + decay w;  g <- g * trust |w| / |g|;  v <- momentum v + g;  w <- w - lr v
 
     The first two leave out norms and biases, weights of at most one dimension.
 
@@ -92,10 +92,54 @@ class LARS(SGD):
         return super().get_config() | {"trust": self.trust}
 
 
-def warmup_cosine(
-    lr: float, steps: int, warmup: int, dtype: str = "float32"
-) -> keras.optimizers.schedules.CosineDecay:
+class AdamW(keras.optimizers.Adam):
+    """Adam with a weight decay of its own (Loshchilov and Hutter 2019), as in PyTorch and Optax.
+
+    m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2
+    w <- w - lr (decay w + m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + 1e-8))
+
+    Keras' own adds an epsilon of 1e-7 to sqrt(v) before its correction, which counts where
+    gradients are small. Weights of at most one dimension, norms and biases, have no decay.
+
+    Args:
+        learning_rate: number, or schedule.
+        decay: weight decay, >= 0.
+        options: options of `keras.optimizers.Adam`.
+    """
+
+    def __init__(self, learning_rate: Any, decay: float = 0.0, **options: Any) -> None:
+        super().__init__(learning_rate, **{"epsilon": 1e-8} | options)
+        self.decay = decay
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Move one weight."""
+        index, dtype = self._get_variable_index(variable), variable.dtype
+        step = ops.cast(self.iterations + 1, dtype)
+        moments = []
+        for kept, rate, new in (
+            (self._momentums[index], self.beta_1, gradient),
+            (self._velocities[index], self.beta_2, ops.square(gradient)),
+        ):
+            # Of tensors, since Keras takes a number times a variable for float32.
+            moment = rate * ops.convert_to_tensor(kept) + (1.0 - rate) * new
+            self.assign(kept, moment)
+            moments.append(moment / (1.0 - ops.exp(step * math.log(rate))))
+        change = moments[0] / (ops.sqrt(moments[1]) + self.epsilon)
+        if len(variable.shape) > 1:
+            change = change + self.decay * ops.convert_to_tensor(variable)
+        self.assign_sub(variable, ops.cast(learning_rate, dtype) * change)
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments."""
+        config = super().get_config() | {"decay": self.decay}
+        del config["weight_decay"]
+        return config
+
+
+class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
     """Learning rate per step: from lr / warmup linearly to lr, then by a cosine down to 0.
+
+    Keras has it too, in float32 alone.
 
     Args:
         lr: peak of the learning rate.
@@ -103,13 +147,22 @@ def warmup_cosine(
         warmup: number of steps, at the beginning, in which the rate rises.
         dtype: dtype in which the rate is computed.
     """
-    # Keras takes the dtype from the first number, and a Python number for a float32.
-    start, peak = (np.asarray(rate, dtype) for rate in (lr / max(1, warmup), lr))
-    if not warmup:
-        return keras.optimizers.schedules.CosineDecay(peak, steps)
-    return keras.optimizers.schedules.CosineDecay(
-        start, steps - warmup, warmup_target=peak, warmup_steps=warmup
-    )
+
+    def __init__(self, lr: float, steps: int, warmup: int, dtype: str = "float32") -> None:
+        super().__init__()
+        self.lr, self.steps, self.warmup, self.dtype = lr, steps, warmup, dtype
+
+    def __call__(self, step: Any) -> Any:
+        """The learning rate of a step, from 0."""
+        step, start = ops.cast(step, self.dtype), self.lr / max(1, self.warmup)
+        rising = start + (self.lr - start) * step / max(1, self.warmup)
+        done = ops.clip((step - self.warmup) / (self.steps - self.warmup), 0.0, 1.0)
+        falling = 0.5 * self.lr * (1.0 + ops.cos(math.pi * done))
+        return ops.where(step < self.warmup, rising, falling)
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments."""
+        return {name: getattr(self, name) for name in ("lr", "steps", "warmup", "dtype")}
 
 
 def build_optimizer(
@@ -125,11 +178,5 @@ def build_optimizer(
         weight_decay: weight decay of what is neither a norm nor a bias.
     """
     if name == "adamw":
-        # Keras' default for epsilon is ten times that of PyTorch and Optax.
-        adamw = keras.optimizers.AdamW(rate, weight_decay, epsilon=1e-8)
-        if any(w.dtype == "float64" for w in weights):
-            # TensorFlow takes Python numbers for float32 where Keras casts them.
-            adamw.beta_1, adamw.beta_2 = np.float64(adamw.beta_1), np.float64(adamw.beta_2)
-        adamw.exclude_from_weight_decay([w for w in weights if len(w.shape) <= 1])
-        return adamw
+        return AdamW(rate, weight_decay)
     return {"sgd": SGD, "lars": LARS}[name](rate, momentum, weight_decay)

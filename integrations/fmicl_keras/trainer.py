@@ -16,7 +16,7 @@ from fmicl_keras.checkpoints import load_checkpoint, save_checkpoint, to_numpy
 from fmicl_keras.devices import Devices
 from fmicl_keras.machines import lost, over_machines
 from fmicl_keras.method import LastViews, Method
-from fmicl_keras.optimizers import build_optimizer, warmup_cosine
+from fmicl_keras.optimizers import WarmupCosine, build_optimizer
 from fmicl_keras.weights import get_arrays, set_arrays
 from fmicl_recipes.batches import Batches
 from fmicl_recipes.chunks import chunk_size, filled_chunks, joined
@@ -79,13 +79,13 @@ class MethodTrainer(Trainer):
         """Train to the end, see `Trainer.fit`."""
         settings = self.settings
         with lost() if self.devices.machines else nullcontext(), self.devices.scope():
-            self._compile()
+            self.compile()
             if resume and folder.checkpoint.exists():
                 self._restore(folder, with_optimizer=True)
             batches = Batches(self.data, settings, self.ids, self.process)
             start = len(self.history) * self.steps + len(self.losses)
             bar = Progress(settings.title, settings.epochs, batches.steps, start, shown=progress)
-            with closing(bar), closing(Feed(batches, start, self.devices.machines)) as feed:
+            with closing(bar), closing(self.feed(batches, start)) as feed:
                 run = Run(self, self.losses, feed, bar, partial(self._save, folder))
                 while (epoch := len(self.history)) < settings.epochs:
                     # What is left of an open epoch has a call of its own.
@@ -98,16 +98,22 @@ class MethodTrainer(Trainer):
                     if run.stop:
                         raise Preempted.after(run.step)
 
+    def feed(self, batches: Batches, start: int) -> Feed:
+        """The batches of a run from a step on, with what the method plans for each."""
+        plan = partial(self.model.plan, count=self.settings.batch_size)
+        return Feed(batches, start, self.devices.machines, plan)
+
     def load(self, folder: RunFolder) -> None:
         """Take weights, history and seconds from the folder's checkpoint."""
         self._restore(folder, with_optimizer=False)
 
-    def _compile(self) -> None:
+    def compile(self) -> None:
+        """Give the model its optimiser and schedule."""
         settings, weights = self.settings, self.model.trainable_weights
         steps, warmup = (self.steps * n for n in (settings.epochs, settings.warmup_epochs))
         optimizer = build_optimizer(
             weights, settings.optimizer,
-            warmup_cosine(settings.lr, steps, warmup, self.model.compute_dtype),
+            WarmupCosine(settings.lr, steps, warmup, self.model.compute_dtype),
             settings.momentum, settings.weight_decay,
         )  # fmt: skip
         optimizer.build(weights)

@@ -36,7 +36,10 @@ ALLOWED = {
     "fmicl_jax": (("fmicl_core",), ("jax",)),
     "fmicl_tensorflow": (("fmicl_core",), ("tensorflow",)),
     "fmicl_recipes": (("fmicl_core",), ()),
-    "fmicl_check": ((*RECIPES, *BACKENDS), ("torch", "jax", "tensorflow")),
+    "fmicl_check": (
+        (*RECIPES, *BACKENDS, "fmicl_lightning", "fmicl_flax", "fmicl_keras"),
+        ("torch", "jax", "tensorflow", "lightning", "keras"),
+    ),
     "fmicl_lightning": ((*RECIPES, "fmicl_torch"), ("torch", "lightning")),
     "fmicl_flax": ((*RECIPES, "fmicl_jax"), ("jax", "flax", "optax", "orbax")),
     "fmicl_keras": ((*RECIPES, *BACKENDS), ("keras", "tensorflow", "jax", "torch")),

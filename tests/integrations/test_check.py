@@ -4,11 +4,11 @@ import dataclasses
 import itertools
 import json
 import math
+import pydoc
 import re
 import shlex
 import subprocess
 import sys
-from collections import deque
 from importlib import import_module
 from types import SimpleNamespace
 
@@ -22,15 +22,22 @@ from typer.testing import CliRunner
 from fmicl_check import ADAPTERS, Case, battery, cases, run_case
 from fmicl_check.base import describe
 from fmicl_check.case import DTYPES, FUSED_TOLERANCE, IDS, SCHEMES, SIMILARITIES, SUITABLE
+from fmicl_check.columns import COLUMNS, Trained, find_columns, opened, train
 from fmicl_check.frameworks import Absent, is_failure
-from fmicl_check.methods import LOSSES, METHODS
-from fmicl_check.optimizers import SGD, make_sgd
-from fmicl_check.parity import MOMENTUM, RATE, Comparison, loss_curve, train_everywhere
+from fmicl_check.parity import (
+    EQUAL,
+    Comparison,
+    Findings,
+    planned,
+    relative_difference,
+    train_everywhere,
+    weight_differences,
+)
 from fmicl_check.processes import run_batteries
-from fmicl_check.setup import make_setup
+from fmicl_check.training import LOSSES, Training, initial_weights, nudged, trainings
 from fmicl_check.truth import RELATED, TILED
 from fmicl_cli.main import app
-from fmicl_recipes import settings
+from fmicl_recipes.settings import METHODS
 
 #: Some of every kind; the whole battery, which takes a minute, is for `fmicl check` itself.
 FEW = [
@@ -345,102 +352,202 @@ def test_mistakes_are_named(arguments, message):
 
 # The training
 
-
-def test_the_methods_are_those_of_the_trainers():
-    assert set(METHODS) == set(settings.METHODS)
-
-
-#: SimCLR as long as the command trains; the others until the queue of 4 batches has wrapped.
-@pytest.mark.parametrize(("method", "steps"), [("simclr", 100), ("moco", 6), ("moco-v3", 6)])
-def test_float64_curves_are_equal(adapters, method, steps):
-    groups = list(train_everywhere(adapters, [method], steps, ["float64"]))
-    assert [g.loss for g in groups] == list(LOSSES)
-    for comparison in (c for g in groups for c in g.comparisons):
-        assert comparison.difference <= 1e-9, comparison
-        assert comparison.passed
-    for group in groups:
-        curve = group.curves["torch"]
-        assert len(curve) == steps
-        assert steps < 100 or curve[-5:].mean() < curve[:5].mean() - 0.5  # it does learn
+BY_NAME = {column.name: column for column in COLUMNS}
+LIGHTNING = BY_NAME["torch"]
+SHORT = Training("simclr", "kl-micl", "float64", 6)
+#: Steps of the run that the command's own is too long for.
+MOCO = Training("moco", "info-nce", "float64", 8)
 
 
-def test_float32_curves_differ_as_rounding_makes_them(adapters):
-    for group in train_everywhere(adapters[:2], ["simclr"], 30, ["float32"]):
-        (comparison,) = group.comparisons
-        assert 0.0 < comparison.difference <= comparison.tolerance < 1e-5
+@pytest.fixture
+def trainers(require):
+    """The columns of Lightning and Flax, which train in this process."""
+    for name in ("lightning", "flax", "optax"):
+        require(name)
+    jax = require("jax")
+    before = jax.config.jax_enable_x64
+    columns = LIGHTNING, BY_NAME["jax"]
+    for column in columns:
+        assert isinstance(opened(column, SHORT, "cpu"), dict)
+    yield columns
+    jax.config.update("jax_enable_x64", before)
 
 
-def test_a_wrong_sign_makes_training_differ(require, flip_sign, tmp_path):
-    require("jax")
-    flip_sign("torch")
+def gaps(a, b):
+    """The largest differences of losses and weights."""
+    return (
+        relative_difference(a.losses, b.losses).max(),
+        max(weight_differences(a.weights, b.weights).values()),
+    )
+
+
+def test_a_check_trains_every_method_with_every_loss_and_optimiser():
+    plan = planned(METHODS, 100, ["float64", "float32"])
+    assert {(t.method, t.loss, t.dtype) for t in plan} == set(
+        itertools.product(METHODS, LOSSES, ["float64", "float32"])
+    )
+    assert {t.optimizer for t in plan} == {"sgd", "adamw", "lars"}
+    assert len(set(plan)) == len(plan)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 99, 100])
+def test_a_training_has_its_steps_and_warms_up_where_there_are_epochs(steps):
+    settings = Training("moco", "kl-micl", "float32", steps).settings("torch")
+    assert steps % settings.epochs == 0
+    assert settings.epochs == 1 or 0 < settings.warmup_epochs < settings.epochs
+    assert (settings.momentum, settings.precision) == (0.9, "32")
+    assert settings.weight_decay > 0.0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_weights_are_drawn_so_that_nothing_hides(method):
+    settings = Training(method, "kl-micl", "float64", 2).settings("jax")
+    weights = initial_weights(settings)
+    for name, value in weights.items():
+        assert name == "pointer" or np.all(value != np.rint(value)), name  # neither 0 nor 1
+        own = weights.get(name.removeprefix("key_"))
+        frozen = "patch_embed" in name
+        assert not name.startswith("key_") or frozen == np.array_equal(value, own)
+    moved = nudged(weights, "float32")
+    assert max(weight_differences(moved, weights).values()) < 2.0**-22
+    assert all(np.all(moved[name] != weights[name]) for name in weights if name != "pointer")
+
+
+@pytest.mark.parametrize("training", [SHORT, MOCO], ids=lambda training: training.method)
+def test_lightning_and_flax_train_alike_in_float64(trainers, training):
+    torch, jax = (train(column, training, "cpu") for column in trainers)
+    assert len(torch.losses) == training.steps
+    curve, weights = gaps(jax, torch)
+    assert curve < EQUAL
+    assert weights < EQUAL
+    assert len(np.unique(torch.losses)) == training.steps  # it does move
+
+
+#: What a trainer could do otherwise than the others, each of which has to show.
+BREAKS = {
+    "momentum": ("torch.optim.SGD.__init__", lambda init: lambda self, *a, momentum, **k: init(
+        self, *a, momentum=momentum - 1e-6, **k)),
+    "decay of biases": ("torch.optim.SGD.__init__", lambda init: lambda self, groups, *a, **k: init(
+        self, [group | {"weight_decay": 1e-3} for group in groups], *a, **k)),
+    "epsilon of a norm": ("torch.nn.BatchNorm2d.__init__", lambda init: lambda self, *a, **k: init(
+        self, *a, eps=1.001e-5, **k)),
+    "statistics of a norm": (
+        "torch.nn.BatchNorm2d.__init__",
+        lambda init: lambda self, *a, **k: init(self, *a, momentum=0.1001, **k)),
+    "schedule": ("fmicl_lightning.method.warmup_cosine", lambda schedule: (
+        lambda optimizer, steps, warmup: schedule(optimizer, steps + 1, warmup))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", BREAKS)
+def test_a_trainer_that_does_something_else_is_noticed(trainers, monkeypatch, what):
+    right = train(LIGHTNING, SHORT, "cpu")
+    path, change = BREAKS[what]
+    owner, _, name = path.rpartition(".")
+    holder = pydoc.locate(owner)
+    monkeypatch.setattr(holder, name, change(getattr(holder, name)))
+    wrong = train(LIGHTNING, SHORT, "cpu")
+    assert max(gaps(wrong, right)) > 10.0 * EQUAL
+
+
+@pytest.mark.parametrize("what", ["ema", "order of keys"])
+def test_a_momentum_encoder_that_does_something_else_is_noticed(trainers, monkeypatch, what):
+    method = import_module("fmicl_lightning.method").MomentumMethod
+    moco = import_module("fmicl_lightning.moco")
+    right = train(LIGHTNING, MOCO, "cpu")
+    if what == "ema":
+        follow = method.follow
+        monkeypatch.setattr(method, "follow", lambda self, momentum: follow(self, momentum + 1e-6))
+    else:
+        monkeypatch.setattr(moco, "key_order", lambda count, seed, step: np.arange(count))
+    assert max(gaps(train(LIGHTNING, MOCO, "cpu"), right)) > 10.0 * EQUAL
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_every_trainer_trains_alike(require, method):
+    """All five columns, Keras on each of its backends, in processes of their own."""
+    for name in ("lightning", "flax", "keras", "tensorflow"):
+        require(name)
+    plan = trainings([method], 6, ["float64"])
+    findings = train_everywhere(COLUMNS, plan)
+    assert not findings.absent
+    for comparison in (c for g in findings.groups for c in g.comparisons):
+        assert comparison.passed, comparison
+    assert findings.passed([*ADAPTERS])
+
+
+@pytest.mark.slow
+def test_the_command_compares_and_draws(require, tmp_path):
+    for name in ("lightning", "flax"):
+        require(name)
     done = check("--framework", "torch", "--framework", "jax", "--train", "--method", "simclr",
-                 "--dtype", "float64", "--steps", 2, "--json", "--out", tmp_path)  # fmt: skip
-    assert done.exit_code == 1
+                 "--steps", 3, "--json", "--out", tmp_path)  # fmt: skip
+    assert done.exit_code == 0, done.output
     report = json.loads(done.stdout)
-    verdicts = {c["loss"]: c["passed"] for c in report["comparisons"]}
-    assert verdicts == {"kl-micl": False, "info-nce": True}
     assert json.loads((tmp_path / "train.json").read_text()) == report
+    assert {c["framework"] for c in report["comparisons"]} == {"jax"}
+    assert {c["dtype"] for c in report["comparisons"]} == {"float64", "float32"}
+    assert report["versions"].keys() == {"torch", "jax"}
     assert (tmp_path / "train.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_training_needs_two_frameworks(require, remove, tmp_path):
-    require("torch")
-    remove("jax", "tensorflow")
+def test_training_needs_two_trainers(remove, tmp_path):
+    remove("jax", "keras")
     done = check("--train", "--out", tmp_path)
-    assert "`framework`. Expected at least two that can be used" in str(done.exception)
+    assert "`framework`. Expected at least two trainers that can be used" in str(done.exception)
 
 
-def test_curves_that_are_not_finite_are_not_equal():
-    curves = Comparison("simclr", "kl-micl", "float32", "jax", "torch", math.inf, 1, math.inf)
-    assert not curves.passed
+def test_what_is_missing_is_a_column_that_says_how_to_install_it(remove):
+    remove("lightning", "tensorflow")
+    found, absent = find_columns()
+    states = {entry.framework: entry.detail for entry in absent}
+    assert states["torch"] == "lightning is not installed; pip install 'fmicl[lightning]'"
+    assert "pip install 'fmicl[keras,tensorflow]'" in states["keras-tensorflow"]
+    assert not {c.name for c in found} & states.keys()
+    assert [c.name for c in find_columns(["tensorflow"])[0]] == [c.name for c in found if c.backend]
 
 
-def test_the_framework_s_own_optimiser_is_sgd_with_momentum(framework):
-    adapter = ADAPTERS[framework]()
-    rng = np.random.default_rng(0)
-    with adapter.precision("float64"):
-        own = plain = {"w": adapter.array(rng.normal(size=(3, 2)))}
-        optimizer = make_sgd(adapter, own, RATE, MOMENTUM)
-        reference = SGD(adapter, plain, RATE, MOMENTUM)
-        assert type(optimizer) is not SGD
-        for _ in range(3):
-            gradients = {"w": adapter.array(rng.normal(size=(3, 2)))}
-            own, plain = optimizer.step(own, gradients), reference.step(plain, gradients)
-    np.testing.assert_allclose(adapter.numpy(own["w"]), adapter.numpy(plain["w"]), rtol=1e-14)
+def test_a_framework_that_was_asked_for_has_to_train():
+    missing = Absent("keras-jax", "missing", "")
+    findings = Findings(versions={"torch": {}, "jax": {}}, absent=[missing])
+    assert findings.passed()
+    assert findings.passed(["jax"])
+    assert not findings.passed(["tensorflow"])
+    findings.absent.append(Absent("keras-torch", "broken", ""))
+    assert not findings.passed()
 
 
-def test_without_optax_the_step_is_plain(require, remove):
-    require("jax")
-    remove("optax")
-    assert type(make_sgd(ADAPTERS["jax"](), {}, RATE, MOMENTUM)) is SGD
+def test_what_is_not_finite_or_too_far_apart_does_not_pass():
+    near = {"difference": 1e-12, "rounding": 1e-15, "weights": 1e-12, "weights_rounding": 1e-15}
+    assert Comparison(SHORT, "jax", "torch", **near).passed
+    for change in ({"difference": math.inf}, {"difference": 2e-9}, {"weights": 2e-9},
+                   {"weights": math.inf}, {"problem": "an error"}):  # fmt: skip
+        assert not Comparison(SHORT, "jax", "torch", **near | change).passed
+    float32 = dataclasses.replace(SHORT, dtype="float32")
+    nowhere = {"difference": 1e-7, "rounding": math.inf}
+    assert not Comparison(float32, "jax", "torch", **near | nowhere).passed
 
 
-def test_moco_is_what_a_user_of_torch_would_write(require):
-    """Momentum encoder before the keys, keys without gradient, a queue that wraps."""
-    torch, library = require("torch"), require("fmicl_torch")
-    steps, setup = 6, make_setup(6, METHODS["moco"].queue)
+def test_weights_differ_where_one_is_missing_or_not_finite():
+    a, b = {"w": np.ones(2), "v": np.array([np.nan])}, {"w": np.ones(2), "v": np.ones(1)}
+    assert weight_differences(a, b) == {"w": 0.0, "v": math.inf}
+    assert weight_differences(a, {"w": np.zeros(2)}) == {"w": math.inf, "v": math.inf}
 
-    def perceptron():
-        layers = [torch.nn.Linear(n, m) for n, m in ((64, 64), (64, 64), (64, 64), (64, 16))]
-        for name, layer in zip(("encoder.0", "encoder.1", "head.0", "head.1"), layers, strict=True):
-            layer.weight.data = torch.tensor(setup.weights[f"{name}.weight"].T)
-            layer.bias.data = torch.tensor(setup.weights[f"{name}.bias"])
-        silu = [torch.nn.SiLU() for _ in layers]
-        return torch.nn.Sequential(*itertools.chain(*zip(layers, silu, strict=True)))[:-1]
 
-    encoder, momentum = perceptron(), perceptron().requires_grad_(False)
-    optimizer = torch.optim.SGD(encoder.parameters(), lr=RATE, momentum=MOMENTUM)
-    queue, losses = deque(torch.tensor(setup.queue), maxlen=METHODS["moco"].queue), []
-    for x1, x2 in torch.tensor(setup.views):
-        for old, new in zip(momentum.parameters(), encoder.parameters(), strict=True):
-            old.lerp_(new.detach(), 1.0 - METHODS["moco"].momentum)
-        keys = momentum(x2)
-        loss = library.info_nce_loss(encoder(x1), keys, bank=torch.stack(list(queue)))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        queue.extendleft(keys)  # a full deque drops from the other end
-        losses.append(loss.item())
-    curve = loss_curve(ADAPTERS["torch"](), "moco", "info-nce", "float64", setup)
-    assert len(curve) == steps
-    np.testing.assert_allclose(curve, losses, rtol=1e-12)
+def test_a_trainer_that_ends_in_an_error_is_a_problem(monkeypatch, require):
+    require("lightning")
+    parity = import_module("fmicl_check.parity")
+    right = Trained(np.ones(2), {"w": np.ones(2)})
+
+    def results(work, parts):
+        for name, part in parts.items():
+            yield name, {"torch": "2"}
+            for _ in range(part.count - 1):
+                yield name, right if name == "torch" else "RuntimeError: out of memory"
+
+    monkeypatch.setattr(parity, "side_by_side", results)
+    findings = train_everywhere([LIGHTNING, BY_NAME["jax"]], [SHORT])
+    (comparison,) = findings.groups[0].comparisons
+    assert comparison.problem == "RuntimeError: out of memory"
+    assert not findings.passed()

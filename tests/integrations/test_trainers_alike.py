@@ -21,10 +21,11 @@ NAMES = {
     "build_loss", "build_method", "features", "load_encoder",
 }  # fmt: skip
 #: Keywords that one framework alone needs: a LightningModule has its optimiser and the seed of its
-#: views, Flax draws weights from `rngs`, and in Keras the schedule of the momentum is in the graph.
+#: views, Flax draws weights from `rngs` in a `dtype`, and in Keras the schedule of the momentum is
+#: in the graph.
 OWN = {
     "fmicl_lightning": {"optimizer", "lr", "momentum", "weight_decay", "warmup_epochs", "seed"},
-    "fmicl_flax": {"rngs"},
+    "fmicl_flax": {"rngs", "dtype"},
     "fmicl_keras": {"steps"},
 }
 

@@ -10,7 +10,7 @@ from keras import ops
 from fmicl_keras import build_encoder
 from fmicl_keras.build import state
 from fmicl_keras.geometry import RandomAffine, RandomResizedCrop, bilinear
-from fmicl_keras.optimizers import LARS, SGD, build_optimizer, warmup_cosine
+from fmicl_keras.optimizers import LARS, SGD, WarmupCosine, build_optimizer
 from fmicl_keras.vit import vit
 
 BACKEND = os.environ["KERAS_BACKEND"]
@@ -64,7 +64,7 @@ def test_adamw_leaves_norms_and_biases_undecayed(numpy):
 @once
 @pytest.mark.parametrize("warmup", [0, 4])
 def test_the_rate_warms_up_and_falls_by_a_cosine(warmup):
-    rates = [float(warmup_cosine(2.0, 20, warmup)(step)) for step in range(21)]
+    rates = [float(WarmupCosine(2.0, 20, warmup)(step)) for step in range(21)]
     t = np.arange(21)
     ramp = 2.0 * (1.0 + (warmup - 1) * t / max(warmup, 1)) / max(warmup, 1)
     cosine = 1.0 + np.cos(np.pi * (t - warmup) / (20 - warmup))
