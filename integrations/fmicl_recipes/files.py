@@ -179,8 +179,7 @@ def parse_json(text: str) -> Any:
         ValueError: the text is no JSON, or has other numbers or texts.
         RecursionError: it is nested too deeply.
     """
-    hooks = {"parse_constant": _no_number, "parse_float": _finite, "parse_int": _whole}
-    values = json.loads(text, **hooks)
+    values = json.loads(text, parse_constant=_no_number, parse_float=_finite, parse_int=_whole)
     left = [values]
     while left:
         value = left.pop()

@@ -122,7 +122,7 @@ MISTAKES = [
     (["sweep", "alpha", "simclr", "--out", "/dev/null/x"], "`out`. Expected a folder that can be"),
     (["demo", "--out", "/dev/null/x"], "`out`. Expected a folder that can be made"),
     (["compare", "nowhere", "--out", "/dev/null/x"], "`out`. Expected a folder that can be made"),
-    (["compare", "nowhere"], "`run`. Expected a run folder with metrics.json"),
+    (["compare", "nowhere"], "`run`. Expected a run folder with settings.json"),
 ]
 
 

@@ -154,7 +154,7 @@ def test_weights_that_are_not_finite_are_refused(before, data, tmp_path):
 def test_a_folder_without_weights_says_what_writes_them(tmp_path, fmicl):
     options = [f"--{k.replace('_', '-')}={v}" for k, v in TINY.items()]
     folder = RunFolder.create(tmp_path / "old", settings("simclr"))
-    for init, words in ((tmp_path / "none", "model.json"), (folder.path, "fmicl evaluate")):
+    for init, words in ((tmp_path / "none", "model.json"), (folder.path, "has not trained")):
         code, _, err = fmicl("train", "simclr", *options, "--init", init, "--out", tmp_path / "x")
         assert code == 2
         assert words in err.splitlines()[-1]

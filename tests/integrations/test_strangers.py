@@ -27,6 +27,7 @@ from fmicl_recipes.archives import check_archive, read_arrays
 from fmicl_recipes.compare import compare_runs
 from fmicl_recipes.files import LARGEST_TEXT, check_own_files, read_json
 from fmicl_recipes.settings import TrainSettings
+from fmicl_recipes.weights import open_model
 
 TINY = ["--data", "digits", "--limit", "64", "--batch-size", "32", "--epochs", "1", "--encoder",
         "smallconv", "--width", "4", "--projection-hidden", "8", "--projection-dim", "8",
@@ -500,6 +501,93 @@ def test_arrays_of_objects_run_nothing(stranger, refused):
     trace.rmdir()
     refused(stranger, "a whole embeddings.npz", ["compare"])
     assert not trace.exists()
+
+
+# Weights for all frameworks
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"format_version": 9},
+        {"format_version": None},
+        {"architecture": "../../etc"},
+        {"architecture": ["resnet18"]},
+        {"options": {"channels": 1, "width": 10**9}},
+        {"options": {"channels": 1, "width": 4, "path": "/etc/passwd"}},
+        {"options": [4]},
+        {"options": {"channels": 3, "width": 4}},
+        {"image_shape": [10**9, 10**9, 1]},
+        {"image_shape": [8, 8, True]},
+        {"image_shape": 8},
+        {"normalisation": {"mean": 1e9, "deviation": 1.0}},
+        {"normalisation": []},
+        {"\u001b": 1},
+    ],
+    ids=range(14),
+)
+def test_a_model_that_cannot_be(stranger, values):
+    path = stranger / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    with pytest.raises(InvalidArgument):
+        open_model(stranger)
+
+
+def test_a_model_of_other_weights(stranger):
+    """Shapes are compared before a number is read, or a network made."""
+    path = stranger / "model.json"
+    facts = json.loads(path.read_text())
+    path.write_text(json.dumps(facts | {"options": facts["options"] | {"width": 2**20}}))
+    with pytest.raises(InvalidArgument, match="of the shape"):
+        open_model(stranger).weights()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x00" * 8,
+        (2**63 - 1).to_bytes(8, "little"),
+        pickle.dumps({"a": 1}),
+        b'{"a":{"dtype":"F32","shape":[1000000000000],"data_offsets":[0,4000000000000]}}',
+        b'{"a":{"dtype":"F32","shape":[1000000],"data_offsets":[0,4]}}',
+        b'{"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}}',
+    ],
+    ids=range(7),
+)
+def test_weights_that_are_none(stranger, content):
+    header = len(content).to_bytes(8, "little") if content.startswith(b"{") else b""
+    (stranger / "encoder.safetensors").write_bytes(header + content + bytes(4))
+    with pytest.raises(InvalidArgument, match=r"encoder\.safetensors"):
+        open_model(stranger).weights()
+
+
+def test_a_folder_of_format_1_is_evaluated_and_resumed(stranger, fmicl):
+    """As fmicl made it before folders had a version, and weights for all frameworks."""
+    folder = RunFolder(stranger)
+    stored = folder.read_json("settings.json")
+    assert stored.pop("format_version") == 2
+    folder.write_json("settings.json", stored)
+    own = {"model.json", "encoder.safetensors", "method.safetensors"}
+    for command in ("evaluate", "resume"):
+        for name in own:
+            (stranger / name).unlink()
+        code, _, err = fmicl(*COMMANDS[command](stranger))
+        assert code == 0, err
+        assert own <= {path.name for path in stranger.iterdir()}
+    assert "format_version" not in folder.read_json("settings.json")
+
+
+def test_a_folder_of_a_later_version_is_refused_by_every_command(stranger, refused):
+    change(stranger, format_version=3)
+    refused(stranger, "format 2 or before. A later version of fmicl made this one, and reads it. "
+            "Received: format_version=3")  # fmt: skip
+
+
+def test_the_version_stays_when_settings_are_written_again(stranger):
+    folder = RunFolder(stranger)
+    folder.keep_images((9, 9, 1))
+    assert folder.read_json("settings.json")["format_version"] == 2
 
 
 # What compare prints

@@ -24,8 +24,8 @@ from typing import Any
 import fmicl_core
 from fmicl_core.checks import InvalidArgument, check_choice, invalid
 from fmicl_recipes.augmentation import DEVIATION, MEAN
-from fmicl_recipes.files import read_json
-from fmicl_recipes.run_folder import RunFolder
+from fmicl_recipes.files import check_own_files, read_json
+from fmicl_recipes.run_folder import SETTINGS, RunFolder
 from fmicl_recipes.settings import (
     CONVOLUTIONAL,
     ENCODER_LIBRARIES,
@@ -179,6 +179,10 @@ def open_model(folder: str | Path) -> Model:
     path = fetch(folder, (MODEL, ENCODER, METHOD))
     if not (path / MODEL).is_file():
         raise _no_model(path)
+    if path == Path(folder):  # the hub's client has links to a store of its own
+        check_own_files(path)
+    if (path / SETTINGS).is_file():
+        RunFolder(path).read_json(SETTINGS)  # which is of a version that is known
     facts = read_json(path / MODEL)
     try:
         number, shape, options = facts["format_version"], facts["image_shape"], facts["options"]

@@ -10,8 +10,8 @@ import numpy as np
 from fmicl_core.checks import invalid
 from fmicl_recipes.trainer import Trainer
 from fmicl_recipes.weights.layouts import Weights
-from fmicl_recipes.weights.model import ENCODER, METHOD, Model, open_model
-from fmicl_recipes.weights.tensors import check_shapes, read_weights
+from fmicl_recipes.weights.model import METHOD, Model, open_model
+from fmicl_recipes.weights.tensors import read_weights
 
 #: Networks beside the encoder, each of which is taken whole or not at all.
 PARTS = ("head", "key_head", "predictor", "key_encoder")
@@ -56,9 +56,12 @@ def starting_weights(trainer: Trainer, init: str | Path) -> Start:
     check_alike(trainer, model)
     own = trainer.weights()
     parts = {name.split(".")[0] for name in own} - {"encoder"}
-    stored = {f"encoder.{name}": array for name, array in read_weights(model.file).items()}
-    ours = {name: array for name, array in own.items() if name.startswith("encoder.")}
-    check_shapes(model.file.with_name(ENCODER), _shapes(stored), _shapes(ours))
+    shapes = {
+        name.removeprefix("encoder."): array.shape
+        for name, array in own.items()
+        if name.startswith("encoder.")
+    }
+    stored = {f"encoder.{name}": array for name, array in model.weights(shapes).items()}
     weights, taken = own | stored, ["encoder"]
     for part, arrays in _others(trainer, model, own).items():
         weights |= arrays
@@ -130,7 +133,3 @@ def check_finite(part: str, weights: Weights, init: str | Path) -> None:
 
 def _alike(names: list[str], own: Weights, others: Weights) -> bool:
     return all(name in others and others[name].shape == own[name].shape for name in names)
-
-
-def _shapes(weights: Weights) -> dict[str, tuple[int, ...]]:
-    return {name: array.shape for name, array in weights.items()}

@@ -71,15 +71,14 @@ def test_an_archive_of_keras_is_no_checkpoint(tmp_path, variables, monkeypatch):
     trace = tmp_path / "trace"
     monkeypatch.setenv("TRACE", str(trace))
 
-    def code(x):
-        import os
-
-        os.makedirs(os.environ["TRACE"], exist_ok=True)
-        return x
-
+    code = lambda x: (  # noqa: E731
+        __import__("os").makedirs(__import__("os").environ["TRACE"], exist_ok=True),
+        x,
+    )[1]
     layer = keras.layers.Lambda(code, output_shape=(3,))
     keras.Sequential([keras.Input((3,)), layer]).save(tmp_path / "model.keras")
-    trace.rmdir()
+    if trace.exists():  # some backends try a layer when it is built
+        trace.rmdir()
     loaded = keras.saving.load_model(tmp_path / "model.keras", safe_mode=False)
     loaded(np.zeros((1, 3), np.float32))
     assert trace.is_dir(), "the bomb does not go off"
