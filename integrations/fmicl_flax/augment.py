@@ -95,12 +95,10 @@ def photo_draws(key: jax.Array, dtype: Any = jnp.float32) -> PhotoDraws:
 
 def digit_draws(key: jax.Array, image: jax.Array) -> DigitDraws:
     """Random numbers for a view of an image by "digits", and noise of its shape."""
-    place, noise, box = jax.random.split(key, 3)
-    numbers = (jax.random.uniform(part, (5,), image.dtype) for part in (place, box))
-    return DigitDraws(
-        *(number for five in numbers for number in five),
-        noise=jax.random.normal(noise, image.shape, image.dtype),
-    )
+    place, pixels, box = jax.random.split(key, 3)
+    affine, erasure = (jax.random.uniform(part, (5,), image.dtype) for part in (place, box))
+    noise = jax.random.normal(pixels, image.shape, image.dtype)
+    return DigitDraws._make([*affine, *erasure, noise])
 
 
 def photo_view(image: jax.Array, draws: PhotoDraws, strengths: Photo = PHOTO) -> jax.Array:

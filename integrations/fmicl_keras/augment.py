@@ -134,7 +134,7 @@ class DigitViews(keras.layers.Layer):
         """Random numbers (N, 1, 1) for images, and noise of their shape."""
         place, box = (numbers(5, images, 2, generator) for generator in (self.place, self.box))
         noise = keras.random.normal(ops.shape(images), dtype=precise(images), seed=self.noise)
-        return DigitDraws(*place, *box, noise)
+        return DigitDraws._make([*place, *box, noise])
 
 
 def numbers(count: int, images: Any, ones: int, generator: Any) -> list[Any]:

@@ -143,7 +143,7 @@ class DigitViews(nn.Module):
         # Not `randn_like`: torch.compile takes two of the same images for one, and both views would
         # have the same noise.
         noise = torch.randn(images.shape, dtype=images.dtype, device=images.device)
-        return DigitDraws(*numbers, noise=noise)
+        return DigitDraws._make([*numbers, noise])
 
     def view(self, images: torch.Tensor, draws: DigitDraws) -> torch.Tensor:
         """The views (N, C, H, W) that draws, (N, 1, 1) each, make of float images (N, C, H, W)."""

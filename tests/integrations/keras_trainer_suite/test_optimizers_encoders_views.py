@@ -12,7 +12,10 @@ from fmicl_keras.build import state
 from fmicl_keras.geometry import RandomAffine, bilinear, crop
 from fmicl_keras.optimizers import LARS, SGD, WarmupCosine, build_optimizer
 from fmicl_keras.vit import vit
+from fmicl_keras.weights import set_arrays
 from fmicl_recipes.augmentation import PhotoDraws
+from fmicl_recipes.weights import Architecture
+from fmicl_recipes.weights.layouts import from_native, keras_name, to_native
 
 BACKEND = os.environ["KERAS_BACKEND"]
 once = pytest.mark.skipif(BACKEND != "tensorflow", reason="the same on every backend")
@@ -75,16 +78,6 @@ def test_the_rate_warms_up_and_falls_by_a_cosine(warmup):
 # Encoders, against those of Lightning
 
 
-def creation_order(model, kind):
-    layers = [layer for layer in model._flatten_layers() if isinstance(layer, kind)]
-    return sorted(layers, key=_number)
-
-
-def _number(layer):
-    last = layer.name.rsplit("_", 1)[-1]
-    return int(last) if last.isdigit() else 0
-
-
 @once
 @pytest.mark.parametrize(
     ("name", "side", "width"),
@@ -96,6 +89,7 @@ def test_encoders_are_those_of_lightning(name, side, width, require):
     torch = require("torch")
     require("lightning")
     from fmicl_lightning import build_encoder as build_torch_encoder
+    from fmicl_lightning.weights import get_arrays as get_torch_arrays
 
     theirs = build_torch_encoder(name, 3, width, patch_size=4)
     ours = build_encoder(name, (side, side, 3), width, patch_size=4)
@@ -104,7 +98,9 @@ def test_encoders_are_those_of_lightning(name, side, width, require):
     with torch.no_grad():
         for weight in theirs.parameters():
             weight.add_(0.05 * torch.randn_like(weight))
-    copy_weights(ours, theirs)
+    entries = Architecture(name, 3, width).entries()
+    weights = from_native(get_torch_arrays(theirs), entries, "torch")
+    set_arrays(ours, to_native(weights, entries, "tensorflow"))
     images = np.random.default_rng(0).standard_normal((4, side, side, 3)).astype(np.float32)
     for training in (False, True):  # running variances are unbiased in PyTorch alone
         theirs.train(training)
@@ -121,8 +117,9 @@ def test_resnet50_is_that_of_the_paper_written_out(side, require):
     from torch.nn import functional
 
     encoder, rng = build_encoder("resnet50", (side, side, 3), 2), np.random.default_rng(0)
-    kernels = creation_order(encoder, (keras.layers.Conv2D,))
-    norms = creation_order(encoder, (keras.layers.BatchNormalization,))
+    entries = Architecture("resnet50", 3, 2).entries()
+    names = list(dict.fromkeys(keras_name(e.name.rpartition(".")[0]) for e in entries))
+    kernels, norms = (list(map(encoder.get_layer, names[first::2])) for first in (0, 1))
     for norm in norms:
         norm.set_weights([rng.uniform(0.5, 1.5, w.shape) for w in norm.weights])
     parts = zip(kernels, norms, strict=True)
@@ -147,33 +144,6 @@ def test_resnet50_is_that_of_the_paper_written_out(side, require):
     ours = ops.convert_to_numpy(encoder(images, training=False))
     assert ours.shape == (2, 64)
     np.testing.assert_allclose(ours, x.mean((2, 3)).numpy(), rtol=1e-3)
-
-
-def copy_weights(ours, theirs):
-    """Layer by layer in the order in which they were made, which is the same."""
-    import torch
-
-    kernels = (torch.nn.Conv2d, torch.nn.Linear)
-    norms = (torch.nn.BatchNorm2d, torch.nn.LayerNorm)
-    for kinds, makes in (
-        ((keras.layers.Conv2D,), (torch.nn.Conv2d,)),
-        ((keras.layers.Dense,), (torch.nn.Linear, torch.nn.MultiheadAttention)),
-        ((keras.layers.BatchNormalization, keras.layers.LayerNormalization), norms),
-    ):
-        targets = creation_order(ours, kinds)
-        sources = [m for m in theirs.modules() if isinstance(m, makes)]
-        assert len(targets) == len(sources)
-        for layer, module in zip(targets, sources, strict=True):
-            attention = isinstance(module, torch.nn.MultiheadAttention)
-            weight = (module.in_proj_weight if attention else module.weight).detach().numpy()
-            bias = module.in_proj_bias if attention else module.bias
-            if isinstance(module, kernels) or attention:
-                weight = weight.transpose(2, 3, 1, 0) if weight.ndim == 4 else weight.T
-            values = [weight, *([] if bias is None else [bias.detach().numpy()])]
-            layer.set_weights(values + layer.get_weights()[len(values) :])
-    for weight in ours.weights:
-        if "tokens" in weight.path:
-            weight.assign(theirs.token.detach().numpy())
 
 
 @once
