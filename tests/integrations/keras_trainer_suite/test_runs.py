@@ -126,7 +126,7 @@ def test_a_non_finite_loss_stops_and_keeps_the_last_checkpoint(tmp_path, tiny, t
 @once
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
     model = build_encoder("smallconv", (8, 8, 1), 4)
-    save_checkpoint(tmp_path / "c", {"model": model.weights}, {})
+    save_checkpoint(tmp_path / "c", {"model": model.weights}, {"history": [], "seconds": 0.0})
     other = build_encoder("smallconv", (8, 8, 1), 6)
     with pytest.raises(ValueError, match="Expected a checkpoint with the model of these settings"):
         load_checkpoint(tmp_path / "c", {"model": other.weights})
