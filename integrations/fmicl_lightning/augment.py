@@ -7,6 +7,7 @@ that `torch.compile` makes one graph of a view.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -244,7 +245,7 @@ def _erase(
     return torch.where(box[:, None], 0.0, images)
 
 
-def as_float(images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+def as_float(images: torch.Tensor, dtype: Any = torch.float32) -> torch.Tensor:
     """Float images (N, C, H, W) in [0, 1], channels last in memory, from uint8 (N, H, W, C)."""
     return images.permute(0, 3, 1, 2).to(dtype) / 255.0
 
