@@ -24,7 +24,7 @@ class Part(NamedTuple):
     """The arguments of one process, and the number of results that it will send."""
 
     given: tuple[Any, ...]
-    count: int
+    results: int
 
 
 class Died(NamedTuple):
@@ -52,7 +52,7 @@ def side_by_side(
     """
     context = get_context("spawn")
     queue: Any = context.Queue()
-    waiting, left = list(parts), {name: part.count for name, part in parts.items()}
+    waiting, left = list(parts), {name: part.results for name, part in parts.items()}
     running: dict[str, Any] = {}
     while waiting or running:
         while waiting and len(running) < (os.cpu_count() or 1):

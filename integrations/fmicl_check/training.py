@@ -66,7 +66,7 @@ class Training:
         """Loss and, where it is not the usual one, optimiser."""
         return self.loss if self.optimizer == "sgd" else f"{self.loss} {self.optimizer}"
 
-    def settings(self, framework: str, **place: str) -> TrainSettings:
+    def settings(self, framework: str, **place: Any) -> TrainSettings:
         """The settings of a trainer, with a warm-up, a weight decay and a momentum.
 
         Args:
@@ -75,7 +75,7 @@ class Training:
         """
         per_epoch = epoch_length(self.steps)
         epochs = self.steps // per_epoch
-        momentum = {} if self.optimizer == "adamw" else {"momentum": 0.9}
+        momentum: dict[str, Any] = {} if self.optimizer == "adamw" else {"momentum": 0.9}
         return TrainSettings(
             method=self.method, framework=framework, precision=PRECISIONS[self.dtype],
             optimizer=self.optimizer, lr=RATES[self.optimizer], weight_decay=1e-3,
@@ -126,7 +126,7 @@ class DrawnViews(StoredImages):
     """
 
     def __init__(self, images: Images) -> None:
-        super().__init__(images, [str(i) for i in range(len(images))], images.shape[1:])
+        super().__init__(list(images), [str(i) for i in range(len(images))], images.shape[1:])
 
     def crops(
         self, rows: NDArray[np.int64], draws: NDArray[np.float64], strengths: Photo

@@ -79,7 +79,7 @@ def build_method(
     Raises:
         ValueError: the encoder is unknown, or does not fit the images.
     """
-    check_jax_precision(settings.precision, jax.config.jax_enable_x64)
+    check_jax_precision(settings.precision, bool(jax.config.read("jax_enable_x64")))
     rngs = nnx.Rngs(settings.seed)
     encoder, features = untrained_encoder(settings, image_shape, rngs)
     loss = build_loss(settings)

@@ -41,7 +41,7 @@ class MethodTrainer(SteppedTrainer):
     @classmethod
     def check(cls, settings: TrainSettings) -> None:
         """Check that there are such devices and such numbers, see `Trainer.check`."""
-        check_jax_precision(settings.precision, jax.config.jax_enable_x64)
+        check_jax_precision(settings.precision, bool(jax.config.read("jax_enable_x64")))
         if settings.machines == 1 or jax.distributed.is_initialized():  # or `join` would come late
             find_devices(settings)
 

@@ -8,6 +8,7 @@ steps, are said by `fmicl_recipes.augmentation`.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -232,7 +233,7 @@ def _box(images: torch.Tensor, draws: DigitDraws) -> torch.Tensor:
     return inside[0].mT & inside[1] & (draws.erased < DIGITS.erased)
 
 
-def as_float(images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+def as_float(images: torch.Tensor, dtype: Any = torch.float32) -> torch.Tensor:
     """Float images (N, C, H, W) in [0, 1], channels last in memory, from uint8 (N, H, W, C)."""
     return images.permute(0, 3, 1, 2).to(dtype) / 255.0
 

@@ -543,7 +543,7 @@ def test_a_trainer_that_ends_in_an_error_is_a_problem(monkeypatch, require):
     def results(work, parts):
         for name, part in parts.items():
             yield name, {"torch": "2"}
-            for _ in range(part.count - 1):
+            for _ in range(part.results - 1):
                 yield name, right if name == "torch" else "RuntimeError: out of memory"
 
     monkeypatch.setattr(parity, "side_by_side", results)

@@ -287,12 +287,14 @@ def test_keys_are_encoded_in_other_groups_than_their_queries():
 
 def test_parts_have_statistics_of_their_own_and_any_size():
     images = draw((21, 8, 8, 1))
-    both, first, second = (nnx.clone(step_of("moco").method) for _ in range(3))
-    want = [first.query(images[:11]), second.query(images[11:])]
+    both, each = (nnx.clone(step_of("moco").method) for _ in range(2))
+    want = [each.query(images[:11]), each.query(images[11:])]  # one after the other
     got = in_parts(both.encoder, both.head, images, 2)
     np.testing.assert_allclose(got, np.concatenate(want), rtol=1e-3, atol=1e-4)
-    mean, *means = (net.encoder.layers[0].norm.mean[...] for net in (both, first, second))
-    np.testing.assert_allclose(mean, np.mean(means, axis=0), rtol=1e-4, atol=1e-6)
+    norms = [(net.encoder.layers[0].norm, net.head.layers[-1]) for net in (both, each)]
+    for own, other in zip(*norms, strict=True):
+        np.testing.assert_allclose(own.mean[...], other.mean[...], rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(own.var[...], other.var[...], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(
