@@ -55,8 +55,9 @@ def plot_training(groups: Sequence[Group], path: Path) -> Path:
         panels[2 * row, 0].set_ylabel("loss")
         panels[2 * row + 1, 0].set_ylabel("largest difference so far")
     figure.legend(
-        handles=_legend(names, colours), loc="outside lower center", ncols=3, frameon=False
-    )
+        handles=_legend(names, colours), loc="outside lower center", ncols=len(methods),
+        frameon=False,
+    )  # fmt: skip
     figure.savefig(path, dpi=150)
     return path
 
