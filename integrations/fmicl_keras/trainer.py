@@ -81,6 +81,7 @@ class MethodTrainer(Trainer):
         with lost() if self.devices.machines else nullcontext(), self.devices.scope():
             self.compile()
             if resume and folder.checkpoint.exists():
+                self._check_velocities(folder)
                 self._restore(folder, with_optimizer=True)
             batches = Batches(self.data, settings, self.ids, self.process)
             start = len(self.history) * self.steps + len(self.losses)
@@ -97,6 +98,20 @@ class MethodTrainer(Trainer):
                     )  # fmt: skip
                     if run.stop:
                         raise Preempted.after(run.step)
+
+    def _check_velocities(self, folder: RunFolder) -> None:
+        """Check that the optimiser's state means what it means here.
+
+        Raises:
+            ValueError: it is of format 1, whose velocities had the learning rates in them.
+        """
+        if folder.format_version < 2 and self.settings.optimizer in ("sgd", "lars"):
+            raise invalid(
+                "resume", f"a run of format 2 with optimizer = {self.settings.optimizer!r}",
+                folder.format_version, what="format_version",
+                why="Before, Keras' velocities had the learning rates in them; fmicl 0.1.0 goes on"
+                " with this run. `fmicl evaluate` reads it, and --init begins with its weights.",
+            )  # fmt: skip
 
     def feed(self, batches: Batches, start: int) -> Feed:
         """The batches of a run from a step on, with what the method plans for each."""

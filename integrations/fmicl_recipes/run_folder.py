@@ -150,6 +150,11 @@ class RunFolder:
         return self.kind.from_dict(values, optional=values)
 
     @property
+    def format_version(self) -> int:
+        """The version of the folder's format; those before it was written down are of 1."""
+        return int(self.read_json(SETTINGS).get(VERSION, 1))
+
+    @property
     def image_shape(self) -> tuple[int, int, int] | None:
         """(H, W, C) of the images that the run's networks are for; None if it is not known yet."""
         shape = self.read_json(SETTINGS).get(IMAGE_SHAPE)

@@ -178,3 +178,16 @@ def test_folders_of_format_1_are_evaluated_and_resumed(tmp_path, tiny):
         again()
         assert own <= {path.name for path in folder.path.iterdir()}
     assert "format_version" not in folder.read_json("settings.json")
+
+
+def test_velocities_of_format_1_are_refused(tmp_path, tiny, trainer_of):
+    """They had the learning rates in them."""
+    for optimizer in ("sgd", "lars"):
+        settings = tiny("simclr", encoder="smallconv", limit=64, optimizer=optimizer)
+        folder = RunFolder.create(tmp_path / optimizer, settings)
+        stored = folder.read_json("settings.json")
+        del stored["format_version"]
+        folder.write_json("settings.json", stored)
+        folder.checkpoint.write_bytes(b"")
+        with pytest.raises(InvalidArgument, match=r"`resume`. Expected a run of format 2"):
+            trainer_of(settings).fit(folder, resume=True, progress=False)
