@@ -14,7 +14,7 @@ from hypothesis import given  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from fmicl_core.checks import InvalidArgument  # noqa: E402
-from fmicl_recipes import RunFolder, resolve  # noqa: E402
+from fmicl_recipes import RunFolder, TrainSettings, resolve  # noqa: E402
 from fmicl_recipes.weights import (  # noqa: E402
     Architecture,
     export_model,
@@ -23,7 +23,7 @@ from fmicl_recipes.weights import (  # noqa: E402
     push_to_hub,
     write_model,
 )
-from fmicl_recipes.weights.card import public_name, train_command  # noqa: E402
+from fmicl_recipes.weights.card import public, train_command  # noqa: E402
 from fmicl_recipes.weights.hub import fetch, repository  # noqa: E402
 from fmicl_recipes.weights.model import ENCODER, METHOD, MODEL  # noqa: E402
 
@@ -132,7 +132,7 @@ def test_the_card_says_what_how_and_how_well(run, tmp_path):
 def test_nothing_that_is_given_away_names_this_machine(tmp_path, client):
     data = tmp_path / "secret" / "photos"
     data.mkdir(parents=True)
-    folder, _ = evaluated(tmp_path / "run", data=str(data))
+    folder, _ = evaluated(tmp_path / "run", data=str(data), init=str(tmp_path / "first"))
     push_to_hub(folder.path, "me/photos")
     written = [*export_model(folder.path, tmp_path / "out").iterdir(),
                *(tmp_path / "hub" / "me" / "photos").iterdir()]  # fmt: skip
@@ -228,6 +228,8 @@ def test_the_command_of_a_card_means_the_settings_of_the_run(options):
 
 
 def test_names_of_data_keep_no_folder(tmp_path):
-    assert public_name(str(tmp_path)) == tmp_path.name
-    assert public_name("/a/b/c.parquet") == "c.parquet"
-    assert public_name("OWNER/NAME") == "OWNER/NAME"
+    for data, shown in ((str(tmp_path), tmp_path.name), ("/a/b/c.parquet", "c.parquet"),
+                         ("OWNER/NAME", "OWNER/NAME")):  # fmt: skip
+        assert public(TrainSettings(data=data)).data == shown
+    init = public(TrainSettings(data="digits", init=str(tmp_path), augmentation="digits")).init
+    assert init == tmp_path.name

@@ -148,7 +148,7 @@ def test_a_model_is_read_as_it_was_written(small_run):
     assert model.architecture == Architecture("smallconv", 3, 4)
     assert (model.image_shape, model.framework) == ((9, 7, 3), ("torch", "tensorflow"))
     assert model.facts["num_features"] == 32
-    assert model.facts["trained"]["settings"] == small_run.settings.to_dict()
+    assert TrainSettings.from_dict(model.facts["trained"]["settings"]) == small_run.settings
     entries = method_arrays(small_run.settings, model.architecture)
     encoder, rest = model.weights(), read_weights(small_run.path / "method.safetensors")
     every = {f"encoder.{name}": array for name, array in encoder.items()} | rest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -43,20 +44,22 @@ CITATION = """@article{lu2023fmicl,
 
 
 def is_local(data: str) -> bool:
-    """Whether a data set is a file or a folder of somebody's machine, and not of the hub."""
+    """Whether data, or a run, are a file or a folder of somebody's machine, and not of the hub."""
     return Path(data).is_absolute() or Path(data).exists()
 
 
-def public_name(data: str) -> str:
-    """The name of a data set without the folders of somebody's machine."""
-    return Path(data).name if is_local(data) else data
+def public(settings: TrainSettings) -> TrainSettings:
+    """The settings without the folders of somebody's machine: data and runs by their last names."""
+    named = {"data": settings.data, "init": settings.init}
+    shown: dict[str, Any] = {k: Path(v).name for k, v in named.items() if v and is_local(v)}
+    return replace(settings, **shown)
 
 
 def train_command(settings: TrainSettings) -> str:
     """The command that trains with these settings.
 
     Options that the command takes by itself are left out, and those that only say where a run is
-    computed. Data on somebody's machine go by their last name.
+    computed.
     """
     words = ["fmicl", "train", settings.method]
     usual = resolve(None, {"method": settings.method, "data": settings.data})
@@ -65,7 +68,7 @@ def train_command(settings: TrainSettings) -> str:
         if name == "method" or name in ELSEWHERE or not settings.applies(name):
             continue
         if name == "data":
-            words += ["--data", quote(public_name(value))]
+            words += ["--data", quote(value)]
         elif value is not None and value != getattr(usual, name):
             option = f"--{name.replace('_', '-')}"
             words += [option] if value is True else [option, quote(str(value))]
@@ -85,9 +88,10 @@ def model_card(
     """
     from huggingface_hub import EvalResult, ModelCardData
 
-    data = public_name(settings.data)
     known = None if is_local(settings.data) or settings.data == "digits" else settings.data
     hub_name = ALIASES.get(known, known) if known else None
+    settings = public(settings)
+    data = settings.data
     license = model.facts.get("license")
     header = ModelCardData(
         license=license,

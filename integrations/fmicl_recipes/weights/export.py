@@ -11,9 +11,9 @@ from typing import Any
 from fmicl_core.checks import invalid
 from fmicl_recipes.files import check_folder, make_folder, write_json
 from fmicl_recipes.run_folder import RunFolder
-from fmicl_recipes.weights.card import model_card, public_name
+from fmicl_recipes.weights.card import model_card, public
 from fmicl_recipes.weights.hub import SCHEME, is_hub, refused, repository
-from fmicl_recipes.weights.model import ENCODER, METHOD, MODEL, open_model
+from fmicl_recipes.weights.model import ENCODER, METHOD, MODEL, in_effect, open_model
 
 
 def export_model(run: str | Path, out: str | Path, *, license: str | None = None) -> Path:
@@ -80,8 +80,7 @@ def _write(run: RunFolder, out: Path, place: str, license: str | None) -> Path:
     model, settings = open_model(run.path), run.settings()
     metrics = run.read_json("metrics.json")
     facts: dict[str, Any] = model.facts | {"license": license or model.facts["license"]}
-    kept = facts["trained"]["settings"] | {"data": public_name(settings.data)}
-    facts["trained"] = facts["trained"] | {"settings": kept}
+    facts["trained"] = facts["trained"] | {"settings": in_effect(public(settings))}
     card = model_card(replace(model, facts=facts), settings, metrics, place)
     make_folder(out)
     copyfile(model.file, out / ENCODER)

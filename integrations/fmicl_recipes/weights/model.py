@@ -13,18 +13,16 @@ before a network is built.
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from math import prod
 from pathlib import Path
 from typing import Any
 
-import fmicl_core
 from fmicl_core.checks import InvalidArgument, check_choice, invalid
 from fmicl_recipes.augmentation import DEVIATION, MEAN
 from fmicl_recipes.files import check_own_files, read_json
+from fmicl_recipes.metrics import versions
 from fmicl_recipes.run_folder import SETTINGS, RunFolder
 from fmicl_recipes.settings import (
     CONVOLUTIONAL,
@@ -45,8 +43,6 @@ MODEL, ENCODER, METHOD = "model.json", "encoder.safetensors", "method.safetensor
 FORMAT = 1
 #: Pixels of an image, and numbers in the positions of its patches, at most.
 MOST_PIXELS, MOST_POSITIONS = 2**26, 2**28
-#: Packages whose versions are kept, where they are installed.
-PACKAGES = ("numpy", "torch", "lightning", "jax", "flax", "optax", "tensorflow", "keras")
 
 
 @dataclass(frozen=True)
@@ -160,10 +156,15 @@ def write_model(
         "num_features": architecture.num_features if architecture.ours else None,
         "normalisation": {"range": [0.0, 1.0], "mean": MEAN, "deviation": DEVIATION},
         "license": None,
-        "trained": {**trained, "settings": settings.to_dict()},
-        "versions": _versions(),
+        "trained": {**trained, "settings": in_effect(settings)},
+        "versions": versions(),
     }
     folder.write_json(MODEL, facts)
+
+
+def in_effect(settings: TrainSettings) -> dict[str, Any]:
+    """The options of settings that have an effect, by name."""
+    return {name: of for name, of in settings.to_dict().items() if settings.applies(name)}
 
 
 def open_model(folder: str | Path) -> Model:
@@ -242,13 +243,3 @@ def _no_model(path: Path) -> InvalidArgument:
 def _malformed(path: Path, error: Exception) -> InvalidArgument:
     return invalid("run", f"a {MODEL} as fmicl writes it", str(path),
                    why=f"{type(error).__name__}: {error}.")  # fmt: skip
-
-
-def _versions() -> dict[str, str]:
-    found = {"fmicl": fmicl_core.__version__, "python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
