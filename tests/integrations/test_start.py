@@ -111,7 +111,7 @@ def test_networks_of_other_shapes_begin_anew_and_the_queue_with_its_head(
     assert start.left == left
     for part in left:
         assert_same(start.weights, fresh, [part])
-    assert ("begin anew" in start.told) == bool(left)
+    assert ("drawn anew" in start.told) == bool(left)
     pointer = int(start.weights["pointer"])
     assert pointer == (0 if "queue" in left else 7)
 
@@ -177,7 +177,7 @@ def test_the_command_begins_with_it_and_resumes_without_it(tmp_path, before, fmi
     code, _, err = fmicl("train", "simclr", *options, "--init", "before", "--baselines",
                          "--out", out)  # fmt: skip
     assert code == 0, err
-    assert "the weights of encoder, head are taken from the other run" in err
+    assert "weights of the other run: encoder, head" in err
     assert_same(seen[0], other.weights(), ["encoder", "head"])
     assert RunFolder(out).settings().init == str(path)
     plain = tmp_path / "plain"

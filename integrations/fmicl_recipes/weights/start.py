@@ -35,8 +35,8 @@ class Start(NamedTuple):
     @property
     def told(self) -> str:
         """The same in a sentence."""
-        rest = f"; {', '.join(self.left)} begin anew" if self.left else ""
-        return f"the weights of {', '.join(self.taken)} are taken from the other run{rest}"
+        rest = f"; drawn anew: {', '.join(self.left)}" if self.left else ""
+        return f"weights of the other run: {', '.join(self.taken)}{rest}"
 
 
 def starting_weights(trainer: Trainer, init: str | Path) -> Start:
