@@ -58,6 +58,5 @@ def fetch(place: str | Path, files: Sequence[str]) -> Path:
 def refused(argument: str, expected: str, given: str, error: Exception) -> InvalidArgument:
     """The error for what the hub, or its client, does not do; in its own words."""
     lines = str(error).strip().splitlines() or [""]
-    return invalid(
-        argument, expected, given, why=f"{type(error).__name__}: {lines[0].rstrip('.')}."
-    )
+    said = lines[0].rstrip(".")
+    return invalid(argument, expected, given, why=f"{type(error).__name__}: {said}.")
