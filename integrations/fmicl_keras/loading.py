@@ -24,6 +24,10 @@ from fmicl_recipes.weights import open_model
 class Encoder(keras.Model):
     """A trained network that standardises its images as in training.
 
+    A model of yours that begins with it and is given bytes has to say so, by
+    `keras.Input(encoder.image_shape, dtype="uint8")`: Keras makes floats of them otherwise, 0 to
+    255, before the encoder sees them.
+
     Args:
         network: model from standardised images (N, H, W, C) to features (N, F).
         options: options of `keras.Model`: `name`, `trainable` and `dtype`.
