@@ -123,7 +123,7 @@ class AdamW(keras.optimizers.Adam):
             # Of tensors, since Keras takes a number times a variable for float32.
             moment = rate * ops.convert_to_tensor(kept) + (1.0 - rate) * new
             self.assign(kept, moment)
-            moments.append(moment / (1.0 - ops.exp(step * math.log(rate))))
+            moments.append(moment / -ops.expm1(step * math.log(rate)))  # 1 - rate^step
         change = moments[0] / (ops.sqrt(moments[1]) + self.epsilon)
         if len(variable.shape) > 1:
             change = change + self.decay * ops.convert_to_tensor(variable)
