@@ -12,6 +12,7 @@ from fmicl_keras import MoCo, MoCoV3, SimCLR, build_encoder, build_method
 from fmicl_keras.backend import library
 from fmicl_keras.build import state
 from fmicl_keras.layers import has_batch_norm
+from fmicl_keras.vit import PATCHES
 from fmicl_recipes.draws import initial_queue
 from fmicl_recipes.momentum import ema_schedule
 from fmicl_recipes.settings import ALPHAS
@@ -301,8 +302,8 @@ def test_projector_and_predictor_have_the_layers_of_the_paper(build):
     for mlp, linear, norms in ((model.head, 3, 3), (model.predictor, 2, 2)):
         kinds = [type(layer).__name__ for layer in mlp.layers]
         assert kinds.count("Dense") == linear
-        assert kinds.count("BatchNormalization") == norms
-        assert kinds[-1] == "BatchNormalization"
+        assert kinds.count("BatchNorm") == norms
+        assert kinds[-1] == "BatchNorm"
         assert not mlp.layers[-1].scale
         assert not mlp.layers[-1].center
 
@@ -314,9 +315,9 @@ def test_projector_and_predictor_have_the_layers_of_the_paper(build):
 )
 def test_only_moco_v3_freezes_the_patch_projection(method, patch_projection, frozen, build, numpy):
     model, _ = build(method, encoder="vit-s6", patch_projection=patch_projection)
-    trained = [w for w in model.trainable_weights if "patches" in w.path]
+    trained = [w for w in model.trainable_weights if PATCHES in w.path]
     assert len(trained) == (0 if frozen else 2)
-    before = numpy(model.key_encoder.get_layer("patches").weights)
+    before = numpy(model.key_encoder.get_layer(PATCHES).weights)
     model.follow(0.0)
-    after = numpy(model.key_encoder.get_layer("patches").weights)
+    after = numpy(model.key_encoder.get_layer(PATCHES).weights)
     assert all(np.array_equal(a, b) == frozen for a, b in zip(before, after, strict=True))
