@@ -21,9 +21,9 @@ from fmicl_recipes.weights import Weights
 #: Largest relative difference of equal float64 curves and weights; computing something else makes
 #: more.
 EQUAL = 1e-9
-#: float32 runs drift apart by rounding. They may be this many times as far apart as one trainer's
-#: run moves when its initial weights move by one unit in the last place.
-ROUNDINGS = 10.0
+#: The same for float32 losses, which rounding and the kinks of ReLUs part after some steps, in one
+#: framework as between two. So the first steps alone are judged, and weights are not.
+FLOAT32, FIRST_STEPS = 1e-4, 5
 #: Name of the run from weights one unit in the last place away.
 NUDGED = "rounding"
 
@@ -36,14 +36,11 @@ class Comparison:
         training: what was trained.
         framework: name of the column that is compared.
         reference: name of the column that it is compared with.
-        difference: largest |a - b| / |b| of all steps, with the losses a of the column and b of the
-            reference; infinite where a loss is not finite.
+        difference: largest |a - b| / |b| of the steps that are judged, with the losses a of the
+            column and b of the reference; infinite where a loss is not finite.
         step: step with the largest difference, from 1.
-        rounding: the same number for the reference beside itself, each of its initial weights one
-            unit in the last place away: what rounding does to this training in one framework.
         weights: largest |a - b| / max |b| of all arrays at the end, the maximum over an array.
         array: canonical name of the array with that difference.
-        weights_rounding: the same number for the reference beside itself.
         problem: description of what kept a trainer from training; empty if nothing.
     """
 
@@ -52,34 +49,26 @@ class Comparison:
     reference: str
     difference: float = math.inf
     step: int = 0
-    rounding: float = math.inf
     weights: float = math.inf
     array: str = ""
-    weights_rounding: float = math.inf
     problem: str = ""
 
     @property
     def tolerance(self) -> float:
-        """Largest difference of the losses that passes; at least a few roundings of a loss."""
-        return self._tolerance(self.rounding)
+        """Largest difference of the losses that passes."""
+        return EQUAL if self.training.dtype == "float64" else FLOAT32
 
     @property
-    def weights_tolerance(self) -> float:
-        """Largest difference of the weights that passes."""
-        return self._tolerance(self.weights_rounding)
-
-    def _tolerance(self, rounding: float) -> float:
-        if self.training.dtype == "float64":
-            return EQUAL
-        return ROUNDINGS * max(rounding, float(np.finfo(self.training.dtype).eps))
+    def weights_tolerance(self) -> float | None:
+        """Largest difference of the weights that passes; None where any finite one does."""
+        return EQUAL if self.training.dtype == "float64" else None
 
     @property
     def passed(self) -> bool:
         """Whether curves and weights are as equal as the dtype allows."""
-        found = (self.difference, self.tolerance), (self.weights, self.weights_tolerance)
-        return not self.problem and all(
-            math.isfinite(of) and math.isfinite(most) and of <= most for of, most in found
-        )
+        most = self.weights_tolerance
+        weights = math.isfinite(self.weights) if most is None else self.weights <= most
+        return not self.problem and self.difference <= self.tolerance and weights
 
 
 @dataclass(frozen=True)
@@ -197,29 +186,27 @@ def _group(
     training: Training, reference: str, names: Sequence[str], found: Mapping[Any, Trained | str]
 ) -> Group:
     runs = {name: found.get((training, name), "not trained") for name in (*names, NUDGED)}
-    right, nudged = runs.get(reference, "the reference has not trained"), runs[NUDGED]
-    rounding = _distances(nudged, right)
+    right = runs.get(reference, "the reference has not trained")
+    judged = None if training.dtype == "float64" else FIRST_STEPS
     comparisons = []
     for name in names:
         if name == reference:
             continue
         problems = [run for run in (runs[name], right) if isinstance(run, str)]
-        own = _distances(runs[name], right)
-        comparisons.append(
-            Comparison(
-                training, name, reference, own[0], own[1], rounding[0], own[2], own[3],
-                rounding[2], problems[0] if problems else "",
-            )
-        )  # fmt: skip
+        own = _distances(runs[name], right, judged)
+        problem = problems[0] if problems else ""
+        comparisons.append(Comparison(training, name, reference, *own, problem))
     curves = {name: run.losses for name, run in runs.items() if isinstance(run, Trained)}
     return Group(training, curves, comparisons)
 
 
-def _distances(a: Trained | str, b: Trained | str) -> tuple[float, int, float, str]:
-    """Largest difference of the losses and its step; that of the weights and its array."""
+def _distances(
+    a: Trained | str, b: Trained | str, steps: int | None
+) -> tuple[float, int, float, str]:
+    """Largest difference of the first losses and its step; that of the weights and its array."""
     if isinstance(a, str) or isinstance(b, str):
         return math.inf, 0, math.inf, ""
-    relative = relative_difference(a.losses, b.losses)
+    relative = relative_difference(a.losses[:steps], b.losses[:steps])
     arrays = weight_differences(a.weights, b.weights)
     worst = max(arrays, key=lambda name: arrays[name])
     return float(relative.max()), int(relative.argmax()) + 1, arrays[worst], worst

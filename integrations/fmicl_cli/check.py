@@ -48,9 +48,9 @@ LEGEND = (
     "which every option occurs, dense and tiled; --full takes every combination."
 )
 TRAINING_LEGEND = (
-    "losses: largest |a - b| / |b| of a step's loss; b is by {reference}. weights: largest\n"
-    "|a - b| / max |b| of an array at the end. limit: in float64 as it is; in float32 ten times\n"
-    "what becomes of {reference} itself from weights one unit in the last place away."
+    "losses: largest |a - b| / |b| of a step's loss; b is by {reference}; in float32 of the first\n"
+    "{steps} steps. weights: largest |a - b| / max |b| of an array at the end. Rounding parts\n"
+    "float32 runs of one framework as well: the picture shows how far."
 )
 PASS, FAIL = Text("pass", "green"), Text("FAIL", "red")
 STYLE: dict[str, Any] = {"box": box.SIMPLE_HEAD, "padding": 0, "show_edge": False}
@@ -195,7 +195,7 @@ def _train(
 ) -> bool:  # fmt: skip
     """Train in every framework and print how the losses differ; whether it passed."""
     from fmicl_check.columns import find_columns
-    from fmicl_check.parity import planned, runs_of, train_everywhere
+    from fmicl_check.parity import FIRST_STEPS, planned, runs_of, train_everywhere
     from fmicl_check.plot import plot_training
     from fmicl_check.report import as_text, training_report
     from fmicl_check.training import DTYPES
@@ -220,7 +220,7 @@ def _train(
         return passed
     console.print(_training_table(findings.groups, findings.absent))
     say(f"{runs_of(columns, plan)} runs took {time.perf_counter() - begun:.0f} s.")
-    say(TRAINING_LEGEND.format(reference=columns[0].name))
+    say(TRAINING_LEGEND.format(reference=columns[0].name, steps=FIRST_STEPS))
     _explain(findings.absent)
     for c in (c for g in findings.groups for c in g.comparisons if not c.passed):
         what = c.problem or f"{c.array} differs most; losses at step {c.step}"
@@ -234,7 +234,9 @@ def _training_table(groups: Sequence[Group], absent: Sequence[Absent]) -> Table:
         (
             c.framework, c.training.method, c.training.title, c.training.dtype,
             f"{c.difference:.1e}", f"{c.tolerance:.0e}",
-            f"{c.weights:.1e}", f"{c.weights_tolerance:.0e}", PASS if c.passed else FAIL,
+            f"{c.weights:.1e}",
+            "-" if c.weights_tolerance is None else f"{c.weights_tolerance:.0e}",
+            PASS if c.passed else FAIL,
         )
         for group in groups for c in group.comparisons
     ]  # fmt: skip
