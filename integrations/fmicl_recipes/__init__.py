@@ -8,9 +8,9 @@
 | its batches | `batches.py`, `stream.py`, `draws.py` |
 | while it trains | `momentum.py`, `progress.py`, `board.py`; `machines.py`, `stopping.py` |
 | evaluation | `evaluation.py`, `probe.py`, by classes; `sphere.py`, without; `chunks.py` |
-| its encoder | `loading.py`, `embed.py`; in other frameworks `weights/` |
+| its encoder | `weights/`, which every framework reads; `loading.py`, `embed.py` |
 | results | `metrics.py`, `report.py`, `plots/`; of several runs `compare.py`, `differences.py` |
-| other | `sweep.py`, the search for alpha; `files.py` |
+| other | `sweep.py`, the search for alpha; `files.py`, `archives.py`, `run_state.py` |
 
 `fmicl_recipes.data`, `.run`, `.evaluation`, `.plots`, `.report` and `.compare` are imported by
 name, so that reading settings does not wait for scikit-learn and matplotlib.
