@@ -26,7 +26,7 @@ from fmicl_recipes.files import (
     write_json,
 )
 from fmicl_recipes.options import Settings, changes, combined, difference
-from fmicl_recipes.settings import LARGEST_SIDE, TrainSettings
+from fmicl_recipes.settings import TrainSettings
 
 #: Scores of raw pixels and of the untrained encoder, written when a run starts.
 BASELINES = "baselines.json"
@@ -153,18 +153,6 @@ class RunFolder:
     def format_version(self) -> int:
         """The version of the folder's format; those before it was written down are of 1."""
         return int(self.read_json(SETTINGS).get(VERSION, 1))
-
-    @property
-    def image_shape(self) -> tuple[int, int, int] | None:
-        """(H, W, C) of the images that the run's networks are for; None if it is not known yet."""
-        shape = self.read_json(SETTINGS).get(IMAGE_SHAPE)
-        if shape is None:
-            return None
-        sizes = shape if isinstance(shape, list) else []
-        if len(sizes) != 3 or not all(type(s) is int and 1 <= s <= LARGEST_SIDE for s in sizes):
-            raise invalid("run", f"three whole numbers from 1 to {LARGEST_SIDE}", shape,
-                          what=IMAGE_SHAPE)  # fmt: skip
-        return sizes[0], sizes[1], sizes[2]
 
     def keep_images(self, shape: Sequence[int], digest: str | None = None) -> bool:
         """Write what is known of the images into settings.json.

@@ -124,7 +124,7 @@ def test_a_sitting_trains_measures_and_is_taken_up(images, tmp_path):
     assert second["epochs_now"] == 9 - first["epochs_done"]
     assert second["train_s"] == pytest.approx(0.9)
     assert (tmp_path / "run" / SCORES).exists()
-    assert RunFolder(tmp_path / "run").image_shape == (8, 8, 1)
+    assert RunFolder(tmp_path / "run").read_json("settings.json")["image_shape"] == [8, 8, 1]
 
 
 def test_a_clock_that_runs_out_in_the_first_epoch_leaves_a_row(images, tmp_path):

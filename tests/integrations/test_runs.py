@@ -122,7 +122,7 @@ def test_settings_keep_the_shape_of_the_images(tmp_path, fmicl):
     code, _, err = fmicl("train", "simclr", *SHORT, "--epochs", 1, "--out", out)
     assert code == 0, err
     folder = RunFolder(out)
-    assert folder.image_shape == (8, 8, 1)
+    assert folder.read_json("settings.json")["image_shape"] == [8, 8, 1]
     assert folder.settings() == resolve(
         None, {"data": "digits", "limit": 128, "batch_size": 64, "width": 8, "device": "cpu",
                "epochs": 1, "cache": "memory"}
@@ -131,14 +131,13 @@ def test_settings_keep_the_shape_of_the_images(tmp_path, fmicl):
 
 
 def test_a_run_of_before_is_read(tmp_path):
-    """Its settings.json has options without effect, and no shape."""
+    """Its settings.json has options without effect."""
     folder = RunFolder(tmp_path)
     old = TrainSettings(loss="info-nce").to_dict() | {"alpha": 40.0, "queue_size": 512}
     for name in ("crop_scale", "jitter", "image_column", "label_column"):
         old.pop(name)
     folder.write_json("settings.json", old)
     assert folder.settings() == TrainSettings(loss="info-nce")
-    assert folder.image_shape is None
 
 
 @pytest.mark.parametrize(

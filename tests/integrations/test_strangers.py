@@ -249,13 +249,6 @@ def test_a_batch_that_no_data_fill(stranger, refused):
     refused(stranger, "at most the 64 training images", ["evaluate", "resume"])
 
 
-@pytest.mark.parametrize("shape", [[10**6, 10**6, 3], [8, 8], "888", [8, 8, True], [8, 8, -1]])
-def test_shapes_of_images_that_cannot_be(stranger, shape):
-    change(stranger, image_shape=shape)
-    with pytest.raises(InvalidArgument, match="three whole numbers from 1 to 16384"):
-        _ = RunFolder(stranger).image_shape
-
-
 # Checkpoints of Lightning
 
 
