@@ -21,14 +21,9 @@ from pathlib import Path
 
 import numpy as np
 
-#: The package of each column.
-COLUMNS = {
-    "torch": "fmicl_lightning",
-    "jax": "fmicl_flax",
-    "keras-tensorflow": "fmicl_keras",
-    "keras-jax": "fmicl_keras",
-    "keras-torch": "fmicl_keras",
-}
+from fmicl_check.columns import COLUMNS as CHECKED
+
+COLUMNS = {column.name: column for column in CHECKED}
 
 
 def main() -> None:
@@ -56,7 +51,7 @@ def images_of(run: str) -> tuple:
 def write(run: str, column: str, path: str) -> None:
     """The features of one column, in this process."""
     _, data = images_of(run)
-    features = import_module(COLUMNS[column]).features
+    features = import_module(COLUMNS[column].package).features
     np.savez(path, train=features(run, data.train_images), test=features(run, data.test_images))
 
 
@@ -70,7 +65,7 @@ def compare(run: str, columns: list[str]) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         for column in columns:
             path = str(Path(scratch) / f"{column}.npz")
-            environment = os.environ | {"KERAS_BACKEND": column.removeprefix("keras-")}
+            environment = os.environ | {"KERAS_BACKEND": COLUMNS[column].backend}
             command = [sys.executable, __file__, run, "--columns", column, "--write", path]
             subprocess.run(command, check=True, env=environment)
             with np.load(path) as stored:

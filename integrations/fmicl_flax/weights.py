@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from fmicl_core.checks import invalid
-from fmicl_recipes.weights.layouts import Weights
+from fmicl_recipes.weights.layouts import Weights, check_known
 
 
 def get_arrays(module: nnx.Module) -> Weights:
@@ -29,14 +26,11 @@ def set_arrays(module: nnx.Module, arrays: Weights) -> None:
     Raises:
         ValueError: an array is not known, or of another shape.
     """
-    own: dict[str, Any] = {}
     state = nnx.state(module)
-    for path, variable in nnx.to_flat_state(state):
-        own[".".join(map(str, path))] = variable
+    variables = {".".join(map(str, path)): of for path, of in nnx.to_flat_state(state)}
+    own = {name: variable.get_value() for name, variable in variables.items()}
+    check_known(arrays, own)
     for name, array in arrays.items():
-        if name not in own or own[name].get_value().shape != array.shape:
-            shape = own[name].get_value().shape if name in own else "none of that name"
-            raise invalid("weights", str(shape), array.shape, what=f"shape of {name}")
-        before = own[name].get_value()
-        own[name].set_value(jax.device_put(array.astype(before.dtype), before.sharding))
+        value = array.astype(own[name].dtype)
+        variables[name].set_value(jax.device_put(value, own[name].sharding))
     nnx.update(module, state)

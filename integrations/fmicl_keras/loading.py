@@ -15,7 +15,7 @@ from fmicl_keras.encoders import build_encoder
 from fmicl_keras.trainer import predict
 from fmicl_keras.weights import set_arrays
 from fmicl_recipes.data import AnyImages
-from fmicl_recipes.loading import check_batch, check_dtype, check_images
+from fmicl_recipes.loading import DTYPES, check_batch, check_dtype, check_images
 from fmicl_recipes.sphere import Features
 from fmicl_recipes.weights import open_model
 
@@ -96,7 +96,7 @@ def load_encoder(run: str | Path, *, dtype: str = "float32") -> Encoder:
     _allow(dtype)
     model = open_model(run)
     own, weights = model.architecture, model.native("tensorflow")
-    with precision({"float32": "32", "float64": "64"}[dtype]):
+    with precision(DTYPES[dtype]):
         network = build_encoder(
             own.name, model.image_shape, own.width,
             stem_stride=own.stem_stride, patch_size=own.patch_size,

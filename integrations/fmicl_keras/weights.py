@@ -6,13 +6,12 @@ from typing import Any
 
 import keras
 
-from fmicl_core.checks import invalid
 from fmicl_keras.checkpoints import to_numpy
-from fmicl_recipes.weights.layouts import Weights
+from fmicl_recipes.weights.layouts import Weights, check_known
+from fmicl_recipes.weights.networks import PARTS, QUEUE
 
-#: The networks of the methods, and their arrays outside of networks.
-NETWORKS = ("encoder", "head", "predictor", "key_encoder", "key_head")
-ARRAYS = ("queue", "queue_labels", "pointer")
+#: The networks of the methods.
+NETWORKS = ("encoder", *PARTS)
 
 
 def get_arrays(model: keras.Model) -> Weights:
@@ -27,10 +26,8 @@ def set_arrays(model: keras.Model, arrays: Weights) -> None:
         ValueError: an array is not known, or of another shape.
     """
     own = variables(model)
+    check_known(arrays, own)
     for name, array in arrays.items():
-        if name not in own or tuple(own[name].shape) != array.shape:
-            shape = tuple(own[name].shape) if name in own else "none of that name"
-            raise invalid("weights", str(shape), array.shape, what=f"shape of {name}")
         own[name].assign(array)
 
 
@@ -44,4 +41,4 @@ def variables(model: keras.Model) -> dict[str, Any]:
         for part, network in networks.items()
         for name, variable in variables(network).items()
     }
-    return found | {name: getattr(model, name) for name in ARRAYS if hasattr(model, name)}
+    return found | {name: getattr(model, name) for name in QUEUE if hasattr(model, name)}

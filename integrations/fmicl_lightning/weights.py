@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from fmicl_core.checks import invalid
-from fmicl_recipes.weights.layouts import Weights
+from fmicl_recipes.weights.layouts import Weights, check_known
 
 
 def get_arrays(module: nn.Module) -> Weights:
@@ -24,8 +23,6 @@ def set_arrays(module: nn.Module, arrays: Weights) -> None:
         ValueError: an array is not known, or of another shape.
     """
     own = module.state_dict()
+    check_known(arrays, own)
     for name, array in arrays.items():
-        if name not in own or tuple(own[name].shape) != array.shape:
-            shape = tuple(own[name].shape) if name in own else "none of that name"
-            raise invalid("weights", str(shape), array.shape, what=f"shape of {name}")
         own[name].copy_(torch.from_numpy(array.copy()))

@@ -13,8 +13,9 @@ from fmicl_recipes.run_folder import RunFolder
 
 #: The package that trains in each framework, and loads what it trained.
 PACKAGES = {"torch": "fmicl_lightning", "jax": "fmicl_flax", "tensorflow": "fmicl_keras"}
-#: Dtypes that a loaded encoder can have, of its weights and of its arithmetic.
-DTYPES = ("float32", "float64")
+#: Dtypes that a loaded encoder can have, of its weights and of its arithmetic, each with the
+#: precision that settings would name.
+DTYPES = {"float32": "32", "float64": "64"}
 
 
 def check_dtype(dtype: str, x64: bool = True) -> str:

@@ -22,7 +22,7 @@ from fmicl_recipes.stopping import Preempted, RunStopped, sigterm
 from fmicl_recipes.trainer import Trainer
 from fmicl_recipes.weights import Architecture, method_arrays, write_model
 from fmicl_recipes.weights.networks import count_numbers
-from fmicl_recipes.weights.start import begin_with, starting_weights
+from fmicl_recipes.weights.start import starting_weights
 
 NO_LABELS = (
     "the images have no labels, or all the same: kNN (--knn-every, too) and linear probe are left"
@@ -87,7 +87,7 @@ def train_run(
             tell_trained(len(folder.read_history()), settings)
     if not first:  # which the first process makes, writes and evaluates
         if start is not None:
-            begin_with(trainer, start)
+            trainer.set_weights(start.weights)
         with sigterm() as trainer.stop:
             trainer.fit(folder or RunFolder(out), resume=resume, progress=False)
         return {}
@@ -99,7 +99,7 @@ def train_run(
             folder.write_json(BASELINES, baseline_scores(trainer))
         if start is not None:
             note(start.told, progress)
-            begin_with(trainer, start)
+            trainer.set_weights(start.weights)
         with sigterm() as trainer.stop:
             trainer.fit(folder, resume=resume, progress=progress)
     except BaseException as error:

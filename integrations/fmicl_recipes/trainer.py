@@ -140,13 +140,15 @@ class Trainer(ABC):
         return from_native(self.arrays(), entries, self.framework)
 
     def set_weights(self, weights: Weights) -> None:
-        """Take arrays by canonical name, as `weights` gives them, of any framework.
+        """Take arrays by the names that `weights` gives, of any framework.
 
         Raises:
             ValueError: an array is missing, or of another shape.
         """
-        entries = method_arrays(self.settings, self.architecture)
-        self.set_arrays(to_native(weights, entries, self.framework))
+        if self.architecture.ours:
+            entries = method_arrays(self.settings, self.architecture)
+            weights = to_native(weights, entries, self.framework)
+        self.set_arrays(weights)
 
     @abstractmethod
     def encode(self, images: AnyImages) -> Features:

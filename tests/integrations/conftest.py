@@ -192,3 +192,23 @@ def run_suite():
             pytest.fail(f"{' '.join(command)}\n{done.stdout}{done.stderr}", pytrace=False)
 
     return run
+
+
+class Bomb:
+    """An object whose unpickling makes a folder.
+
+    Args:
+        trace: path of the folder.
+    """
+
+    def __init__(self, trace):
+        self.trace = str(trace)
+
+    def __reduce__(self):
+        return os.mkdir, (self.trace,)
+
+
+@pytest.fixture(scope="session")
+def bomb():
+    """From a path to an object whose unpickling makes a folder there."""
+    return Bomb

@@ -14,7 +14,7 @@ from fmicl_lightning import MethodTrainer
 from fmicl_recipes import RunFolder, TrainSettings
 from fmicl_recipes.data import load_images
 from fmicl_recipes.weights import write_model
-from fmicl_recipes.weights.start import begin_with, starting_weights
+from fmicl_recipes.weights.start import starting_weights
 
 TINY = {"data": "digits", "encoder": "smallconv", "width": 4, "limit": 64, "batch_size": 32,
         "epochs": 1, "projection_hidden": 8, "projection_dim": 8, "device": "cpu",
@@ -63,7 +63,7 @@ def test_all_of_the_same_method_is_taken(before, data, method):
     other, path = before(method)
     trainer = MethodTrainer(settings(method, seed=6), data)
     start = starting_weights(trainer, path)
-    begin_with(trainer, start)
+    trainer.set_weights(start.weights)
     assert start.taken == ["encoder", *sorted(PARTS[method], key=start.taken.index)]
     assert set(start.taken) == {"encoder", *PARTS[method]}
     assert start.left == []
@@ -82,7 +82,7 @@ def test_of_another_method_the_encoder_alone_is_taken_and_copied(before, data, m
     trainer = MethodTrainer(settings(method), data)
     fresh = trainer.weights()
     start = starting_weights(trainer, path)
-    begin_with(trainer, start)
+    trainer.set_weights(start.weights)
     own = trainer.weights()
     assert start.taken == ["encoder", "key_encoder"]
     assert set(start.left) == {*PARTS[method]} - {"key_encoder"}
@@ -215,7 +215,7 @@ def test_a_run_of_lightning_goes_on_in_flax(before, data, require, method):
     other, path = before(method)
     trainer = FlaxTrainer(settings(method, framework="jax"), data)
     start = starting_weights(trainer, path)
-    begin_with(trainer, start)
+    trainer.set_weights(start.weights)
     assert start.left == []
     weights = trainer.weights()
     assert_same(weights, other.weights(), {"encoder", *PARTS[method]})

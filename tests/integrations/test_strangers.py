@@ -82,16 +82,6 @@ def refused(fmicl, tmp_path):
     return check
 
 
-class Bomb:
-    """An object whose unpickling makes a file."""
-
-    def __init__(self, trace):
-        self.trace = str(trace)
-
-    def __reduce__(self):
-        return os.mkdir, (self.trace,)
-
-
 def change(folder, **values):
     folder = RunFolder(folder)
     folder.write_json("settings.json", folder.read_json("settings.json") | values)
@@ -260,9 +250,9 @@ def tampered(folder, change, save=torch.save):
     save(content, path)
 
 
-def test_a_pickled_checkpoint_runs_nothing(stranger, refused):
+def test_a_pickled_checkpoint_runs_nothing(stranger, refused, bomb):
     trace = refused.outside / "trace"
-    tampered(stranger, lambda c: c.update(bomb=Bomb(trace)))
+    tampered(stranger, lambda c: c.update(bomb=bomb(trace)))
     torch.load(stranger / "checkpoint.ckpt", weights_only=False)
     assert trace.is_dir(), "the bomb does not go off"
     trace.rmdir()
@@ -270,9 +260,9 @@ def test_a_pickled_checkpoint_runs_nothing(stranger, refused):
     assert not trace.exists()
 
 
-def test_a_plain_pickle_runs_nothing(stranger, refused):
+def test_a_plain_pickle_runs_nothing(stranger, refused, bomb):
     trace = refused.outside / "trace"
-    (stranger / "checkpoint.ckpt").write_bytes(pickle.dumps({"state_dict": Bomb(trace)}))
+    (stranger / "checkpoint.ckpt").write_bytes(pickle.dumps({"state_dict": bomb(trace)}))
     refused(stranger, "tensors and plain values only", ["evaluate", "resume"])
     assert not trace.exists()
 
@@ -380,9 +370,9 @@ def test_a_compressed_checkpoint_is_refused(stranger):
 # Arrays
 
 
-def test_arrays_of_objects_run_nothing(stranger, refused):
+def test_arrays_of_objects_run_nothing(stranger, refused, bomb):
     trace = refused.outside / "trace"
-    arrays = np.array([Bomb(trace)], dtype=object)
+    arrays = np.array([bomb(trace)], dtype=object)
     with open(stranger / "embeddings.npz", "wb") as file:
         np.savez(file, test=arrays, view_x=arrays, view_y=arrays)
     with np.load(stranger / "embeddings.npz", allow_pickle=True) as file:

@@ -1,7 +1,6 @@
 """A checkpoint of Orbax may be a stranger's: it names no code, folder or larger arrays."""
 
 import json
-import os
 import pickle
 import shutil
 import sys
@@ -135,13 +134,9 @@ def test_a_store_that_is_elsewhere_is_refused(folder, tmp_path, place):
         RunFolder.resume(folder.path)
 
 
-def test_a_pickle_in_the_place_of_the_folder(folder, tmp_path):
-    class Bomb:
-        def __reduce__(self):
-            return os.mkdir, (str(tmp_path / "trace"),)
-
+def test_a_pickle_in_the_place_of_the_folder(folder, tmp_path, bomb):
     folder.checkpoint.unlink()
-    folder.checkpoint.write_bytes(pickle.dumps(Bomb()))
+    folder.checkpoint.write_bytes(pickle.dumps(bomb(tmp_path / "trace")))
     with pytest.raises(InvalidArgument, match=DAMAGED):
         load_checkpoint(folder, STATE, HOME)
     assert not (tmp_path / "trace").exists()

@@ -48,16 +48,6 @@ def stranger(trained, tmp_path):
     return Path(shutil.copytree(trained, tmp_path / "stranger"))
 
 
-class Bomb:
-    """An object whose unpickling makes a file."""
-
-    def __init__(self, trace):
-        self.trace = str(trace)
-
-    def __reduce__(self):
-        return os.mkdir, (self.trace,)
-
-
 def edited(path, **values):
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
@@ -160,10 +150,10 @@ def test_options_that_take_code_or_memory_from_elsewhere(stranger, file, values)
 
 
 @pytest.mark.parametrize("part", ["model", "checkpoint"])
-def test_pickled_weights_are_refused(stranger, fmicl, tmp_path, part):
+def test_pickled_weights_are_refused(stranger, fmicl, tmp_path, part, bomb):
     trace, folder = tmp_path / "trace", parts(stranger)[part]
     (folder / "model.safetensors").unlink()
-    torch.save({"weight": Bomb(trace)}, folder / "pytorch_model.bin")
+    torch.save({"weight": bomb(trace)}, folder / "pytorch_model.bin")
     torch.load(folder / "pytorch_model.bin", weights_only=False)
     assert trace.is_dir(), "the bomb does not go off"
     trace.rmdir()
@@ -178,12 +168,12 @@ def test_adapters_are_refused(stranger, fmicl):
 
 @pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
 @pytest.mark.parametrize("archive", [True, False])
-def test_states_that_are_pickles_run_nothing(stranger, fmicl, tmp_path, name, archive):
+def test_states_that_are_pickles_run_nothing(stranger, fmicl, tmp_path, name, archive, bomb):
     trace, folder = tmp_path / "trace", parts(stranger)["checkpoint"]
     if archive:
-        torch.save({"state": Bomb(trace)}, folder / name)
+        torch.save({"state": bomb(trace)}, folder / name)
     else:
-        (folder / name).write_bytes(pickle.dumps(Bomb(trace)))
+        (folder / name).write_bytes(pickle.dumps(bomb(trace)))
     if archive and name.startswith("rng"):  # which is read after the first step or never
         fmicl("train", "simcse", "--out", stranger, "--resume")
     else:
@@ -191,9 +181,9 @@ def test_states_that_are_pickles_run_nothing(stranger, fmicl, tmp_path, name, ar
     assert not trace.exists()
 
 
-def test_arguments_that_are_pickled_are_never_read(stranger, fmicl, tmp_path):
+def test_arguments_that_are_pickled_are_never_read(stranger, fmicl, tmp_path, bomb):
     trace, folder = tmp_path / "trace", parts(stranger)["checkpoint"]
-    (folder / "training_args.bin").write_bytes(pickle.dumps(Bomb(trace)))
+    (folder / "training_args.bin").write_bytes(pickle.dumps(bomb(trace)))
     code, _, err = fmicl("train", "simcse", "--out", stranger, "--resume")
     assert code == 0, err
     assert not trace.exists()

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fmicl_core.checks import invalid
 from fmicl_recipes.vit import HEADS
 
 Weights = dict[str, NDArray[Any]]
@@ -211,3 +212,19 @@ def from_native(native: Mapping[str, Any], entries: Iterable[Entry], framework: 
         array = entry.layouts[framework].back(found, entry.shape)
         weights[entry.name] = np.ascontiguousarray(array).reshape(entry.shape)
     return weights
+
+
+def check_known(arrays: Weights, own: Mapping[str, Any]) -> None:
+    """Check that arrays are some of a network's own, with their shapes.
+
+    Args:
+        arrays: arrays by the framework's names.
+        own: the network's, of which each has a shape.
+
+    Raises:
+        ValueError: one is not known, or of another shape.
+    """
+    for name, array in arrays.items():
+        shape = tuple(own[name].shape) if name in own else "none of that name"
+        if shape != array.shape:
+            raise invalid("weights", str(shape), array.shape, what=f"shape of {name}")

@@ -62,17 +62,24 @@ class Model:
     file: Path
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """The options of its run that had an effect; none if model.json does not say."""
+        trained = self.facts.get("trained")
+        settings = trained.get("settings") if isinstance(trained, dict) else None
+        return settings if isinstance(settings, dict) else {}
+
+    @property
     def framework(self) -> tuple[str, str]:
         """The framework that trained it, and Keras' backend if it was Keras.
 
         Raises:
             ValueError: model.json does not say it, or names none that fmicl knows.
         """
+        settings = self.settings
+        backend = settings.get("keras_backend", TrainSettings.keras_backend)
         try:
-            settings = self.facts["trained"]["settings"]
             framework = settings["framework"]
-            backend = settings.get("keras_backend", TrainSettings.keras_backend)
-        except (KeyError, TypeError, AttributeError) as error:
+        except KeyError as error:
             raise _malformed(self.file.with_name(MODEL), error) from error
         return (
             check_choice("framework", framework, FRAMEWORKS),

@@ -20,6 +20,11 @@ STAGES = {"resnet18": (2, 2, 2, 2), "resnet50": (3, 4, 6, 3)}
 #: Width of the features, in multiples of the width of the encoder.
 FEATURES = {"resnet18": 8, "resnet50": 32, "smallconv": 8}
 
+#: Networks beside the encoder that a method can have.
+PARTS = ("head", "key_head", "predictor", "key_encoder")
+#: Arrays of MoCo's queue, which belong together, and to the head that made its keys.
+QUEUE = ("queue", "queue_labels", "pointer")
+
 
 @dataclass(frozen=True)
 class Architecture:

@@ -11,12 +11,8 @@ from fmicl_core.checks import invalid
 from fmicl_recipes.trainer import Trainer
 from fmicl_recipes.weights.layouts import Weights
 from fmicl_recipes.weights.model import METHOD, Model, open_model
+from fmicl_recipes.weights.networks import PARTS, QUEUE
 from fmicl_recipes.weights.tensors import read_weights
-
-#: Networks beside the encoder, each of which is taken whole or not at all.
-PARTS = ("head", "key_head", "predictor", "key_encoder")
-#: Arrays of the queue, which belong together, and to the head that made its keys.
-QUEUE = ("queue", "queue_labels", "pointer")
 
 
 class Start(NamedTuple):
@@ -79,9 +75,7 @@ def _others(trainer: Trainer, model: Model, own: Weights) -> dict[str, Weights]:
 
     Labels in a queue are those of the other run's images, so it is taken with the same data alone.
     """
-    trained = model.facts.get("trained")
-    settings = trained.get("settings") if isinstance(trained, dict) else None
-    before = settings if isinstance(settings, dict) else {}
+    before = model.settings
     if before.get("method") != trainer.settings.method or not trainer.architecture.ours:
         return {}
     others = read_weights(model.file.with_name(METHOD))
@@ -96,14 +90,6 @@ def _others(trainer: Trainer, model: Model, own: Weights) -> dict[str, Weights]:
     if ready and others["pointer"] in range(len(own["queue"])):
         found["queue"] = {name: others[name] for name in queue}
     return found
-
-
-def begin_with(trainer: Trainer, start: Start) -> None:
-    """Give a trainer the weights that its run begins with."""
-    if trainer.architecture.ours:
-        trainer.set_weights(start.weights)
-    else:  # a library's encoder has the library's own names
-        trainer.set_arrays(start.weights)
 
 
 def check_alike(trainer: Trainer, model: Model) -> None:

@@ -13,7 +13,7 @@ from fmicl_keras.checkpoints import load_checkpoint, save_checkpoint
 from fmicl_recipes import RunFolder
 from fmicl_recipes.run import evaluate_run, train_run
 from fmicl_recipes.weights import write_model
-from fmicl_recipes.weights.start import begin_with, starting_weights
+from fmicl_recipes.weights.start import starting_weights
 
 DAMAGED = "a folder whose checkpoint is whole"
 FACTS = {"history": [{"epoch": 1, "loss": 0.5}], "seconds": 1.0, "losses": []}
@@ -145,13 +145,13 @@ def test_a_run_begins_with_the_weights_of_another(tmp_path, tiny, trainer_of):
     write_model(folder, before.settings, (8, 8, 1), before.weights(), {})
     same = trainer_of(tiny("moco", encoder="smallconv", limit=64))
     start = starting_weights(same, folder.path)
-    begin_with(same, start)
+    same.set_weights(start.weights)
     assert start.left == []
     for name, array in same.weights().items():
         np.testing.assert_array_equal(array, before.weights()[name], err_msg=name)
     other = trainer_of(tiny("simclr", encoder="smallconv", limit=64))
     start = starting_weights(other, folder.path)
-    begin_with(other, start)
+    other.set_weights(start.weights)
     assert (start.taken, start.left) == (["encoder"], ["head"])
     images = other.data.test_images[:9]
     np.testing.assert_array_equal(other.encode(images), before.encode(images))
