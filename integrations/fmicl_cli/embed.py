@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +11,9 @@ from fmicl_cli.console import say
 from fmicl_cli.frameworks import NotInstalled, check_installed, load_package, missing
 from fmicl_core.checks import check_choice, invalid
 from fmicl_recipes.settings import FRAMEWORKS, KERAS_BACKENDS, TrainSettings
+
+if TYPE_CHECKING:
+    from fmicl_recipes.weights import Model
 
 EPILOG = (
     "Examples:\n\n"
@@ -72,29 +75,29 @@ def embed(
 
     Images of another size or colour are brought to those that the run was trained on.
     """
-    chosen = _framework(run, framework, keras_backend)
     from fmicl_recipes import embed as recipe
+    from fmicl_recipes.weights import open_model
 
-    def encode(run: str | Path, images: Any) -> Any:
-        return load_package(*chosen).features(run, images, progress=True)
+    model = open_model(run)
+    chosen = _framework(model, framework, keras_backend)
+
+    def encode(model: Model, images: Any) -> Any:
+        return load_package(*chosen).features(model, images, progress=True)
 
     features = recipe.embed(
-        run, out, encode, data, image_column=image_column, label_column=label_column,
+        model, out, encode, data, image_column=image_column, label_column=label_column,
         overwrite=overwrite,
     )  # fmt: skip
     say(f"written: {out}, {features.shape[1]} features each of {features.shape[0]} images")
 
 
-def _framework(run: str, framework: str | None, keras_backend: str | None) -> tuple[str, str]:
+def _framework(model: Model, framework: str | None, keras_backend: str | None) -> tuple[str, str]:
     """The framework that computes, and Keras' backend if it is Keras: as asked for, or the run's.
 
     Raises:
-        ValueError: there is no run, or the framework is unknown, or lacks the run's encoder.
+        ValueError: the framework is unknown, or lacks the run's encoder.
         NotInstalled: the framework is not there.
     """
-    from fmicl_recipes.weights import open_model
-
-    model = open_model(run)
     own = model.framework if framework is None else (framework, TrainSettings.keras_backend)
     name = check_choice("framework", own[0], FRAMEWORKS)
     if keras_backend is not None and name != "tensorflow":

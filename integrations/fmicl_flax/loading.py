@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,7 +15,7 @@ from fmicl_flax.weights import set_arrays
 from fmicl_recipes.data import AnyImages
 from fmicl_recipes.loading import check_batch, check_dtype, check_images
 from fmicl_recipes.sphere import Features
-from fmicl_recipes.weights import open_model
+from fmicl_recipes.weights import AnyRun, open_model
 
 
 class Encoder(nnx.Module):
@@ -52,13 +51,14 @@ class Encoder(nnx.Module):
         return self.network(standardise(images.astype(self.dtype)))
 
 
-def load_encoder(run: str | Path, *, dtype: str = "float32") -> Encoder:
+def load_encoder(run: AnyRun, *, dtype: str = "float32") -> Encoder:
     """The trained encoder of a run, whichever framework trained it.
 
     It is in eval mode, on JAX's default device; every weight can be trained.
 
     Args:
-        run: folder with model.json and encoder.safetensors, such as that of a run.
+        run: folder with model.json and encoder.safetensors, such as that of a run; or what
+            `open_model` returned for it.
         dtype: "float32" or "float64", the dtype of weights, arithmetic and features.
 
     Returns:
@@ -82,7 +82,7 @@ def load_encoder(run: str | Path, *, dtype: str = "float32") -> Encoder:
     return encoder
 
 
-def features(run: str | Path, images: AnyImages, *, progress: bool = False) -> Features:
+def features(run: AnyRun, images: AnyImages, *, progress: bool = False) -> Features:
     """Features (N, F) in float32 that a run's encoder gives for images.
 
     They are computed on the machine's accelerator if there is one. Not yet run on a GPU.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -17,7 +16,7 @@ from fmicl_keras.weights import set_arrays
 from fmicl_recipes.data import AnyImages
 from fmicl_recipes.loading import DTYPES, check_batch, check_dtype, check_images
 from fmicl_recipes.sphere import Features
-from fmicl_recipes.weights import open_model
+from fmicl_recipes.weights import AnyRun, open_model
 
 
 @keras.saving.register_keras_serializable("fmicl_keras")
@@ -77,13 +76,14 @@ class Encoder(keras.Model):
         return cls(network, **config)
 
 
-def load_encoder(run: str | Path, *, dtype: str = "float32") -> Encoder:
+def load_encoder(run: AnyRun, *, dtype: str = "float32") -> Encoder:
     """The trained encoder of a run, whichever framework trained it, on the Keras backend in use.
 
     Every weight is trainable.
 
     Args:
-        run: folder with model.json and encoder.safetensors, such as that of a run.
+        run: folder with model.json and encoder.safetensors, such as that of a run; or what
+            `open_model` returned for it.
         dtype: "float32" or "float64", the dtype of weights, arithmetic and features.
 
     Returns:
@@ -117,7 +117,7 @@ def _allow(dtype: str) -> None:
         keep_float64()
 
 
-def features(run: str | Path, images: AnyImages, *, progress: bool = False) -> Features:
+def features(run: AnyRun, images: AnyImages, *, progress: bool = False) -> Features:
     """Features (N, F) in float32 that a run's encoder gives for images.
 
     They are computed on the machine's accelerator if there is one. Not yet run on a GPU.

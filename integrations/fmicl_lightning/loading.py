@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from fmicl_recipes.chunks import chunks, joined
 from fmicl_recipes.data import AnyImages
 from fmicl_recipes.loading import check_batch, check_dtype, check_images
 from fmicl_recipes.sphere import Features
-from fmicl_recipes.weights import Model, Weights, open_model
+from fmicl_recipes.weights import AnyRun, Model, Weights, open_model
 
 
 class Encoder(nn.Module):
@@ -49,13 +48,14 @@ class Encoder(nn.Module):
         return self.network(standardise(floats / 255.0 if dtype == "uint8" else floats))
 
 
-def load_encoder(run: str | Path, *, dtype: str = "float32") -> Encoder:
+def load_encoder(run: AnyRun, *, dtype: str = "float32") -> Encoder:
     """The trained encoder of a run, whichever framework trained it.
 
     It is on the CPU and in eval mode; every parameter can be trained.
 
     Args:
-        run: folder with model.json and encoder.safetensors, such as that of a run.
+        run: folder with model.json and encoder.safetensors, such as that of a run; or what
+            `open_model` returned for it.
         dtype: "float32" or "float64", the dtype of weights, arithmetic and features.
 
     Returns:
@@ -92,7 +92,7 @@ def in_chunks(images: AnyImages, device: Any) -> Iterator[torch.Tensor]:
         yield torch.from_numpy(chunk).to(device, non_blocking=True)
 
 
-def features(run: str | Path, images: AnyImages, *, progress: bool = False) -> Features:
+def features(run: AnyRun, images: AnyImages, *, progress: bool = False) -> Features:
     """Features (N, F) in float32 that a run's encoder gives for images.
 
     They are computed on the machine's accelerator if there is one. Not yet run on a GPU.

@@ -24,16 +24,16 @@ from fmicl_recipes.progress import note
 from fmicl_recipes.resources import free_memory
 from fmicl_recipes.run_folder import RunFolder
 from fmicl_recipes.settings import TrainSettings
-from fmicl_recipes.weights import open_model
+from fmicl_recipes.weights import AnyRun, Model, open_model
 
-#: From the folder of a run and uint8 images (N, H, W, C) to features (N, F) float32.
-Encode = Callable[[str | Path, AnyImages], NDArray[np.floating]]
+#: From a run's model and uint8 images (N, H, W, C) to features (N, F) float32.
+Encode = Callable[[Model, AnyImages], NDArray[np.floating]]
 
 SUFFIXES = (".npz", ".parquet")
 
 
 def embed(
-    run: str | Path,
+    run: AnyRun,
     out: str | Path,
     encode: Encode,
     data: str | None = None,
@@ -49,7 +49,8 @@ def embed(
     all, each is decoded when it is encoded. docs/data.md says what the file holds.
 
     Args:
-        run: folder with model.json and encoder.safetensors, such as that of a run.
+        run: folder with model.json and encoder.safetensors, such as that of a run; or what
+            `open_model` returned for it.
         out: file to write, .npz or .parquet.
         encode: `features` of a framework's package.
         data: name of the data set, as `load_images` takes it; None for the run's own.
@@ -93,7 +94,7 @@ def embed(
         names = list(chain.from_iterable(split.names for split in splits.values()))
         images = StoredImages(every, names, shape, workers_of(settings))
     note(f"encoding {count} images", progress)
-    features = np.asarray(encode(run, images), np.float32)
+    features = np.asarray(encode(model, images), np.float32)
     if not (finite := np.isfinite(features).all(axis=1)).all():
         raise non_finite("run", np.flatnonzero(~finite).tolist())
     labels, class_names = numbered(splits)

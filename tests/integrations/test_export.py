@@ -168,6 +168,21 @@ def test_pytorch_loads_from_the_hub(run, client, require):
     torch.testing.assert_close(here(images), there(images), rtol=0, atol=0)
 
 
+def test_a_command_asks_the_hub_once(run, client, tmp_path, fmicl, require):
+    """What is published meanwhile cannot mix the shape of one model with the weights of another."""
+    require("torch")
+    require("lightning")
+    push_to_hub(run[0].path, "me/js")
+    del client.asked[:]
+    out = tmp_path / "out.npz"
+    code, _, err = fmicl("embed", "hf://me/js", "--data", "digits", "--out", out)
+    assert code == 0, err
+    assert client.asked == [("me/js", None)]
+    fmicl("embed", run[0].path, "--out", tmp_path / "own.npz")
+    with np.load(out) as there, np.load(tmp_path / "own.npz") as here:
+        np.testing.assert_array_equal(there["features"], here["features"])
+
+
 @pytest.mark.parametrize("place", ["hf://", "hf://me", "hf://me/a/b", "hf://../x y", "hf://me/a@"])
 def test_places_that_are_none_are_refused(place):
     with pytest.raises(InvalidArgument, match=r"`run`. Expected hf://OWNER/NAME or"):

@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 import json
-import os
 import pickle
 import subprocess
 import sys
@@ -530,18 +529,8 @@ def test_an_interrupted_run_resumes_bit_for_bit(tmp_path, power_cut, method, opt
     assert [row["loss"] for row in resumed.history] == [row["loss"] for row in whole.history]
 
 
-class Payload:
-    """What runs a command when it is unpickled."""
-
-    def __init__(self, command):
-        self.command = command
-
-    def __reduce__(self):
-        return os.system, (self.command,)
-
-
 @pytest.mark.parametrize("method", METHODS)
-def test_a_checkpoint_is_read_but_the_code_it_carries_is_not_run(tmp_path, method):
+def test_a_checkpoint_is_read_but_the_code_it_carries_is_not_run(tmp_path, bomb, method):
     settings, mark = tiny(method, epochs=2, limit=128), tmp_path / "the code has run"
     trained = fit(settings, tmp_path / "run")
     folder = RunFolder(tmp_path / "run")
@@ -551,7 +540,7 @@ def test_a_checkpoint_is_read_but_the_code_it_carries_is_not_run(tmp_path, metho
         assert torch.equal(value, fresh.module.state_dict()[name]), name
     assert fresh.history == trained.history
     checkpoint = torch.load(folder.checkpoint, weights_only=True)
-    torch.save({**checkpoint, "more": Payload(f"touch '{mark}'")}, folder.checkpoint)
+    torch.save({**checkpoint, "more": bomb(mark)}, folder.checkpoint)
     refused = r"`run`. Expected a folder whose checkpoint is whole.* Received: run='.*\.ckpt'"
     with pytest.raises(InvalidArgument, match=refused):
         fresh.load(folder)

@@ -147,28 +147,18 @@ def test_a_run_that_stops_resumes_bit_for_bit(tmp_path, tiny, monkeypatch):
     assert [row["step"] for row in RunFolder(tmp_path / "cut").read_history()] == list(range(1, 17))
 
 
-class Payload:
-    """What runs a command when it is unpickled."""
-
-    def __init__(self, command):
-        self.command = command
-
-    def __reduce__(self):
-        return os.system, (self.command,)
-
-
-def test_no_code_that_a_run_carries_is_run(tmp_path, tiny, monkeypatch):
+def test_no_code_that_a_run_carries_is_run(tmp_path, bomb, tiny, monkeypatch):
     """Neither by a resume, from any pickled file, nor of a module class that lies in the model."""
     settings, mark, run = tiny(), tmp_path / "the code has run", tmp_path / "run"
     train_until(5, settings, run, monkeypatch)
     folder = RunFolder(run, TextSettings)
     checkpoint = Path(last_checkpoint(folder))
-    torch.save(Payload(f"touch '{mark}'"), checkpoint / "training_args.bin")  # which is never read
+    torch.save(bomb(mark), checkpoint / "training_args.bin")  # which is never read
     files = sorted(f for f in checkpoint.iterdir() if f.suffix in (".pt", ".pth"))
     assert [f.name for f in files] == ["optimizer.pt", "rng_state.pth", "scheduler.pt"]
     for file in files:
         whole = file.read_bytes()
-        torch.save(Payload(f"touch '{mark}'"), file)
+        torch.save(bomb(mark), file)
         with pytest.raises(InvalidArgument, match=r"`run`. Expected a folder whose checkpoint is"):
             train_simcse(settings, run, resume=True, progress=False)
         file.write_bytes(whole)

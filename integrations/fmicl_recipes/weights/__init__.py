@@ -15,10 +15,11 @@ layouts PyTorch's.
 
 from fmicl_recipes.weights.export import export_model, push_to_hub
 from fmicl_recipes.weights.layouts import Weights
-from fmicl_recipes.weights.model import Model, open_model, write_model
+from fmicl_recipes.weights.model import AnyRun, Model, open_model, write_model
 from fmicl_recipes.weights.networks import Architecture, method_arrays
 
 __all__ = [
+    "AnyRun",
     "Architecture",
     "Model",
     "Weights",

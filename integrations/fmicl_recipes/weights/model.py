@@ -174,20 +174,27 @@ def in_effect(settings: TrainSettings) -> dict[str, Any]:
     return {name: of for name, of in settings.to_dict().items() if settings.applies(name)}
 
 
-def open_model(folder: str | Path) -> Model:
+#: The folder of a run, or its place on the hub; or the run's model, which is open.
+AnyRun = str | Path | Model
+
+
+def open_model(run: AnyRun) -> Model:
     """The trained encoder in a folder.
 
     Args:
-        folder: folder of a run, or any with model.json and encoder.safetensors; or one of the hub,
-            hf://OWNER/NAME or hf://OWNER/NAME@REVISION.
+        run: folder of a run, or any with model.json and encoder.safetensors; or one of the hub,
+            hf://OWNER/NAME or hf://OWNER/NAME@REVISION; or what this function returned, so that
+            the hub is asked once for what many look at.
 
     Raises:
         ValueError: there is none, or it is of a later version, or says what cannot be.
     """
-    path = fetch(folder, (MODEL, ENCODER, METHOD))
+    if isinstance(run, Model):
+        return run
+    path = fetch(run, (MODEL, ENCODER, METHOD))
     if not (path / MODEL).is_file():
         raise _no_model(path)
-    if path == Path(folder):  # the hub's client has links to a store of its own
+    if path == Path(run):  # the hub's client has links to a store of its own
         check_own_files(path)
     if (path / SETTINGS).is_file():
         RunFolder(path).read_json(SETTINGS)  # which is of a version that is known
