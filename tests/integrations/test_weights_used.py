@@ -19,6 +19,7 @@ from fmicl_lightning.weights import get_arrays  # noqa: E402
 from fmicl_recipes import RunFolder, resolve  # noqa: E402
 from fmicl_recipes.data import load_images  # noqa: E402
 from fmicl_recipes.loading import PACKAGES  # noqa: E402
+from fmicl_recipes.vit import sine_cosine  # noqa: E402
 from fmicl_recipes.weights import method_arrays, open_model  # noqa: E402
 from fmicl_recipes.weights.networks import count_numbers  # noqa: E402
 from fmicl_recipes.weights.tensors import write_weights  # noqa: E402
@@ -146,6 +147,34 @@ def test_a_method_goes_from_pytorch_to_flax_and_back(given):
     images = ours.data.test_images[:20]
     want = ours.encode(images)
     assert np.abs(theirs.encode(images) - want).max() < 1e-5 * np.abs(want).max()
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "vit-s6", "vit-s12"])
+def test_another_library_reads_the_weights(new_run, tmp_path, name):
+    """As docs/weights.md says: by timm's networks, whose ResNets have torchvision's names."""
+    timm = pytest.importorskip("timm", reason="timm, whose networks load ours, is the user's own")
+    from safetensors.torch import load_file
+
+    run = new_run(tmp_path / "run", name, {}, (32, 32, 3))
+    if name.startswith("vit"):
+        network = timm.create_model(
+            "vit_small_patch16_224", img_size=32, patch_size=4, depth=int(name[5:]), num_classes=0
+        )
+        positions = torch.from_numpy(sine_cosine((8, 8), 384))
+        network.pos_embed.data[0] = torch.cat([torch.zeros(1, 384), positions])
+    else:
+        network = timm.create_model(name, num_classes=0)
+    if name == "resnet18":
+        network.conv1 = torch.nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+        network.maxpool = torch.nn.Identity()
+    stored = load_file(run.path / "encoder.safetensors")
+    missing, unknown = network.load_state_dict(stored, strict=False)
+    assert (missing, unknown) == (["pos_embed"] if name.startswith("vit") else [], [])
+    images = torch.from_numpy(run.images).permute(0, 3, 1, 2)
+    with torch.inference_mode():
+        found = network.eval()((images / 255 - 0.5) / 0.25).numpy()
+    want = pytorchs(run)
+    assert np.abs(found - want).max() < TOLERANCES["float32"] * np.abs(want).max()
 
 
 # Encoders of libraries, by a stand-in for one
