@@ -121,7 +121,8 @@ def test_the_card_says_what_how_and_how_well(run, tmp_path):
     for said in (
         "smallconv, trained by simclr kl-micl on digits", 'load_encoder("out")',
         train_command(folder.settings()), "| raw pixels | 97.8 |", "| simclr kl-micl | 95.6 |",
-        "1437 images for 3 epochs, without labels", "`fmicl evaluate RUN`", "arXiv:2402.10150",
+        "features of an image of 8 x 8 pixels and 1 channel. It saw 1437 images for 3 epochs,"
+        " without labels", "`fmicl evaluate RUN`", "arXiv:2402.10150",
     ):  # fmt: skip
         assert said in text, said
     without = (export_model(folder.path, tmp_path / "2") / "README.md").read_text(encoding="utf-8")

@@ -111,8 +111,8 @@ def model_card(
     )  # fmt: skip
     height, width, channels = model.image_shape
     options = ", ".join(f"{k} {v}" for k, v in model.facts["options"].items())
-    width = model.facts["num_features"]  # which of a library's encoder nobody wrote down
-    features = "features" if width is None else f"{width} features"
+    number = model.facts["num_features"]  # which of a library's encoder nobody wrote down
+    features = "features" if number is None else f"{number} features"
     others = OTHERS if model.architecture.ours else ""
     use = USE.format(package="fmicl_lightning", others=others, place=place)
     epochs = model.facts["trained"]["epochs"]
@@ -131,7 +131,7 @@ def model_card(
         f" so that it can be read without fmicl, too; `{METHOD}` has the networks beside the"
         " encoder, to continue from.",
         f"## Training\n\n    {train_command(settings)}",
-        f"## Evaluation\n\n{markdown(rows)}",
+        f"## Evaluation\n\n{markdown(rows).strip()}",
         f"Evaluated on {metrics.get('evaluated_on', 'its test images')},"
         f" {metrics.get('test_images', '?')} images, seed {settings.seed}; one run."
         " Command: `fmicl evaluate RUN`.",
