@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from fmicl_core.caching import check_float, no_gradient, no_scalar
-from fmicl_core.checks import invalid
+from fmicl_torch.inputs import check_tensor
 from fmicl_torch.loss import fmicl_loss
 
 
@@ -52,8 +52,7 @@ def loss_and_gradients(
     """
     given = {"x": x} if y is None else {"x": x, "y": y}
     for name, value in given.items():
-        if not isinstance(value, torch.Tensor):
-            raise invalid(name, "a torch.Tensor", type(value).__name__, what=f"type({name})")
+        check_tensor(name, value)
         check_float(name, str(value.dtype).removeprefix("torch."))
     with torch.inference_mode(False), torch.enable_grad():
         rows = [_detached(value).requires_grad_() for value in given.values()]

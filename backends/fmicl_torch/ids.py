@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from fmicl_core.checks import InvalidArgument, check_ids, invalid, no_negatives, no_positives
+from fmicl_core.checks import InvalidArgument, check_ids, no_negatives, no_positives
 from fmicl_core.pairs import Block, Pairs
 from fmicl_torch.dense import Rows, Sides
+from fmicl_torch.inputs import check_tensor
 
 #: How many pairs of a tile have equal numbers, as far as smallest and largest numbers tell.
 NONE, SOME, ALL = range(3)
@@ -22,8 +23,8 @@ def whole_numbers(argument: str, ids: Any, rows: torch.Tensor) -> torch.Tensor:
     Raises:
         ValueError: the ids are no tensor or array of whole numbers, or not one a row.
     """
-    if not isinstance(ids, torch.Tensor | np.ndarray):
-        raise invalid(argument, "a torch.Tensor", type(ids).__name__, what=f"type({argument})")
+    if not isinstance(ids, np.ndarray):
+        check_tensor(argument, ids)
     if isinstance(ids, np.ndarray) and torch.compiler.is_compiling():
         ids = torch.as_tensor(ids)  # Dynamo knows neither its dtype nor `from_numpy`
     numpy = isinstance(ids, np.ndarray)

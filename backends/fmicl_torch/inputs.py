@@ -26,6 +26,12 @@ from fmicl_torch.transforms import is_batched
 Scalar = float | torch.Tensor
 
 
+def check_tensor(argument: str, value: object) -> None:
+    """Raise ValueError unless the value is a tensor."""
+    if not isinstance(value, torch.Tensor):
+        raise invalid(argument, "a torch.Tensor", type(value).__name__, what=f"type({argument})")
+
+
 def prepare(
     x: torch.Tensor,
     y: torch.Tensor | None,
@@ -55,8 +61,7 @@ def prepare(
     check_bool("normalize", normalize)
     given = {"x": x} | {k: v for k, v in (("y", y), ("bank", bank)) if v is not None}
     for name, value in given.items():
-        if not isinstance(value, torch.Tensor):
-            raise invalid(name, "a torch.Tensor", type(value).__name__, what=f"type({name})")
+        check_tensor(name, value)
     dtypes = [str(value.dtype).removeprefix("torch.") for value in given.values()]
     check_features(
         x.shape,

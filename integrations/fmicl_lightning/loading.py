@@ -17,6 +17,7 @@ from fmicl_recipes.data import AnyImages
 from fmicl_recipes.loading import check_batch, check_dtype, check_images
 from fmicl_recipes.sphere import Features
 from fmicl_recipes.weights import AnyRun, Model, Weights, open_model
+from fmicl_torch.inputs import check_tensor
 
 
 class Encoder(nn.Module):
@@ -40,8 +41,9 @@ class Encoder(nn.Module):
         The images are uint8, or float in [0, 1].
 
         Raises:
-            ValueError: the images are of another shape or dtype.
+            ValueError: the images are no tensor, or of another shape or dtype.
         """
+        check_tensor("images", images)
         dtype = str(images.dtype).removeprefix("torch.")
         check_batch(tuple(images.shape), dtype, self.image_shape[2], axis=1)
         floats = images.to(next(self.network.parameters()).dtype)

@@ -87,6 +87,7 @@ def test_every_parameter_of_the_encoder_can_be_trained_further(run):
     ("images", "message"),
     [(torch.zeros(2, 3, 8, 8), r"Expected \(N, 1, H, W\). Received: images.shape=\(2, 3, 8, 8\)"),
      (torch.zeros(1, 8, 8), r"Expected \(N, 1, H, W\)"),
+     (np.zeros((2, 1, 8, 8)), "Expected a torch.Tensor. Received: type.images.='ndarray'"),
      (torch.zeros(2, 1, 8, 8, dtype=torch.int64), "Expected uint8, or float in .*'int64'")],
 )  # fmt: skip
 def test_the_encoder_refuses_what_it_was_not_trained_on(run, images, message):
