@@ -52,7 +52,7 @@ def index_of(
     found: list[Index] = []
     says = "decode" if decode else "read the sizes of"
     with tqdm(total=count, desc=f"{says} {key}", unit="img", disable=not progress,
-              leave=False) as bar:  # fmt: skip
+              leave=False, delay=1) as bar:  # fmt: skip
         for item in stream(pieces, workers=workers):
             found.append(item["index"])
             bar.update(len(item["index"]))

@@ -78,7 +78,7 @@ class Decoder:
 
         check_some(split, key, source)
         with tqdm(
-            split.pictures, f"decode {key}", unit="img", disable=not progress, leave=False
+            split.pictures, f"decode {key}", unit="img", disable=not progress, leave=False, delay=1
         ) as bar:
             for row, (name, picture) in enumerate(zip(split.names, bar, strict=True)):
                 try:
