@@ -27,9 +27,12 @@ def watch(settings):
     def watched(*given):
         state, contrast = step(*given)
         held = [array for array in jax.live_arrays() if array.dtype == np.uint8]
-        parts = [part.data for array in held for part in array.addressable_shards]
-        # A part that was looked at before is an array by itself from then on, of the same memory.
-        images[:] = {part.unsafe_buffer_pointer(): len(part) for part in parts}.values()
+        parts = [part for array in held for part in array.addressable_shards]
+        # A part that was looked at before is an array by itself from then on, of the same memory;
+        # of which host devices may have one copy together.
+        images[:] = {
+            (part.device, part.data.unsafe_buffer_pointer()): len(part.data) for part in parts
+        }.values()
         losses.append(float(contrast[0]))
         return state, contrast
 

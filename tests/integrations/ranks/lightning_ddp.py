@@ -43,7 +43,7 @@ def vector(module):
 
 
 def train(settings, folder, called):
-    process = MethodTrainer.join(settings)
+    MethodTrainer.join(settings)
     trainer = MethodTrainer(settings, load_images("digits", limit=settings.limit))
     module = trainer.module.double()
     module.augment = Exact()
@@ -55,11 +55,11 @@ def train(settings, folder, called):
             weight.add_(0.05 * torch.randn_like(weight) * name.startswith("key_"))
     before = vector(module)
     run = RunFolder(folder / f"run-{called}")
-    if process.index == 0:
+    if trainer.process.index == 0:
         RunFolder.create(run.path, settings)
     trainer.fit(run, resume=False, progress=False)
     times = ("images_per_second", "data_wait")
-    if process.index:
+    if trainer.process.index:
         return
     row = {name: value for name, value in trainer.history[-1].items() if name not in times}
     found = {"step": vector(module) - before, "row": row}
