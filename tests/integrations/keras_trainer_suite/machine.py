@@ -17,6 +17,6 @@ options = {"moco": {"encoder": "vit-s6", "head_norm": "none", "queue_size": 100}
 settings = resolve("digits", {
     "method": method, "machines": int(machines), "framework": "tensorflow", "device": "cpu",
     "width": 4, "batch_size": 64, "limit": 256, "epochs": 2, "optimizer": "sgd", "lr": 1e-4,
-    "warmup_epochs": 0, "projection_hidden": 16, "projection_dim": 8, **options,
+    "warmup_epochs": 0, "projection_hidden": 16, "projection_dim": 8, "precision": "64", **options,
 })  # fmt: skip
 train_run(MethodTrainer, settings, out, progress=False)

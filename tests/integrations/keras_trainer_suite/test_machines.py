@@ -81,18 +81,19 @@ def wait_for_checkpoint(run, processes):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_two_machines_train_as_one(tmp_path, method):
+    """In float64, since rounding would part the runs at the kinks of ReLUs."""
     for machines in (1, 2):
         codes, errors = end(start([MACHINE, method, machines, tmp_path / str(machines)], machines))
         assert codes == [0] * machines, errors
     one, two = (RunFolder(tmp_path / str(machines)) for machines in (1, 2))
     for a, b in zip(one.read_history(), two.read_history(), strict=True):
-        assert b["loss"] == pytest.approx(a["loss"], rel=1e-5)
+        assert b["loss"] == pytest.approx(a["loss"], rel=1e-9)
         for name in ("alignment", "uniformity", "embedding_rank"):
             assert b[name] == pytest.approx(a[name], rel=1e-4), name
     ours, theirs = arrays(one.path), arrays(two.path)
     assert ours.keys() == theirs.keys()
     for name, value in ours.items():
-        np.testing.assert_allclose(theirs[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(theirs[name], value, rtol=1e-6, atol=1e-9, err_msg=name)
 
 
 def test_two_machines_stop_together_and_go_on_bit_for_bit(tmp_path):
