@@ -135,7 +135,8 @@ def _score(
     weights = tf.ones_like(weights) if each_pair else weights
     # Of a single array none, yet NaN if there is no positive at all.
     own = weights * (0.0 if pairs.single else positive_scores(rows, pairwise, bias))
-    blocks, n = pairs.positive_blocks, tf.cast(tf.size(weights), weights.dtype)
+    blocks = pairs.positive_blocks
+    n = tf.cast(tf.maximum(tf.size(weights), 1), weights.dtype)  # a replica may have no rows
     if ring is not None and blocks:
         part = ring_mean(rows, blocks, pairwise, bias, ring, numbers, weights)
         return mean(own) + ring.sum(part)

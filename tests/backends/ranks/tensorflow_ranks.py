@@ -18,8 +18,8 @@ COUNT = int(sys.argv[1])
 #: The cases of the choice, or nothing for all.
 CHOSEN = (
     "learned-all-tiled", "stacked views-tiled", "info-nce-all-tiled", "info-nce-stacked-tiled",
-    "all-dense", "bank-dense", "duplicates-dense", "info-nce-cross-dense", "info-nce-bank-dense",
-    "dcl-ids-dense",
+    "stacked views-dense", "all-dense", "bank-dense", "duplicates-dense", "info-nce-cross-dense",
+    "info-nce-bank-dense", "dcl-ids-dense",
 ) if COUNT == 4 and sys.argv[2:] != ["all"] else ()  # fmt: skip
 #: Rows of each replica, uneven; one may have none, as of a small last batch.
 SIZES = {1: (11,), 2: (7, 4), 4: (6, 1, 4, 0)}[COUNT]
