@@ -75,11 +75,11 @@ def embed(
 
     Images of another size or colour are brought to those that the run was trained on.
     """
-    from fmicl_recipes import embed as recipe
     from fmicl_recipes.weights import open_model
 
     model = open_model(run)
     chosen = _framework(model, framework, keras_backend)
+    from fmicl_recipes import embed as recipe
 
     def encode(model: Model, images: Any) -> Any:
         return load_package(*chosen).features(model, images, progress=True)
