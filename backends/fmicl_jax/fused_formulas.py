@@ -57,7 +57,11 @@ def evaluate(pairwise: Pairwise, z: jax.Array, positive: bool) -> tuple[jax.Arra
 
 
 def lower_formulas(pairwise: Pairwise, positive: bool) -> None:
-    """Have Pallas write the formulas of a tile in Triton; raises whatever it or they raise."""
+    """Have Pallas write the formulas of a tile in Triton; raises whatever it or they raise.
+
+    From JAX 0.11 on Pallas writes for a GPU that is there. Without one, where the routine can only
+    be interpreted, the formulas are traced.
+    """
 
     def program(given: Any, value: Any, slope: Any) -> None:
         value[...], slope[...] = evaluate(pairwise, given[...], positive)
@@ -67,4 +71,6 @@ def lower_formulas(pairwise: Pairwise, positive: bool) -> None:
         return pl.pallas_call(program, shapes, compiler_params=plgpu.CompilerParams())(given)
 
     tile = jax.ShapeDtypeStruct((16, 16), jnp.float32)
-    jax.jit(call).trace(tile).lower(lowering_platforms=("cuda",))
+    traced = jax.jit(call).trace(tile)
+    if jax.default_backend() == "gpu" or jax.__version_info__ < (0, 11):
+        traced.lower(lowering_platforms=("cuda",))

@@ -23,6 +23,8 @@ from fmicl_core.similarities import Logit
 #: Specifications that this process has met, by their text. Entries are never changed or removed.
 KNOWN: dict[str, Pairwise] = {}
 _adding = threading.Lock()
+#: Whether `torch.compile` hands objects to what is assumed to be constant.
+TAKES_OBJECTS = torch.__version__ >= (2, 13)
 #: Their texts, by options that are names: what a step of training asks for again and again.
 _NAMED: dict[tuple[Any, ...], str] = {}
 #: What a text may name.
@@ -45,7 +47,6 @@ def register(pairwise: Pairwise) -> str:
     return name
 
 
-@torch.compiler.assume_constant_result
 def register_options(
     divergence: Divergence | str, similarity: Similarity | str, negatives: str, normalize: bool
 ) -> str:
@@ -54,6 +55,15 @@ def register_options(
     Raises:
         ValueError: an option is unknown or out of range.
     """
+    named = isinstance(divergence, str) and isinstance(similarity, str)
+    register = _register_options if named or TAKES_OBJECTS else _register_apart
+    return register(divergence, similarity, negatives, normalize)
+
+
+@torch.compiler.assume_constant_result
+def _register_options(
+    divergence: Divergence | str, similarity: Similarity | str, negatives: str, normalize: bool
+) -> str:
     key = divergence, similarity, negatives, normalize
     named = all(type(part) is str for part in key[:3]) and type(normalize) is bool
     if named and key in _NAMED:
@@ -63,6 +73,10 @@ def register_options(
     if named and pairwise.divergence.suitable:  # another warns every time
         _NAMED[key] = text
     return text
+
+
+#: The same outside of the graph, which breaks here, as older versions need it for objects.
+_register_apart = torch.compiler.disable(_register_options)
 
 
 @torch.compiler.assume_constant_result

@@ -27,7 +27,11 @@ TRAINING = ("optimizer", "lr", "momentum", "weight_decay", "warmup_epochs", "see
 
 def build_loss(settings: TrainSettings) -> Loss:
     """The loss that settings name, from `fmicl_torch`."""
-    return loss_of(settings, fmicl_torch)
+    loss = loss_of(settings, fmicl_torch)
+    if settings.loss != "fmicl":
+        return loss
+    # An object knows its formulas before a step is compiled, which is one graph in any PyTorch.
+    return fmicl_torch.FMICLLoss(**loss.keywords)
 
 
 def untrained_encoder(
