@@ -501,6 +501,24 @@ class Neyman(Divergence):
         return 2.0 * ops.exp(-L)
 
 
+@dataclass(frozen=True)
+class Ratio(Divergence):
+    """No divergence of its own: penalises a score t by u = f*'(t) of another, for values alone.
+
+    Args:
+        of: the divergence f.
+    """
+
+    of: Divergence = KL()
+
+    @property
+    def conjugate_domain(self) -> tuple[float, float]:
+        return self.of.conjugate_domain
+
+    def conjugate(self, t: Array, ops: Ops = NUMPY) -> Array:
+        return self.of.conjugate_slope(t, ops)
+
+
 #: Every divergence by name.
 DIVERGENCES: dict[str, type[Divergence]] = {
     cls.name: cls

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from fmicl_core.checks import check_choice, check_positive, check_scalar
+from fmicl_core.checks import check_choice, check_positive, check_scalar, invalid
 from fmicl_core.divergences import Divergence, get_divergence
 from fmicl_core.ops import NUMPY, Array, Ops
 from fmicl_core.pairs import NEGATIVES, POSITIVES
@@ -23,8 +23,12 @@ class Defaults(NamedTuple):
     negatives: str = "anchor"
     normalize: bool = True
     positives: str = "ids"
+    #: Of alpha = "auto".
+    strength: float = 5.0
 
 
+#: What `alpha` is where it is found from the batch.
+AUTO = "auto"
 DEFAULTS = Defaults()
 #: What a loss keeps as it was made; the others, `SCALARS`, may change.
 FIXED = ("divergence", "similarity", "negatives", "normalize", "positives", "objective")
@@ -44,6 +48,21 @@ def number_for(name: str, value: Any, is_array: bool) -> Any:
     )
 
 
+def check_auto(alpha: Any, strength: Any) -> bool:
+    """Whether alpha is to be found from the batch.
+
+    Raises:
+        ValueError: alpha is another text than "auto", or a strength is given beside a number.
+    """
+    if isinstance(alpha, str):
+        if alpha != AUTO:
+            raise invalid("alpha", f"a finite number > 0 or {AUTO!r}", alpha)
+        return True
+    if strength is not None:
+        raise invalid("strength", f"None unless alpha={AUTO!r}", strength)
+    return False
+
+
 @dataclass(frozen=True)
 class FMICL:
     """Settings of the f-MICL loss (the objective of Lu et al. 2023, to minimise).
@@ -53,7 +72,10 @@ class FMICL:
     Args:
         divergence: name or `Divergence`.
         similarity: name or `Similarity`.
-        alpha: weight > 0 of the negative term.
+        alpha: weight > 0 of the negative term; or "auto", strength / mean of u over the negative
+            pairs, the weight at which u = e^L (of a cosine u = f*'(s)) with that strength 1 is a
+            ratio of densities, p(x, y) / (p(x) p(y)), whose mean over independent pairs is 1. It is
+            found from each batch and not differentiated.
         negatives: scheme of negatives: "anchor" {(x_i, x_j), i != j}, the printed equation;
             "within", "anchor" averaged with its twin on y; "cross" {(x_i, y_j), i != j}; "all"
             pairs of different samples among both views.
@@ -64,6 +86,8 @@ class FMICL:
             Gaussian's L, or the score of the cosine; None: that of the similarity.
         logit_bias: constant of z; None: that of the similarity. Where one of the two is given,
             lengths of rows do not count, whether they are normalised or not.
+        strength: factor > 0 of alpha = "auto"; None: `DEFAULTS.strength`, or with a number alpha
+            nothing.
 
     Raises:
         ValueError: an option is unknown or out of range, or a cosine leaves the domain of f*.
@@ -74,17 +98,23 @@ class FMICL:
 
     divergence: Divergence | str = DEFAULTS.divergence
     similarity: Similarity | str = DEFAULTS.similarity
-    alpha: float = DEFAULTS.alpha
+    alpha: float | str = DEFAULTS.alpha
     negatives: str = DEFAULTS.negatives
     normalize: bool = DEFAULTS.normalize
     positives: str = DEFAULTS.positives
     logit_scale: float | None = None
     logit_bias: float | None = None
+    strength: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "divergence", get_divergence(self.divergence))
         object.__setattr__(self, "similarity", get_similarity(self.similarity))
-        object.__setattr__(self, "alpha", check_positive("alpha", self.alpha))
+        if not check_auto(self.alpha, self.strength):
+            object.__setattr__(self, "alpha", check_positive("alpha", self.alpha))
+        elif self.strength is None:
+            object.__setattr__(self, "strength", DEFAULTS.strength)
+        else:
+            object.__setattr__(self, "strength", check_positive("strength", self.strength))
         check_choice("negatives", self.negatives, NEGATIVES)
         check_choice("positives", self.positives, POSITIVES)
         for name in ("logit_scale", "logit_bias"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from functools import cached_property
 
 from fmicl_core.checks import callers_level, check_bool
 from fmicl_core.divergences import Divergence
@@ -55,6 +56,15 @@ class Pairwise:
         """
         a, b, c = self.similarity.coefficients()
         return (a, 0.0, self.similarity.logits()[1]) if self.normalize else (a, b, c)
+
+    @cached_property
+    def ratio(self) -> Pairwise:
+        """The specification whose penalty of a pair is its u, for values alone; KL's of a kernel.
+
+        alpha = "auto" divides by the mean of it over the negative pairs.
+        """
+        of = self.similarity.ratio(self.divergence)
+        return self if of == self.divergence else Pairwise(of, self.similarity, self.normalize)
 
     @property
     def coincident(self) -> float:

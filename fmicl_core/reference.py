@@ -16,6 +16,8 @@ from fmicl_core.renamed import with_old_names
 
 Matrix = NDArray[np.float64]
 Ids = NDArray[Any]
+#: Value of every pair and its slope in z; no slope where there is no gradient to be taken.
+ValueAndSlope = Callable[[FMICL, Matrix], tuple[Matrix, Matrix | None]]
 DEFAULT_OBJECTIVE = FMICL()
 
 
@@ -33,6 +35,7 @@ class Reference:
         grad_bank: (K, D) gradient of the loss, or None without a bank.
         grad_scale: derivative of the loss in the factor a of x . y, which is `logit_scale`.
         grad_bias: derivative of the loss in the constant c, which is `logit_bias`.
+        alpha: weight of the penalty; with "auto" that of this batch, a constant to the gradient.
     """
 
     loss: float
@@ -43,6 +46,7 @@ class Reference:
     grad_bank: Matrix | None
     grad_scale: float
     grad_bias: float
+    alpha: float
 
 
 def fmicl_reference(
@@ -84,14 +88,15 @@ def fmicl_reference(
     grads |= {name: np.zeros(()) for name in ("scale", "bias")}
 
     same = equal_ids(rows, ids, bank_ids)
+    alpha = _alpha(rows, objective, pairs, same)
     score = _positives(rows, grads, objective, pairs, same["x", "x"])
-    penalty = _negatives(rows, grads, objective, pairs, same)
+    penalty = _negatives(rows, grads, objective, pairs, same, _penalty, alpha)
     if objective.normalize:
         grads |= {k: _through_normalize(v.astype(np.float64), grads[k]) for k, v in raw.items()}
-    loss = -score + objective.alpha * penalty
+    loss = -score + alpha * penalty
     sides = grads["x"], grads.get("y"), grads.get("bank")
     scalars = float(grads["scale"]), float(grads["bias"])
-    return Reference(loss, score, penalty, *sides, *scalars)
+    return Reference(loss, score, penalty, *sides, *scalars, alpha)
 
 
 def checked_arrays(
@@ -179,16 +184,27 @@ def _negatives(
     objective: FMICL,
     pairs: Pairs,
     same: dict[tuple[str, str], Ids],
+    value_and_slope: ValueAndSlope,
+    alpha: float = 1.0,
 ) -> float:
-    """Mean penalty of the negative pairs; adds alpha times its gradient to `grads`."""
+    """Mean over the negative pairs; adds alpha times its gradient, where there is one."""
     total = 0.0
     for block in pairs.negative_blocks:
         counts = (~same[block.left, block.right]).astype(np.float64)
         if not counts.any():
             raise no_negatives(counts.shape[1], pairs.has_bank)
         counts *= block.share / counts.sum()
-        total += _add_block(rows, grads, objective, block, counts, _penalty, objective.alpha)
+        total += _add_block(rows, grads, objective, block, counts, value_and_slope, alpha)
     return total
+
+
+def _alpha(
+    rows: dict[str, Matrix], objective: FMICL, pairs: Pairs, same: dict[tuple[str, str], Ids]
+) -> float:
+    """The weight of the penalty; of "auto" strength / mean of u over the negative pairs."""
+    if objective.strength is None:
+        return float(objective.alpha)
+    return objective.strength / _negatives(rows, {}, objective, pairs, same, _ratio)
 
 
 def _score(objective: FMICL, z: Matrix) -> tuple[Matrix, Matrix]:
@@ -201,16 +217,24 @@ def _penalty(objective: FMICL, z: Matrix) -> tuple[Matrix, Matrix]:
     return objective.negative(z), objective.pairwise.excess_and_slope(z)[1]
 
 
+def _ratio(objective: FMICL, z: Matrix) -> tuple[Matrix, None]:
+    """The ratio u of every negative pair, of which no gradient is taken."""
+    return objective.pairwise.ratio.negative(z), None
+
+
 def _add_block(
     rows: dict[str, Matrix],
     grads: dict[str, Matrix],
     objective: FMICL,
     block: Block,
     counts: Matrix,
-    value_and_slope: Callable[[FMICL, Matrix], tuple[Matrix, Matrix]],
+    value_and_slope: ValueAndSlope,
     factor: float,
 ) -> float:
-    """Sum of the values of a block's pairs, each `counts` times; adds its gradient by a factor."""
+    """Sum of the values of a block's pairs, each `counts` times.
+
+    Adds its gradient by a factor, where there is one.
+    """
     left, right = rows[block.left], rows[block.right]
     a, b, c = objective.coefficients()
     lengths = (left**2).sum(axis=1)[:, None] + (right**2).sum(axis=1)[None, :]
@@ -218,10 +242,13 @@ def _add_block(
     z = a * inner + b * lengths + c
     some = counts != 0  # of other pairs a value may be infinite
     value, slope = value_and_slope(objective, z[some])
+    total = float((counts[some] * value).sum())
+    if slope is None:
+        return total
     weight = np.zeros_like(counts)
     weight[some] = factor * counts[some] * slope
     grads["scale"] += (weight * inner).sum()
     grads["bias"] += weight.sum()
     grads[block.left] += a * weight @ right + 2 * b * weight.sum(axis=1)[:, None] * left
     grads[block.right] += a * weight.T @ left + 2 * b * weight.sum(axis=0)[:, None] * right
-    return float((counts[some] * value).sum())
+    return total

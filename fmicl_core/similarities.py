@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from fmicl_core.checks import check_name, check_positive, invalid
-from fmicl_core.divergences import Divergence
+from fmicl_core.divergences import KL, Divergence, Ratio
 from fmicl_core.ops import SUM_LOG_BOUND, Array, Ops
 from fmicl_core.value import Value
 
@@ -68,6 +68,10 @@ class Similarity(Value):
         """
         excess, slope = self.excess_and_slope(divergence, z, ops)
         return ops.sum(excess), slope
+
+    def ratio(self, divergence: Divergence) -> Divergence:
+        """What penalises a pair by its u, the ratio of densities that its score stands for."""
+        return KL()  # of a kernel, u = e^L
 
     def learned(self, divergence: Divergence) -> Similarity:
         """What it becomes beside `logit_scale` and `logit_bias`: z = x . y + bias.
@@ -312,6 +316,9 @@ class Cosine(Similarity):
 
     def excess_and_slope(self, divergence: Divergence, z: Array, ops: Ops) -> tuple[Array, Array]:
         return divergence.conjugate(z, ops), divergence.conjugate_slope(z, ops)
+
+    def ratio(self, divergence: Divergence) -> Divergence:
+        return divergence if isinstance(divergence, KL) else Ratio(divergence)
 
 
 def _domain(divergence: Divergence) -> str:

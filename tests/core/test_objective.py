@@ -60,7 +60,9 @@ BAD = [
     ({"alpha": 0}, r"`alpha`. Expected a finite number > 0. Received: alpha=0"),
     ({"alpha": -1}, r"`alpha`. Expected a finite number > 0. Received: alpha=-1"),
     ({"alpha": math.nan}, r"`alpha`. Expected a finite number > 0. Received: alpha=nan"),
-    ({"alpha": "40"}, r"`alpha`. Expected a finite number > 0. Received: alpha='40'"),
+    ({"alpha": "40"}, r"`alpha`. Expected a finite number > 0 or 'auto'. Received: alpha='40'"),
+    ({"strength": 2.0}, r"`strength`. Expected None unless alpha='auto'. Received: strength=2.0"),
+    ({"alpha": "auto", "strength": 0}, r"`strength`. Expected a finite number > 0. Received"),
     ({"divergence": "kld"}, r"`divergence`. Expected one of 'kl', .* Received: divergence='kld'"),
     ({"negatives": "both"}, r"`negatives`. Expected one of 'anchor', 'within', 'cross', 'all'"),
     ({"positives": "labels"}, r"`positives`. Expected one of 'ids', 'pair'"),
@@ -146,3 +148,8 @@ def test_every_divergence_is_reachable_by_its_name():
 @pytest.mark.parametrize("name", DIVERGENCES)
 def test_a_name_may_be_written_with_a_hyphen(name):
     assert get_divergence(name.replace("_", "-")) == get_divergence(name)
+
+
+def test_an_automatic_weight_has_a_strength():
+    assert FMICL(alpha="auto").strength == FMICL(alpha="auto", strength=5).strength == 5.0
+    assert FMICL().strength is None

@@ -307,3 +307,37 @@ def test_two_views_in_one_array_are_shown_how_to_split(reference, labels):
         reference(x, *labels)
     value = reference(*np.split(x, 2))
     assert math.isfinite(getattr(value, "loss", value))
+
+
+@pytest.mark.parametrize("similarity", ["gaussian", "cosine", "laplace"])
+def test_an_automatic_weight_is_the_strength_over_the_mean_of_u(similarity):
+    x, y = np.random.default_rng(0).normal(size=(2, 6, 4))
+    kl = fmicl_reference(x, y, FMICL("kl", similarity, "auto", strength=3.0))
+    assert kl.alpha * kl.penalty == pytest.approx(3.0, rel=1e-14)
+    # Of a kernel u is the kernel, whatever the divergence; a cosine's is the slope of f*.
+    other = fmicl_reference(x, y, FMICL("pearson", similarity, "auto", strength=3.0))
+    if similarity != "cosine":
+        assert other.alpha == kl.alpha
+    else:
+        assert 3.0 / other.alpha == pytest.approx(1.0 + _mean_cosine(x) / 2.0, rel=1e-14)
+
+
+def _mean_cosine(x):
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    cosines = unit @ unit.T
+    return (cosines.sum() - len(x)) / (len(x) * (len(x) - 1))
+
+
+def test_an_automatic_weight_has_the_gradient_of_donsker_and_varadhan():
+    x, y = np.random.default_rng(1).normal(size=(2, 5, 3))
+
+    def bound(x):  # - E+[s] + strength * log E_x[u]
+        terms = fmicl_reference(x, y, FMICL("kl"))
+        return 2.0 * np.log(terms.penalty) - terms.score
+
+    grad = fmicl_reference(x, y, FMICL("kl", alpha="auto", strength=2.0)).grad_x
+    for i, j in np.ndindex(x.shape):
+        step = np.zeros_like(x)
+        step[i, j] = 1e-5
+        slope = (bound(x + step) - bound(x - step)) / 2e-5
+        assert grad[i, j] == pytest.approx(slope, abs=1e-8)
