@@ -309,12 +309,22 @@ def non_finite(argument: str, rows: Sequence[int]) -> InvalidArgument:
     )
 
 
-def overflowed(objective: Any, loss: float) -> InvalidArgument:
-    """Build the error for finite features whose loss is not finite."""
-    return invalid(
-        "x", f"features with a finite loss under {objective!r}", loss, what="loss",
-        why="With normalize=False, or an extreme sigma2, scores can leave the range of the dtype.",
-    )  # fmt: skip
+def overflowed(objective: Any, loss: float, alpha: float = 1.0) -> InvalidArgument:
+    """Build the error for finite features whose loss is not finite.
+
+    Args:
+        objective: settings of the loss.
+        loss: the loss.
+        alpha: weight of the penalty; with "auto" that of this batch.
+    """
+    why = "With normalize=False, or an extreme sigma2, scores can leave the range of the dtype."
+    if not math.isfinite(alpha):
+        too_small = "is 0 here: take a wider kernel."
+        too_large = "leaves the range of the dtype: take a smaller `logit_scale` or `logit_bias`."
+        found = too_large if math.isnan(alpha) else too_small
+        why = f"alpha='auto' divides by the mean of u over the negative pairs, which {found}"
+    expected = f"features with a finite loss under {objective!r}"
+    return invalid("x", expected, loss, what="loss", why=why)
 
 
 def once_differentiable() -> RuntimeError:

@@ -518,6 +518,9 @@ class Ratio(Divergence):
     def conjugate(self, t: Array, ops: Ops = NUMPY) -> Array:
         return self.of.conjugate_slope(t, ops)
 
+    def conjugate_slope(self, t: Array, ops: Ops = NUMPY) -> Array:
+        return 0.0 * t  # none: sweeps over tiles ask for it, and nothing is made of it
+
 
 #: Every divergence by name.
 DIVERGENCES: dict[str, type[Divergence]] = {

@@ -70,6 +70,8 @@ NEGATIVE_LOSSES = {
     "the negative pairs weighted by alpha, so it may be below 0.",
     "alignment-uniformity": "The alignment-uniformity loss has the logarithm of a mean of numbers "
     "below 1, so it may be below 0.",
+    "dcl": "The decoupled contrastive loss has the logarithm of a sum without the positive pair, "
+    "so it may be below 0.",
     "spectral": "The spectral loss is a squared distance without its constant, so it may be "
     "below 0.",
 }  # fmt: skip
