@@ -19,6 +19,8 @@ from fmicl_recipes.study import TUNING, Job, Results
 
 #: Variables that say how many threads a process computes with.
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")
+#: What trains a run, whose job's file is added.
+COMMAND = (sys.executable, "-m", "fmicl_cli.study_worker")
 #: Seconds between two looks at the processes, and that one has to write its checkpoint.
 LOOK, GRACE = 0.2, 60.0
 #: Why a run has a row without numbers, where its process says nothing itself.
@@ -96,9 +98,8 @@ class Pool:
         if self.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = str(place % self.gpus)
         log = open(base.with_suffix(".log"), "ab")  # noqa: SIM115 - as long as the process
-        command = [sys.executable, "-m", "fmicl_cli.study_worker", str(file)]
         process = subprocess.Popen(
-            command, stdout=log, stderr=log, env=environment, start_new_session=True
+            [*COMMAND, str(file)], stdout=log, stderr=log, env=environment, start_new_session=True
         )
         return Running(job, process, log)
 
