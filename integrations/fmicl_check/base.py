@@ -170,7 +170,7 @@ class Adapter:
             {"ids": ids, "bank_ids": bank_ids},
             negatives=o.negatives, normalize=o.normalize, positives=o.positives,
             implementation=implementation, divergence=o.divergence, similarity=o.similarity,
-            alpha=o.alpha,
+            alpha=o.alpha, strength=o.strength,
         )  # fmt: skip
 
 
