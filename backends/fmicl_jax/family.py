@@ -135,6 +135,7 @@ def kcl_loss(
 
     Source: Koromilas et al. (2024); alpha is their gamma, Gaussian(0.25) their exp(-2 |x - y|^2).
     """
+    alpha = checked_scalar("alpha", alpha)  # no "auto": u of this critic is no ratio of densities
     given = Scalars(alpha, logit_scale, logit_bias)
     fixed = negatives, positives, normalize
     settings, scalars = settings_of(KernelContrast(), similarity, given, *fixed)

@@ -105,7 +105,7 @@ def checked_scalar(name: str, value: Scalar) -> Scalar:
     return checked
 
 
-def check_known_scalar(name: str, value: Scalar | None) -> None:
+def check_known_scalar(name: str, value: Scalar | str | None) -> None:
     """Check the value of a scalar that is an array, but not while tracing.
 
     Raises:

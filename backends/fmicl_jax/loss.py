@@ -23,7 +23,8 @@ def fmicl_loss(
     *,
     divergence: Divergence | str = DEFAULTS.divergence,
     similarity: Similarity | str = DEFAULTS.similarity,
-    alpha: float | jax.Array = DEFAULTS.alpha,
+    alpha: float | jax.Array | str = DEFAULTS.alpha,
+    strength: float | None = None,
     logit_scale: float | jax.Array | None = None,
     logit_bias: float | jax.Array | None = None,
     negatives: str = DEFAULTS.negatives,
@@ -60,7 +61,10 @@ def fmicl_loss(
             "tsallis", "vlc", "jeffreys" (and "reverse_kl", "neyman", which collapse).
         similarity: name or `fmicl_core.Similarity`: "gaussian", "cosine", "laplace", "cauchy".
         alpha: weight of the negative term, > 0; a number, or an array of no dimension, which may
-            change from step to step in compiled code.
+            change from step to step in compiled code; or "auto", strength / mean of u over the
+            negative pairs, where u = e^L (of a cosine f*'(s)) is the model of p(x, y) / (p(x)
+            p(y)), whose mean is 1. It is found from every batch, and not differentiated.
+        strength: factor > 0 of alpha="auto"; None: 5, or with a number alpha nothing.
         logit_scale: factor > 0 of x . y in z = logit_scale (x . y) + logit_bias, where z is L = log
             G of the Gaussian, or the score of the cosine; a number, or an array of no dimension,
             which may learn. None: that of the similarity.
@@ -98,7 +102,8 @@ def fmicl_loss(
     Source: the objective of Lu et al. (2023); `fmicl_core.fmicl_reference` is it in float64 NumPy.
     """
     given = Scalars(alpha, logit_scale, logit_bias)
-    settings, scalars = settings_of(divergence, similarity, given, negatives, positives, normalize)
+    fixed = negatives, positives, normalize
+    settings, scalars = settings_of(divergence, similarity, given, *fixed, strength)
     arrays = x, y, bank, ids, bank_ids
     return terms_of(settings, scalars, *arrays, implementation, check_finite, axis_name).loss
 
@@ -110,7 +115,8 @@ def fmicl_terms(
     *,
     divergence: Divergence | str = DEFAULTS.divergence,
     similarity: Similarity | str = DEFAULTS.similarity,
-    alpha: float | jax.Array = DEFAULTS.alpha,
+    alpha: float | jax.Array | str = DEFAULTS.alpha,
+    strength: float | None = None,
     logit_scale: float | jax.Array | None = None,
     logit_bias: float | jax.Array | None = None,
     negatives: str = DEFAULTS.negatives,
@@ -131,10 +137,12 @@ def fmicl_terms(
     Arguments, errors and source as for `fmicl_loss`.
 
     Returns:
-        Named tuple (loss, score, penalty) of scalars, each differentiable.
+        Named tuple (loss, score, penalty, alpha) of scalars, each differentiable but an alpha that
+        is "auto": alpha is the weight that was used.
     """
     given = Scalars(alpha, logit_scale, logit_bias)
-    settings, scalars = settings_of(divergence, similarity, given, negatives, positives, normalize)
+    fixed = negatives, positives, normalize
+    settings, scalars = settings_of(divergence, similarity, given, *fixed, strength)
     arrays = x, y, bank, ids, bank_ids
     return terms_of(settings, scalars, *arrays, implementation, check_finite, axis_name)
 
@@ -151,8 +159,8 @@ class FMICLLoss:
     as a pytree are those of alpha, logit_scale and logit_bias that are arrays.
 
     Args:
-        divergence, similarity, alpha, logit_scale, logit_bias, negatives, positives, normalize,
-            implementation, check_finite: as for `fmicl_loss`.
+        divergence, similarity, alpha, strength, logit_scale, logit_bias, negatives, positives,
+            normalize, implementation, check_finite: as for `fmicl_loss`.
         axis_name: as for `fmicl_loss`.
 
     Raises:
@@ -161,7 +169,8 @@ class FMICLLoss:
 
     divergence: Divergence | str = DEFAULTS.divergence
     similarity: Similarity | str = DEFAULTS.similarity
-    alpha: float | jax.Array = DEFAULTS.alpha
+    alpha: float | jax.Array | str = DEFAULTS.alpha
+    strength: float | None = None
     logit_scale: float | jax.Array | None = None
     logit_bias: float | jax.Array | None = None
     negatives: str = DEFAULTS.negatives
@@ -173,9 +182,11 @@ class FMICLLoss:
 
     def __post_init__(self) -> None:
         fixed = self.negatives, self.positives, self.normalize
-        o, scalars = settings_of(self.divergence, self.similarity, self._scalars, *fixed)
-        kept = {"divergence": o.divergence, "similarity": o.similarity, "_made_with": o}
-        for name, value in (kept | scalars._asdict()).items():
+        given = self.divergence, self.similarity, self._scalars, *fixed, self.strength
+        o, scalars = settings_of(*given)
+        for name in ("divergence", "similarity", "strength"):
+            object.__setattr__(self, name, getattr(o, name))
+        for name, value in ({"_made_with": o} | scalars._asdict()).items():
             object.__setattr__(self, name, value)
         form = check_implementation(self.implementation, WITH_FUSED)
         object.__setattr__(self, "implementation", form)
@@ -198,7 +209,8 @@ class FMICLLoss:
 
     def __repr__(self) -> str:
         given = {field.name: getattr(self, field.name) for field in fields(self)}
-        shown = [f"{k}={v!r}" for k, v in given.items() if k not in SCALARS or v is not None]
+        may_be_none = *SCALARS, "strength"
+        shown = [f"{k}={v!r}" for k, v in given.items() if k not in may_be_none or v is not None]
         return f"{type(self).__qualname__}({', '.join(shown)})"
 
     def __call__(
@@ -222,7 +234,7 @@ class FMICLLoss:
         ids: jax.Array | None = None,
         bank_ids: jax.Array | None = None,
     ) -> FMICLTerms:
-        """The loss, mean score and mean penalty, as `fmicl_terms`."""
+        """The loss, mean score, mean penalty and alpha, as `fmicl_terms`."""
         options = self.implementation, self.check_finite, self.axis_name
         settings: FMICL = self._made_with  # type: ignore[attr-defined]
         return terms_of(settings, self._scalars, x, y, bank, ids, bank_ids, *options)

@@ -50,9 +50,12 @@ Scalar = float | jax.Array
 
 
 class Scalars(NamedTuple):
-    """What of a loss may change, `fmicl_core.objective.SCALARS`; None: that of the similarity."""
+    """What of a loss may change, `fmicl_core.objective.SCALARS`; None: that of the similarity.
 
-    alpha: Scalar
+    An alpha that is found from the batch is "auto", a text, and no data to compiled code.
+    """
+
+    alpha: Scalar | str
     logit_scale: Scalar | None = None
     logit_bias: Scalar | None = None
 

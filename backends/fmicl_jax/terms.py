@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fmicl_core import FMICL, Divergence, Similarity
+from fmicl_core import FMICL, Divergence, Pairwise, Similarity
 from fmicl_core.checks import check_bool, overflowed
 from fmicl_core.forms import WITH_FUSED, check_implementation, choose_form
-from fmicl_core.objective import SCALARS, number_for
+from fmicl_core.objective import SCALARS, check_auto, number_for
 from fmicl_core.pairs import Block, mean_over_blocks, pairs_of
 from fmicl_core.renamed import with_old_names
 from fmicl_jax.dense import dense_block_mean, dense_positive_mean, positive_scores
@@ -33,7 +33,7 @@ from fmicl_jax.inputs import (
     largest_block,
     prepare,
 )
-from fmicl_jax.plan import Scalars
+from fmicl_jax.plan import Rows, Scalars
 from fmicl_jax.tiled import tiled_block_mean, tiled_positive_mean
 
 
@@ -44,6 +44,7 @@ class FMICLTerms(NamedTuple):
     loss: jax.Array
     score: jax.Array
     penalty: jax.Array
+    alpha: jax.Array
 
 
 def settings_of(
@@ -53,34 +54,36 @@ def settings_of(
     negatives: str,
     positives: str,
     normalize: bool,
+    strength: float | None = None,
 ) -> tuple[FMICL, Scalars]:
     """The settings, in which a number stands for every scalar that is an array; and the scalars.
 
     Args:
-        divergence, similarity, negatives, positives, normalize: as for `fmicl_loss`.
+        divergence, similarity, negatives, positives, normalize, strength: as for `fmicl_loss`.
         scalars: alpha, logit_scale and logit_bias as for `fmicl_loss`.
 
     Raises:
         ValueError: an option is unknown or out of range.
     """
+    alpha = scalars.alpha
+    check_auto(alpha, strength)
     checked = Scalars(
-        checked_scalar("alpha", scalars.alpha),
+        alpha if isinstance(alpha, str) else checked_scalar("alpha", alpha),
         *(
             None if value is None else checked_scalar(name, value)
             for name, value in zip(SCALARS[1:], scalars[1:], strict=True)
         ),
     )
-    alpha, *logits = (
-        number_for(name, value, is_array(value))
-        for name, value in zip(SCALARS, checked, strict=True)
-    )
+    numbers = {name: number_for(name, v, is_array(v)) for name, v in checked._asdict().items()}
     fixed = negatives, normalize, positives
-    return FMICL(divergence, similarity, alpha, *fixed, *logits), checked
+    alpha = numbers.pop("alpha")
+    return FMICL(divergence, similarity, alpha, *fixed, **numbers, strength=strength), checked
 
 
 def with_scalars(settings: FMICL, scalars: Scalars) -> FMICL:
     """The settings with the numbers that the scalars hold."""
-    numbers: Any = {k: float(v) for k, v in scalars._asdict().items() if v is not None}
+    given = scalars._asdict().items()
+    numbers: Any = {k: float(v) for k, v in given if not isinstance(v, str | None)}
     return replace(settings, **numbers)
 
 
@@ -124,47 +127,93 @@ def terms_of(
     known = None if ids is None else row_ids(ids, bank_ids, rows, axis_name)
     dtype = jnp.result_type(*(side for side in (x, y, bank) if side is not None)).name
     among_ids = has_ids and bool(pairs.positive_blocks)
-    fused = fused_for(implementation, pairwise, x, dtype, n, k, among_ids)
-    dense = fused is None and choose_form(implementation, n, k) == "dense"
-    if dense:
-        block_mean: BlockMean = partial(dense_block_mean, bias=bias)
-        positive_mean: BlockMean = partial(dense_positive_mean, bias=bias)
-        if axis_name is not None:
-            block_mean = against_all(block_mean, axis_name)
-            positive_mean = against_all(positive_mean, axis_name)
-    else:
-        tiles: dict[str, Any] = {"bias": bias, "fused": fused, "axis_name": axis_name}
-        block_mean = partial(tiled_block_mean, **tiles)
-        positive_mean = partial(tiled_positive_mean, **tiles)
+    form_for = partial(
+        _form, implementation=implementation, x=x, dtype=dtype, n=n, k=k, axis_name=axis_name
+    )
+    form = form_for(pairwise, bias, positives=among_ids)
     mean = partial(shared_mean, axis_name=axis_name)
+    shares = None if known is None else mean(known.negative_shares(pairs, rows))
 
-    def excess_of(block: Block) -> jax.Array:
-        numbers = None if known is None else known.of(block.left, block.right)
-        return block_mean(*block.sides(rows), pairwise, block.skips_diagonal, numbers)
+    def penalty_of(pairwise: Pairwise, rows: Rows, form: Form) -> jax.Array:
+        """Mean over the negative pairs."""
 
-    excess = mean(mean_over_blocks(pairs.negative_blocks, excess_of))
+        def excess_of(block: Block) -> jax.Array:
+            numbers = None if known is None else known.of(block.left, block.right)
+            return form.block_mean(*block.sides(rows), pairwise, block.skips_diagonal, numbers)
+
+        excess = mean(mean_over_blocks(pairs.negative_blocks, excess_of))
+        if shares is not None:
+            excess = excess / (jnp.where(shares > 0, 1.0, 0.0) if each_pair else shares)
+        return pairwise.limit + excess
+
+    penalty = penalty_of(pairwise, rows, form)
     scores = [] if y is None else [positive_scores(rows, pairwise, bias)]
     if known is not None:
-        shares = mean(known.negative_shares(pairs, rows))
-        if each_pair:
-            weights, shares = jnp.ones_like(scores[0]), jnp.where(shares > 0, 1.0, 0.0)
-        else:
-            weights = known.weights(pairs, excess.dtype)
+        weights = jnp.ones_like(scores[0]) if each_pair else known.weights(pairs, penalty.dtype)
         scores = [weights * score for score in scores]
         for block in pairs.positive_blocks:
             how = pairwise, block.skips_diagonal, known.of(block.left, block.right), weights
-            scores.append(block.share * positive_mean(*block.sides(rows), *how))
-        excess = excess / shares
+            scores.append(block.share * form.positive_mean(*block.sides(rows), *how))
     score = sum((mean(score) for score in scores[1:]), mean(scores[0]))
-    penalty = pairwise.limit + excess
     if each_pair:
         scalars = scalars._replace(alpha=devices * len(x) - 1.0)
-    loss = (scalars.alpha * penalty).astype(excess.dtype) - score
+    if settings.strength is None:
+        alpha = jnp.asarray(scalars.alpha, penalty.dtype)
+    elif pairwise.ratio is pairwise:
+        alpha = automatic(settings.strength, jax.lax.stop_gradient(penalty))
+    else:  # of constants, so that no sweep makes a gradient
+        still, still_bias = jax.lax.stop_gradient((rows, bias))
+        ratio = penalty_of(pairwise.ratio, still, form_for(pairwise.ratio, still_bias))
+        alpha = automatic(settings.strength, ratio)
+    loss = alpha * penalty - score
     if check_finite and not isinstance(loss, jax.core.Tracer):
         for name, value in zip(SCALARS, scalars, strict=True):
             check_known_scalar(name, value)
         if not jnp.isfinite(loss):
             objective = with_scalars(settings, scalars)
             why = None if known is None else known.explain(pairs, rows)
-            raise why or explain_non_finite(x, y, bank) or overflowed(objective, float(loss))
-    return FMICLTerms(loss, score, penalty)
+            why = why or explain_non_finite(x, y, bank)
+            raise why or overflowed(objective, float(loss), float(alpha))
+    return FMICLTerms(loss, score, penalty, jax.lax.stop_gradient(alpha))
+
+
+def automatic(strength: float, ratio: jax.Array) -> jax.Array:
+    """The alpha that is found from the mean of u over the negative pairs.
+
+    NaN where that is infinite: the penalty would be left out, and nothing would say so.
+    """
+    return strength / jnp.where(jnp.isinf(ratio), jnp.nan, ratio)
+
+
+class Form(NamedTuple):
+    """The functions of a block that the forms each have: see `fmicl_jax.dense`."""
+
+    block_mean: BlockMean
+    positive_mean: BlockMean
+
+
+def _form(
+    pairwise: Pairwise,
+    bias: jax.Array | None,
+    positives: bool = False,
+    *,
+    implementation: str,
+    x: jax.Array,
+    dtype: str,
+    n: int,
+    k: int,
+    axis_name: str | None,
+) -> Form:
+    """The form that computes blocks of these pairs.
+
+    Args:
+        bias: constant of z that learns, or None.
+        pairwise, positives, implementation, x, dtype, n, k: as for `fused_for`.
+        axis_name: axis of the devices, or None.
+    """
+    fused = fused_for(implementation, pairwise, x, dtype, n, k, positives)
+    if fused is None and choose_form(implementation, n, k) == "dense":
+        means = (partial(mean, bias=bias) for mean in (dense_block_mean, dense_positive_mean))
+        return Form(*(m if axis_name is None else against_all(m, axis_name) for m in means))
+    tiles: dict[str, Any] = {"bias": bias, "fused": fused, "axis_name": axis_name}
+    return Form(partial(tiled_block_mean, **tiles), partial(tiled_positive_mean, **tiles))

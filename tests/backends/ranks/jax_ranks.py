@@ -118,7 +118,7 @@ CHOICE = {
     "anchor-tiled", "within-dense", "cross-tiled", "all-dense", "all-tiled", "bank-tiled",
     "stacked views-tiled", "labels-dense", "labels-tiled", "duplicates-dense",
     "bank with ids-tiled", "learned-all-tiled", "learned-cross-dense", "learned-bank-tiled",
-    "siglip-tiled",
+    "siglip-tiled", "auto-dense", "auto-tiled",
     "siglip-ids-tiled", "row-tiled", "info-nce-cross-tiled", "info-nce-all-tiled",
     "info-nce-within-dense", "info-nce-bank-tiled", "info-nce-labels-dense",
     "info-nce-labels-tiled", "info-nce-stacked-tiled", "info-nce-duplicates-dense",
@@ -183,4 +183,9 @@ if COUNT > 1 and not FUSED:  # a device may have no pair of its own
         options = JS | {"negatives": "all", "implementation": form}
         rows = {"x": x[:COUNT], "y": y[:COUNT]}
         compare(f"row-{form}", options, rows, [(outside, True)])
+AUTO = {"divergence": "js", "negatives": "all", "alpha": "auto", "strength": 2.0}
+for i, form in enumerate(KINDS):  # over devices alpha is that of the union
+    numbers = {} if FUSED else {"ids": np.arange(len(x)) * 7 % 3}
+    ways = [(outside, False)] if FUSED else [((inside, outside)[i], True)]
+    compare(f"auto-{form}", AUTO | {"implementation": form}, {"x": x, "y": y} | numbers, ways)
 print(json.dumps(results))
