@@ -10,7 +10,7 @@ import torch
 from fmicl_core.forms import FUSED, choose_form
 from fmicl_core.pairs import Block, mean_over_blocks
 from fmicl_torch.dense import Rows, dense_block_mean, dense_positive_mean, positive_scores
-from fmicl_torch.ids import Numbers, anchor_weights, sides_of, sort_rows
+from fmicl_torch.ids import Numbers, anchor_weights, share_of_negatives, sides_of, sort_rows
 from fmicl_torch.inputs import largest_block
 from fmicl_torch.ranks import Prepared, Ranks
 from fmicl_torch.registry import KNOWN
@@ -57,6 +57,9 @@ class BlockMeans:
     ) -> None:
         self.text, self.ranks, self.bias = text, ranks, given.bias
         rows, weights = given.rows, None
+        self.share, self.each_pair = None, each_pair
+        if numbers is not None:
+            self.share = share_of_negatives(given.pairs, numbers, rows["x"].dtype)
         if numbers is not None and given.pairs.positive_blocks:
             weights = anchor_weights(given.pairs, numbers, rows["x"].dtype)
             weights = torch.ones_like(weights) if each_pair else weights
@@ -85,8 +88,15 @@ class BlockMeans:
         return self._mean(blocks, True)
 
     def excess(self, blocks: Sequence[Block]) -> torch.Tensor:
-        """Mean excess of the pairs of the blocks, those with equal ids counting as 0."""
-        return self._mean(blocks, False)
+        """Mean excess of the negative pairs of the blocks.
+
+        With `each_pair` of all pairs of the blocks, those with equal ids counting as 0.
+        """
+        excess = self._mean(blocks, False)
+        if self.share is None:
+            return excess
+        # Without a negative pair it is no contrast, and NaN.
+        return excess + 0.0 / self.share if self.each_pair else excess / self.share
 
     def _mean(self, blocks: Sequence[Block], positives: bool) -> torch.Tensor:
         if self.ranks is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 
@@ -10,6 +11,7 @@ from fmicl_core.checks import (
     InvalidArgument,
     check_bool,
     check_features,
+    check_positive,
     check_scalar,
     check_scalar_value,
     invalid,
@@ -18,12 +20,23 @@ from fmicl_core.checks import (
     wide_dtype,
 )
 from fmicl_core.forms import choose_form
+from fmicl_core.objective import DEFAULTS, check_auto
 from fmicl_torch.dense import Rows
 from fmicl_torch.ops import normalize_rows, unit_rows
 from fmicl_torch.transforms import is_batched
 
 #: A number, or a tensor of no dimension, which may learn.
 Scalar = float | torch.Tensor
+
+
+class Auto(NamedTuple):
+    """Stands for alpha = "auto", which is found from the batch, with its strength."""
+
+    strength: float
+
+
+#: Weight of a penalty.
+Weight = Scalar | Auto
 
 
 def check_tensor(argument: str, value: object) -> None:
@@ -119,6 +132,21 @@ def scalar_of(name: str, value: Scalar | None, read: bool = False) -> Scalar:
     if read and not torch.compiler.is_compiling() and not is_batched(value):
         check_scalar_value(name, value.item())
     return value
+
+
+def weight_of(alpha: Scalar | str, strength: float | None) -> Weight:
+    """The weight that these two arguments of a loss stand for; of "auto" checked.
+
+    Raises:
+        ValueError: alpha is another text, or the strength is no number > 0, or one beside a number.
+    """
+    if not check_auto(alpha, strength):
+        return alpha  # type: ignore[return-value]
+    if strength is None:
+        return Auto(DEFAULTS.strength)
+    if isinstance(strength, torch.Tensor):
+        check_positive("strength", strength)  # which no tensor is
+    return Auto(scalar_of("strength", strength))  # type: ignore[arg-type]
 
 
 def as_tensor(value: Scalar, like: torch.Tensor) -> torch.Tensor:

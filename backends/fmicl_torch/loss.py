@@ -10,10 +10,10 @@ import torch
 from fmicl_core import FMICL, Divergence, Pairwise, Similarity
 from fmicl_core.checks import check_bool, fixed_option
 from fmicl_core.forms import WITH_FUSED, check_implementation
-from fmicl_core.objective import DEFAULTS, FIXED, SCALARS, number_for
+from fmicl_core.objective import DEFAULTS, FIXED, SCALARS, check_auto, number_for
 from fmicl_torch.distributed import Distributed
-from fmicl_torch.inputs import Scalar, scalar_of
-from fmicl_torch.registry import register, register_options
+from fmicl_torch.inputs import Auto, Scalar, scalar_of, weight_of
+from fmicl_torch.registry import ratio, register, register_options
 from fmicl_torch.terms import FMICLTerms, terms_of
 
 
@@ -24,7 +24,8 @@ def fmicl_loss(
     *,
     divergence: Divergence | str = DEFAULTS.divergence,
     similarity: Similarity | str = DEFAULTS.similarity,
-    alpha: float | torch.Tensor = DEFAULTS.alpha,
+    alpha: float | torch.Tensor | str = DEFAULTS.alpha,
+    strength: float | None = None,
     logit_scale: float | torch.Tensor | None = None,
     logit_bias: float | torch.Tensor | None = None,
     negatives: str = DEFAULTS.negatives,
@@ -60,7 +61,11 @@ def fmicl_loss(
             "tsallis", "vlc", "jeffreys" (and "reverse_kl", "neyman", which collapse).
         similarity: name or `fmicl_core.Similarity`: "gaussian", "cosine", "laplace", "cauchy".
         alpha: weight of the negative term, > 0; a number, or a tensor of no dimension. Either may
-            change from step to step in compiled code.
+            change from step to step in compiled code. "auto": found from each batch, as strength /
+            mean of u over the negative pairs, where u = G (of a cosine f*'(s)) models the ratio
+            p(x, y) / (p(x) p(y)), whose mean over independent pairs is 1. It is a constant to
+            derivatives.
+        strength: factor > 0 of alpha="auto"; None: 5, or with a number alpha nothing.
         logit_scale: factor > 0 of x . y in z = logit_scale (x . y) + logit_bias, where z is L = log
             G of the Gaussian, or the score of the cosine; a number, or a tensor of no dimension,
             which may learn. None: that of the similarity.
@@ -100,7 +105,8 @@ def fmicl_loss(
     Source: the objective of Lu et al. (2023); `fmicl_core.fmicl_reference` is it in float64 NumPy.
     """
     text = register_options(divergence, similarity, negatives, normalize)
-    scalars, inputs = (alpha, logit_scale, logit_bias), (x, y, bank, ids, bank_ids)
+    scalars = weight_of(alpha, strength), logit_scale, logit_bias
+    inputs = x, y, bank, ids, bank_ids
     options = implementation, check_finite
     given = distributed, text, negatives, positives, scalars
     return terms_of("fmicl_loss", *given, *inputs, *options).loss
@@ -113,7 +119,8 @@ def fmicl_terms(
     *,
     divergence: Divergence | str = DEFAULTS.divergence,
     similarity: Similarity | str = DEFAULTS.similarity,
-    alpha: float | torch.Tensor = DEFAULTS.alpha,
+    alpha: float | torch.Tensor | str = DEFAULTS.alpha,
+    strength: float | None = None,
     logit_scale: float | torch.Tensor | None = None,
     logit_bias: float | torch.Tensor | None = None,
     negatives: str = DEFAULTS.negatives,
@@ -134,10 +141,12 @@ def fmicl_terms(
     Arguments, errors and source as for `fmicl_loss`.
 
     Returns:
-        Named tuple (loss, score, penalty) of scalars, each differentiable.
+        Named tuple (loss, score, penalty, alpha) of scalars, the first three differentiable; alpha
+        is the weight that was used.
     """
     text = register_options(divergence, similarity, negatives, normalize)
-    scalars, inputs = (alpha, logit_scale, logit_bias), (x, y, bank, ids, bank_ids)
+    scalars = weight_of(alpha, strength), logit_scale, logit_bias
+    inputs = x, y, bank, ids, bank_ids
     options = implementation, check_finite
     given = distributed, text, negatives, positives, scalars
     return terms_of("fmicl_terms", *given, *inputs, *options)
@@ -150,18 +159,20 @@ class FMICLLoss(torch.nn.Module):
     equation, and the cheapest. `InfoNCELoss` takes "all" by default, as NT-Xent does.
 
     `alpha`, `logit_scale` and `logit_bias` may be assigned at any time, and an `nn.Parameter` is a
-    parameter of the module; the other options are those that the loss was made with.
+    parameter of the module; so may `strength` while alpha is "auto". The other options are those
+    that the loss was made with.
 
     Args:
-        divergence, similarity, alpha, logit_scale, logit_bias, negatives, positives, normalize,
-            implementation, check_finite: as for `fmicl_loss`.
+        divergence, similarity, alpha, strength, logit_scale, logit_bias, negatives, positives,
+            normalize, implementation, check_finite: as for `fmicl_loss`.
         distributed: as for `fmicl_loss`.
 
     Raises:
         ValueError: an option is unknown or out of range.
     """
 
-    alpha: Scalar
+    alpha: Scalar | str
+    strength: float | None
     logit_scale: Scalar | None
     logit_bias: Scalar | None
 
@@ -170,7 +181,8 @@ class FMICLLoss(torch.nn.Module):
         *,
         divergence: Divergence | str = DEFAULTS.divergence,
         similarity: Similarity | str = DEFAULTS.similarity,
-        alpha: float | torch.Tensor = DEFAULTS.alpha,
+        alpha: float | torch.Tensor | str = DEFAULTS.alpha,
+        strength: float | None = None,
         logit_scale: float | torch.Tensor | None = None,
         logit_bias: float | torch.Tensor | None = None,
         negatives: str = DEFAULTS.negatives,
@@ -184,10 +196,11 @@ class FMICLLoss(torch.nn.Module):
         given = {"alpha": alpha, "logit_scale": logit_scale, "logit_bias": logit_bias}
         numbers = {k: number_for(k, v, isinstance(v, torch.Tensor)) for k, v in given.items()}
         options = divergence, similarity, numbers.pop("alpha"), negatives, normalize, positives
-        self._made_with = FMICL(*options, **numbers)
+        self._made_with = FMICL(*options, **numbers, strength=strength)
         self._text = _text_of(self._made_with)
         for name, value in given.items():
             setattr(self, name, value)
+        self.strength = self._made_with.strength
         self.implementation = check_implementation(implementation, WITH_FUSED)
         self.check_finite = check_bool("check_finite", check_finite)
         self.distributed = distributed
@@ -215,7 +228,7 @@ class FMICLLoss(torch.nn.Module):
     ) -> FMICLTerms:
         """The loss, mean score and mean penalty, as `fmicl_terms`."""
         made, inputs = self._made_with, (x, y, bank, ids, bank_ids)
-        scalars = self.alpha, self.logit_scale, self.logit_bias
+        scalars = weight_of(self.alpha, self.strength), self.logit_scale, self.logit_bias
         options = self.implementation, self.check_finite
         given = self.distributed, self._text, made.negatives, made.positives, scalars
         return terms_of("fmicl_loss", *given, *inputs, *options)
@@ -228,15 +241,22 @@ class FMICLLoss(torch.nn.Module):
         return made if same else replace(made, **now)
 
     def _scalars(self) -> dict[str, Any]:
-        """The numbers that alpha, logit_scale and logit_bias are now, or None, by name."""
-        values = {name: getattr(self, name) for name in SCALARS}
+        """What alpha, strength, logit_scale and logit_bias are now, or None, by name."""
+        values = {name: getattr(self, name) for name in (*SCALARS, "strength")}
         return {k: v.item() if isinstance(v, torch.Tensor) else v for k, v in values.items()}
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in FIXED:
             raise fixed_option(name, value)
+        if name == "strength":
+            weight = weight_of(self.alpha, value)
+            value = weight.strength if isinstance(weight, Auto) else None
         if name in SCALARS:
-            if name == "alpha" or value is not None:
+            auto = name == "alpha" and check_auto(value, None)
+            if name == "alpha":
+                kept = vars(self).get("strength") or DEFAULTS.strength
+                vars(self)["strength"] = kept if auto else None
+            if not auto and (name == "alpha" or value is not None):
                 value = scalar_of(name, value)
             for kept in (self.__dict__, self._buffers, self._parameters):
                 kept.pop(name, None)
@@ -259,6 +279,8 @@ class FMICLLoss(torch.nn.Module):
 def _text_of(made: FMICL) -> str:
     """The text of the settings in the registry, as it is without a learned scale."""
     plain = made.logits is None
-    return register(
+    text = register(
         made.pairwise if plain else Pairwise(made.generator, made.critic, made.normalize)
     )
+    ratio(text)  # for exported programs, where what makes it is a user's
+    return text

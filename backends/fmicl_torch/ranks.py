@@ -17,10 +17,11 @@ import torch
 import torch.distributed as dist
 
 from fmicl_core.checks import InvalidArgument
+from fmicl_core.objective import AUTO
 from fmicl_core.pairs import Pairs
 from fmicl_core.ranks import check_union, ranks_differ, refused_by_rank
 from fmicl_torch.dense import Rows
-from fmicl_torch.inputs import largest_block
+from fmicl_torch.inputs import Auto, Weight, largest_block
 
 #: Backends of `torch.distributed` that take no tensors of the CPU, and what they take.
 ACCELERATORS = {"nccl": "cuda", "xccl": "xpu"}
@@ -35,7 +36,7 @@ class Prepared(NamedTuple):
         pairs: pairs that count.
         implementation: name of a form, or "auto".
         fused: dtype of the fused products, or "" where no fused routine takes these features.
-        weight: weight alpha of the negative term.
+        weight: weight alpha of the negative term, or how it is found.
         bias: constant of z beside a learned scale, a scalar; or None.
     """
 
@@ -44,8 +45,14 @@ class Prepared(NamedTuple):
     pairs: Pairs
     implementation: str
     fused: str
-    weight: float | torch.Tensor
+    weight: Weight
     bias: torch.Tensor | None
+
+    @property
+    def constant(self) -> Prepared:
+        """The same without derivatives."""
+        rows = {name: side.detach() for name, side in self.rows.items()}
+        return self._replace(rows=rows, bias=None if self.bias is None else self.bias.detach())
 
     @property
     def shared(self) -> dict[str, Any]:
@@ -54,6 +61,7 @@ class Prepared(NamedTuple):
                  for axis in ((0, 1) if name == "bank" else (1,))}  # fmt: skip
         given = {name: "given" if name in self.ids else None for name in ("ids", "bank_ids")}
         given |= {"logit_scale": None if self.bias is None else "given"}
+        given |= {"alpha": AUTO if isinstance(self.weight, Auto) else "a number"}
         options: dict[str, Any] = {"implementation": self.implementation, "fused": self.fused}
         # A rank would wait for gradients that another does not send.
         scalars = {} if self.bias is None else {"logit_bias": self.bias}

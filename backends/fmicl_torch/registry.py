@@ -16,6 +16,7 @@ import torch
 
 from fmicl_core import DIVERGENCES, FMICL, SIMILARITIES, Divergence, Pairwise, Similarity
 from fmicl_core.checks import invalid
+from fmicl_core.divergences import Ratio
 from fmicl_core.family import KernelContrast, Sigmoid
 from fmicl_core.objective import DEFAULTS
 from fmicl_core.similarities import Logit
@@ -24,14 +25,14 @@ from fmicl_core.similarities import Logit
 KNOWN: dict[str, Pairwise] = {}
 _adding = threading.Lock()
 #: Whether `torch.compile` hands objects to what is assumed to be constant.
-TAKES_OBJECTS = torch.__version__ >= (2, 13)
+TAKES_OBJECTS = torch.__version__ >= (2, 13)  # type: ignore[operator]
 #: Their texts, by options that are names: what a step of training asks for again and again.
 _NAMED: dict[tuple[Any, ...], str] = {}
 #: What a text may name.
 _LIBRARY: dict[str, Callable[..., Any]] = {
     kind.__name__: kind
-    for kind in (*DIVERGENCES.values(), Sigmoid, KernelContrast, *SIMILARITIES.values(), Logit,
-                 Pairwise)
+    for kind in (*DIVERGENCES.values(), Sigmoid, KernelContrast, Ratio, *SIMILARITIES.values(),
+                 Logit, Pairwise)
 }  # fmt: skip
 
 
@@ -96,6 +97,17 @@ def _learned(text: str) -> str:
     return register(Pairwise(known.divergence, similarity, known.normalize))
 
 
+@torch.compiler.assume_constant_result
+def ratio(text: str) -> str:
+    """The text of the specification whose penalty of a pair is its u, `Pairwise.ratio`."""
+    return _ratio(text)
+
+
+@lru_cache(maxsize=256)
+def _ratio(text: str) -> str:
+    return register(KNOWN[text].ratio)
+
+
 def pairwise_of(text: str) -> Pairwise:
     """The specification with that text, also where another process wrote it.
 
@@ -117,12 +129,17 @@ def described(text: str) -> str:
 
 
 def _text(pairwise: Pairwise) -> str:
-    parts = [
-        repr(part) if _LIBRARY.get(type(part).__name__) is type(part)
-        else f"{type(part).__module__}.{part!r}"
-        for part in (pairwise.divergence, pairwise.similarity)
-    ]  # fmt: skip
+    parts = [_named(part) for part in (pairwise.divergence, pairwise.similarity)]
     return f"Pairwise(divergence={parts[0]}, similarity={parts[1]}, normalize={pairwise.normalize})"
+
+
+def _named(part: Divergence | Similarity) -> str:
+    """A part of a specification; with its module where it is none of the library's."""
+    if isinstance(part, Ratio):
+        return f"Ratio(of={_named(part.of)})"
+    if _LIBRARY.get(type(part).__name__) is type(part):
+        return repr(part)
+    return f"{type(part).__module__}.{part!r}"
 
 
 def _built(text: str) -> Pairwise:

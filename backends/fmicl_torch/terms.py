@@ -11,7 +11,7 @@ import torch
 from fmicl_core import FMICL, Pairwise
 from fmicl_core.checks import check_bool, overflowed
 from fmicl_core.forms import WITH_FUSED, check_implementation
-from fmicl_core.objective import SCALARS
+from fmicl_core.objective import AUTO, SCALARS
 from fmicl_core.pairs import pairs_of
 from fmicl_core.renamed import with_old_names
 from fmicl_torch.blocks import BlockMeans
@@ -21,27 +21,38 @@ from fmicl_torch.ids import (
     explain_ids,
     ids_of_rows,
     number_rows,
-    share_of_negatives,
     tells_nothing,
 )
-from fmicl_torch.inputs import Scalar, as_tensor, explain_non_finite, prepare, scalar_of
+from fmicl_torch.inputs import (
+    Auto,
+    Scalar,
+    Weight,
+    as_tensor,
+    explain_non_finite,
+    prepare,
+    scalar_of,
+)
 from fmicl_torch.ranks import Prepared
-from fmicl_torch.registry import KNOWN, described, learned
+from fmicl_torch.registry import KNOWN, described, learned, ratio
 from fmicl_torch.small import is_small
 from fmicl_torch.small_pairs import SmallPairs
 from fmicl_torch.transforms import is_batched
 
 #: alpha, logit_scale and logit_bias.
-Scalars = tuple[Scalar, Scalar | None, Scalar | None]
+Scalars = tuple[Weight, Scalar | None, Scalar | None]
 
 
 @with_old_names(alignment="score", uniformity="penalty")
 class FMICLTerms(NamedTuple):
-    """loss = -score + alpha * penalty, scalars: means over the positive and the negative pairs."""
+    """loss = -score + alpha * penalty, scalars: means over the positive and the negative pairs.
+
+    alpha is the weight that was used, a constant to derivatives.
+    """
 
     loss: torch.Tensor
     score: torch.Tensor
     penalty: torch.Tensor
+    alpha: torch.Tensor
 
 
 @eager_over_ranks
@@ -68,13 +79,15 @@ def terms_of(
         text: text of the specification in the registry, as it is without a learned scale.
         distributed, negatives, positives, x, y, bank, ids, bank_ids, implementation,
             check_finite: as for `fmicl_loss`.
-        scalars: alpha, logit_scale and logit_bias, as for `fmicl_loss`.
+        scalars: alpha, or how it is found; logit_scale and logit_bias, as for `fmicl_loss`.
         each_pair: whether every pair counts alike, as in SigLIP, which needs a scale and a bias:
             both terms are sums over their pairs, divided by N and by N (N - 1), and alpha is N - 1.
     """
     scale, bias = scalars[1:]
     has_logits = each_pair or scale is not None or bias is not None
     used = learned(text) if has_logits else text  # before Dynamo takes a look at `KNOWN`
+    alpha = scalars[0]
+    of_ratio = ratio(used) if isinstance(alpha, Auto) else ""
     pairwise = KNOWN[text]
     if has_logits and not each_pair:
         scale, bias = pairwise.similarity.logits(scale, bias)
@@ -91,7 +104,9 @@ def terms_of(
     def prepare_own(least: int) -> Prepared:
         check_bool("check_finite", check_finite)
         form = check_implementation(implementation, WITH_FUSED)
-        weight = scalar_of("alpha", scalars[0], read=check_finite)
+        weight = alpha
+        if not isinstance(weight, Auto):
+            weight = scalar_of("alpha", weight, read=check_finite)
         factor, constant = (
             scalar_of(which, value, read=check_finite) if has_logits else None
             for which, value in (("logit_scale", scale), ("logit_bias", bias))
@@ -122,14 +137,16 @@ def terms_of(
             scores.append(means.score(pairs.positive_blocks))
         score = sum(scores[1:], scores[0])
         excess = means.excess(pairs.negative_blocks)
-        if numbers is not None:
-            share = share_of_negatives(pairs, numbers, excess.dtype)
-            # Without a negative pair it is no contrast, and NaN.
-            excess = excess + 0.0 / share if each_pair else excess / share
         penalty = pairwise.limit + excess
         weight = given.weight
         if each_pair:
             weight = (len(x) if ranks is None else ranks.total) - 1
+        if isinstance(weight, Auto):
+            mean = excess.detach()  # of KL, whose penalty is u
+            if of_ratio != used:
+                means = BlockMeans(given.constant, of_ratio, numbers, ranks)
+                mean = means.excess(pairs.negative_blocks)
+            weight = weight.strength / mean
         loss = weight * penalty - score
         if loss.dtype != excess.dtype:  # alpha is an array of another dtype
             loss = loss.to(excess.dtype)
@@ -143,12 +160,13 @@ def terms_of(
         if ranks is not None:
             ranks.raise_first(error)
         a, c = (None if value is None else float(value) for value in scalars[1:])
+        mine = (AUTO, alpha.strength) if isinstance(alpha, Auto) else (float(weight), None)
         settings = FMICL(
-            pairwise.divergence, pairwise.similarity, float(weight), negatives,
-            pairwise.normalize, positives, a, c,
+            pairwise.divergence, pairwise.similarity, mine[0], negatives, pairwise.normalize,
+            positives, a, c, mine[1],
         )  # fmt: skip
-        raise error or overflowed(settings, loss.item())
-    return FMICLTerms(loss, score, penalty)
+        raise error or overflowed(settings, loss.item(), float(weight))
+    return FMICLTerms(loss, score, penalty, as_tensor(weight, loss).detach())
 
 
 def _small_terms(
@@ -173,15 +191,19 @@ def _small_terms(
         return float(value.detach().item() if isinstance(value, torch.Tensor) else value)
 
     pairs = pairs_of(*names[1:], y, bank, None, None)
-    alpha, factor, constant = number(SCALARS[0], scalars[0]), 1.0, None
+    alpha, factor, constant = scalars[0], 1.0, None
     if scale is not None and bias is not None:
         factor, constant = number(SCALARS[1], scale), number(SCALARS[2], bias)
-    alpha = float(len(x) - 1) if each_pair else alpha
+    if not isinstance(alpha, Auto):
+        alpha = number(SCALARS[0], alpha)
+        alpha = float(len(x) - 1) if each_pair else alpha
     small = SmallPairs(pairwise, pairs.negative_blocks, alpha, factor, constant)
 
     def dense(x: Any, y: Any, bank: Any, *now: Any) -> FMICLTerms:
         arrays = x, y, bank, None, None
         return terms_of("", False, *names, now, *arrays, "dense", False, each_pair)  # type: ignore[arg-type]
 
-    terms = FMICLTerms(*small.terms(dense, x, y, bank, (scalars[0], scale, bias)))
-    return None if check_finite and not math.isfinite(terms.loss.item()) else terms
+    loss, score, penalty, weight = small.terms(dense, x, y, bank, (scalars[0], scale, bias))
+    if check_finite and not math.isfinite(loss.item()):
+        return None
+    return FMICLTerms(loss, score, penalty, weight.detach())

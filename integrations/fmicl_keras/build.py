@@ -21,7 +21,7 @@ from fmicl_keras.simclr import SimCLR
 from fmicl_recipes.checks import check_jax_precision
 from fmicl_recipes.losses import loss_of
 from fmicl_recipes.methods import method_options
-from fmicl_recipes.settings import TrainSettings
+from fmicl_recipes.settings import QUEUE_LOSSES, TrainSettings
 
 #: The class of each method of `fmicl_recipes.settings.METHODS`.
 METHODS: dict[str, Any] = {"simclr": SimCLR, "moco": MoCo, "moco-v3": MoCoV3}
@@ -33,7 +33,7 @@ POLICIES = {"bf16": "mixed_bfloat16", "32": "float32", "64": "float64"}
 def build_loss(settings: TrainSettings) -> Loss:
     """The loss that settings name, from the Keras backend's library, of all replicas together."""
     loss = loss_of(settings, library())
-    if settings.loss in ("fmicl", "info-nce"):  # which have the union's already
+    if settings.loss in (*QUEUE_LOSSES, "siglip"):  # which have the union's already
         return lambda x, y=None, ids=None, **bank: shared_out(
             loss, {"x": x, "y": y, "ids": ids}, **bank
         )

@@ -134,7 +134,7 @@ class Settings:
 
         Args:
             name: name of the option in this class.
-            changes: `default`, `help` and `by_method` where they differ.
+            changes: `default`, and what of `help`, `only` and `by_method` differs.
         """
         field = cls.options()[name]
         default = changes.pop("default", field.default)

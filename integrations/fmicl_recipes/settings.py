@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fmicl_core.checks import check_bool, invalid
+from fmicl_core.checks import check_bool, check_number, invalid
 from fmicl_core.objective import DEFAULTS
 from fmicl_core.pairs import NEGATIVES, SINGLE
 from fmicl_recipes.augmentation import PHOTO, STRENGTHS, VIEWS, Photo, chosen_augmentation
 from fmicl_recipes.checks import at_least, check_not_negative, check_text, unit_interval
 from fmicl_recipes.options import option
-from fmicl_recipes.shared_settings import PRECISIONS, SharedSettings
+from fmicl_recipes.shared_settings import COSINE_LOSS, PRECISIONS, SharedSettings
 
 #: Training methods, with a line each.
 METHODS = {
@@ -35,9 +35,9 @@ SCHEMES = {"simclr": "all", "moco": "cross", "moco-v3": "cross"}
 #: Frameworks that train, and by what: Lightning, Flax, Keras.
 FRAMEWORKS = ("torch", "jax", "tensorflow")
 KERAS_BACKENDS = ("tensorflow", "jax", "torch")
-LOSSES = ("fmicl", "info-nce", "alignment-uniformity", "spectral")
+LOSSES = ("fmicl", "info-nce", "dcl", "siglip", "alignment-uniformity", "spectral")
 #: Losses that can take all negatives from a queue, and are told by ids which rows belong together.
-QUEUE_LOSSES = ("fmicl", "info-nce")
+QUEUE_LOSSES = ("fmicl", "info-nce", "dcl")
 OPTIMIZERS = ("sgd", "adamw", "lars")
 AUGMENTATIONS = ("auto", *VIEWS)
 #: Precisions of training; "64" is that of weights and head, too.
@@ -127,7 +127,28 @@ class TrainSettings(SharedSettings):
         check_bool,
     )
 
-    loss: str = option("fmicl", "Loss; MoCo takes fmicl and info-nce.", "Loss", LOSSES)
+    loss: str = option(
+        "fmicl",
+        "Loss. dcl: the decoupled contrastive loss, InfoNCE without the positive in its softmax; "
+        "siglip: the sigmoid loss. MoCo takes fmicl, info-nce and dcl.",
+        "Loss",
+        LOSSES,
+    )
+    temperature: float = SharedSettings.changed(
+        "temperature",
+        help="Temperature of InfoNCE, dcl and siglip, and of the cosine.",
+        only=({"loss": ("info-nce", "dcl", "siglip")}, COSINE_LOSS),
+    )
+    logit_bias: float | None = option(
+        None,
+        "Bias of siglip's logits, x . y / temperature + bias, which stays as it is. By default "
+        "-log(N - 1) for batches of N images: each image's negatives then weigh as much as its "
+        "positive where all are at right angles. SigLIP's own -10 is that for 22,000 images.",
+        "Loss",
+        check_number,
+        methods=("simclr", "moco-v3"),
+        only=({"loss": ("siglip",)},),
+    )
     alpha: float = SharedSettings.changed("alpha", default=None, by_method=ALPHAS)
     negatives: str = option(
         None, "Which pairs are negatives.", "Loss", NEGATIVES,
@@ -139,7 +160,7 @@ class TrainSettings(SharedSettings):
     )  # fmt: skip
     supervised: bool = option(
         False, "Train with the labels: images of one class are positives of each other.", "Loss",
-        check_bool, methods=("simclr", "moco"), only=({"loss": QUEUE_LOSSES},),
+        check_bool, methods=("simclr", "moco"), only=({"loss": (*QUEUE_LOSSES, "siglip")},),
     )  # fmt: skip
 
     encoder: str = option(

@@ -16,6 +16,7 @@ PRECISIONS = ("32", "bf16")
 DEVICES = ("auto", "cpu", "gpu")
 #: What an option of f-MICL needs, see `option`.
 FMICL_LOSS = {"loss": ("fmicl",)}
+COSINE_LOSS = FMICL_LOSS | {"similarity": ("cosine",)}
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class SharedSettings(Settings):
     temperature: float = option(
         RELATED_DEFAULTS.temperature, "Temperature of InfoNCE and of the cosine.", "Loss",
         check_positive,
-        only=({"loss": ("info-nce",)}, FMICL_LOSS | {"similarity": ("cosine",)}),
+        only=({"loss": ("info-nce",)}, COSINE_LOSS),
     )  # fmt: skip
     alpha: float = option(
         DEFAULTS.alpha, "Weight of the negative term.", "Loss", check_positive, only=(FMICL_LOSS,)

@@ -59,7 +59,10 @@ MISTAKES = [
     (["train", "byol", "--out", "x", "--resume"], "`method`. Expected one of 'simclr', 'moco'"),
     (["sweep", "alpha", "simcls"], "`method`. Expected one of 'simclr', 'moco', 'moco-v3', 'simcs"),
     (["train", "simclr", "--framework", "mxnet"], "`framework`. Expected one of 'torch', 'jax'"),
-    (["train", "moco", "--loss", "spectral"], "`loss`. Expected 'fmicl' or 'info-nce' for MoCo"),
+    (
+        ["train", "moco", "--loss", "spectral"],
+        "`loss`. Expected 'fmicl' or 'info-nce' or 'dcl' for MoCo",
+    ),
     (
         ["train", "moco", "--negatives", "all"],
         "`negatives`. Expected method = 'simclr' or 'moco",

@@ -54,7 +54,7 @@ from fmicl_recipes.evaluation import knn_accuracy  # noqa: E402
 from fmicl_recipes.history import knn  # noqa: E402
 from fmicl_recipes.momentum import ema_schedule  # noqa: E402
 from fmicl_recipes.run import evaluate_run  # noqa: E402
-from fmicl_recipes.settings import ALPHAS, METHODS  # noqa: E402
+from fmicl_recipes.settings import ALPHAS, LOSSES, METHODS, TrainSettings  # noqa: E402
 from fmicl_recipes.stopping import NonFiniteLossError, NotSaved, Preempted  # noqa: E402
 
 MOMENTUM = ("moco", "moco-v3")
@@ -495,16 +495,21 @@ def test_what_does_not_fit_is_named(make, message):
         make()
 
 
-@pytest.mark.parametrize("loss", ["fmicl", "info-nce", "alignment-uniformity", "spectral"])
+@pytest.mark.parametrize("loss", LOSSES)
 def test_the_loss_is_the_one_the_settings_name(loss):
     import fmicl_jax
 
     x, y = draw((16, 4)), draw((16, 4), 1)
-    given = {"fmicl": {"divergence": "js", "alpha": 3.0}, "info-nce": {"temperature": 0.2}}
+    given = {"fmicl": {"divergence": "js", "alpha": 3.0}, "info-nce": {"temperature": 0.2},
+             "siglip": {"logit_bias": -1.0}}  # fmt: skip
     got = build_loss(tiny("simclr", loss=loss, **given.get(loss, {})))(x, y)
     want = {
         "fmicl": partial(fmicl_loss, divergence="js", alpha=3.0, negatives="all"),
         "info-nce": partial(info_nce_loss, temperature=0.2),
+        "dcl": partial(fmicl_jax.dcl_loss, temperature=TrainSettings.temperature),
+        "siglip": partial(
+            fmicl_jax.siglip_loss, logit_scale=1 / TrainSettings.temperature, logit_bias=-1.0
+        ),
         "alignment-uniformity": fmicl_jax.alignment_uniformity_loss,
         "spectral": fmicl_jax.spectral_contrastive_loss,
     }[loss](x, y)

@@ -32,11 +32,12 @@ from fmicl_recipes.draws import initial_queue, key_order  # noqa: E402
 from fmicl_recipes.history import knn  # noqa: E402
 from fmicl_recipes.momentum import ema_schedule  # noqa: E402
 from fmicl_recipes.run import train_run  # noqa: E402
-from fmicl_recipes.settings import ALPHAS, METHODS  # noqa: E402
+from fmicl_recipes.settings import ALPHAS, METHODS, TrainSettings  # noqa: E402
 from fmicl_recipes.trainer import NonFiniteLossError  # noqa: E402
 from fmicl_torch import (  # noqa: E402
     FMICLLoss,
     alignment_uniformity_loss,
+    dcl_loss,
     fmicl_loss,
     info_nce_loss,
 )
@@ -176,14 +177,15 @@ def test_the_queue_starts_with_unit_vectors_drawn_from_the_seed():
     np.testing.assert_array_equal(build("moco")[0].queue, initial_queue(100, 8, seed=0))
 
 
-@pytest.mark.parametrize("loss", ["fmicl", "info-nce"])
-def test_moco_takes_its_negatives_from_the_queue_and_enters_the_keys_after(loss):
+@pytest.mark.parametrize(("loss", "of", "options"), [
+    ("fmicl", fmicl_loss, {"alpha": ALPHAS["moco"]}), ("info-nce", info_nce_loss, {}),
+    ("dcl", dcl_loss, {"temperature": TrainSettings.temperature}),
+])  # fmt: skip
+def test_moco_takes_its_negatives_from_the_queue_and_enters_the_keys_after(loss, of, options):
     module, v1, v2 = build("moco", loss=loss)
     move_queries(module)
     queue = module.queue.clone()
     value, q, k = module.contrast(v1, v2)
-    of = fmicl_loss if loss == "fmicl" else info_nce_loss
-    options = {"alpha": ALPHAS["moco"]} if loss == "fmicl" else {}
     torch.testing.assert_close(value, of(q, k, bank=queue, **options))
     value.backward()  # the queue that the gradient needs has not changed
     torch.testing.assert_close(module.queue[:64], torch.nn.functional.normalize(k))
@@ -253,7 +255,8 @@ def test_supervised_moco_keeps_the_labels_of_its_keys(loss):
 
 @pytest.mark.parametrize("options", [
     {"views": 4}, {"supervised": True}, {"views": 3, "supervised": True, "loss": "info-nce"},
-    {"method": "moco", "supervised": True},
+    {"method": "moco", "supervised": True}, {"supervised": True, "loss": "siglip"},
+    {"method": "moco-v3", "loss": "siglip"},
 ], ids=str)  # fmt: skip
 def test_runs_with_more_views_and_labels_train_and_evaluate(tmp_path, options):
     settings = tiny(options.pop("method", "simclr"), **options, epochs=2)

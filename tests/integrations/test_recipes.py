@@ -16,6 +16,7 @@ from fmicl_core import DIVERGENCES, Cosine, Gaussian, Tsallis  # noqa: E402
 from fmicl_core.checks import InvalidArgument  # noqa: E402
 from fmicl_recipes import PRESETS, RunFolder, TrainSettings, resolve  # noqa: E402
 from fmicl_recipes.files import make_folder, write_atomically  # noqa: E402
+from fmicl_recipes.losses import siglip_logits  # noqa: E402
 from fmicl_recipes.options import difference  # noqa: E402
 from fmicl_recipes.settings import ALPHAS, METHODS  # noqa: E402
 from fmicl_recipes.text import TextSettings  # noqa: E402
@@ -52,11 +53,21 @@ BAD_SETTINGS = [
     ({"warmup_epochs": 200}, "`warmup_epochs`. Expected fewer than epochs = 200"),
     ({"epoch": 3}, "`option`. Expected one of 'method'"),
     ({"views": 1}, "`views`. Expected a whole number >= 2. Received: views=1"),
-    ({"views": 4, "loss": "spectral"}, "`views`. Expected .* loss = 'fmicl' or 'info-nce' beside"),
+    (
+        {"views": 4, "loss": "spectral"},
+        "`views`. Expected .* loss = 'fmicl' or 'info-nce' or 'dcl' bes",
+    ),
     ({"views": 4, "negatives": "within"}, "`negatives`. Expected 'anchor' or 'all' with views = 4"),
     ({"views": 4, "negatives": "cross", "loss": "info-nce"}, "`negatives`. Expected 'anchor' or"),
     ({"supervised": 1}, "`supervised`. Expected True or False. Received: supervised=1"),
     ({"supervised": True, "loss": "spectral"}, "`supervised`. Expected .* loss = 'fmicl' or 'info"),
+    (
+        {"views": 3, "loss": "siglip"},
+        "`views`. Expected .* loss = 'fmicl' or 'info-nce' or 'dcl' b",
+    ),
+    ({"negatives": "anchor", "loss": "siglip"}, "`negatives`. Expected .* or 'dcl' beside it"),
+    ({"logit_bias": -3.0}, "`logit_bias`. Expected .* and loss = 'siglip' beside it"),
+    ({"method": "moco", "loss": "siglip"}, "`loss`. Expected .* for MoCo.*Others know no queue"),
 ]
 
 
@@ -77,6 +88,16 @@ def test_settings_build_the_objective_they_name():
     assert (objective.divergence, objective.similarity) == (Tsallis(3.0), Gaussian(0.1))
     cosine = resolve(None, {"similarity": "cosine", "temperature": 0.2}).objective()
     assert cosine.similarity == Cosine(0.2)
+
+
+@given(n=st.integers(2, 10**5))
+def test_siglips_bias_gives_all_negatives_the_weight_of_a_positive(n):
+    """At right angles, where the logit is the bias alone; a bias that is given stays."""
+    b = siglip_logits(TrainSettings(loss="siglip", batch_size=n))["logit_bias"]
+    negative, positive = 1.0 / (1.0 + np.exp(-b)), 1.0 / (1.0 + np.exp(b))
+    assert (n - 1) * negative == pytest.approx(positive)
+    given = TrainSettings(loss="siglip", batch_size=n, temperature=0.25, logit_bias=2.0)
+    assert siglip_logits(given) == {"logit_scale": 4.0, "logit_bias": 2.0}
 
 
 @pytest.mark.parametrize("name", [n for n, make in DIVERGENCES.items() if make().suitable])
@@ -232,7 +253,7 @@ def test_options_of_other_methods_are_refused(method):
     defaults = TrainSettings(method=method).to_dict()
     values = {"queue_size": 9, "bn_splits": 2, "head_norm": "none", "ema": 0.5,
               "patch_projection": "learned", "negatives": "within", "views": 3,
-              "supervised": True}  # fmt: skip
+              "supervised": True, "logit_bias": -1.0}  # fmt: skip
     methods = {n: f.metadata["methods"] for n, f in TrainSettings.options().items()}
     assert {name for name in methods if methods[name]} == set(values)
     for name, value in values.items():
