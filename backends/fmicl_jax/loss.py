@@ -63,7 +63,8 @@ def fmicl_loss(
         alpha: weight of the negative term, > 0; a number, or an array of no dimension, which may
             change from step to step in compiled code; or "auto", strength / mean of u over the
             negative pairs, where u = e^L (of a cosine f*'(s)) is the model of p(x, y) / (p(x)
-            p(y)), whose mean is 1. It is found from every batch, and not differentiated.
+            p(y)), whose mean over independent pairs is 1. It is found from every batch, and not
+            differentiated.
         strength: factor > 0 of alpha="auto"; None: 5, or with a number alpha nothing.
         logit_scale: factor > 0 of x . y in z = logit_scale (x . y) + logit_bias, where z is L = log
             G of the Gaussian, or the score of the cosine; a number, or an array of no dimension,
@@ -137,8 +138,8 @@ def fmicl_terms(
     Arguments, errors and source as for `fmicl_loss`.
 
     Returns:
-        Named tuple (loss, score, penalty, alpha) of scalars, each differentiable but an alpha that
-        is "auto": alpha is the weight that was used.
+        Named tuple (loss, score, penalty, alpha) of scalars, the first three differentiable; alpha
+        is the weight that was used.
     """
     given = Scalars(alpha, logit_scale, logit_bias)
     fixed = negatives, positives, normalize

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from fmicl_core import FMICL, Divergence, Pairwise, Similarity
 from fmicl_core.checks import check_bool, overflowed
 from fmicl_core.forms import WITH_FUSED, check_implementation, choose_form
-from fmicl_core.objective import SCALARS, check_auto, number_for
+from fmicl_core.objective import SCALARS, number_for
 from fmicl_core.pairs import Block, mean_over_blocks, pairs_of
 from fmicl_core.renamed import with_old_names
 from fmicl_jax.dense import dense_block_mean, dense_positive_mean, positive_scores
@@ -66,7 +66,6 @@ def settings_of(
         ValueError: an option is unknown or out of range.
     """
     alpha = scalars.alpha
-    check_auto(alpha, strength)
     checked = Scalars(
         alpha if isinstance(alpha, str) else checked_scalar("alpha", alpha),
         *(

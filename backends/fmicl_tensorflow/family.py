@@ -136,6 +136,7 @@ def kcl_loss(
 
     Source: Koromilas et al. (2024); alpha is their gamma, Gaussian(0.25) their exp(-2 |x - y|^2).
     """
+    alpha = checked_scalar("alpha", alpha)  # no "auto": u of this critic is no ratio of densities
     return fmicl_loss(
         x, y, divergence=KernelContrast(), similarity=similarity, alpha=alpha,
         logit_scale=logit_scale, logit_bias=logit_bias, negatives=negatives, positives=positives,

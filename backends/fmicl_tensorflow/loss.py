@@ -21,7 +21,8 @@ def fmicl_loss(
     *,
     divergence: Divergence | str = DEFAULTS.divergence,
     similarity: Similarity | str = DEFAULTS.similarity,
-    alpha: float | tf.Tensor = DEFAULTS.alpha,
+    alpha: float | tf.Tensor | str = DEFAULTS.alpha,
+    strength: float | None = None,
     logit_scale: float | tf.Tensor | None = None,
     logit_bias: float | tf.Tensor | None = None,
     negatives: str = DEFAULTS.negatives,
@@ -58,7 +59,11 @@ def fmicl_loss(
             "tsallis", "vlc", "jeffreys" (and "reverse_kl", "neyman", which collapse).
         similarity: name or `fmicl_core.Similarity`: "gaussian", "cosine", "laplace", "cauchy".
         alpha: weight of the negative term, > 0; a number, or a tensor or a variable of no
-            dimension, which may change from step to step in a `tf.function`.
+            dimension, which may change from step to step in a `tf.function`; or "auto", strength /
+            mean of u over the negative pairs, where u = e^L (of a cosine f*'(s)) is the model of
+            p(x, y) / (p(x) p(y)), whose mean over independent pairs is 1. It is found from every
+            batch, and not differentiated.
+        strength: factor > 0 of alpha="auto"; None: 5, or with a number alpha nothing.
         logit_scale: factor > 0 of x . y in z = logit_scale (x . y) + logit_bias, where z is L = log
             G of the Gaussian, or the score of the cosine; a number, or a tensor of no dimension,
             which may learn. None: that of the similarity.
@@ -96,7 +101,8 @@ def fmicl_loss(
     Source: the objective of Lu et al. (2023); `fmicl_core.fmicl_reference` is it in float64 NumPy.
     """
     scalars = Scalars.checked(alpha=alpha, logit_scale=logit_scale, logit_bias=logit_bias)
-    settings = scalars.settings(divergence, similarity, negatives, normalize, positives)
+    fixed = negatives, normalize, positives, strength
+    settings = scalars.settings(divergence, similarity, *fixed)
     options = implementation, check_finite, distributed
     return terms_of(settings, scalars, x, y, bank, ids, bank_ids, *options).loss
 
@@ -108,7 +114,8 @@ def fmicl_terms(
     *,
     divergence: Divergence | str = DEFAULTS.divergence,
     similarity: Similarity | str = DEFAULTS.similarity,
-    alpha: float | tf.Tensor = DEFAULTS.alpha,
+    alpha: float | tf.Tensor | str = DEFAULTS.alpha,
+    strength: float | None = None,
     logit_scale: float | tf.Tensor | None = None,
     logit_bias: float | tf.Tensor | None = None,
     negatives: str = DEFAULTS.negatives,
@@ -129,10 +136,12 @@ def fmicl_terms(
     Arguments, errors and source as for `fmicl_loss`.
 
     Returns:
-        Named tuple (loss, score, penalty) of scalars, each differentiable.
+        Named tuple (loss, score, penalty, alpha) of scalars, the first three differentiable; alpha
+        is the weight that was used.
     """
     scalars = Scalars.checked(alpha=alpha, logit_scale=logit_scale, logit_bias=logit_bias)
-    settings = scalars.settings(divergence, similarity, negatives, normalize, positives)
+    fixed = negatives, normalize, positives, strength
+    settings = scalars.settings(divergence, similarity, *fixed)
     options = implementation, check_finite, distributed
     return terms_of(settings, scalars, x, y, bank, ids, bank_ids, *options)
 
@@ -148,8 +157,8 @@ class FMICLLoss(tf.Module):
     `tf.Variable`; `assign` gives it another value.
 
     Args:
-        divergence, similarity, alpha, logit_scale, logit_bias, negatives, positives, normalize,
-            implementation, check_finite: as for `fmicl_loss`.
+        divergence, similarity, alpha, strength, logit_scale, logit_bias, negatives, positives,
+            normalize, implementation, check_finite: as for `fmicl_loss`.
         distributed: as for `fmicl_loss`.
 
     Raises:
@@ -161,7 +170,8 @@ class FMICLLoss(tf.Module):
         *,
         divergence: Divergence | str = DEFAULTS.divergence,
         similarity: Similarity | str = DEFAULTS.similarity,
-        alpha: float | tf.Tensor = DEFAULTS.alpha,
+        alpha: float | tf.Tensor | str = DEFAULTS.alpha,
+        strength: float | None = None,
         logit_scale: float | tf.Tensor | None = None,
         logit_bias: float | tf.Tensor | None = None,
         negatives: str = DEFAULTS.negatives,
@@ -175,7 +185,7 @@ class FMICLLoss(tf.Module):
         scalars = Scalars.checked(alpha=alpha, logit_scale=logit_scale, logit_bias=logit_bias)
         # One by one: TensorFlow would wrap a tuple.
         self._alpha, self._logit_scale, self._logit_bias = scalars
-        options = divergence, similarity, negatives, normalize, positives
+        options = divergence, similarity, negatives, normalize, positives, strength
         self._made_with = scalars.settings(*options)
         self.implementation = check_implementation(implementation)
         self.check_finite = check_bool("check_finite", check_finite)
@@ -202,14 +212,19 @@ class FMICLLoss(tf.Module):
         ids: tf.Tensor | None = None,
         bank_ids: tf.Tensor | None = None,
     ) -> FMICLTerms:
-        """The loss, mean score and mean penalty, as `fmicl_terms`."""
+        """The loss, mean score, mean penalty and alpha, as `fmicl_terms`."""
         options = self.implementation, self.check_finite, self.distributed
         return terms_of(self._made_with, self._scalars, x, y, bank, ids, bank_ids, *options)
 
     @property
-    def alpha(self) -> float | tf.Tensor:
+    def alpha(self) -> float | tf.Tensor | str:
         """Weight of the negative term, as it was given."""
         return self._alpha
+
+    @property
+    def strength(self) -> float | None:
+        """Factor of alpha="auto"; None with a number alpha."""
+        return self._made_with.strength
 
     @property
     def logit_scale(self) -> float | tf.Tensor | None:
@@ -231,7 +246,7 @@ class FMICLLoss(tf.Module):
         return replace(self._made_with, **self._scalars.values())
 
     def __setattr__(self, name: str, value: object) -> None:
-        if name in (*FIXED, *SCALARS):
+        if name in (*FIXED, *SCALARS, "strength"):
             raise fixed_option(name, value)
         super().__setattr__(name, value)
 

@@ -99,6 +99,8 @@ def ring_mean(
     replicas: Replicas,
     numbers: Numbers | None = None,
     weights: tf.Tensor | None = None,
+    *,
+    gradient: bool = True,
 ) -> tf.Tensor:
     """This replica's part of the mean over blocks of the union; the sum over replicas is the mean.
 
@@ -111,6 +113,7 @@ def ring_mean(
         replicas: replicas that share the batch.
         numbers: numbers of the rows; None where all are different.
         weights: (n,) weights of this replica's anchors, for positives; None for negatives.
+        gradient: whether the rows and the bias are no constants.
     """
     ring = Ring(replicas, numbers)
     names = sorted({name for block in blocks for name in (block.left, block.right)})
@@ -125,12 +128,14 @@ def ring_mean(
     def part_of(*inputs: tf.Tensor) -> tuple[tf.Tensor, Callable[[], list[tf.Tensor]]]:
         padded = {name: ring.padded(side) for name, side in zip(names, inputs, strict=False)}
         constant = inputs[-1] if bias is not None else None
-        value, gradients, mass = _rounds(ring, padded, blocks, pairwise, constant, weights)
+        options = pairwise, constant, weights, gradient
+        value, gradients, mass = _rounds(ring, padded, blocks, *options)
         found = [gradients[name][: replicas.rows] for name in names]
         found += [] if bias is None else [mass]
         return value, lambda: found
 
-    return differentiable_once(part_of, *sides, *([] if bias is None else [bias]))
+    inputs = [*sides, *([] if bias is None else [bias])]
+    return differentiable_once(part_of, *inputs) if gradient else part_of(*inputs)[0]
 
 
 def _rounds(
@@ -140,8 +145,9 @@ def _rounds(
     pairwise: Pairwise,
     bias: tf.Tensor | None,
     weights: tf.Tensor | None,
+    gradient: bool,
 ) -> tuple[tf.Tensor, Rows, tf.Tensor]:
-    """The part of the mean, and its gradients in the rows and in the bias."""
+    """The part of the mean, and its gradients in the rows and in the bias, 0 where not wanted."""
     replicas = ring.replicas
     own = ring.shard(padded, replicas.rank)
     which = "equal" if weights is not None else "every" if own.numbers is None else "different"
@@ -159,7 +165,7 @@ def _rounds(
         if own.numbers is not None and guest.numbers is not None:
             pair = own.numbers, guest.numbers
         for block in blocks:
-            plan = Plan(pairwise, here, which, tile)
+            plan = Plan(pairwise, here, which, tile, gradient)
             left, right = own.rows[block.left], guest.rows[block.right]
             sides = [left] if here and block.symmetric else [left, right]
             # Of two replicas the pairs (i, j) and (j, i) are the same, and visited once.
@@ -169,9 +175,12 @@ def _rounds(
                 None if here else ring.quarters(block, host),
             )  # fmt: skip
             value += part
+            if not gradient:
+                continue
             mass += 0.0 if bias is None else found.pop()
             gradients[block.left] += found[0]
             if len(sides) > 1:
                 theirs[block.right] += found[1]
-        gradients = ring.brought_home(gradients, theirs, host)
+        if gradient:
+            gradients = ring.brought_home(gradients, theirs, host)
     return value, gradients, mass

@@ -45,7 +45,7 @@ def scale_of(
     return name, checked_scalar(name, value)
 
 
-def check_values_of(**scalars: Scalar | None) -> None:
+def check_values_of(**scalars: Scalar | str | None) -> None:
     """Check what the tensors among these scalars hold; only outside of a graph.
 
     Raises:
@@ -78,20 +78,22 @@ def _is_array(value: object) -> TypeGuard[tf.Tensor]:
 
 
 class Scalars(NamedTuple):
-    """The scalars of an f-MICL loss, as they were given."""
+    """The scalars of an f-MICL loss, as they were given; an alpha found from batches is "auto"."""
 
-    alpha: Scalar
+    alpha: Scalar | str
     logit_scale: Scalar | None
     logit_bias: Scalar | None
 
     @classmethod
-    def checked(cls, **given: Scalar | None) -> Scalars:
-        """Those of these arguments, of which logit_scale and logit_bias may be None.
+    def checked(cls, alpha: Scalar | str, **given: Scalar | None) -> Scalars:
+        """These arguments; `settings` checks an alpha that is a text.
 
         Raises:
             ValueError: one is no number in its range and no tensor of no dimension.
         """
-        return cls(**{k: None if v is None else checked_scalar(k, v) for k, v in given.items()})
+        alpha = alpha if isinstance(alpha, str) else checked_scalar("alpha", alpha)
+        more = {k: None if v is None else checked_scalar(k, v) for k, v in given.items()}
+        return cls(alpha, **more)
 
     def settings(
         self,
@@ -100,14 +102,16 @@ class Scalars(NamedTuple):
         negatives: str,
         normalize: bool,
         positives: str,
+        strength: float | None = None,
     ) -> FMICL:
         """The settings of the loss, which hold a number in place of each tensor.
 
         Raises:
             ValueError: an option is unknown, or options do not go together.
         """
-        alpha, *logits = (number_for(k, v, _is_array(v)) for k, v in self._asdict().items())
-        return FMICL(divergence, similarity, alpha, negatives, normalize, positives, *logits)
+        numbers = {k: number_for(k, v, _is_array(v)) for k, v in self._asdict().items()}
+        fixed = numbers.pop("alpha"), negatives, normalize, positives
+        return FMICL(divergence, similarity, *fixed, **numbers, strength=strength)
 
     def logits(self, settings: FMICL) -> tuple[Scale | None, Scalar | None]:
         """The factor and the constant of z that are in the place of the similarity's own."""
@@ -118,4 +122,5 @@ class Scalars(NamedTuple):
 
     def values(self) -> dict[str, Any]:
         """The numbers that they are now."""
-        return {k: None if v is None else _number(v) for k, v in self._asdict().items()}
+        given = self._asdict().items()
+        return {k: v if isinstance(v, str | None) else _number(v) for k, v in given}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -34,12 +35,17 @@ class FMICLTerms(NamedTuple):
     loss: tf.Tensor
     score: tf.Tensor
     penalty: tf.Tensor
+    alpha: tf.Tensor
 
 
 #: The forms, as `choose_form` calls them.
 FORMS = {
     "dense": Form(dense_block_mean, dense_positive_sum),
     "tiled": Form(tiled_block_mean, tiled_positive_sum),
+}
+#: The same of constants, whose gradients are not asked for.
+CONSTANT_FORMS = FORMS | {
+    "tiled": Form(partial(tiled_block_mean, gradient=False), tiled_positive_sum),
 }
 
 
@@ -80,41 +86,69 @@ def terms_of(
     n = rows["x"].shape[0] if replicas is None else replicas.total_if_known(rows["x"].shape[0])
     k = n if bank is None else rows["bank"].shape[0]
     chosen, mean = choose_form(implementation, n, k), tf.reduce_mean
-    form = FORMS[chosen]
+    form, still_form = FORMS[chosen], CONSTANT_FORMS[chosen]
     if replicas is not None:
-        form = replicas.against_all(form, None if numbers is None else numbers.union)
+        union = None if numbers is None else numbers.union
+        form, still_form = (replicas.against_all(f, union) for f in (form, still_form))
         mean = replicas.mean
     ring = None if replicas is None or chosen == "dense" else replicas
     score = _score(rows, pairwise, bias, pairs, numbers, form, mean, ring, each_pair)
-    if ring is None or pairs.has_bank:  # every replica has the whole bank
-        excess = mean(
-            mean_over_blocks(
-                pairs.negative_blocks,
-                lambda block: form.block_mean(
-                    *block.sides(rows), pairwise, bias, block.skips_diagonal,
-                    None if numbers is None else numbers.of(block),
-                ),
-            )
-        )  # fmt: skip
-    else:
-        excess = ring.sum(ring_mean(rows, pairs.negative_blocks, pairwise, bias, ring, numbers))
-    if numbers is not None:
-        share = numbers.negative_share(pairs, dtype)
-        excess = excess * (1.0 / share)  # NaN where there is no negative pair
-        excess = excess * share if each_pair else excess
+
+    def penalty_of(
+        pairwise: Pairwise, rows: Rows, bias: tf.Tensor | None, form: Form, gradient: bool = True
+    ) -> tf.Tensor:
+        """Mean over the negative pairs."""
+        blocks = pairs.negative_blocks
+        if ring is None or pairs.has_bank:  # every replica has the whole bank
+            excess = mean(
+                mean_over_blocks(
+                    blocks,
+                    lambda block: form.block_mean(
+                        *block.sides(rows), pairwise, bias, block.skips_diagonal,
+                        None if numbers is None else numbers.of(block),
+                    ),
+                )
+            )  # fmt: skip
+        else:
+            part = ring_mean(rows, blocks, pairwise, bias, ring, numbers, gradient=gradient)
+            excess = ring.sum(part)
+        if numbers is not None:
+            share = numbers.negative_share(pairs, dtype)
+            excess = excess * (1.0 / share)  # NaN where there is no negative pair
+            excess = excess * share if each_pair else excess
+        return pairwise.limit + excess
+
+    penalty = penalty_of(pairwise, rows, bias, form)
     if each_pair:
         total = tf.shape(rows["x"])[0] if replicas is None else replicas.total
         scalars = scalars._replace(alpha=tf.cast(total - 1, dtype))
-    penalty = pairwise.limit + excess
-    loss = as_tensor(scalars.alpha, dtype) * penalty - score
+    if settings.strength is None:
+        alpha = as_tensor(scalars.alpha, dtype)
+    elif pairwise.ratio is pairwise:
+        alpha = automatic(settings.strength, tf.stop_gradient(penalty))
+    else:
+        still = {name: tf.stop_gradient(side) for name, side in rows.items()}
+        still_bias = None if bias is None else tf.stop_gradient(bias)
+        ratio = penalty_of(pairwise.ratio, still, still_bias, still_form, gradient=False)
+        alpha = automatic(settings.strength, ratio)
+    loss = alpha * penalty - score
     if check_finite and tf.executing_eagerly():
         check_values_of(**scalars._asdict())
         if not tf.math.is_finite(loss):
             objective = replace(settings, **scalars.values())
             no_pairs = None if numbers is None else numbers.explain(pairs)
             found = no_pairs or explain_non_finite(x, y, bank)
-            raise found or overflowed(objective, float(loss))
-    return FMICLTerms(loss, score, penalty)
+            raise found or overflowed(objective, float(loss), float(alpha))
+    return FMICLTerms(loss, score, penalty, tf.stop_gradient(alpha))
+
+
+def automatic(strength: float, ratio: tf.Tensor) -> tf.Tensor:
+    """The alpha that is found from the mean of u over the negative pairs.
+
+    NaN where that is infinite: the penalty would be left out, and nothing would say so.
+    """
+    nan = tf.constant(float("nan"), ratio.dtype)
+    return strength / tf.where(tf.math.is_inf(ratio), nan, ratio)
 
 
 def _score(

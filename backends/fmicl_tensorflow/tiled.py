@@ -35,12 +35,14 @@ class Plan(NamedTuple):
         which: pairs that count, by their ids: "every" and "different" are negatives, "equal" are
             positives.
         tile: rows and columns of a tile, at most.
+        gradient: whether there are gradients beside the value.
     """
 
     pairwise: Pairwise
     skips_diagonal: bool
     which: str
     tile: int
+    gradient: bool = True
 
 
 def tiled_block_mean(
@@ -50,10 +52,12 @@ def tiled_block_mean(
     bias: tf.Tensor | None,
     skips_diagonal: bool,
     numbers: Sides | None = None,
+    *,
+    gradient: bool = True,
 ) -> tf.Tensor:
-    """`dense_block_mean`, tile by tile."""
+    """`dense_block_mean`, tile by tile; without a gradient of constants, of which none is made."""
     which = "every" if numbers is None else "different"
-    plan = Plan(pairwise, skips_diagonal, which, tile_size(device()))
+    plan = Plan(pairwise, skips_diagonal, which, tile_size(device()), gradient)
     return _swept(plan, left, right, bias, numbers, None)
 
 
@@ -87,6 +91,8 @@ def _swept(
         numbers = tf.gather(numbers[0], orders[0]), tf.gather(numbers[1], orders[-1])
         weights = None if weights is None else tf.gather(weights, orders[0])
     sweep, count = compiled_sweep(plan), len(sides)
+    if not plan.gradient:
+        return sweep(numbers, weights, sides, bias)[0]
 
     def value_of(*inputs: tf.Tensor) -> tuple[tf.Tensor, Callable[[], list[tf.Tensor]]]:
         value, *gradients = sweep(numbers, weights, list(inputs[:count]), *inputs[count:])
@@ -180,7 +186,8 @@ def compiled_sweep(plan: Plan) -> Callable[..., list[tf.Tensor]]:
         else:
             tile_sum, pairs = _scores(plan, grid, weights), tf.ones((), dtype)
         divisor = tf.maximum(pairs, 1.0) if divisor is None else divisor
-        return _sweep(plan.pairwise, grid, tile_sum, sides, bias, divisor)
+        found = _sweep(plan.pairwise, grid, tile_sum, sides, bias, divisor)
+        return found if plan.gradient else found[:1]  # XLA leaves out what nothing is made of
 
     return sweep
 

@@ -24,7 +24,7 @@ def fmicl_loss(
     *,
     divergence: Divergence | str = DEFAULTS.divergence,
     similarity: Similarity | str = DEFAULTS.similarity,
-    alpha: float | str | torch.Tensor = DEFAULTS.alpha,
+    alpha: float | torch.Tensor | str = DEFAULTS.alpha,
     strength: float | None = None,
     logit_scale: float | torch.Tensor | None = None,
     logit_bias: float | torch.Tensor | None = None,
@@ -65,7 +65,7 @@ def fmicl_loss(
             mean of u over the negative pairs, where u = G (of a cosine f*'(s)) models the ratio
             p(x, y) / (p(x) p(y)), whose mean over independent pairs is 1. It is a constant to
             derivatives.
-        strength: factor > 0 of alpha="auto", a number; None: 5.
+        strength: factor > 0 of alpha="auto"; None: 5, or with a number alpha nothing.
         logit_scale: factor > 0 of x . y in z = logit_scale (x . y) + logit_bias, where z is L = log
             G of the Gaussian, or the score of the cosine; a number, or a tensor of no dimension,
             which may learn. None: that of the similarity.
@@ -119,7 +119,7 @@ def fmicl_terms(
     *,
     divergence: Divergence | str = DEFAULTS.divergence,
     similarity: Similarity | str = DEFAULTS.similarity,
-    alpha: float | str | torch.Tensor = DEFAULTS.alpha,
+    alpha: float | torch.Tensor | str = DEFAULTS.alpha,
     strength: float | None = None,
     logit_scale: float | torch.Tensor | None = None,
     logit_bias: float | torch.Tensor | None = None,
@@ -181,7 +181,7 @@ class FMICLLoss(torch.nn.Module):
         *,
         divergence: Divergence | str = DEFAULTS.divergence,
         similarity: Similarity | str = DEFAULTS.similarity,
-        alpha: float | str | torch.Tensor = DEFAULTS.alpha,
+        alpha: float | torch.Tensor | str = DEFAULTS.alpha,
         strength: float | None = None,
         logit_scale: float | torch.Tensor | None = None,
         logit_bias: float | torch.Tensor | None = None,

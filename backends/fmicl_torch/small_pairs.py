@@ -10,6 +10,7 @@ import torch
 from fmicl_core import Pairwise
 from fmicl_core.ops import LOGIT_BOUND
 from fmicl_core.pairs import Block
+from fmicl_torch.inputs import Auto
 from fmicl_torch.ops import TORCH
 from fmicl_torch.small import Quick, UnitRows, in_one_node
 
@@ -20,14 +21,14 @@ class SmallPairs(NamedTuple):
     Args:
         pairwise: the specification; no lengths of rows are in its z (b = 0).
         blocks: blocks of the negative pairs.
-        alpha: weight of the penalty.
+        alpha: weight of the penalty, or how it is found.
         scale: factor of the products, whose root the rows carry.
         bias: constant of z, or None for that of the similarity.
     """
 
     pairwise: Pairwise
     blocks: tuple[Block, ...]
-    alpha: float
+    alpha: float | Auto
     scale: float
     bias: float | None
 
@@ -39,7 +40,7 @@ class SmallPairs(NamedTuple):
         bank: torch.Tensor | None,
         scalars: Sequence[Any],
     ) -> tuple[torch.Tensor, ...]:
-        """Loss, score and penalty of features that are small (`fmicl_torch.small.is_small`).
+        """Loss, score, penalty and weight of small features (`fmicl_torch.small.is_small`).
 
         Args:
             dense: the same as a function of x, y, bank, alpha, scale and bias, by autograd.
@@ -62,7 +63,7 @@ class SmallPairs(NamedTuple):
         *learned: torch.Tensor | None,
         wanted: Sequence[bool],
     ) -> Quick:
-        """Loss, score and penalty; the loss' gradients in x, y, bank, alpha, scale and bias."""
+        """The terms; the loss' gradients in x, y, bank, alpha, scale and bias."""
         n, grad = len(x), any(wanted)
         sides = (x, y) if bank is None else (x, y, bank)
         unit = UnitRows.of(sides, self.pairwise.normalize, self.scale)
@@ -82,18 +83,30 @@ class SmallPairs(NamedTuple):
                 torch.mul(rows["x"], gain, out=pulls["y"])
         if bank is not None and grad:
             pulls["bank"].zero_()
-        means, in_bias = [], 0.0
+        means, ratios, slopes, in_bias = [], [], [], 0.0
         for block in self.blocks:
             left, right = rows[block.left], rows[block.right]
             z = torch.addmm(constant, left, right.T, alpha=a)
             if crossed:
                 score, gain = self._score(z.diagonal().clone(), grad)
             share = block.share / (z.numel() - n * block.skips_diagonal)
+            if isinstance(self.alpha, Auto) and self.pairwise.ratio is not self.pairwise:
+                ratios.append(self._ratio(z, block.skips_diagonal) * share)
             total, slope = self._sum(z, block.skips_diagonal, grad)
             means.append(total * share)
+            slopes.append((slope, a * share))
+        penalty = sum(means[1:], means[0])
+        alpha: float | torch.Tensor
+        if isinstance(self.alpha, Auto):
+            alpha = self.alpha.strength / (sum(ratios[1:], ratios[0]) if ratios else penalty)
+        else:
+            alpha = self.alpha
+        penalty = penalty + self.pairwise.limit if self.pairwise.limit else penalty
+        for block, (slope, factor) in zip(self.blocks, slopes, strict=True):
             if slope is None:
-                continue
-            slope *= a * self.alpha * share
+                break
+            left, right = rows[block.left], rows[block.right]
+            slope *= alpha * factor
             in_bias += slope.sum().item() / a if wanted[5] else 0.0
             if crossed and gain is not None:
                 slope.diagonal().copy_(gain)
@@ -103,9 +116,8 @@ class SmallPairs(NamedTuple):
             pulls[block.left].addmm_(slope, right, alpha=2.0 if block.symmetric else 1.0)
             if not block.symmetric:
                 pulls[block.right].addmm_(slope.T, left)
-        penalty = sum(means[1:], means[0])
-        penalty = penalty + self.pairwise.limit if self.pairwise.limit else penalty
-        outputs = self.alpha * penalty - score, score, penalty
+        weight = alpha if isinstance(alpha, torch.Tensor) else score.new_full((), alpha)
+        outputs = alpha * penalty - score, score, penalty, weight
         if not grad:
             return outputs, []
         if wanted[5] and gain is not None:
@@ -140,6 +152,11 @@ class SmallPairs(NamedTuple):
             excess.fill_diagonal_(0)
             slope.fill_diagonal_(0)
         return excess.sum(), slope if grad else None
+
+    def _ratio(self, z: torch.Tensor, skips_diagonal: bool) -> torch.Tensor:
+        """Sum of the ratios u of a block."""
+        u = self.pairwise.ratio.excess(z, TORCH)
+        return (u.fill_diagonal_(0) if skips_diagonal else u).sum()
 
     @property
     def _bounded(self) -> bool:

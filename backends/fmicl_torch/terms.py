@@ -183,7 +183,7 @@ def _small_terms(
 ) -> FMICLTerms | None:
     """The terms of features that are small; None where that form has them not, or not finite."""
     refused = not isinstance(check_finite, bool) or (each_pair and (scale is None or bias is None))
-    if refused or pairwise.coefficients()[1] or isinstance(scalars[0], Auto):
+    if refused or pairwise.coefficients()[1]:
         return None
 
     def number(name: str, value: Scalar | None) -> float:
@@ -191,17 +191,19 @@ def _small_terms(
         return float(value.detach().item() if isinstance(value, torch.Tensor) else value)
 
     pairs = pairs_of(*names[1:], y, bank, None, None)
-    alpha, factor, constant = number(SCALARS[0], scalars[0]), 1.0, None
+    alpha, factor, constant = scalars[0], 1.0, None
     if scale is not None and bias is not None:
         factor, constant = number(SCALARS[1], scale), number(SCALARS[2], bias)
-    alpha = float(len(x) - 1) if each_pair else alpha
+    if not isinstance(alpha, Auto):
+        alpha = number(SCALARS[0], alpha)
+        alpha = float(len(x) - 1) if each_pair else alpha
     small = SmallPairs(pairwise, pairs.negative_blocks, alpha, factor, constant)
 
-    def dense(x: Any, y: Any, bank: Any, *now: Any) -> tuple[torch.Tensor, ...]:
+    def dense(x: Any, y: Any, bank: Any, *now: Any) -> FMICLTerms:
         arrays = x, y, bank, None, None
-        return terms_of("", False, *names, now, *arrays, "dense", False, each_pair)[:3]  # type: ignore[arg-type]
+        return terms_of("", False, *names, now, *arrays, "dense", False, each_pair)  # type: ignore[arg-type]
 
-    loss, score, penalty = small.terms(dense, x, y, bank, (scalars[0], scale, bias))
+    loss, score, penalty, weight = small.terms(dense, x, y, bank, (scalars[0], scale, bias))
     if check_finite and not math.isfinite(loss.item()):
         return None
-    return FMICLTerms(loss, score, penalty, x.new_full((), alpha))
+    return FMICLTerms(loss, score, penalty, weight.detach())

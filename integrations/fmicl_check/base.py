@@ -30,6 +30,7 @@ class Result:
     penalty: float
     grads: dict[str, Array]
     dtypes: dict[str, str] = field(default_factory=dict)
+    alpha: float = 0.0
 
 
 class Adapter:
@@ -143,11 +144,11 @@ class Adapter:
                 return tuple(value) if isinstance(value, tuple) else (value,)
 
             scalars, gradients = self.differentiate(values, compiled)(leaves, *fixed)
-            numbers = [float(self.numpy(s)) for s in scalars] + [0.0] * (3 - len(scalars))
+            numbers = [float(self.numpy(s)) for s in scalars] + [0.0] * (4 - len(scalars))
             dtypes = {k: _dtype_name(g) for k, g in gradients.items()}
             dtypes["loss"] = _dtype_name(scalars[0])
             grads = {k: self.numpy(g).astype(np.float64) for k, g in gradients.items()}
-        return Result(numbers[0], numbers[1], numbers[2], grads, dtypes)
+        return Result(*numbers[:3], grads, dtypes, numbers[3])
 
     def evaluate(
         self,
@@ -170,7 +171,7 @@ class Adapter:
             {"ids": ids, "bank_ids": bank_ids},
             negatives=o.negatives, normalize=o.normalize, positives=o.positives,
             implementation=implementation, divergence=o.divergence, similarity=o.similarity,
-            alpha=o.alpha,
+            alpha=o.alpha, strength=o.strength,
         )  # fmt: skip
 
 

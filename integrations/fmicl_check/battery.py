@@ -99,6 +99,7 @@ def cases(dtypes: Iterable[str] = DTYPES, full: bool = False, fused: bool = Fals
     chosen = [check_choice("dtype", dtype, DTYPES) for dtype in dtypes]
     battery = [*(_all_combinations() if full else _pairs()), *_large(full)]
     battery += [*_related(full), *_with_ids(full), *_learned(full)]
+    battery.append(Case("js", negatives="within", implementation="tiled", auto=True))
     battery += _fused() if fused else ()
     return [case for case in battery if case.dtype in chosen]
 

@@ -10,6 +10,7 @@ from fmicl_check.base import Array
 from fmicl_check.truth import LEARNED, RELATED
 from fmicl_core import DIVERGENCES, FMICL, Cauchy, Cosine, Gaussian, Laplace, Similarity
 from fmicl_core.forms import FUSED
+from fmicl_core.objective import AUTO, DEFAULTS
 from fmicl_core.pairs import NEGATIVES, POSITIVES
 
 SEED = 0
@@ -65,6 +66,7 @@ class Case:
         compiled: whether the loss is compiled, by torch.compile, jax.jit or tf.function with XLA.
         ids: what ids say, a name in `IDS`, or "" without ids.
         learned: whether it has scalars that learn: logit_scale, and logit_bias where there is one.
+        auto: whether alpha is found from the batch.
     """
 
     loss: str
@@ -75,6 +77,7 @@ class Case:
     compiled: bool = False
     ids: str = ""
     learned: bool = False
+    auto: bool = False
 
     @property
     def is_related(self) -> bool:
@@ -92,6 +95,7 @@ class Case:
         how = f"{self.implementation} {self.dtype}" + ", compiled" * self.compiled
         how = f"{self.ids}, {how}" if self.ids else how
         how = f"learned scale, {how}" if self.learned else how
+        how = f"alpha auto, {how}" if self.auto else how
         if self.is_related:
             return f"{self.loss}, {how}"
         return f"{self.loss}, {self.similarity}, {self.negatives}, {how}"
@@ -106,9 +110,9 @@ class Case:
         """The settings of an f-MICL loss."""
         similarity, normalize = SIMILARITIES[self.similarity]
         scheme = "anchor" if self.negatives == "bank" else self.negatives
+        alpha = AUTO if self.auto else DEFAULTS.alpha
         return FMICL(
-            self.loss, similarity, negatives=scheme, normalize=normalize, positives=self.positives,
-            **self.scalars(),
+            self.loss, similarity, alpha, scheme, normalize, self.positives, **self.scalars(),
         )  # fmt: skip
 
     @property

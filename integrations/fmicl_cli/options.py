@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import types
 import typing
 from collections.abc import Callable
 from functools import cache
@@ -77,12 +76,22 @@ def _methods(name: str) -> tuple[str, ...]:
     return tuple(method for method, kind in KIND_OF.items() if applies(method, kind.settings))
 
 
+def number_or_text(value: str) -> float | str:
+    """What was typed, as a number where it is one; the check of the option says what it may be."""
+    try:
+        return float(value)
+    except ValueError:
+        return value
+
+
 def _parameter(
     field: dataclasses.Field[Any], hint: Any, method: str, *, hidden: bool
 ) -> inspect.Parameter:
-    kind = hint
-    if isinstance(hint, types.UnionType):
-        kind = next(t for t in typing.get_args(hint) if t is not type(None))
+    kinds = [t for t in typing.get_args(hint) or (hint,) if t is not type(None)]
+    kind = kinds[0]
+    mixed: dict[str, Any] = {}
+    if kinds == [float, str]:
+        mixed = {"parser": number_or_text, "metavar": "<float|str>"}
     choices, default = field.metadata["choices"], default_of(field, method)
     text = field.metadata["help"] + (f" One of: {', '.join(choices)}." if choices else "")
     if default is not None:  # where it is None the help says what is taken
@@ -93,6 +102,7 @@ def _parameter(
         rich_help_panel=field.metadata["group"],
         show_default=False,
         hidden=hidden,
+        **mixed,
     )
     return inspect.Parameter(
         field.name,

@@ -18,6 +18,7 @@ from fmicl_flax.clock import Clock
 from fmicl_flax.compiled import all_finite
 from fmicl_flax.machines import Agreement, meet
 from fmicl_flax.method import Contrast
+from fmicl_recipes.batches import Batches
 from fmicl_recipes.board import Board
 from fmicl_recipes.history import epoch_row, knn, warn_of_collapse
 from fmicl_recipes.progress import LOOK, Progress
@@ -32,6 +33,8 @@ class SteppedTrainer(Trainer):
 
     #: Devices to train on.
     mesh: Mesh
+    #: What each step trains on.
+    batches: Batches
     #: Number of steps of an epoch, and of the whole run.
     per_epoch: int
     steps: int
@@ -163,7 +166,9 @@ class Sitting:
                 self.bar.say("evaluating")
                 measured |= knn(trainer)
             meet()
-        row = epoch_row(epoch, trainer.done, float(np.mean(trainer.losses)), x, y, **measured)
+        loss, done = float(np.mean(trainer.losses)), trainer.done
+        objective, ids = self.settings.used_objective, trainer.batches.whole_ids(done - 1)
+        row = epoch_row(epoch, done, loss, x, y, objective, ids, **measured)
         logged = {name: row[name] for name in row if name not in ("epoch", "step", "loss")}
         self._write({"loss_epoch": row["loss"], **logged})
         return row

@@ -37,7 +37,7 @@ class Feed:
         strategy: Any = None,
         plan: Callable[[int], dict[str, Any]] = lambda step: {},
     ) -> None:
-        self.step, self.plan = start, plan
+        self.step, self.plan, self.batches = start, plan, batches
         self.items: Any = ahead(stream(batches, start, batches.workers))
         self.strategy, self.lock = strategy, Lock()  # as a strategy takes batches in a thread
         #: Seconds that training has waited for a batch.

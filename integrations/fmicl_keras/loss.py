@@ -32,14 +32,14 @@ class FMICLLoss(ViewLoss):
 
     A sample's own loss, which `sample_weight` and `class_weight` multiply and reduction "none"
     returns, is - s(x_i, y_i) + alpha * mean of f*(s) over the negatives of sample i as the anchor;
-    with ids, or more views, see `fmicl_by_anchor`. Weights do not change whom it is compared with.
-    Their mean is the loss of the batch, in a strategy with replicas that of the union of their
-    batches.
+    with ids, or more views, see `fmicl_by_anchor`. With alpha="auto" all samples of a batch have
+    its alpha. Weights do not change whom it is compared with. Their mean is the loss of the batch,
+    in a strategy with replicas that of the union of their batches.
 
     Args:
-        divergence, similarity, alpha, logit_scale, logit_bias, negatives, positives, normalize,
-            implementation, check_finite: options of the backend's `fmicl_loss`; scalars are
-            numbers. With weights, or reduction "none", all pairs are held at once whatever the
+        divergence, similarity, alpha, strength, logit_scale, logit_bias, negatives, positives,
+            normalize, implementation, check_finite: options of the backend's `fmicl_loss`; scalars
+            are numbers, alpha perhaps "auto". With weights, or reduction "none", all pairs are held at once whatever the
             implementation, and finiteness is not checked. Unless there are two views of a sample,
             `negatives` is "anchor" or "all", either of which stands for all pairs of different
             samples, and `positives` is "ids".
@@ -66,7 +66,8 @@ class FMICLLoss(ViewLoss):
         *,
         divergence: Divergence | str = DEFAULTS.divergence,
         similarity: Similarity | str = DEFAULTS.similarity,
-        alpha: float = DEFAULTS.alpha,
+        alpha: float | str = DEFAULTS.alpha,
+        strength: float | None = None,
         logit_scale: float | None = None,
         logit_bias: float | None = None,
         negatives: str = DEFAULTS.negatives,
@@ -82,9 +83,10 @@ class FMICLLoss(ViewLoss):
         super().__init__(ids_from_targets, reduction, name, dtype)
         #: The loss of the backend's library.
         self.native = library().FMICLLoss(
-            divergence=divergence, similarity=similarity, alpha=alpha, logit_scale=logit_scale,
-            logit_bias=logit_bias, negatives=negatives, positives=positives, normalize=normalize,
-            implementation=implementation, check_finite=check_finite,
+            divergence=divergence, similarity=similarity, alpha=alpha, strength=strength,
+            logit_scale=logit_scale, logit_bias=logit_bias, negatives=negatives,
+            positives=positives, normalize=normalize, implementation=implementation,
+            check_finite=check_finite,
         )  # fmt: skip
 
     @property
@@ -93,7 +95,7 @@ class FMICLLoss(ViewLoss):
         return self.native.objective
 
     def terms(self, y_pred: Tensor, y_true: Any = None) -> Any:
-        """Named tuple (loss, score, penalty) of a batch, as the backend's `fmicl_terms`.
+        """Named tuple (loss, score, penalty, alpha) of a batch, as the backend's `fmicl_terms`.
 
         Args:
             y_pred, y_true: as for a call of the loss.

@@ -7,10 +7,11 @@ anchors (`fmicl_core.related.ANCHORS`). All pairs are held at once, O(N^2) memor
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import keras
 
-from fmicl_core import FMICL
+from fmicl_core import FMICL, Pairwise
 from fmicl_core.pairs import Pairs, pairs_of
 from fmicl_core.related import info_nce_anchors, info_nce_positives
 from fmicl_keras.backend import Rows, Tensor, library, mean, ops, product
@@ -45,6 +46,7 @@ def fmicl_by_anchor(rows: Rows, objective: FMICL, ids: Tensor | None = None) -> 
 
     Where rows have unequal numbers of negatives, the second mean is the sum over the negatives of
     row i divided by the mean of these numbers: every negative pair of the batch has one weight.
+    alpha = "auto" is strength / mean of u over all negative pairs, a constant to the gradient.
 
     Args:
         rows: features (N, D), normalised where the objective says so, by the names "x" and "y", or
@@ -54,20 +56,33 @@ def fmicl_by_anchor(rows: Rows, objective: FMICL, ids: Tensor | None = None) -> 
     """
     pairs = pairs_of(objective.negatives, objective.positives, rows.get("y"), None, ids, None)
     equal, apart = EqualIds(pairs, rows["x"], ids), objective.pairwise.coincident
-    scores, penalties = [], []
+    of_ratio = None if objective.strength is None else objective.pairwise.ratio
+    scores, penalties, ratios = [], [], []
     for anchor, pools in info_nce_anchors(pairs):
         views = _positives(pairs, anchor, ids)
         needed = dict.fromkeys((*pools, *views))
         z = {v: without_diagonal(_z(objective, rows[anchor], rows[v])) for v in needed}
         # `apart` stands for pairs that do not count, where no derivative is NaN.
-        found = [objective.negative(_where(equal.mask, apart, z[p]), ops()) for p in pools]
-        penalties.append(_average([mean(_where(equal.mask, 0.0, f), 1) for f in found]))
+        pairs_of_pools = [_where(equal.mask, apart, z[p]) for p in pools]
+        penalties.append(_over_negatives(objective.pairwise, pairs_of_pools, equal))
+        if of_ratio is not None:
+            ratios.append(_over_negatives(of_ratio, pairs_of_pools, equal))
         found = [objective.positive(_where(equal.mask, z[v], apart), ops()) for v in views]
         scores.append(sum(keras.ops.sum(_where(equal.mask, f, 0.0), axis=1) for f in found))
     score = _average(scores)
     if "y" in rows:
         score = score + objective.positive(_z_of_twins(objective, rows), ops())
-    return objective.alpha * _average(penalties) / equal.negatives - equal.share * score
+    alpha: Any = objective.alpha
+    if of_ratio is not None:
+        u = mean(_average(ratios), 0) / equal.negatives
+        alpha = objective.strength / keras.ops.stop_gradient(u)
+    return alpha * _average(penalties) / equal.negatives - equal.share * score
+
+
+def _over_negatives(of: Pairwise, z: list[Tensor], equal: EqualIds) -> Tensor:
+    """Sum over the negatives of every anchor of their penalty, divided by the rows of z; (N,)."""
+    found = [of.negative(numbers, ops()) for numbers in z]
+    return _average([mean(_where(equal.mask, 0.0, f), 1) for f in found])
 
 
 def info_nce_by_anchor(

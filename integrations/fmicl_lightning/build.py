@@ -27,7 +27,7 @@ TRAINING = ("optimizer", "lr", "momentum", "weight_decay", "warmup_epochs", "see
 
 def build_loss(settings: TrainSettings) -> Loss:
     """The loss that settings name, from `fmicl_torch`."""
-    loss = loss_of(settings, fmicl_torch)
+    loss: Any = loss_of(settings, fmicl_torch)
     if settings.loss != "fmicl":
         return loss
     # An object knows its formulas before a step is compiled, which is one graph in any PyTorch.

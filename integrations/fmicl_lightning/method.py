@@ -83,6 +83,8 @@ class Method(OverDevices):
         #: Numbers that callbacks measured in this epoch, for its row of the history.
         self.measured: dict[str, float] = {}
         self.last: tuple[torch.Tensor, torch.Tensor] | None = None
+        #: Labels of the last batch that the loss was told; None if none.
+        self.last_ids: torch.Tensor | None = None
         self.late = LateLosses()
         self.compiles = False
 
@@ -156,7 +158,7 @@ class Method(OverDevices):
         step = partial(compiled_step, self) if self.compiles else self.contrast_images
         loss, x, y = step(images, plan)
         self.late.put(self.global_step, loss)
-        self.last = x.detach(), y.detach()
+        self.last, self.last_ids = (x.detach(), y.detach()), labels
         return loss
 
     def read_losses(self, leaving: int = 0) -> list[float]:
@@ -209,7 +211,11 @@ class Method(OverDevices):
         assert self.last is not None
         x, y = (self.gather(rows).float().cpu().numpy() for rows in self.last)
         loss = math.fsum(self.losses) / len(self.losses)
-        row = epoch_row(self.current_epoch + 1, self.global_step, loss, x, y, **self.measured)
+        objective = getattr(self.loss, "objective", None)  # of f-MICL
+        ids = None if self.last_ids is None else self.gather(self.last_ids).cpu().numpy()
+        row = epoch_row(
+            self.current_epoch + 1, self.global_step, loss, x, y, objective, ids, **self.measured
+        )
         self.history.append(row)
         self.losses = []
         logged = {name: row[name] for name in row if name not in ("epoch", "step", "loss")}

@@ -60,8 +60,16 @@ class Batches:
 
     def rows(self, step: int) -> NDArray[np.int64]:
         """The rows of this process's part of a step's batch."""
+        return self.process.part(self._whole(step))
+
+    def _whole(self, step: int) -> NDArray[np.int64]:
+        """The rows of a step's batch of all processes, each its part after those before it."""
         epoch, place = divmod(step, self.per_epoch)
-        return self.process.part(_order(len(self.images), self.batch_size, self.seed, epoch)[place])
+        return _order(len(self.images), self.batch_size, self.seed, epoch)[place]
+
+    def whole_ids(self, step: int) -> NDArray[np.int32] | None:
+        """The ids (N,) of a step's batch of all processes, if there are any."""
+        return None if self.ids is None else self.ids[self._whole(step)]
 
     def __getitem__(self, step: int) -> Item:
         if not 0 <= step < self.steps:

@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from fmicl_core.checks import check_at_least, check_number, invalid
+from fmicl_core.checks import check_at_least, check_number, check_positive, invalid
+from fmicl_core.objective import check_auto
 
 #: Returns the value, or raises an error that names the option and what was expected.
 Check = Callable[[str, Any], Any]
@@ -29,6 +30,11 @@ def check_text(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise invalid(name, "a string", value)
     return value
+
+
+def check_alpha(name: str, value: Any) -> float | str:
+    """Return `value` when it is a weight of f-MICL, a finite number > 0 as a float, or "auto"."""
+    return str(value) if check_auto(value, None) else check_positive(name, value)
 
 
 def check_not_negative(name: str, value: Any) -> float:

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from itertools import takewhile
 
 import numpy as np
+from numpy.typing import NDArray
 
+from fmicl_core import FMICL, fmicl_reference
 from fmicl_recipes import sphere
 from fmicl_recipes.data import Images, StoredImages
 from fmicl_recipes.data.stored import rows_of
@@ -15,12 +17,21 @@ from fmicl_recipes.sphere import Features
 from fmicl_recipes.stopping import NonFiniteLossError
 from fmicl_recipes.trainer import Trainer
 
+#: Whole numbers (N,) that say which rows belong together.
+Ids = NDArray[np.integer]
 #: Number of epochs in a row with collapsed features that make a warning.
 COLLAPSE_PATIENCE = 3
 
 
 def epoch_row(
-    epoch: int, step: int, loss: float, x: Features, y: Features, **measured: float
+    epoch: int,
+    step: int,
+    loss: float,
+    x: Features,
+    y: Features,
+    objective: FMICL | None = None,
+    ids: Ids | None = None,
+    **measured: float,
 ) -> dict[str, float]:
     """The row of an epoch.
 
@@ -30,13 +41,38 @@ def epoch_row(
         loss: mean over the epoch.
         x: (N, d) features of the last batch as the loss saw them: first view, or queries.
         y: (N, d) features of the last batch as the loss saw them: second view, or keys.
+        objective: settings of the loss where it is f-MICL; with alpha = "auto" the row has the
+            weight of the last batch, see `weight_found`.
+        ids: (N,) labels of the last batch that the loss was told; None if none.
         measured: "images_per_second", and "knn_accuracy" where it was measured.
 
     Raises:
         NonFiniteLossError: the features are not finite.
     """
     check_finite_features(x, y)
-    return {"epoch": epoch, "step": step, "loss": loss, **sphere.spread(x, y), **measured}
+    found = weight_found(objective, x, y, ids)
+    return {"epoch": epoch, "step": step, "loss": loss, **sphere.spread(x, y), **found, **measured}
+
+
+def weight_found(
+    objective: FMICL | None, x: Features, y: Features, ids: Ids | None = None
+) -> dict[str, float]:
+    """The alpha that f-MICL with alpha = "auto" found for a batch, by its name in the history.
+
+    It is that of the pairs of x and y alone: the keys of the batch stand for MoCo's queue, the
+    first two views for all views of SimCLR, and the first loss for both of MoCo v3. Only the first
+    `sphere.PAIR_ROWS` rows count.
+
+    Args:
+        objective: settings of the loss; of None, and where alpha is a number, nothing is found.
+        x, y: (N, d) features of the batch as the loss saw them.
+        ids: (N,) labels of the rows, if the loss was told any.
+    """
+    if objective is None or objective.strength is None:
+        return {}
+    some = slice(sphere.PAIR_ROWS)
+    labels = None if ids is None else ids[some]
+    return {"alpha": fmicl_reference(x[some], y[some], objective, ids=labels).alpha}
 
 
 def knn(trainer: Trainer) -> dict[str, float]:

@@ -8,7 +8,7 @@ from functools import partial
 from types import ModuleType
 from typing import Any
 
-from fmicl_core.objective import AUTO, DEFAULTS
+from fmicl_core.objective import DEFAULTS
 from fmicl_core.ranks import features_are_gathered
 from fmicl_recipes.settings import TrainSettings
 
@@ -26,8 +26,6 @@ def loss_of(settings: TrainSettings, library: ModuleType) -> Callable[..., Any]:
     if settings.loss == "fmicl":
         objective = settings.objective()
         options = {name: getattr(objective, name) for name in DEFAULTS._fields}
-        if settings.alpha != AUTO:
-            del options["strength"]
         return partial(library.fmicl_loss, **options, check_finite=False)
     if settings.loss in SOFTMAX_LOSSES:
         options = {"temperature": settings.temperature, "negatives": settings.negatives}

@@ -149,7 +149,7 @@ class TrainSettings(SharedSettings):
         methods=("simclr", "moco-v3"),
         only=({"loss": ("siglip",)},),
     )
-    alpha: float = SharedSettings.changed("alpha", default=None, by_method=ALPHAS)
+    alpha: float | str = SharedSettings.changed("alpha", default=None, by_method=ALPHAS)
     negatives: str = option(
         None, "Which pairs are negatives.", "Loss", NEGATIVES,
         methods=("simclr", "moco-v3"), only=({"loss": QUEUE_LOSSES},), by_method=SCHEMES,

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from fmicl_core import DIVERGENCES, FMICL, SIMILARITIES, get_divergence, get_similarity
 from fmicl_core.checks import check_number, check_positive
-from fmicl_core.objective import DEFAULTS
+from fmicl_core.objective import AUTO, DEFAULTS
 from fmicl_core.pairs import NEGATIVES
 from fmicl_core.related import RELATED_DEFAULTS
-from fmicl_recipes.checks import at_least, check_not_negative, check_seed
+from fmicl_recipes.checks import at_least, check_alpha, check_not_negative, check_seed
 from fmicl_recipes.options import Settings, option
 
 PRECISIONS = ("32", "bf16")
@@ -52,9 +52,18 @@ class SharedSettings(Settings):
         check_positive,
         only=({"loss": ("info-nce",)}, COSINE_LOSS),
     )  # fmt: skip
-    alpha: float = option(
-        DEFAULTS.alpha, "Weight of the negative term.", "Loss", check_positive, only=(FMICL_LOSS,)
+    alpha: float | str = option(
+        DEFAULTS.alpha,
+        "Weight of the negative term; or auto, which finds it from every batch: strength / mean of "
+        "u over the negative pairs, with the ratio of densities u that the similarity stands for.",
+        "Loss",
+        check_alpha,
+        only=(FMICL_LOSS,),
     )
+    strength: float = option(
+        DEFAULTS.strength, "What --alpha auto divides by the mean of u.", "Loss", check_positive,
+        only=(FMICL_LOSS | {"alpha": (AUTO,)},),
+    )  # fmt: skip
     negatives: str = option(
         DEFAULTS.negatives, "Which pairs are negatives.", "Loss", NEGATIVES,
         only=({"loss": ("fmicl", "info-nce")},),
@@ -85,7 +94,13 @@ class SharedSettings(Settings):
             get_similarity(self.similarity, **kernel),
             self.alpha,
             self.negatives,
+            strength=self.strength if self.alpha == AUTO else None,
         )
+
+    @property
+    def used_objective(self) -> FMICL | None:
+        """The settings of the loss where it is f-MICL, else None."""
+        return self.objective() if self.loss == "fmicl" else None
 
     @property
     def loss_title(self) -> str:

@@ -59,7 +59,10 @@ class FMICLLoss(nn.Module):
         similarity: name or `fmicl_core.Similarity`; by default the paper's for texts, a Gaussian
             with 1/(2 sigma^2) = 20.
         alpha: weight of the negative term, > 0; by default the paper's for texts. A sharper kernel
-            needs a larger one; `fmicl sweep alpha` finds it.
+            needs a larger one; `fmicl sweep alpha` finds it. "auto" finds it from every batch:
+            strength / mean of u = e^L over all negative pairs, hard negatives and batches of other
+            processes included. `used_alpha` is that of the last batch.
+        strength: factor > 0 of alpha="auto"; None: 5.
         negatives: pairs that count as negative: "cross" {(a_i, p_j), i != j}, as in
             MultipleNegativesRankingLoss; "anchor" {(a_i, a_j), i != j}, as the paper prints;
             "within", the mean of "anchor" and the same on the positives; "all", every pair of
@@ -95,7 +98,8 @@ class FMICLLoss(nn.Module):
         *,
         divergence: Divergence | str = TEXT_DEFAULTS.divergence,
         similarity: Similarity | str = Gaussian(TEXT_DEFAULTS.sigma2),  # noqa: B008, frozen
-        alpha: float = TEXT_DEFAULTS.alpha,
+        alpha: float | str = TEXT_DEFAULTS.alpha,
+        strength: float | None = None,
         negatives: str = TEXT_DEFAULTS.negatives,
         normalize: bool = True,
         gather_across_devices: bool = False,
@@ -109,12 +113,14 @@ class FMICLLoss(nn.Module):
         self.ids_from_labels = check_bool("ids_from_labels", ids_from_labels)
         self.return_parts = check_bool("return_parts", return_parts)
         self.fmicl = fmicl_torch.FMICLLoss(
-            divergence=divergence, similarity=similarity, alpha=alpha, negatives=negatives,
-            positives="ids" if ids_from_labels else "pair", normalize=normalize,
-            check_finite=check_finite,
+            divergence=divergence, similarity=similarity, alpha=alpha, strength=strength,
+            negatives=negatives, positives="ids" if ids_from_labels else "pair",
+            normalize=normalize, check_finite=check_finite,
         )  # fmt: skip
         self.gather_across_devices = check_bool("gather_across_devices", gather_across_devices)
         self.mask_duplicates = check_bool("mask_duplicates", mask_duplicates)
+        #: The weight alpha of the last batch, which it had no negatives for where it is 0.
+        self.used_alpha: torch.Tensor | None = None
         #: Whether it was said that a batch had no negatives.
         self.warned = False
 
@@ -127,7 +133,7 @@ class FMICLLoss(nn.Module):
         terms = self.terms(embed_columns(self.model, columns), keys, labels)
         if not self.return_parts:
             return terms.loss
-        return {"score": -terms.score, "penalty": self.fmicl.alpha * terms.penalty}
+        return {"score": -terms.score, "penalty": self._weight(terms) * terms.penalty}
 
     def compute_loss_from_embeddings(
         self, embeddings: Sequence[torch.Tensor], labels: torch.Tensor | None = None
@@ -161,7 +167,7 @@ class FMICLLoss(nn.Module):
         keys: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
     ) -> FMICLTerms:
-        """Loss, score and penalty of embeddings (N, D) by column.
+        """Loss, score, penalty and alpha of embeddings (N, D) by column.
 
         Args:
             embeddings: columns: anchors, positives, and any columns of hard negatives.
@@ -171,6 +177,17 @@ class FMICLLoss(nn.Module):
         Raises:
             ValueError: as `FMICLLoss`, and when labels are asked for and missing.
         """
+        terms = self._terms(embeddings, keys, labels)
+        self.used_alpha = terms.alpha
+        return terms
+
+    def _terms(
+        self,
+        embeddings: Sequence[torch.Tensor],
+        keys: torch.Tensor | None,
+        labels: torch.Tensor | None,
+    ) -> FMICLTerms:
+        """`terms`."""
         labels = self._checked_labels(labels, len(embeddings[0]))
         x, y = embeddings[0], embeddings[1] if len(embeddings) > 1 else None
         columns = embeddings[2:]
@@ -204,8 +221,21 @@ class FMICLLoss(nn.Module):
         batch = self.fmicl.terms(x, y, ids=ids)
         share = len(hard) / (len(hard) + total - 1)
         more = share * (bank.penalty - batch.penalty)
-        loss = batch.loss + self.fmicl.alpha * more
-        return FMICLTerms(loss, batch.score, batch.penalty + more)
+        if self.finds_alpha:  # strength / mean of u over the pairs of both kinds, by that of each
+            alpha = 1.0 / ((1.0 - share) / batch.alpha + share / bank.alpha)
+            batch = batch._replace(loss=alpha * batch.penalty - batch.score, alpha=alpha)
+        loss = batch.loss + self._weight(batch) * more
+        return batch._replace(loss=loss, penalty=batch.penalty + more)
+
+    @property
+    def finds_alpha(self) -> bool:
+        """Whether alpha is found from every batch."""
+        return isinstance(self.fmicl.alpha, str)
+
+    def _weight(self, terms: FMICLTerms) -> torch.Tensor | float:
+        """The weight alpha of the penalty in these terms, of which a tensor may learn."""
+        alpha = self.fmicl.alpha
+        return terms.alpha if isinstance(alpha, str) else alpha
 
     def _checked_labels(self, labels: torch.Tensor | None, rows: int) -> torch.Tensor | None:
         """The labels as whole numbers, one a sample, or None where they are not read."""
@@ -239,7 +269,7 @@ class FMICLLoss(nn.Module):
         zero = torch.stack([(0.0 * side).sum() for side in rows.values()]).sum()
         if self.fmicl.check_finite and (error := explain_non_finite(x, y, hard)):
             raise error
-        return FMICLTerms(zero, zero, zero)
+        return FMICLTerms(zero, zero, zero, zero.detach())
 
     def get_config_dict(self) -> dict[str, Any]:
         """The options, for the model card."""
@@ -248,6 +278,7 @@ class FMICLLoss(nn.Module):
             "divergence": repr(o.divergence),
             "similarity": repr(o.similarity),
             "alpha": o.alpha,
+            **({} if o.strength is None else {"strength": o.strength}),
             "negatives": o.negatives,
             "normalize": o.normalize,
             "gather_across_devices": self.gather_across_devices,

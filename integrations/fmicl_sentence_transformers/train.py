@@ -56,7 +56,8 @@ def build_loss(settings: TextSettings, model: SentenceTransformer) -> nn.Module:
     o = settings.objective()
     return (CachedFMICLLoss if cached else FMICLLoss)(
         model, divergence=o.divergence, similarity=o.similarity, alpha=o.alpha,
-        negatives=o.negatives, normalize=o.normalize, check_finite=False, **parts,
+        strength=o.strength, negatives=o.negatives, normalize=o.normalize, check_finite=False,
+        **parts,
     )  # fmt: skip
 
 
@@ -197,6 +198,8 @@ class Run(TrainerCallback):
         self.history: list[dict[str, float]] = []
         self.seconds = 0.0
         self.loss = float("nan")
+        #: The alpha that the loss of the step found, by its name in the history, if it finds one.
+        self.found: dict[str, float] = {}
         #: Whether a step was begun, and so all is read from a checkpoint.
         self.begun = False
 
@@ -218,7 +221,7 @@ class Run(TrainerCallback):
         """Add a row to the history; its file is never behind the checkpoint to come."""
         self.seconds = self.before + time.perf_counter() - self.start
         self.history.append({"epoch": state.epoch, "step": state.global_step, "loss": self.loss,
-                             "seconds": round(self.seconds, 3)})  # fmt: skip
+                             **self.found, "seconds": round(self.seconds, 3)})  # fmt: skip
         self.bar.set_postfix(loss=f"{self.loss:.4f}", refresh=False)
         self.bar.update()
         if control.should_save:
@@ -230,7 +233,7 @@ class Run(TrainerCallback):
 
 
 class Trainer(SentenceTransformerTrainer):
-    """The library's trainer, with the loss of every step handed to the run."""
+    """The library's trainer, with loss and found alpha of every step handed to the run."""
 
     def __init__(self, run: Run, **options: Any) -> None:
         self.run = run
@@ -244,6 +247,9 @@ class Trainer(SentenceTransformerTrainer):
         if not np.isfinite(self.run.loss):
             epoch = int(self.state.epoch or 0) + 1
             raise NonFiniteLossError.at(self.run.loss, self.state.global_step, epoch)
+        used = self.loss.used_alpha if isinstance(self.loss, FMICLLoss) else None
+        if used is not None and self.loss.finds_alpha:
+            self.run.found = {"alpha": used.item()}
         return result
 
 

@@ -66,6 +66,7 @@ REFUSALS = {
                           REFUSED),
     "another alpha's sign": ("a finite number > 0. Received: alpha=-2.0", REFUSED),
     "the same of an array": ("holds one. Received: alpha=-2.0", REFUSED),
+    "alpha of one rank": ("`alpha`. Expected the same on every rank.",) * 2,
     "other settings": ("`settings`. Expected the same on every rank.",) * 2,
     "another form": ("`implementation`. Expected the same on every rank.",) * 2,
     "a scale of one rank": ("`logit_scale`. Expected the same on every rank.",) * 2,

@@ -35,6 +35,9 @@ def test_the_parts_of_all_processes_are_the_batch_of_one(data, step, count, seed
     parts = [batches(data, Process(index, count), seed=seed)[step] for index in range(count)]
     for name in ("images", "ids"):
         np.testing.assert_array_equal(np.concatenate([p[name] for p in parts]), whole[name])
+    one = batches(data, Process(0, count), seed=seed)
+    np.testing.assert_array_equal(one.whole_ids(step), whole["ids"])
+    assert batches(data, ids=None).whole_ids(step) is None
 
 
 @pytest.mark.parametrize("data", [STORED, ARRAYS], ids=lambda data: data.name)

@@ -635,7 +635,9 @@ def asked_at(step):
 )
 def test_a_run_resumes_in_the_middle_of_an_epoch(tmp_path, monkeypatch, method, workers):
     """Stopped and then killed, with random crops by workers, to the last bit."""
-    settings = tiny(method, cache="disk", augmentation="photo", checkpoint_every=5, knn_every=2)
+    settings = tiny(
+        method, cache="disk", augmentation="photo", checkpoint_every=5, knn_every=2, alpha="auto"
+    )
 
     def sitting(name, workers):
         trainer, folder = MethodTrainer(settings, stored(workers)), RunFolder(tmp_path / name)

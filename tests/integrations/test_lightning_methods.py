@@ -215,6 +215,7 @@ def test_simclr_says_by_ids_which_views_and_images_belong_together(loss, views, 
 def test_two_views_without_labels_are_two_arrays_and_nothing_else():
     """A loss of one's own needs no ids; labels that come all the same are left aside."""
     module, v1, v2 = build("simclr")
+    del module.loss  # which is a module
     module.loss = lambda x, y: (x - y).square().mean()
     assert torch.isfinite(module.contrast(v1, v2)[0])
     at_step(module, 0, 10).log = lambda *_, **__: None
@@ -251,6 +252,22 @@ def test_supervised_moco_keeps_the_labels_of_its_keys(loss):
     value.backward()  # the labels that the gradient needs have not changed
     assert module.queue_labels[:28].tolist() == labels[36:].tolist()  # 128 keys in 100 slots
     assert sorted(set(bank_ids.tolist())) == [-1, 0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("method", ["simclr", "moco"])
+def test_alpha_that_is_found_from_batches_is_in_the_history(tmp_path, method):
+    """SimCLR's is that of the loss; MoCo's is near, with the batch's keys for those of the queue."""
+    options = {"alpha": "auto", "strength": 4.0, "divergence": "js", "supervised": True}
+    settings = tiny(method, epochs=2, **options)
+    trainer = fit(settings, tmp_path / "run")
+    x, y = trainer.module.last
+    bank = {} if method == "simclr" else {"bank": trainer.module.queue,
+                                          "bank_ids": trainer.module.queue_labels}  # fmt: skip
+    alpha = trainer.module.loss.terms(x, y, ids=trainer.module.last_ids, **bank).alpha.item()
+    assert all(row["alpha"] > 0 for row in trainer.history)
+    assert trainer.history[-1]["alpha"] == pytest.approx(
+        alpha, rel=1e-4 if method == "simclr" else 0.5
+    )
 
 
 @pytest.mark.parametrize("options", [

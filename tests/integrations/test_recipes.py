@@ -14,6 +14,7 @@ datasets = pytest.importorskip("datasets", reason="the recipes need Hugging Face
 
 from fmicl_core import DIVERGENCES, Cosine, Gaussian, Tsallis  # noqa: E402
 from fmicl_core.checks import InvalidArgument  # noqa: E402
+from fmicl_core.objective import DEFAULTS  # noqa: E402
 from fmicl_recipes import PRESETS, RunFolder, TrainSettings, resolve  # noqa: E402
 from fmicl_recipes.files import make_folder, write_atomically  # noqa: E402
 from fmicl_recipes.losses import siglip_logits  # noqa: E402
@@ -66,6 +67,10 @@ BAD_SETTINGS = [
         "`views`. Expected .* loss = 'fmicl' or 'info-nce' or 'dcl' b",
     ),
     ({"negatives": "anchor", "loss": "siglip"}, "`negatives`. Expected .* or 'dcl' beside it"),
+    ({"alpha": "much"}, "`alpha`. Expected a finite number > 0 or 'auto'. Received: alpha='much'"),
+    ({"strength": 2.0}, "`strength`. Expected loss = 'fmicl' and alpha = 'auto' beside it. Elsewh"),
+    ({"alpha": "auto", "strength": 0.0}, "`strength`. Expected a finite number > 0"),
+    ({"alpha": "auto", "loss": "dcl"}, "`alpha`. Expected loss = 'fmicl' beside it"),
     ({"logit_bias": -3.0}, "`logit_bias`. Expected .* and loss = 'siglip' beside it"),
     ({"method": "moco", "loss": "siglip"}, "`loss`. Expected .* for MoCo.*Others know no queue"),
 ]
@@ -86,6 +91,10 @@ def test_settings_build_the_objective_they_name():
     settings = resolve(None, {"divergence": "tsallis", "order": 3.0, "sigma2": 0.1, "alpha": 7.0})
     objective = settings.objective()
     assert (objective.divergence, objective.similarity) == (Tsallis(3.0), Gaussian(0.1))
+    auto = TextSettings.from_dict({"alpha": "auto", "strength": 2.0}).objective()
+    assert (objective.alpha, objective.strength) == (7.0, None)
+    assert (auto.alpha, auto.strength) == ("auto", 2.0)
+    assert TrainSettings(alpha="auto").objective().strength == DEFAULTS.strength
     cosine = resolve(None, {"similarity": "cosine", "temperature": 0.2}).objective()
     assert cosine.similarity == Cosine(0.2)
 
@@ -136,6 +145,9 @@ def test_a_run_folder_is_never_overwritten(tmp_path):
 
 def test_resume_says_which_settings_differ(tmp_path):
     RunFolder.create(tmp_path / "run", TrainSettings(epochs=5, lr=0.1))
+    found = TrainSettings(alpha="auto", strength=2.0)
+    assert set(difference(TrainSettings(alpha="auto"), found)) == {"strength"}
+    assert set(difference(TrainSettings(), found)) == {"alpha", "strength"}
     other = TrainSettings(epochs=6, lr=0.2, device="cpu")
     assert set(difference(TrainSettings(), other)) == {"epochs", "lr"}
     with pytest.raises(

@@ -7,6 +7,7 @@ import pytest
 
 pytest.importorskip("sklearn", reason="the recipes need scikit-learn")
 
+from fmicl_core import FMICL, fmicl_reference
 from fmicl_recipes import sphere
 from fmicl_recipes.history import epoch_row
 from fmicl_recipes.progress import Progress
@@ -36,6 +37,20 @@ def test_large_features_that_the_losses_can_take_do_not():
     """All is as for features of usual size, since only directions count."""
     row, large = (epoch_row(1, 4, 0.5, x, x) for x in (GOOD, GOOD * np.float32(1e18)))
     assert large == pytest.approx(row, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("negatives", ["all", "cross"])
+def test_alpha_that_is_found_has_a_column_and_is_the_loss_own(negatives):
+    """Whether labels join rows or not; a number alpha, and another loss, have none."""
+    objective, ids = FMICL("js", alpha="auto", strength=3.0, negatives=negatives), np.arange(20) % 6
+    other = GOOD + np.float32(0.1)
+    for labels in (None, ids):
+        truth = fmicl_reference(GOOD, other, objective, ids=labels)
+        row = epoch_row(1, 4, 0.5, GOOD, other, objective, labels)
+        assert row["alpha"] == pytest.approx(truth.alpha)
+        assert truth.loss == pytest.approx(truth.alpha * truth.penalty - truth.score)
+    for known in (None, FMICL()):
+        assert "alpha" not in epoch_row(1, 4, 0.5, GOOD, other, known)
 
 
 @pytest.mark.parametrize("point", [0.0, 1.0])

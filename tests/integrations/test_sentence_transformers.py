@@ -1,6 +1,7 @@
 """The loss for sentence-transformers is the reference's, in every way its users feed a loss."""
 
 import copy
+import dataclasses
 import json
 import os
 import subprocess
@@ -104,6 +105,35 @@ def test_hard_negatives_count_as_the_rest_of_the_batch_does(model):
     own = np.arange(6)
     truth = fmicl_reference(x, y, pair("kl", "anchor"), bank, own, np.r_[own, np.full(12, -1)])
     assert loss(features(model, *columns), None).item() == pytest.approx(truth.loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("divergence", ["kl", "js"])
+def test_alpha_is_found_from_all_negative_pairs_of_a_batch(model, divergence, cached):
+    """Of both kinds, and less those that share a text; its gradient is that of a constant."""
+    columns = [ANCHORS, [*POSITIVES[:5], POSITIVES[0]], HARD, HARD[::-1]]
+    x, y, *hard = embeddings(model, *columns)
+    bank = np.concatenate([y, *hard])
+    own = np.array([0, 1, 2, 3, 4, 0])  # the last sample shares a text with the first
+    options = {"divergence": divergence, "similarity": Gaussian(0.3)}
+    objective = FMICL(**options, alpha="auto", strength=3.0, negatives="anchor", positives="pair")
+    # One plain mean over both kinds would weigh pairs alike; with ids each kind has its share.
+    batch = fmicl_reference(x, y, dataclasses.replace(objective, negatives="cross"), None, own)
+    hards = fmicl_reference(x, y, objective, bank[6:], own, np.full(12, -1))
+    share = 12 / (12 + 5)
+    alpha = 3.0 / ((1 - share) * 3.0 / batch.alpha + share * 3.0 / hards.alpha)
+    kind = CachedFMICLLoss if cached else FMICLLoss
+    loss = kind(model, **options, alpha="auto", strength=3.0)
+    fixed = kind(model, **options, alpha=alpha)
+    given = features(model, *columns)
+    grads = [gradients(model, of(given, None)) for of in (loss, fixed)]
+    assert loss.used_alpha.item() == pytest.approx(alpha, rel=1e-5)
+    assert fixed.used_alpha.item() == pytest.approx(alpha)
+    for found, wanted in zip(*grads, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-5)
+    config = loss.get_config_dict()
+    assert (config["alpha"], config["strength"]) == ("auto", 3.0)
+    assert "strength" not in fixed.get_config_dict()
 
 
 @pytest.mark.parametrize("rows", [1, 3])
@@ -392,9 +422,9 @@ def columns(rows):
     tokens[:, 6] = tokens[:, 1]  # a text that stands in both processes' batches
     return [{"input_ids": t[rows], "attention_mask": torch.ones_like(t[rows])} for t in tokens]
 
-def run(model, rows, gather, kinds=3, kind=FMICLLoss, labels=None, **options):
+def run(model, rows, gather, kinds=3, kind=FMICLLoss, labels=None, alpha=5.0, **options):
     loss = kind(getattr(model, "module", model), divergence="js", similarity=Gaussian(0.3),
-                alpha=5.0, negatives="all", gather_across_devices=gather,
+                alpha=alpha, negatives="all", gather_across_devices=gather,
                 ids_from_labels=labels is not None, **options)
     loss.model = model  # as the trainer does
     loss = loss(columns(rows)[:kinds], None if labels is None else labels[rows])
@@ -403,7 +433,7 @@ def run(model, rows, gather, kinds=3, kind=FMICLLoss, labels=None, **options):
 
 labels = {"labels": torch.tensor([0, 1, 0, 2, 1, 3, 2, 2])}
 cases = {"pairs": {}, "cached": {"kind": CachedFMICLLoss, "mini_batch_size": 3},
-         "labels": labels, "texts": labels | {"kinds": 1}}
+         "auto": {"alpha": "auto"}, "labels": labels, "texts": labels | {"kinds": 1}}
 for name, options in cases.items():
     plain = {k: v for k, v in options.items() if name != "cached"}
     whole, ours = Encoder(), torch.nn.parallel.DistributedDataParallel(Encoder())
@@ -437,7 +467,7 @@ def test_gathered_processes_are_one_batch(tmp_path):
     ]
     assert [run.wait(timeout=300) for run in runs] == [0, 0]
     for out in outs:
-        for case in ("pairs", "cached", "labels", "texts"):
+        for case in ("pairs", "cached", "auto", "labels", "texts"):
             got, want, ratio, cosine = np.load(f"{out}-{case}.npy")
             assert got == pytest.approx(want, rel=1e-12)
             assert ratio == pytest.approx(1.0, abs=1e-12)
@@ -495,6 +525,7 @@ MISTAKES = [
     ({"divergence": "lk"}, r"`divergence`. Expected one of 'kl'"),
     ({"mask_duplicates": 1}, r"`mask_duplicates`. Expected True or False"),
     ({"ids_from_labels": None}, r"`ids_from_labels`. Expected True or False"),
+    ({"strength": 2.0}, r"`strength`. Expected None unless alpha='auto'"),
     ({"return_parts": 1}, r"`return_parts`. Expected True or False"),
     ({"gather_across_devices": "yes"}, r"`gather_across_devices`. Expected True or False"),
 ]

@@ -98,7 +98,7 @@ def test_a_run_writes_what_it_promises(tmp_path, tiny):
     [
         {"loss": "info-nce"},
         {"loss": "info-nce", "mini_batch_size": 3, "pairs": "given", "limit": 16},
-        {"divergence": "js", "mini_batch_size": 3, "pooling": "cls"},
+        {"divergence": "js", "mini_batch_size": 3, "pooling": "cls", "alpha": "auto"},
         {
             "divergence": "pearson",
             "precision": "bf16",
@@ -113,6 +113,8 @@ def test_every_form_trains(tmp_path, tiny, options):
     metrics = train_simcse(tiny(**options), tmp_path / "run", progress=False)
     assert np.isfinite(metrics["loss_history"]).all()
     assert metrics["sts_mean"] is not None
+    rows = RunFolder(tmp_path / "run").read_history()
+    assert all((row.get("alpha", 0.0) > 1.0) == ("alpha" in options) for row in rows)
 
 
 def train_until(last, settings, folder, monkeypatch):

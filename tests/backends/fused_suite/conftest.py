@@ -58,7 +58,7 @@ def errors():
         truth = fmicl_reference(
             **arrays, objective=objective, **{k: v.numpy() for k, v in ids.items()}
         )
-        size = abs(truth.score) + objective.alpha * abs(truth.penalty)
+        size = abs(truth.score) + truth.alpha * abs(truth.penalty)
         wanted = [getattr(truth, f"grad_{name}") for name in leaves]
         scale = max(np.abs(w).max() for w in wanted) or 1.0
         of_scalars = [getattr(truth, name.replace("logit", "grad")) for name in scalars]

@@ -12,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from fmicl_core import FMICL, NUMPY, Gaussian, forms
+from fmicl_core import FMICL, NUMPY, Cosine, Gaussian, forms
 from fmicl_core.pairs import NEGATIVES
 from fmicl_torch import (
     FMICLLoss,
@@ -56,6 +56,23 @@ def test_within_the_error_budget(case, dtype, atomic, errors, deterministic):
     dense_loss, dense_gradient = errors(case.objective, x, y, bank, "dense")
     assert loss <= dense_loss + LOSS[dtype]
     assert gradient <= dense_gradient + GRADIENT[dtype]
+
+
+@pytest.mark.parametrize(("divergence", "similarity"), [("js", Gaussian()), ("vlc", Cosine(1.6))])
+def test_the_weight_is_found_by_the_routine_too(divergence, similarity, errors, monkeypatch):
+    """alpha = "auto": u in the formulas of KL, and of a cosine in its own."""
+    ran, sums = [], tiled.fused_sums
+
+    def noting(left, right, launch, grad, *more):
+        ran.append((launch.pairwise, grad))
+        return sums(left, right, launch, grad, *more)
+
+    monkeypatch.setattr(tiled, "fused_sums", noting)
+    objective = FMICL(divergence, similarity, "auto")
+    x, y, bank = features(k=9)
+    assert max(errors(objective, x, y, bank, ids=torch.arange(len(x)) % 15)) < 4e-6
+    assert (objective.pairwise.ratio, False) in ran
+    assert (objective.pairwise, True) in ran
 
 
 @pytest.mark.parametrize("atomic", [True, False], ids=["atomic", "deterministic"])

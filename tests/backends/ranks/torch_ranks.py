@@ -19,6 +19,8 @@ SIZES = {1: (11,), 2: (7, 4), 4: (5, 1, 3, 2)}
 
 #: Ids of the rows, of which equal ones are on several ranks, and of the bank's rows.
 IDS = {"labels": [3, 1, 1, 3, 2, 1, 2, 3, 1, 1, 2], "views": [5, -1, 7, 0, 9, 5, -1, 7, 0, 9, 6]}
+#: alpha = "auto" is found from the union.
+AUTO = {"alpha": "auto", "strength": 2.0}
 BANK_IDS = np.array([5, 3, 8, -1, 1, 5])
 
 
@@ -51,6 +53,11 @@ def all_cases():
         yield name, options, given, None
         more = {"positives": "pair"} if name.startswith("within") else {}
         yield f"labels-{name}", options | more, given, "labels"
+    auto = itertools.product(("all", "cross"), ("dense", "tiled"), (None, "labels"))
+    for scheme, kind, which in auto:
+        options = AUTO | {"negatives": scheme, "implementation": kind}
+        yield f"auto-{scheme}-{kind}-{which}", options, ("x", "y"), which
+    yield "auto-bank", AUTO | {"implementation": "tiled"}, ("x", "y", "bank"), None
     single = itertools.product(IDS, ("dense", "tiled"), (("x",), ("x", "bank")))
     for ids, kind, given in single:
         yield f"{ids}-{kind}-{'-'.join(given)}", {"implementation": kind}, given, ids

@@ -40,6 +40,7 @@ def one_sided(rank, x, bank):
         "not finite, tiled": ((broken if one else x,) * 2, {"implementation": "tiled"}),
         "another alpha's sign": ((x, x), {"alpha": -2.0 if one else 2.0}),
         "the same of an array": ((x, x), {"alpha": torch.tensor(-2.0 if one else 2.0)}),
+        "alpha of one rank": ((x, x), {"alpha": "auto" if one else 2.0}),
         "other settings": ((x, x), {"divergence": "js" if one else "kl"}),
         "another form": ((x, x), {"implementation": "dense" if one else "tiled"}),
         "a scale of one rank": ((x, x), {"logit_scale": 2.0 if one else None}),

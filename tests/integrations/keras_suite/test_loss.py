@@ -91,6 +91,29 @@ def test_the_losses_of_samples_are_those_of_their_anchors(views, value_and_gradi
 
 
 @every_scheme
+@pytest.mark.parametrize("divergence", ["kl", "pearson"])
+def test_alpha_is_found_alike_for_a_batch_and_for_its_samples(
+    views, value_and_gradient, divergence, negatives
+):
+    """That of the reference; weighted losses have the gradient of those with its number."""
+    y_pred, options = views(), {"divergence": divergence, "negatives": negatives}
+    truth = fmicl_reference(*np.moveaxis(y_pred, 1, 0), FMICL(**options, alpha="auto"))
+    loss = FMICLLoss(**options, alpha="auto", dtype="float64")
+    fixed = FMICLLoss(**options, alpha=truth.alpha, dtype="float64")
+    terms = loss.terms(keras.ops.convert_to_tensor(y_pred))
+    assert numpy(terms.alpha) == pytest.approx(truth.alpha, rel=1e-12)
+    value, gradient = value_and_gradient(lambda p: loss(None, p), y_pred)
+    assert value == pytest.approx(truth.loss, rel=1e-10)
+    want = np.stack([truth.grad_x, truth.grad_y], axis=1)
+    assert np.abs(gradient - want).max() <= 1e-10 * np.abs(want).max()
+    found, wanted = (
+        value_and_gradient(lambda p, of=of: of(None, p, WEIGHTS), y_pred) for of in (loss, fixed)
+    )
+    np.testing.assert_allclose(found[0], wanted[0], rtol=1e-10)
+    assert np.abs(found[1] - wanted[1]).max() <= 1e-10 * np.abs(wanted[1]).max()
+
+
+@every_scheme
 def test_info_nce_follows_the_same_conventions(views, negatives):
     y_pred, options = views(), {"temperature": 0.3, "negatives": negatives, "dtype": "float64"}
     whole = info_nce_reference(y_pred[:, 0], y_pred[:, 1], 0.3, negatives)

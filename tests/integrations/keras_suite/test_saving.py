@@ -62,6 +62,7 @@ LOSSES = [
               logit_scale=3.0, logit_bias=-2.0, negatives="all", positives="pair",
               normalize=False, implementation="tiled", check_finite=False, ids_from_targets=True,
               reduction="mean_with_sample_weight", name="mine", dtype="float64"),
+    FMICLLoss(alpha="auto", strength=2.0),
     InfoNCELoss(temperature=0.2, negatives="cross", normalize=False, positives="pair",
                 ids_from_targets=True, reduction=None),
 ]  # fmt: skip

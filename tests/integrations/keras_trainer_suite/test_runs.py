@@ -134,13 +134,17 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     "options",
-    [{"views": 4}, pytest.param({"views": 3, "supervised": True}, marks=pytest.mark.slow)],
+    [
+        {"views": 4, "alpha": "auto"},
+        pytest.param({"views": 3, "supervised": True, "alpha": "auto"}, marks=pytest.mark.slow),
+    ],
     ids=str,
 )
 def test_runs_with_more_views_and_labels_train(tmp_path, options, tiny, fit):
     settings = tiny("simclr", epochs=1, warmup_epochs=0, **options)
     trainer = fit(settings, RunFolder.create(tmp_path / "run", settings))
     assert np.isfinite(trainer.history[0]["loss"])
+    assert 1.0 < trainer.history[0]["alpha"] < 1e3
     x, y = trainer.project(trainer.data.test_images[:9])
     assert x.shape == y.shape == (9, 8)
 
