@@ -24,7 +24,11 @@ File = Annotated[
     Path | None, typer.Argument(help="TOML file of the study; by default that in OUT.")
 ]
 Out = Annotated[Path, Search(help="Folder of the study; finished runs in it are kept.")]
-Data = Annotated[str | None, Search(help="Where the data of the file's settings lie here.")]
+At = Annotated[
+    list[str] | None,
+    Search(help="Where data, or a model, of the file's settings lie here, as in data=PATH.",
+           metavar="NAME=PATH"),
+]  # fmt: skip
 Jobs = Annotated[int, Search(help="Runs at a time, which share the cores.")]
 Gpus = Annotated[int, Search(help="GPUs that the runs share in turn; 0: what the framework sees.")]
 Minutes = Annotated[
@@ -34,7 +38,7 @@ Show = Annotated[bool, Search("--show", help="Train nothing: print what is there
 
 
 def study(
-    file: File = None, out: Out = Path("study"), data: Data = None, jobs: Jobs = 1,
+    file: File = None, out: Out = Path("study"), at: At = None, jobs: Jobs = 1,
     gpus: Gpus = 0, minutes: Minutes = math.inf, show: Show = False,
 ) -> None:  # fmt: skip
     """Train a grid of runs: tune every loss alike, then several seeds of each; one table.
@@ -50,7 +54,7 @@ def study(
         check_positive("minutes", minutes)
     check_folder(out)
     source = file or out / PLAN
-    plan = Study.read(source, data)
+    plan = Study.read(source, dict(map(_place, at or [])))
     results = Results(out)
     if not show:
         make_folder(out)
@@ -59,6 +63,14 @@ def study(
             write_atomically(out / PLAN, lambda kept: kept.write(text))
         _train(plan, results, out, jobs, gpus, minutes)
     _show(plan, results, out)
+
+
+def _place(text: str) -> tuple[str, str]:
+    """Name and path of NAME=PATH."""
+    name, _, path = text.partition("=")
+    if not path:
+        raise invalid("at", "NAME=PATH", text)
+    return name, path
 
 
 def _train(plan: Study, results: Results, out: Path, jobs: int, gpus: int, minutes: float) -> None:

@@ -15,7 +15,7 @@ from typing import IO, NamedTuple
 
 from fmicl_recipes.run_folder import RunFolder
 from fmicl_recipes.stopping import Preempted
-from fmicl_recipes.study import TUNING, Job, Results
+from fmicl_recipes.study import FINAL, TUNING, Job, Results
 
 #: Variables that say how many threads a process computes with.
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")
@@ -92,7 +92,7 @@ class Pool:
         file = base.with_suffix(".json")
         file.write_text(json.dumps({
             "settings": job.settings.to_dict(), "folder": str(base), "stage": job.stage,
-            "failed": str(failed),
+            "failed": str(failed), "baselines": job.stage == FINAL and not self.results.baselines(),
         }))  # fmt: skip
         environment = dict.fromkeys(THREADS, str(self.threads)) | dict(os.environ)
         if self.gpus:

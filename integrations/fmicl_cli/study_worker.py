@@ -2,8 +2,9 @@
 
     python -m fmicl_cli.study_worker JOB.json
 
-The job has `settings`, `folder` of the run, `stage`, and `failed`, a file that is written, with the
-reason, where the run fails by what it was told to do; of anything else the log has the traceback.
+The job has `settings`, `folder` of the run, `stage`, `baselines`, whether the encoder is scored
+before training, too, and `failed`, a file that is written, with the reason, where the run fails by
+what it was told to do; of anything else the log has the traceback.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def run(job: dict[str, Any]) -> int:
         if job["stage"] == TUNING:
             kind.trials(settings)(settings, folder, resume)
         else:
-            kind.train(settings, folder, resume=resume, baselines=False)
+            kind.train(settings, folder, resume=resume, baselines=job["baselines"])
     except Preempted as stopped:
         return stopped.exit_code
     except (RunStopped, InvalidArgument) as error:

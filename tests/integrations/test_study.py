@@ -88,14 +88,14 @@ def test_a_file_that_is_none_is_refused(tmp_path):
 
 
 def test_a_key_names_what_changes_a_result():
-    def key(data=None, stage=FINAL, **more):
+    def key(places=None, stage=FINAL, **more):
         options = {**PLAN["settings"], "preset": "cifar10-cpu", "data": "cifar10", **more}
-        study = Study.from_dict(changed(settings=options), data)
+        study = Study.from_dict(changed(settings=options), places)
         kl = study.entry("KL")
         finals = study.final_jobs(kl, {"alpha": 10})
         return (finals if stage == FINAL else study.tuning_jobs(kl))[0].key
 
-    assert key() == key(data="elsewhere") == key(device="cpu")
+    assert key() == key({"data": "elsewhere"}) == key(device="cpu")
     assert key() == key(momentum=0.9)  # the default, said
     assert len({key(), key(width=8), key(epochs=5), key(stage=TUNING)}) == 4
 

@@ -76,7 +76,8 @@ class Job(NamedTuple):
         choice: values of the options that are tuned.
         seed: seed of the run.
         settings: all settings of the run.
-        data: name of the data in the study's file, whatever place they lie in here.
+        named: options that name a place, such as the data, as the study's file has them, wherever
+            that is here.
     """
 
     entry: str
@@ -84,7 +85,7 @@ class Job(NamedTuple):
     choice: Mapping[str, Any]
     seed: int
     settings: SharedSettings
-    data: str
+    named: Mapping[str, Any]
 
     @property
     def key(self) -> str:
@@ -95,7 +96,7 @@ class Job(NamedTuple):
             for name, field in settings.options().items()
             if name not in NEUTRAL and getattr(settings, name) != default_of(field, settings.method)
         }
-        text = json.dumps([self.stage, options | {"data": self.data}], sort_keys=True)
+        text = json.dumps([self.stage, options | dict(self.named)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
@@ -112,7 +113,8 @@ class Study:
         tries: combinations of values that every entry tries.
         tuning: options in which the runs that choose differ, such as fewer epochs.
         tuning_seed: seed of the runs that choose.
-        data: where the data lie, in place of what the settings say; None: there.
+        places: where data, or a model, lie here, by the name of the option, in place of what the
+            settings say.
 
     Raises:
         ValueError: an entry has another number of tries, or refers to one that does not exist, or
@@ -127,7 +129,7 @@ class Study:
     tries: int
     tuning: Mapping[str, Any] = field(default_factory=dict)
     tuning_seed: int = 1000
-    data: str | None = None
+    places: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, entry in self.entries.items():
@@ -152,7 +154,7 @@ class Study:
             _ = job.key
 
     @classmethod
-    def read(cls, path: Path, data: str | None = None) -> Study:
+    def read(cls, path: Path, places: Mapping[str, str] | None = None) -> Study:
         """The study of a TOML file; see docs/study.md for what it may say.
 
         Raises:
@@ -166,10 +168,10 @@ class Study:
                           why=f"{error.strerror}.") from error  # fmt: skip
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise invalid("file", "a TOML file", str(path), why=f"{error}.") from error
-        return cls.from_dict(given, data)
+        return cls.from_dict(given, places)
 
     @classmethod
-    def from_dict(cls, given: Mapping[str, Any], data: str | None = None) -> Study:
+    def from_dict(cls, given: Mapping[str, Any], places: Mapping[str, str] | None = None) -> Study:
         """The study of the contents of a file.
 
         Raises:
@@ -192,7 +194,7 @@ class Study:
         return cls(
             str(given.get("title", "")), given["settings"], entries, groups,
             tuple(given["seeds"]), int(given.get("tries", 1)), given.get("tuning", {}),
-            int(given.get("tuning_seed", 1000)), data,
+            int(given.get("tuning_seed", 1000)), dict(places or {}),
         )  # fmt: skip
 
     def entry(self, name: str) -> Entry:
@@ -229,14 +231,15 @@ class Study:
         options = {**self.settings, **choice, **entry.options, "seed": seed}
         if stage == TUNING:
             options |= self.tuning
-        preset, data = options.pop("preset", None), str(options.get("data", ""))
-        if self.data is not None:
-            options["data"] = self.data
+        preset = options.pop("preset", None)
+        named = {name: options[name] for name in self.places if name in options}
         try:
-            settings = (resolve_text if self.on_texts else resolve)(preset, options)
+            settings = (resolve_text if self.on_texts else resolve)(
+                preset, {**options, **self.places}
+            )
         except InvalidArgument as error:
             raise InvalidArgument(f"Entry {entry.name!r} of the study: {error}") from error
-        return Job(entry.name, stage, choice, seed, settings, data)
+        return Job(entry.name, stage, choice, seed, settings, named)
 
 
 def _check_keys(

@@ -23,6 +23,8 @@ RESULTS, HISTORIES = "results.csv", "history.csv"
 #: Columns that say what a run was, and where it ran.
 WHAT = ("key", "entry", "stage", "choice", "seed", "error")
 WHERE = ("date", "cpu", "versions")
+#: Stage of rows of what was scored before training, and is no run.
+BASELINE = "baseline"
 
 
 class Results:
@@ -50,8 +52,12 @@ class Results:
     def measured(self, job: Job) -> dict[str, float]:
         """The numbers of a run by their names; none of one that failed."""
         row = self._rows.get(job.key, {})
-        texts = {k: v for k, v in row.items() if k not in (*WHAT, *WHERE) and v != ""}
-        return {} if row.get("error") else {name: float(text) for name, text in texts.items()}
+        return {} if row.get("error") else _floats(row)
+
+    def baselines(self) -> dict[str, dict[str, float]]:
+        """The numbers of what was scored before training, by its name."""
+        rows = self._rows.values()
+        return {row["entry"]: _floats(row) for row in rows if row["stage"] == BASELINE}
 
     def history(self, job: Job) -> list[dict[str, float]]:
         """The epochs of a run."""
@@ -70,25 +76,35 @@ class Results:
             history: rows of its history.csv, kept of runs on test data.
             error: why it failed; "" if it did not.
         """
-        numbers = {k: v for k, v in _flat(metrics).items() if is_number(v) and k != "seed"}
         packages = metrics.get("versions") or versions()
-        self._rows[job.key] = {
-            "key": job.key, "entry": job.entry, "stage": job.stage,
-            "choice": json.dumps(dict(job.choice)), "seed": str(job.seed), "error": error,
-            **{name: f"{value:.6g}" for name, value in numbers.items()},
-            "date": date.today().isoformat(), "cpu": cpu_name(),
-            "versions": " ".join(f"{k}={v}" for k, v in packages.items()),
-        }  # fmt: skip
-        _write(self.folder / RESULTS, list(self._rows.values()), (*WHAT, *numbers), WHERE)
+        where = {"date": date.today().isoformat(), "cpu": cpu_name(),
+                 "versions": " ".join(f"{k}={v}" for k, v in packages.items())}  # fmt: skip
+        what = {"key": job.key, "entry": job.entry, "stage": job.stage,
+                "choice": json.dumps(dict(job.choice)), "seed": str(job.seed),
+                "error": error}  # fmt: skip
+        self._rows[job.key] = what | _numbers(metrics) | where
+        for name, row in metrics.get("baselines", {}).items():
+            key = f"{job.key}-{name}"
+            other = {"key": key, "entry": name, "stage": BASELINE}
+            self._rows[key] = other | _numbers(row) | where
+        first = (*WHAT, *_numbers(metrics))
+        _write(self.folder / RESULTS, list(self._rows.values()), first, WHERE)
         if job.stage == FINAL and not error:
             rows = [{k: str(v) for k, v in row.items()} for row in history]
             self._histories += [{"key": job.key, **row} for row in rows]
             _write(self.folder / HISTORIES, self._histories, ("key",))
 
 
-def _flat(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries of metrics.json, with those of single tasks beside the others."""
-    return {**metrics, **metrics.get("sts", {})}
+def _numbers(metrics: Mapping[str, Any]) -> dict[str, str]:
+    """The numbers of metrics.json as texts, those of single tasks beside the others."""
+    every = {**metrics, **metrics.get("sts", {})}
+    return {k: f"{v:.6g}" for k, v in every.items() if is_number(v) and k != "seed"}
+
+
+def _floats(row: Mapping[str, str]) -> dict[str, float]:
+    """The numbers of a row."""
+    found = {k: v for k, v in row.items() if k not in (*WHAT, *WHERE) and v != ""}
+    return {name: float(text) for name, text in found.items()}
 
 
 def _read(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:

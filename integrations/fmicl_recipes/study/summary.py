@@ -84,6 +84,10 @@ def group_table(study: Study, name: str, results: Results) -> tuple[list[str], l
     label = next((label for column, label, _ in columns if column == key), key)
     heads = ["", "chosen", "seeds", *(c[1] for c in columns), f"{label}: less {base}"]
     rows = []
+    if name == next(iter(study.groups)):
+        for title, numbers in results.baselines().items():
+            cells = [spread([numbers[k]] if k in numbers else [], form) for k, _, form in columns]
+            rows.append([title, "", "", *cells, ""])
     for entry in entries:
         runs, failed = found[entry.name], failures(study, entry, results)
         seeds = f"{len(runs)}" + (f", {failed} failed" if failed else "")
