@@ -39,10 +39,10 @@ class FMICLLoss(ViewLoss):
     Args:
         divergence, similarity, alpha, strength, logit_scale, logit_bias, negatives, positives,
             normalize, implementation, check_finite: options of the backend's `fmicl_loss`; scalars
-            are numbers, alpha perhaps "auto". With weights, or reduction "none", all pairs are held at once whatever the
-            implementation, and finiteness is not checked. Unless there are two views of a sample,
-            `negatives` is "anchor" or "all", either of which stands for all pairs of different
-            samples, and `positives` is "ids".
+            are numbers, alpha perhaps "auto". With weights, or reduction "none", all pairs are held
+            at once whatever the implementation, and finiteness is not checked. Unless there are two
+            views of a sample, `negatives` is "anchor" or "all", either of which stands for all
+            pairs of different samples, and `positives` is "ids".
         ids_from_targets: whether y_true holds the ids, one whole number per sample, (batch,) or
             (batch, 1). y_pred may then be (batch, dim), too, a single view of every sample.
         reduction: "sum_over_batch_size", "mean", "sum", "mean_with_sample_weight", "none" or None.

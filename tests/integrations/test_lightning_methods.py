@@ -256,7 +256,7 @@ def test_supervised_moco_keeps_the_labels_of_its_keys(loss):
 
 @pytest.mark.parametrize("method", ["simclr", "moco"])
 def test_alpha_that_is_found_from_batches_is_in_the_history(tmp_path, method):
-    """SimCLR's is that of the loss; MoCo's is near, with the batch's keys for those of the queue."""
+    """SimCLR's is that of the loss; MoCo's is near it, of the batch's keys, not the queue's."""
     options = {"alpha": "auto", "strength": 4.0, "divergence": "js", "supervised": True}
     settings = tiny(method, epochs=2, **options)
     trainer = fit(settings, tmp_path / "run")

@@ -54,10 +54,10 @@ def test_loss_and_gradient_equal_the_reference(
     value_and_gradient, set_tile, count, negatives, positives, ids, implementation
 ):
     set_tile(4)
-    y_pred = draw(count)
-    truth = truth_of(y_pred, ids, "js", "gaussian", 3.0, negatives, True, positives)
+    y_pred, alpha = draw(count), "auto" if negatives == "all" else 3.0
+    truth = truth_of(y_pred, ids, "js", "gaussian", alpha, negatives, True, positives)
     loss = FMICLLoss(
-        divergence="js", alpha=3.0, negatives=negatives, positives=positives, dtype="float64",
+        divergence="js", alpha=alpha, negatives=negatives, positives=positives, dtype="float64",
         implementation=implementation, ids_from_targets=ids is not None,
     )  # fmt: skip
     value, gradient = value_and_gradient(lambda p: loss(ids, p), y_pred)
@@ -70,7 +70,7 @@ def test_loss_and_gradient_equal_the_reference(
     assert np.abs(weighted - want).max() <= 1e-10 * np.abs(want).max()
     terms = loss.terms(y_pred, ids)
     assert [numpy(v) for v in terms] == pytest.approx(
-        [truth.loss, truth.score, truth.penalty], rel=1e-10
+        [truth.loss, truth.score, truth.penalty, truth.alpha], rel=1e-10
     )
 
 
