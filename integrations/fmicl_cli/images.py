@@ -52,7 +52,8 @@ def trials(settings: TrainSettings) -> Trial:
     check_labels(data)
 
     def trial(settings: Any, folder: Path, resume: bool) -> dict[str, Any]:
-        return train_run(trainer, settings, folder, resume=resume, data=data)
+        options = {"resume": resume, "data": data, "pictures": False}
+        return train_run(trainer, settings, folder, **options)
 
     return trial
 

@@ -43,6 +43,7 @@ def train_run(
     baselines: bool = False,
     progress: bool = True,
     data: ImageData | None = None,
+    pictures: bool = True,
 ) -> dict[str, Any]:
     """Train and evaluate; everything lands in the folder `out`.
 
@@ -55,6 +56,7 @@ def train_run(
         baselines: whether to score raw pixels and the untrained encoder, too.
         progress: whether to show progress bars and notes.
         data: images loaded before; None loads `settings.data`.
+        pictures: whether to draw the run's pictures.
 
     Returns:
         The contents of metrics.json; in all but the first of several processes nothing.
@@ -109,7 +111,7 @@ def train_run(
         if isinstance(error, RunStopped) and not isinstance(error, Preempted):
             raise type(error)(f"{error} {_KEPT if kept else _NOTHING_KEPT}") from error
         raise
-    return finish(trainer, folder, progress)
+    return finish(trainer, folder, progress, pictures)
 
 
 def evaluate_run(trainer_class: type[Trainer], folder: RunFolder) -> dict[str, Any]:
@@ -183,7 +185,9 @@ def tell_trained(done: int, settings: TrainSettings) -> None:
     note(f"the run has trained for {done} of {settings.epochs} epochs")
 
 
-def finish(trainer: Trainer, folder: RunFolder, progress: bool) -> dict[str, Any]:
+def finish(
+    trainer: Trainer, folder: RunFolder, progress: bool, pictures: bool = True
+) -> dict[str, Any]:
     """Evaluate a trained method and write metrics, embeddings and plots of the run."""
     settings, data = trainer.settings, trainer.data
     note("evaluating the encoder", progress)
@@ -196,8 +200,9 @@ def finish(trainer: Trainer, folder: RunFolder, progress: bool) -> dict[str, Any
     trained = {"epochs": len(trainer.history), "seconds": trainer.seconds}
     write_model(folder, settings, data.train_images.shape[1:], trainer.weights(), trained)
     folder.write_json("metrics.json", metrics)
-    note("drawing", progress)
-    draw_runs(folder.plots, {settings.title: metrics}, {settings.title: features})
+    if pictures:
+        note("drawing", progress)
+        draw_runs(folder.plots, {settings.title: metrics}, {settings.title: features})
     return metrics
 
 

@@ -50,7 +50,7 @@ def due(study: Study, results: Results) -> list[Job]:
         choice = chosen(study, entry, results)
         if choice is not None:
             finals += study.final_jobs(entry, choice)
-    finals.sort(key=lambda job: study.seeds.index(job.seed))
+    finals.sort(key=lambda job: job.seed)
     jobs = {job.key: job for job in (*tuning, *finals) if job not in results}
     return list(jobs.values())
 
@@ -59,4 +59,4 @@ def planned(study: Study) -> int:
     """The number of all runs, those that choose and those on test data."""
     entries = study.entries.values()
     tuning = sum(len(entry.candidates) for entry in entries if entry.tune and not entry.like)
-    return tuning + len(entries) * len(study.seeds)
+    return tuning + sum(len(study.seeds_of(entry)) for entry in entries)

@@ -23,7 +23,7 @@ from fmicl_recipes.text import resolve_text
 TUNING, FINAL = "tuning", "final"
 #: What a file may hold, and what an entry may hold beside options of the runs.
 KEYS = ("title", "seeds", "tuning_seed", "tries", "settings", "tuning", "groups", "entries")
-OWN = ("group", "like", "tune")
+OWN = ("group", "like", "tune", "seeds")
 GROUP_KEYS = ("title", "baseline")
 #: The group of entries that name none.
 MAIN = "main"
@@ -51,6 +51,7 @@ class Entry:
         tune: values to try of options that are chosen by held-out data, by name.
         like: name of the entry whose options it starts from, and whose choice it takes; or "".
         group: name of its group.
+        seeds: seeds of its runs on test data, where they are not those of the study.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Entry:
     tune: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     like: str = ""
     group: str = MAIN
+    seeds: tuple[int, ...] = ()
 
     @property
     def candidates(self) -> list[dict[str, Any]]:
@@ -190,7 +192,8 @@ class Study:
             like, group = values.get("like", ""), values.get("group", MAIN)
             if like and like in entries:
                 options = {**entries[like].options, **options}
-            entries[name] = Entry(name, options, tune, like, group)
+            seeds = tuple(values.get("seeds", ()))
+            entries[name] = Entry(name, options, tune, like, group, seeds)
         return cls(
             str(given.get("title", "")), given["settings"], entries, groups,
             tuple(given["seeds"]), int(given.get("tries", 1)), given.get("tuning", {}),
@@ -225,7 +228,11 @@ class Study:
 
     def final_jobs(self, entry: Entry, choice: Mapping[str, Any]) -> list[Job]:
         """The runs of an entry that are scored on test data, one for each seed."""
-        return [self._job(entry, FINAL, choice, seed) for seed in self.seeds]
+        return [self._job(entry, FINAL, choice, seed) for seed in self.seeds_of(entry)]
+
+    def seeds_of(self, entry: Entry) -> tuple[int, ...]:
+        """The seeds of an entry's runs on test data."""
+        return entry.seeds or self.seeds
 
     def _job(self, entry: Entry, stage: str, choice: Mapping[str, Any], seed: int) -> Job:
         options = {**self.settings, **choice, **entry.options, "seed": seed}
