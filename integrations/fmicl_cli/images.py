@@ -52,8 +52,7 @@ def trials(settings: TrainSettings) -> Trial:
     check_labels(data)
 
     def trial(settings: Any, folder: Path, resume: bool) -> dict[str, Any]:
-        options = {"resume": resume, "data": data, "pictures": False}
-        return train_run(trainer, settings, folder, **options)
+        return train_run(trainer, settings, folder, resume=resume, data=data, pictures=False)
 
     return trial
 

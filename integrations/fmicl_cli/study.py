@@ -107,7 +107,7 @@ def _left(plan: Study, results: Results) -> int:
     """Number of runs that are still to be trained, those included that wait for a choice."""
     known = due(plan, results)
     waiting = sum(
-        len(plan.seeds) for entry in plan.entries.values()
+        len(plan.seeds_of(entry)) for entry in plan.entries.values()
         if chosen(plan, entry, results) is None
     )  # fmt: skip
     return len(known) + waiting

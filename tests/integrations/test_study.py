@@ -281,4 +281,4 @@ def test_the_command_trains_and_shows(tmp_path, capfd):
     app(["study", "--out", out, "--show"], standalone_mode=False)
     assert (tmp_path / "out" / "table.md").read_text() == table
     rows = (tmp_path / "out" / "results.csv").read_text().splitlines()
-    assert len(rows) == 3
+    assert len(rows) == 5  # with those of raw pixels and of the untrained encoder
