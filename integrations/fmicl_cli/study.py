@@ -35,11 +35,16 @@ Minutes = Annotated[
     float, Search(help="Stop after that many; the same command goes on where it stopped.")
 ]
 Show = Annotated[bool, Search("--show", help="Train nothing: print what is there.")]
+Gallery = Annotated[
+    bool,
+    Search("--gallery", help="Draw embeddings and distances, too, of the first seed's runs whose "
+           "folders are there; a minute for each."),
+]  # fmt: skip
 
 
 def study(
     file: File = None, out: Out = Path("study"), at: At = None, jobs: Jobs = 1,
-    gpus: Gpus = 0, minutes: Minutes = math.inf, show: Show = False,
+    gpus: Gpus = 0, minutes: Minutes = math.inf, show: Show = False, gallery: Gallery = False,
 ) -> None:  # fmt: skip
     """Train a grid of runs: tune every loss alike, then several seeds of each; one table.
 
@@ -62,7 +67,7 @@ def study(
             text = source.read_bytes()
             write_atomically(out / PLAN, lambda kept: kept.write(text))
         _train(plan, results, out, jobs, gpus, minutes)
-    _show(plan, results, out)
+    _show(plan, results, out, gallery)
 
 
 def _place(text: str) -> tuple[str, str]:
@@ -113,7 +118,7 @@ def _left(plan: Study, results: Results) -> int:
     return len(known) + waiting
 
 
-def _show(plan: Study, results: Results, out: Path) -> None:
+def _show(plan: Study, results: Results, out: Path, gallery: bool) -> None:
     """Print the tables, and write them and the pictures."""
     from fmicl_recipes.study import pictures, summary
 
@@ -126,5 +131,7 @@ def _show(plan: Study, results: Results, out: Path) -> None:
     text = summary.markdown(plan, results).encode()
     files: list[Any] = [write_atomically(out / TABLE, lambda kept: kept.write(text))]
     files += pictures.draw_study(plan, results, out)
+    if gallery:
+        files += pictures.draw_gallery(plan, results, out)
     for path in files:
         say(f"written: {path}")

@@ -16,6 +16,7 @@ from typing import IO, NamedTuple
 from fmicl_recipes.run_folder import RunFolder
 from fmicl_recipes.stopping import Preempted
 from fmicl_recipes.study import FINAL, TUNING, Job, Results
+from fmicl_recipes.study.rows import RUNS
 
 #: Variables that say how many threads a process computes with.
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")
@@ -45,14 +46,14 @@ class Pool:
     """Trains runs, and keeps a row of each as soon as it has ended.
 
     Args:
-        folder: folder of the study; run folders, jobs and logs are in its folder "runs".
+        folder: folder of the study; run folders, jobs and logs are in its folder of runs.
         results: the rows.
         jobs: number of runs at a time.
         gpus: number of GPUs, which the runs share in turn; 0 leaves that to the framework.
     """
 
     def __init__(self, folder: Path, results: Results, jobs: int, gpus: int = 0) -> None:
-        self.runs, self.results, self.gpus = folder / "runs", results, gpus
+        self.runs, self.results, self.gpus = folder / RUNS, results, gpus
         self.threads = max(1, (os.cpu_count() or 1) // jobs)
         self._places: dict[int, Running | None] = dict.fromkeys(range(jobs))
 
@@ -120,7 +121,7 @@ class Pool:
         base = self.runs / job.key
         failed, folder = base.with_suffix(".failed"), RunFolder(base, type(job.settings))
         if code:
-            log = f"runs/{job.key}.log"
+            log = f"{RUNS}/{job.key}.log"
             said = failed.read_text(encoding="utf-8") if failed.exists() else ""
             error = said or DIED.format(code=code, log=log)
             if said:  # by the library itself, and so again at every try

@@ -12,14 +12,25 @@ from matplotlib.figure import Figure
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 #: The colours again and again, for many lines.
 CYCLE = COLOURS * 4
+#: Most panels in a row.
+MOST = 6
 
 
 def panels_in_a_row(
     count: int, width: float = 3.6, height: float = 3.4
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` panels; width and height in inches are those of a panel."""
-    figure = Figure(figsize=(max(width * count, 4.8), height), layout="constrained")
-    return figure, list(figure.subplots(1, count, squeeze=False)[0])
+    """A figure of `count` panels, in several rows where they are many.
+
+    Width and height in inches are those of a panel.
+    """
+    lines = -(-count // MOST)
+    columns = -(-count // lines)
+    size = max(width * columns, 4.8), height * lines
+    figure = Figure(figsize=size, layout="constrained")
+    places = list(figure.subplots(lines, columns, squeeze=False).flat)
+    for unused in places[count:]:
+        unused.set_visible(False)
+    return figure, places[:count]
 
 
 def without_frame(axes: Axes) -> None:

@@ -9,11 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
+from fmicl_recipes.archives import read_arrays
+from fmicl_recipes.files import make_folder
 from fmicl_recipes.plots.canvas import CYCLE, caption, panels_in_a_row, save, without_frame
-from fmicl_recipes.plots.draw import draw_each
+from fmicl_recipes.plots.draw import draw_each, draw_runs
+from fmicl_recipes.run_folder import RunFolder
 from fmicl_recipes.study.course import SCORES, chosen, tuned
 from fmicl_recipes.study.plan import Entry, Study
-from fmicl_recipes.study.rows import Results
+from fmicl_recipes.study.rows import RUNS, Results
 from fmicl_recipes.study.summary import LEVEL, SHOWN, estimate, measures
 
 #: Points of a line by number of its values: scores by seed, by the entry's name.
@@ -46,6 +49,30 @@ def draw_study(study: Study, results: Results, folder: Path) -> list[Path]:
     if budgets:
         pictures["budget.png"] = partial(budget, budgets, key)
     return draw_each(folder, pictures)
+
+
+def draw_gallery(study: Study, results: Results, folder: Path) -> list[Path]:
+    """Embeddings, distances and losses of the first seed's runs whose folders are there.
+
+    Args:
+        study: the study.
+        results: its rows.
+        folder: folder of the study, whose pictures go into its folder "gallery", by group.
+    """
+    written = []
+    for name in study.groups:
+        metrics, features = {}, {}
+        for entry in study.members(name):
+            choice = chosen(study, entry, results)
+            jobs = [] if choice is None else study.final_jobs(entry, choice)
+            run = RunFolder(folder / RUNS / jobs[0].key) if jobs else None
+            if run is not None and (run.path / "metrics.json").exists():
+                metrics[entry.name] = run.read_json("metrics.json")
+                features[entry.name] = read_arrays(run.path / "embeddings.npz")
+        if metrics:
+            target = make_folder(folder / "gallery" / name)
+            written += draw_runs(target, metrics, features)
+    return written
 
 
 def scores_by_seed(scores: Scores, key: str, path: Path) -> Path:

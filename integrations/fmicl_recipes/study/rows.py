@@ -20,6 +20,8 @@ from fmicl_recipes.metrics import cpu_name, versions
 from fmicl_recipes.study.plan import FINAL, Job
 
 RESULTS, HISTORIES = "results.csv", "history.csv"
+#: Folder of the run folders.
+RUNS = "runs"
 #: Columns that say what a run was, and where it ran.
 WHAT = ("key", "entry", "stage", "choice", "seed", "error")
 WHERE = ("date", "cpu", "versions")
