@@ -86,7 +86,7 @@ def fmicl_truth(objective: FMICL, features: dict[str, Array], **ids: Array) -> T
     if objective.logit_bias is not None:
         found["logit_bias"] = np.array(r.grad_bias)
     gradients = {name: gradient for name, gradient in found.items() if gradient is not None}
-    size = abs(r.score) + objective.alpha * abs(r.penalty)
+    size = abs(r.score) + r.alpha * abs(r.penalty)
     return Truth((r.loss, r.score, r.penalty), size, gradients)
 
 
