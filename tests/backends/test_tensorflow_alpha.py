@@ -55,7 +55,7 @@ def test_one_graph_finds_the_weight_of_every_batch(views, implementation, compil
 
 
 def test_no_gradient_is_made_of_u(views, monkeypatch):
-    """And none of it is given out, so that XLA leaves out what would make it."""
+    """Left to XLA, the sums of a gradient would be made although nothing takes them."""
     x, y = views
     plans, compiled = [], tiled.compiled_sweep
     monkeypatch.setattr(tiled, "compiled_sweep", lambda p: plans.append(p) or compiled(p))
