@@ -149,7 +149,8 @@ class Adapter:
             dtypes["loss"] = _dtype_name(scalars[0])
             dtypes |= {"alpha": _dtype_name(scalars[3])} if len(scalars) > 3 else {}
             grads = {k: self.numpy(g).astype(np.float64) for k, g in gradients.items()}
-        return Result(*numbers[:3], grads, dtypes, numbers[3])
+        loss, score, penalty, alpha = numbers
+        return Result(loss, score, penalty, grads, dtypes, alpha)
 
     def evaluate(
         self,
