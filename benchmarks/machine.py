@@ -4,18 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 
-
-def cpu_name() -> str:
-    """Model name of the processor, or the architecture where the system does not tell."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            match = re.search(r"model name\s*:\s*(.+)", file.read())
-    except OSError:
-        match = None
-    return match.group(1) if match else platform.machine()
+from fmicl_recipes.metrics import cpu_name
 
 
 def machine(packages: tuple[str, ...]) -> dict[str, str]:

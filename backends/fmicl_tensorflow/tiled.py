@@ -186,8 +186,7 @@ def compiled_sweep(plan: Plan) -> Callable[..., list[tf.Tensor]]:
         else:
             tile_sum, pairs = _scores(plan, grid, weights), tf.ones((), dtype)
         divisor = tf.maximum(pairs, 1.0) if divisor is None else divisor
-        found = _sweep(plan.pairwise, grid, tile_sum, sides, bias, divisor)
-        return found if plan.gradient else found[:1]  # XLA leaves out what nothing is made of
+        return _sweep(plan, grid, tile_sum, sides, bias, divisor)
 
     return sweep
 
@@ -245,7 +244,7 @@ def _scores(plan: Plan, grid: TileGrid, weights: tf.Tensor) -> TileSum:
 
 
 def _sweep(
-    pairwise: Pairwise,
+    plan: Plan,
     grid: TileGrid,
     tile_sum: TileSum,
     sides: list[tf.Tensor],
@@ -254,9 +253,10 @@ def _sweep(
 ) -> list[tf.Tensor]:
     """The sum over all pairs by the divisor, and its gradients in the sides and a learned bias.
 
-    A symmetric block (one side) visits each pair once, i < j.
+    Of a plan without gradients the sum alone. A symmetric block (one side) visits each pair once,
+    i < j.
     """
-    a, b, c = pairwise.coefficients()
+    a, b, c = plan.pairwise.coefficients()
     c = c if bias is None else c + bias
     symmetric = grid.symmetric
 
@@ -267,15 +267,19 @@ def _sweep(
         if b:
             z += b * (square_lengths(x)[:, None] + square_lengths(y)[None, :])
         part, weight = tile_sum(z, i, j)
+        if not plan.gradient:
+            return [total + part, mass, sums]
         mass = mass if bias is None else mass + TENSORFLOW.sum(weight)
         sums = [sums[0].add(i, weight, y), *sums[1:]]
         sums[-1] = sums[-1].add(j, tf.transpose(weight), x)
         return [total + part, mass, sums]
 
     tiles = [grid.left] if symmetric else [grid.left, grid.right]
-    sums = [GradientSums.zeros(part, bool(b)) for part in tiles]
+    sums = [GradientSums.zeros(part, bool(b)) for part in tiles if plan.gradient]
     zero = tf.zeros((), sides[0].dtype)
     total, mass, sums = grid.sweep(add, [zero, zero, sums])
     scale = (2.0 if symmetric else 1.0) / divisor
+    if not plan.gradient:
+        return [scale * total]
     gradients = [s.finish(a, b, scale, side) for s, side in zip(sums, sides, strict=True)]
     return [scale * total, *gradients, *([] if bias is None else [scale * mass])]

@@ -147,7 +147,6 @@ class Adapter:
             numbers = [float(self.numpy(s)) for s in scalars] + [0.0] * (4 - len(scalars))
             dtypes = {k: _dtype_name(g) for k, g in gradients.items()}
             dtypes["loss"] = _dtype_name(scalars[0])
-            dtypes |= {"alpha": _dtype_name(scalars[3])} if len(scalars) > 3 else {}
             grads = {k: self.numpy(g).astype(np.float64) for k, g in gradients.items()}
         loss, score, penalty, alpha = numbers
         return Result(loss, score, penalty, grads, dtypes, alpha)

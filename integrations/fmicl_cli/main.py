@@ -26,6 +26,7 @@ from fmicl_cli.console import (
 )
 from fmicl_cli.frameworks import NotInstalled
 from fmicl_cli.methods import IMAGES, TEXTS
+from fmicl_cli.study import study
 from fmicl_core.checks import InvalidArgument, invalid
 from fmicl_recipes.stopping import RunStopped
 
@@ -33,7 +34,8 @@ PICTURES = (".png", ".pdf", ".svg")
 
 #: Commands in the order of the help; typer itself puts those with commands of their own last.
 COMMANDS = (
-    "train", "evaluate", "compare", "embed", "export", "divergences", "demo", "sweep", "check",
+    "train", "evaluate", "compare", "embed", "export", "divergences", "demo", "sweep", "study",
+    "check",
 )  # fmt: skip
 
 
@@ -131,6 +133,7 @@ def demo(
 
 
 app.add_typer(sweep.app, name="sweep")
+app.command()(study)
 app.command(epilog=check.EPILOG)(check.check)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -16,6 +17,16 @@ PACKAGES = (
     "keras", "tensorflow", "tensorflow-cpu", "datasets", "scikit-learn", "sentence-transformers",
     "transformers", "accelerate",
 )  # fmt: skip
+
+
+def cpu_name() -> str:
+    """Model name of the processor, or the architecture where the system does not tell."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            match = re.search(r"model name\s*:\s*(.+)", file.read())
+    except OSError:
+        match = None
+    return match.group(1) if match else platform.machine()
 
 
 def versions() -> dict[str, str]:

@@ -161,7 +161,11 @@ def negative_losses(rows: Rows) -> list[str]:
 
 def markdown(rows: Rows, remarks: Sequence[str] = ()) -> str:
     """The table in Markdown, with remarks and legend below it."""
-    headings, cells = table(rows)
-    lines = [headings, ["---"] * len(headings), *cells]
-    text = "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    text = pipes(*table(rows)) + "\n"
     return "\n".join([text, *(f"- {line}" for line in (*remarks, *legend(rows)))]) + "\n"
+
+
+def pipes(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [headings, ["---"] * len(headings), *cells]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

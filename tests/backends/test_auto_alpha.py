@@ -139,13 +139,15 @@ def test_a_factor_of_the_kernel_changes_nothing_of_kl(backend, draw, height):
 @pytest.mark.parametrize("alpha", ["auto", 40.0])
 def test_the_weight_is_an_array_in_the_dtype_of_the_loss(backend, draw, dtype, alpha):
     x, y, _ = draw(3)
-    given = {"x": x, "y": y}
-    got = backend.call("fmicl_terms", given, dtype, alpha=alpha)
-    assert got.dtypes["alpha"] == got.dtypes["loss"] == "float32"
-    if alpha == "auto":
-        rounded = [backend.rounded(v, dtype) for v in (x, y)]
-        alpha = fmicl_reference(*rounded, FMICL(alpha="auto")).alpha
-    assert got.alpha == pytest.approx(alpha, rel=1e-5)
+    with backend.precision("float64"):
+        given = [backend.array(v, dtype) for v in (x, y)]
+        terms = backend.library.fmicl_terms(*given, alpha=alpha)
+        assert terms.alpha.dtype == terms.loss.dtype
+        assert "float32" in str(terms.alpha.dtype)
+        if alpha == "auto":
+            rounded = [backend.rounded(v, dtype) for v in (x, y)]
+            alpha = fmicl_reference(*rounded, FMICL(alpha="auto")).alpha
+        assert float(terms.alpha) == pytest.approx(alpha, rel=1e-5)
 
 
 def test_as_an_object(backend, draw):

@@ -186,7 +186,8 @@ def test_ids_are_arrays(backend):
 OPTIONS = [
     ({"alpha": 0}, "`alpha`. Expected a finite number > 0. Received: alpha=0"),
     ({"alpha": float("nan")}, "`alpha`. Expected a finite number > 0. Received: alpha=nan"),
-    ({"alpha": "40"}, "`alpha`. Expected a finite number > 0. Received: alpha='40'"),
+    ({"alpha": "40"}, "`alpha`. Expected a finite number > 0 or 'auto'. "
+     "Received: alpha='40'"),
     ({"divergence": "lk"}, "`divergence`. Expected one of 'kl', 'js'"),
     ({"negatives": "none"}, "`negatives`. Expected one of 'anchor', 'within', 'cross', 'all'. "
      "Received: negatives='none'"),

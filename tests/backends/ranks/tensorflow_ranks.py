@@ -19,7 +19,7 @@ COUNT = int(sys.argv[1])
 CHOSEN = (
     "learned-all-tiled", "stacked views-tiled", "info-nce-all-tiled", "info-nce-stacked-tiled",
     "stacked views-dense", "all-dense", "bank-dense", "duplicates-dense", "info-nce-cross-dense",
-    "info-nce-bank-dense", "dcl-ids-dense",
+    "info-nce-bank-dense", "dcl-ids-dense", "auto-dense", "auto-tiled",
 ) if COUNT == 4 and sys.argv[2:] != ["all"] else ()  # fmt: skip
 #: Rows of each replica, uneven; one may have none, as of a small last batch.
 SIZES = {1: (11,), 2: (7, 4), 4: (6, 1, 4, 0)}[COUNT]
@@ -104,4 +104,8 @@ for name, function, options, beside, ids, numbers in softmax_cases(len(x)):
     given = {k: every[k] for k in ("x", *beside)}
     given |= {k: tf.constant(v) for k, v in ids.items()}
     compare(name, given, options, function, scalars_of(numbers))
+AUTO = {"divergence": "js", "negatives": "all", "alpha": "auto", "strength": 2.0}
+labels = tf.constant(np.arange(len(x)) * 7 % 3)
+for form, ids in (("dense", {}), ("tiled", {"ids": labels})):  # alpha is that of the union
+    compare(f"auto-{form}", {"x": x, "y": y} | ids, AUTO | {"implementation": form})
 print(json.dumps(results))

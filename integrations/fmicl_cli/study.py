@@ -1,0 +1,118 @@
+"""`fmicl study`: a grid of runs, tuned alike, with several seeds, and one table of them all."""
+
+from __future__ import annotations
+
+import math
+import time
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fmicl_cli.console import complain, print_table, say
+from fmicl_core.checks import check_at_least, check_positive, invalid
+from fmicl_recipes.files import check_folder, make_folder, write_atomically
+from fmicl_recipes.study import Job, Results, Study, chosen, due
+from fmicl_recipes.study.course import planned
+
+#: The file that the folder of a study keeps of its plan, and the file of its tables.
+PLAN, TABLE = "study.toml", "table.md"
+
+Search = partial(typer.Option, rich_help_panel="Study")
+File = Annotated[
+    Path | None, typer.Argument(help="TOML file of the study; by default that in OUT.")
+]
+Out = Annotated[Path, Search(help="Folder of the study; finished runs in it are kept.")]
+Data = Annotated[str | None, Search(help="Where the data of the file's settings lie here.")]
+Jobs = Annotated[int, Search(help="Runs at a time, which share the cores.")]
+Gpus = Annotated[int, Search(help="GPUs that the runs share in turn; 0: what the framework sees.")]
+Minutes = Annotated[
+    float, Search(help="Stop after that many; the same command goes on where it stopped.")
+]
+Show = Annotated[bool, Search("--show", help="Train nothing: print what is there.")]
+
+
+def study(
+    file: File = None, out: Out = Path("study"), data: Data = None, jobs: Jobs = 1,
+    gpus: Gpus = 0, minutes: Minutes = math.inf, show: Show = False,
+) -> None:  # fmt: skip
+    """Train a grid of runs: tune every loss alike, then several seeds of each; one table.
+
+    Options are chosen by held-out training data, with as many tries for every entry, and test data
+    is looked at once. OUT holds a row for every finished run, which is never trained again, and the
+    tables and pictures, which can be made of OUT alone.
+    """
+    check_at_least("jobs", jobs, 1)
+    if gpus < 0:
+        raise invalid("gpus", "a whole number >= 0", gpus)
+    if minutes != math.inf:
+        check_positive("minutes", minutes)
+    check_folder(out)
+    source = file or out / PLAN
+    plan = Study.read(source, data)
+    results = Results(out)
+    if not show:
+        make_folder(out)
+        if source != out / PLAN:
+            text = source.read_bytes()
+            write_atomically(out / PLAN, lambda kept: kept.write(text))
+        _train(plan, results, out, jobs, gpus, minutes)
+    _show(plan, results, out)
+
+
+def _train(plan: Study, results: Results, out: Path, jobs: int, gpus: int, minutes: float) -> None:
+    """Train what is due, with a bar; what fails is said at once, and again in the table."""
+    from tqdm.auto import tqdm
+
+    from fmicl_cli.study_pool import Pool
+
+    pool, given_up = Pool(out, results, jobs, gpus), set[str]()
+    total = planned(plan)
+    bar = tqdm(total=total, initial=total - _left(plan, results), desc="runs", unit="run")
+
+    def next_job() -> Job | None:
+        busy = {job.key for job in pool.under_way} | given_up
+        job = next((job for job in due(plan, results) if job.key not in busy), None)
+        if job is not None:
+            bar.set_postfix_str(f"{job.stage} {job.entry} seed {job.seed}")
+        return job
+
+    def ended(job: Job, error: str) -> None:
+        if error:
+            given_up.add(job.key)
+            complain("failed", f"{job.stage} {job.entry}, seed {job.seed}: {error}")
+        bar.n = total - _left(plan, results)
+        bar.refresh()
+
+    try:
+        pool.train(next_job, ended, time.monotonic() + 60.0 * minutes)
+    finally:
+        bar.close()
+
+
+def _left(plan: Study, results: Results) -> int:
+    """Number of runs that are still to be trained, those included that wait for a choice."""
+    known = due(plan, results)
+    waiting = sum(
+        len(plan.seeds) for entry in plan.entries.values()
+        if chosen(plan, entry, results) is None
+    )  # fmt: skip
+    return len(known) + waiting
+
+
+def _show(plan: Study, results: Results, out: Path) -> None:
+    """Print the tables, and write them and the pictures."""
+    from fmicl_recipes.study import pictures, summary
+
+    for name, group in plan.groups.items():
+        if plan.members(name):
+            print_table(*summary.group_table(plan, name, results), group.title)
+    left = _left(plan, results)
+    if left:
+        say(f"{left} of {planned(plan)} runs are still to be trained: the same command goes on")
+    text = summary.markdown(plan, results).encode()
+    files: list[Any] = [write_atomically(out / TABLE, lambda kept: kept.write(text))]
+    files += pictures.draw_study(plan, results, out)
+    for path in files:
+        say(f"written: {path}")

@@ -1,0 +1,42 @@
+"""The process that trains one run of a study: its job comes in as a file, `fmicl study` starts it.
+
+    python -m fmicl_cli.study_worker JOB.json
+
+The job has `settings`, `folder` of the run, `stage`, and `failed`, a file that is written, with the
+reason, where the run fails by what it was told to do; of anything else the log has the traceback.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from fmicl_cli.methods import KIND_OF
+from fmicl_core.checks import InvalidArgument
+from fmicl_recipes.stopping import Preempted, RunStopped
+from fmicl_recipes.study import TUNING
+
+
+def run(job: dict[str, Any]) -> int:
+    """Train the run, or go on with it; the exit code."""
+    kind, folder = KIND_OF[job["settings"]["method"]], Path(job["folder"])
+    resume = (folder / "settings.json").exists()
+    try:
+        settings = kind.settings.from_dict(job["settings"])
+        kind.check(settings)
+        if job["stage"] == TUNING:
+            kind.trials(settings)(settings, folder, resume)
+        else:
+            kind.train(settings, folder, resume=resume, baselines=False)
+    except Preempted as stopped:
+        return stopped.exit_code
+    except (RunStopped, InvalidArgument) as error:
+        Path(job["failed"]).write_text(str(error), encoding="utf-8")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))))
