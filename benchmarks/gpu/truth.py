@@ -46,7 +46,7 @@ def truth_of(case: Check, features: tuple[np.ndarray, ...]) -> Truth:
         return _softmaxes(arrays, case, **scalars_of(case))
     objective = case.objective()
     found = fmicl_reference(objective=objective, **arrays, **ids_of(case))
-    size = abs(found.score) + objective.alpha * abs(found.penalty)
+    size = abs(found.score) + found.alpha * abs(found.penalty)
     sides = tuple(v for v in (found.grad_x, found.grad_y, found.grad_bank) if v is not None)
     return Truth(found.loss, size, sides, (found.grad_scale, found.grad_bias))
 

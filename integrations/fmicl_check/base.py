@@ -148,8 +148,7 @@ class Adapter:
             dtypes = {k: _dtype_name(g) for k, g in gradients.items()}
             dtypes["loss"] = _dtype_name(scalars[0])
             grads = {k: self.numpy(g).astype(np.float64) for k, g in gradients.items()}
-        loss, score, penalty, alpha = numbers
-        return Result(loss, score, penalty, grads, dtypes, alpha)
+        return Result(numbers[0], numbers[1], numbers[2], grads, dtypes, numbers[3])
 
     def evaluate(
         self,

@@ -30,12 +30,13 @@ def objective(divergence, similarity="gaussian", negatives="anchor", **options):
 #: Settings, whether a bank supplies the negatives, and whether there are ids.
 CASES = {
     "kl": (objective("kl", Gaussian(0.4, 1.2)), False, False),
-    "js": (objective("js", Laplace(0.9), "all"), False, True),
+    "js": (objective("js", Laplace(0.9), "within"), False, False),
+    "labels": (objective("js", Laplace(0.9), "all"), False, True),
     "cosine": (objective("pearson", Cosine(1.6), "cross"), False, False),
     "cosine-kl": (objective("kl", Cosine(0.5), "within"), False, False),
     "cosine-js": (objective("js", Cosine(1.6)), True, True),
     "raw": (objective("tsallis", Gaussian(4.0), normalize=False), True, True),
-    "learned": (objective("js", "gaussian", "all", logit_scale=3.0, logit_bias=-1.0), False, True),
+    "learned": (objective("js", negatives="cross", logit_scale=3.0, logit_bias=-1.0), False, True),
 }  # fmt: skip
 #: What JAX and TensorFlow compile in short.
 IN_SHORT = ("js", "cosine", "learned")
