@@ -625,7 +625,7 @@ def test_bf16_trains(tmp_path, method):
 
 
 @pytest.mark.parametrize(("method", "options"), [
-    ("moco", {"supervised": True}),
+    ("moco", {"supervised": True, "alpha": "auto"}),
     *(pytest.param(*case, marks=pytest.mark.slow) for case in (
         *((method, {}) for method in METHODS), ("simclr", {"views": 4}),
         ("simclr", {"supervised": True}),
