@@ -34,6 +34,13 @@ class Auto(NamedTuple):
 
     strength: float
 
+    def over(self, mean: torch.Tensor) -> torch.Tensor:
+        """The alpha that is found from the mean of u over the negative pairs.
+
+        NaN where that is infinite: the penalty would be left out, and nothing would say so.
+        """
+        return self.strength / mean.masked_fill(mean.isinf(), math.nan)
+
 
 #: Weight of a penalty.
 Weight = Scalar | Auto

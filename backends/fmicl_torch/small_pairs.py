@@ -98,7 +98,7 @@ class SmallPairs(NamedTuple):
         penalty = sum(means[1:], means[0])
         alpha: float | torch.Tensor
         if isinstance(self.alpha, Auto):
-            alpha = self.alpha.strength / (sum(ratios[1:], ratios[0]) if ratios else penalty)
+            alpha = self.alpha.over(sum(ratios[1:], ratios[0]) if ratios else penalty)
         else:
             alpha = self.alpha
         penalty = penalty + self.pairwise.limit if self.pairwise.limit else penalty

@@ -146,7 +146,7 @@ def terms_of(
             if of_ratio != used:
                 means = BlockMeans(given.constant, of_ratio, numbers, ranks)
                 mean = means.excess(pairs.negative_blocks)
-            weight = weight.strength / mean
+            weight = weight.over(mean)
         loss = weight * penalty - score
         if loss.dtype != excess.dtype:  # alpha is an array of another dtype
             loss = loss.to(excess.dtype)

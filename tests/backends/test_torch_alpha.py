@@ -165,3 +165,11 @@ def test_the_text_of_a_ratio_says_what_it_is_of():
     assert f"Ratio(of={__name__}." in text
     assert registry.described(text) == ""
     assert registry.pairwise_of(text) == mine.ratio
+
+
+@pytest.mark.parametrize("implementation", ["auto", "dense", "tiled"])
+def test_an_infinite_mean_of_u_is_refused_and_does_not_switch_the_penalty_off(implementation):
+    x, y = torch.randn(2, 8, 4, generator=torch.Generator().manual_seed(0))
+    options = {"divergence": "js", "logit_bias": 100.0, "implementation": implementation}
+    with pytest.raises(ValueError, match=r"smaller `logit_scale` or `logit_bias`"):
+        fmicl_torch.fmicl_loss(x, y, alpha="auto", **options)
