@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from fmicl_cli.console import complain, print_table, say
+from fmicl_cli.methods import KIND_OF
 from fmicl_core.checks import check_at_least, check_positive, invalid
 from fmicl_recipes.files import check_folder, make_folder, write_atomically
 from fmicl_recipes.study import Job, Results, Study, chosen, due
@@ -85,6 +86,8 @@ def _train(plan: Study, results: Results, out: Path, jobs: int, gpus: int, minut
     from fmicl_cli.study_pool import Pool
 
     pool, given_up = Pool(out, results, jobs, gpus), set[str]()
+    for job in due(plan, results)[:1]:  # before any process is started
+        KIND_OF[job.settings.method].check(job.settings)
     total = planned(plan)
     bar = tqdm(total=total, initial=total - _left(plan, results), desc="runs", unit="run")
 

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from fmicl_cli.study_worker import REFUSED
+from fmicl_core.checks import InvalidArgument
 from fmicl_recipes.run_folder import RunFolder
 from fmicl_recipes.stopping import Preempted
 from fmicl_recipes.study import FINAL, TUNING, Job, Results
@@ -71,6 +73,9 @@ class Pool:
             next_job: function that gives a run that is due and not under way, or None.
             ended: function that takes a run that has ended, and why it failed, or "".
             until: moment of `time.monotonic` at which runs are stopped; they go on another time.
+
+        Raises:
+            ValueError: a run is refused, as where data or memory are missing.
         """
         try:
             while time.monotonic() < until:
@@ -89,7 +94,7 @@ class Pool:
         self.runs.mkdir(parents=True, exist_ok=True)
         base = self.runs / job.key
         failed = base.with_suffix(".failed")
-        failed.unlink(missing_ok=True)
+        failed.unlink(missing_ok=True)  # of an earlier try
         file = base.with_suffix(".json")
         file.write_text(json.dumps({
             "settings": job.settings.to_dict(), "folder": str(base), "stage": job.stage,
@@ -124,7 +129,9 @@ class Pool:
             log = f"{RUNS}/{job.key}.log"
             said = failed.read_text(encoding="utf-8") if failed.exists() else ""
             error = said or DIED.format(code=code, log=log)
-            if said:  # by the library itself, and so again at every try
+            if code == REFUSED and said:  # as the next one would be
+                raise InvalidArgument(f"{job.entry}: {said}")
+            if said:  # that is what comes of these settings
                 self.results.add(job, {}, (), said)
             return error
         metrics = folder.read_json("metrics.json")

@@ -3,8 +3,9 @@
     python -m fmicl_cli.study_worker JOB.json
 
 The job has `settings`, `folder` of the run, `stage`, `baselines`, whether the encoder is scored
-before training, too, and `failed`, a file that is written, with the reason, where the run fails by
-what it was told to do; of anything else the log has the traceback.
+before training, too, and `failed`, a file that is written with the reason where training fails,
+which is a result, or where the run is refused (exit code 2); of anything else the log has the
+traceback.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ from typing import Any
 
 from fmicl_cli.methods import KIND_OF
 from fmicl_core.checks import InvalidArgument
-from fmicl_recipes.stopping import Preempted, RunStopped
+from fmicl_recipes.stopping import NonFiniteLossError, Preempted
 from fmicl_recipes.study import TUNING
+
+#: Exit codes of a run whose training fails, and of one that is refused.
+FAILED, REFUSED = 1, 2
 
 
 def run(job: dict[str, Any]) -> int:
@@ -33,9 +37,9 @@ def run(job: dict[str, Any]) -> int:
             kind.train(settings, folder, resume=resume, baselines=job["baselines"])
     except Preempted as stopped:
         return stopped.exit_code
-    except (RunStopped, InvalidArgument) as error:
+    except (NonFiniteLossError, InvalidArgument) as error:
         Path(job["failed"]).write_text(str(error), encoding="utf-8")
-        return 1
+        return REFUSED if isinstance(error, InvalidArgument) else FAILED
     return 0
 
 

@@ -202,6 +202,9 @@ if seed == 1:
     sys.exit(1)
 if seed == 2:
     sys.exit(3)
+if seed == 4:
+    pathlib.Path(job["failed"]).write_text("No such data.")
+    sys.exit(2)
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
 folder.mkdir(exist_ok=True)
 (folder / "started").touch()
@@ -252,6 +255,14 @@ def test_processes_leave_rows_or_reasons(tmp_path, pool):
     assert not (tmp_path / "out" / "runs" / tuning.key).exists()
 
 
+def test_what_is_refused_ends_the_study_and_is_no_row(tmp_path, pool):
+    study, results = Study.from_dict(changed(seeds=[4])), Results(tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ValueError, match="InfoNCE: No such data"):
+        train(pool(results, jobs=1), study, results)
+    assert {job.seed for job in due(study, Results(tmp_path / "out"))} == {4}
+
+
 def test_what_is_stopped_is_due_again(tmp_path, pool):
     import time
 
@@ -278,6 +289,9 @@ def test_the_command_trains_and_shows(tmp_path, capfd):
     assert "KL" in shown.out
     assert "still to be trained" not in shown.out
     table = (tmp_path / "out" / "table.md").read_text()
+    with pytest.raises(ValueError, match=r"`data`. Expected"):
+        other = str(tmp_path / "other")
+        app(["study", str(plan), "--out", other, "--at", "data=none/here"], standalone_mode=False)
     app(["study", "--out", out, "--show"], standalone_mode=False)
     assert (tmp_path / "out" / "table.md").read_text() == table
     rows = (tmp_path / "out" / "results.csv").read_text().splitlines()

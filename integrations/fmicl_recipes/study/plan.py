@@ -142,7 +142,7 @@ class Study:
                 raise invalid("baseline", f"one of {', '.join(members)}", group.baseline)
 
     def _check_entry(self, name: str, entry: Entry) -> None:
-        check_choice("group", entry.group, (MAIN, *self.groups))
+        check_choice("group", entry.group, self.groups)
         if entry.like:
             if self.entry(entry.like).like:
                 raise invalid("like", "an entry that is not like another", entry.like)
@@ -180,11 +180,10 @@ class Study:
             ValueError: they hold what no study holds, or lack what it needs.
         """
         _check_keys("file", given, KEYS, needed=("settings", "entries", "seeds"))
-        groups = {}
+        groups = {MAIN: Group(str(given.get("title", "")))}
         for name, group in given.get("groups", {}).items():
             _check_keys(f"groups.{name}", group, GROUP_KEYS, needed=("title",))
             groups[name] = Group(**group)
-        groups.setdefault(MAIN, Group(str(given.get("title", ""))))
         entries: dict[str, Entry] = {}
         for name, values in given["entries"].items():
             options = {k: v for k, v in values.items() if k not in OWN}
