@@ -14,9 +14,12 @@ from fmicl_cli.console import complain, print_table, say
 from fmicl_cli.methods import KIND_OF
 from fmicl_core.checks import check_at_least, check_positive, invalid
 from fmicl_recipes.files import check_folder, make_folder, write_atomically
+from fmicl_recipes.stopping import Preempted
 from fmicl_recipes.study import Job, Results, Study, chosen, due
 from fmicl_recipes.study.course import planned
 
+#: What to do where runs are left.
+GOES_ON = "The same command goes on."
 #: The file that the folder of a study keeps of its plan, and the file of its tables.
 PLAN, TABLE = "study.toml", "table.md"
 
@@ -106,9 +109,11 @@ def _train(plan: Study, results: Results, out: Path, jobs: int, gpus: int, minut
         bar.refresh()
 
     try:
-        pool.train(next_job, ended, time.monotonic() + 60.0 * minutes)
+        stopped = pool.train(next_job, ended, time.monotonic() + 60.0 * minutes)
     finally:
         bar.close()
+    if stopped:
+        raise Preempted(f"SIGTERM came, and the runs wrote checkpoints. {GOES_ON}")
 
 
 def _left(plan: Study, results: Results) -> int:
@@ -130,7 +135,7 @@ def _show(plan: Study, results: Results, out: Path, gallery: bool) -> None:
             print_table(*summary.group_table(plan, name, results), group.title)
     left = _left(plan, results)
     if left:
-        say(f"{left} of {planned(plan)} runs are still to be trained: the same command goes on")
+        say(f"{left} of {planned(plan)} runs are still to be trained. {GOES_ON}")
     text = summary.markdown(plan, results).encode()
     files: list[Any] = [write_atomically(out / TABLE, lambda kept: kept.write(text))]
     files += pictures.draw_study(plan, results, out)

@@ -16,7 +16,7 @@ from typing import IO, NamedTuple
 from fmicl_cli.study_worker import REFUSED
 from fmicl_core.checks import InvalidArgument
 from fmicl_recipes.run_folder import RunFolder
-from fmicl_recipes.stopping import Preempted
+from fmicl_recipes.stopping import Preempted, sigterm
 from fmicl_recipes.study import FINAL, TUNING, Job, Results
 from fmicl_recipes.study.rows import RUNS
 
@@ -66,8 +66,8 @@ class Pool:
 
     def train(
         self, next_job: Callable[[], Job | None], ended: Callable[[Job, str], None], until: float
-    ) -> None:
-        """Train what `next_job` gives until it gives nothing more.
+    ) -> bool:
+        """Train what `next_job` gives until it gives nothing more; whether SIGTERM came before.
 
         Args:
             next_job: function that gives a run that is due and not under way, or None.
@@ -77,8 +77,16 @@ class Pool:
         Raises:
             ValueError: a run is refused, as where data or memory are missing.
         """
+        with sigterm() as told:
+            self._train(next_job, ended, lambda: told() or time.monotonic() >= until)
+            return told()
+
+    def _train(
+        self, next_job: Callable[[], Job | None], ended: Callable[[Job, str], None],
+        stopped: Callable[[], bool],
+    ) -> None:  # fmt: skip
         try:
-            while time.monotonic() < until:
+            while not stopped():
                 for place in [place for place, one in self._places.items() if one is None]:
                     if (job := next_job()) is None:
                         break
@@ -100,7 +108,9 @@ class Pool:
             "settings": job.settings.to_dict(), "folder": str(base), "stage": job.stage,
             "failed": str(failed), "baselines": job.stage == FINAL and not self.results.baselines(),
         }))  # fmt: skip
-        environment = dict.fromkeys(THREADS, str(self.threads)) | dict(os.environ)
+        environment = dict(os.environ)
+        if not environment.keys() & set(THREADS):  # what the user says goes before
+            environment |= dict.fromkeys(THREADS, str(self.threads))
         if self.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = str(place % self.gpus)
         log = open(base.with_suffix(".log"), "ab")  # noqa: SIM115 - as long as the process

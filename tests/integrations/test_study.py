@@ -1,7 +1,11 @@
 """`fmicl study`: its plan, the order of its runs, its rows, its tables, and its processes."""
 
 import math
+import os
+import signal
 import sys
+import threading
+import time
 from itertools import count
 
 import numpy as np
@@ -263,13 +267,20 @@ def test_what_is_refused_ends_the_study_and_is_no_row(tmp_path, pool):
     assert {job.seed for job in due(study, Results(tmp_path / "out"))} == {4}
 
 
-def test_what_is_stopped_is_due_again(tmp_path, pool):
-    import time
-
+@pytest.mark.parametrize("by", ["clock", "SIGTERM"])
+def test_what_is_stopped_is_due_again(tmp_path, pool, by):
     study, results = Study.from_dict(PLAN), Results(tmp_path / "out")
     (tmp_path / "out").mkdir()
-    ended = train(pool(results, wait=60.0), study, results, time.monotonic() + 3.0)
-    assert ended == {}
+    pretending, until = pool(results, wait=60.0), math.inf
+    if by == "clock":
+        until = time.monotonic() + 3.0
+    else:
+        threading.Timer(3.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    ended = {}
+    told = pretending.train(
+        lambda: next(iter(due(study, results)), None), lambda job, error: ended.update(x=job), until
+    )
+    assert (told, ended) == (by == "SIGTERM", {})
     assert len(due(study, Results(tmp_path / "out"))) == 4
 
 
