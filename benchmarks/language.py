@@ -11,11 +11,9 @@ sts.parquet         STS-B's training rows; development pairs none of whose sente
 
 What is there is left as it is. The studies themselves:
 
-    D="--at data=runs/language/sts.parquet"
-    fmicl study benchmarks/studies/sts-unsupervised.toml --out studies/sts-unsupervised $D \
-        --at model=runs/language/first-2-layers
-    fmicl study benchmarks/studies/sts-supervised.toml --out studies/sts-supervised $D \
-        --at model=runs/language/all-MiniLM-L6-v2
+    S=benchmarks/results/studies D="--at data=runs/language/sts.parquet"
+    fmicl study --out $S/sts-unsupervised $D --at model=runs/language/first-2-layers
+    fmicl study --out $S/sts-supervised $D --at model=runs/language/all-MiniLM-L6-v2
 """
 
 from __future__ import annotations
