@@ -10,7 +10,8 @@
 | evaluation | `evaluation.py`, `probe.py`, by classes; `sphere.py`, without; `chunks.py` |
 | its encoder | `weights/`, which every framework reads; `loading.py`, `embed.py` |
 | results | `metrics.py`, `report.py`, `plots/`; of several runs `compare.py`, `differences.py` |
-| other | `sweep.py`, the search for alpha; `files.py`, `archives.py`, `run_state.py` |
+| many runs | `study/`, tuned alike, with seeds and intervals; `sweep.py`, the search for alpha |
+| other | `files.py`, `archives.py`, `run_state.py` |
 
 `fmicl_recipes.data`, `.run`, `.evaluation`, `.plots`, `.report` and `.compare` are imported by
 name, so that reading settings does not wait for scikit-learn and matplotlib.
