@@ -47,6 +47,10 @@ class Results:
     def __contains__(self, job: Job) -> bool:
         return job.key in self._rows
 
+    def keys(self) -> set[str]:
+        """The keys of all runs that have rows."""
+        return {key for key, row in self._rows.items() if row["stage"] != BASELINE}
+
     def error(self, job: Job) -> str:
         """Why a run failed, or ""."""
         return self._rows[job.key]["error"]
