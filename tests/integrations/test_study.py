@@ -82,6 +82,11 @@ def test_a_plan_that_cannot_be_is_refused(plan, message):
         Study.from_dict(plan)
 
 
+def test_only_places_may_be_given_beside_the_plan():
+    with pytest.raises(ValueError, match=r"`at`. Expected one of 'data', 'model', 'sts'. Received"):
+        Study.from_dict(PLAN, {"epochs": "2"})
+
+
 def test_a_file_that_is_none_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"`file`. Expected a file that can be read"):
         Study.read(tmp_path / "no.toml")

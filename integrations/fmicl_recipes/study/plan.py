@@ -25,6 +25,8 @@ TUNING, FINAL = "tuning", "final"
 KEYS = ("title", "seeds", "tuning_seed", "tries", "settings", "tuning", "groups", "entries")
 OWN = ("group", "like", "tune", "seeds")
 GROUP_KEYS = ("title", "baseline")
+#: Options that name places: where they are is no part of what a run is.
+PLACES = ("data", "model", "sts")
 #: The group of entries that name none.
 MAIN = "main"
 
@@ -115,8 +117,8 @@ class Study:
         tries: combinations of values that every entry tries.
         tuning: options in which the runs that choose differ, such as fewer epochs.
         tuning_seed: seed of the runs that choose.
-        places: where data, or a model, lie here, by the name of the option, in place of what the
-            settings say.
+        places: where data, or a model, lie here, by the name of the option, one in `PLACES`, in
+            place of what the settings say.
 
     Raises:
         ValueError: an entry has another number of tries, or refers to one that does not exist, or
@@ -134,6 +136,8 @@ class Study:
     places: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name in self.places:
+            check_choice("at", name, PLACES)
         for name, entry in self.entries.items():
             self._check_entry(name, entry)
         for name, group in self.groups.items():
