@@ -53,6 +53,7 @@ def metrics(score, **more):
         "seconds": 1.0,
         "title": "x",
         "seed": 0,
+        "versions": {"fmicl": "0"},
         **more,
     }
 
@@ -110,7 +111,7 @@ def test_a_key_names_what_changes_a_result():
 
 
 @given(st.lists(st.sampled_from([0.1, 0.2, 0.3, math.nan]), min_size=4, max_size=4))
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=10)
 def test_every_run_comes_once_and_choices_before_what_they_choose(tmp_path_factory, scores):
     study, results = Study.from_dict(PLAN), Results(tmp_path_factory.mktemp("study"))
     trained, score = [], dict(zip(count(), scores, strict=False))
