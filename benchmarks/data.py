@@ -22,10 +22,11 @@ from typing import Any
 import numpy as np
 
 from fmicl_recipes.batches import Batches
+from fmicl_recipes.choices import FRAMEWORKS
 from fmicl_recipes.data import ImageData, StoredImages, load_images
 from fmicl_recipes.loading import PACKAGES
 from fmicl_recipes.run_folder import RunFolder
-from fmicl_recipes.settings import FRAMEWORKS, TrainSettings
+from fmicl_recipes.settings import TrainSettings
 from fmicl_recipes.stream import default_workers, stream
 
 #: Batches of an epoch of the steps that are timed, and epochs, the fastest of which counts.

@@ -15,7 +15,7 @@ from fmicl_check.frameworks import Absent
 from fmicl_check.processes import Died, Part, side_by_side
 from fmicl_check.training import DTYPES, Training, trainings
 from fmicl_core.checks import check_choice, invalid
-from fmicl_recipes.settings import METHODS
+from fmicl_recipes.choices import METHODS
 from fmicl_recipes.weights import Weights
 
 #: Largest relative difference of equal float64 curves and weights; computing something else makes

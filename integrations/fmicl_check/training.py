@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from fmicl_core.checks import check_at_least
 from fmicl_recipes.augmentation import Photo
+from fmicl_recipes.choices import METHODS
 from fmicl_recipes.data import ImageData, Images, StoredImages, load_images
-from fmicl_recipes.settings import METHODS, TrainSettings
+from fmicl_recipes.settings import TrainSettings
 from fmicl_recipes.weights import Architecture, Weights, method_arrays
 
 SEED, BATCH = 0, 64

@@ -199,8 +199,8 @@ def _train(
     from fmicl_check.plot import plot_training
     from fmicl_check.report import as_text, training_report
     from fmicl_check.training import DTYPES
+    from fmicl_recipes.choices import METHODS
     from fmicl_recipes.files import check_folder, make_folder
-    from fmicl_recipes.settings import METHODS
 
     folder, begun = out or OUT, time.perf_counter()
     check_folder(folder)

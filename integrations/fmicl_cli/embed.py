@@ -10,7 +10,8 @@ import typer
 from fmicl_cli.console import say
 from fmicl_cli.frameworks import NotInstalled, check_installed, load_package, missing
 from fmicl_core.checks import check_choice, invalid
-from fmicl_recipes.settings import FRAMEWORKS, KERAS_BACKENDS, TrainSettings
+from fmicl_recipes.choices import FRAMEWORKS, KERAS_BACKENDS
+from fmicl_recipes.settings import TrainSettings
 
 if TYPE_CHECKING:
     from fmicl_recipes.weights import Model

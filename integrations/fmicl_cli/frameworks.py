@@ -13,9 +13,10 @@ from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from fmicl_core.checks import invalid
+from fmicl_recipes.choices import ENCODER_LIBRARIES
 from fmicl_recipes.data.sources import check_source
 from fmicl_recipes.loading import PACKAGES
-from fmicl_recipes.settings import ENCODER_LIBRARIES, TrainSettings
+from fmicl_recipes.settings import TrainSettings
 
 if TYPE_CHECKING:
     from fmicl_recipes.trainer import Trainer

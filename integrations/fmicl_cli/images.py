@@ -7,9 +7,10 @@ from typing import Any
 
 from fmicl_cli.frameworks import check_early, trainer_of
 from fmicl_cli.kinds import Kind, Trial
+from fmicl_recipes.choices import METHODS
 from fmicl_recipes.machines import find_process
 from fmicl_recipes.presets import PRESETS, resolve
-from fmicl_recipes.settings import METHODS, TrainSettings
+from fmicl_recipes.settings import TrainSettings
 
 
 def name(settings: TrainSettings) -> str:

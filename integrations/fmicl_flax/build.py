@@ -24,7 +24,7 @@ from fmicl_recipes.losses import loss_of
 from fmicl_recipes.methods import method_options
 from fmicl_recipes.settings import TrainSettings
 
-#: The class of each method of `fmicl_recipes.settings.METHODS`.
+#: The class of each method of `fmicl_recipes.choices.METHODS`.
 METHODS: dict[str, Any] = {"simclr": SimCLR, "moco": MoCo, "moco-v3": MoCoV3}
 DTYPES = {"32": jnp.float32, "bf16": jnp.bfloat16, "64": jnp.float64}
 

@@ -12,7 +12,7 @@ from fmicl_core.checks import invalid
 from fmicl_flax.layers import ConvNorm
 from fmicl_flax.resnet50 import ResNet50
 from fmicl_flax.vit import ViT
-from fmicl_recipes.settings import VITS, check_encoder
+from fmicl_recipes.choices import VITS, check_encoder
 
 
 class BasicBlock(nnx.Module):

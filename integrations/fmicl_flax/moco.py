@@ -15,10 +15,11 @@ from fmicl_flax.layers import batch_norm, linear
 from fmicl_flax.method import Contrast, Loss, MomentumMethod
 from fmicl_flax.split_batch_norm import has_batch_norm, in_parts
 from fmicl_jax.ops import normalize_rows
+from fmicl_recipes.choices import HEAD_NORMS
 from fmicl_recipes.data.splits import NO_LABEL
 from fmicl_recipes.draws import initial_queue, key_order
 from fmicl_recipes.methods import labels_for
-from fmicl_recipes.settings import HEAD_NORMS, TrainSettings
+from fmicl_recipes.settings import TrainSettings
 
 
 class Queue(nnx.Variable):

@@ -19,11 +19,12 @@ from fmicl_keras.replicas import gather, replica_count
 from fmicl_keras.shares import shared_out
 from fmicl_keras.simclr import SimCLR
 from fmicl_recipes.checks import check_jax_precision
+from fmicl_recipes.choices import QUEUE_LOSSES
 from fmicl_recipes.losses import loss_of
 from fmicl_recipes.methods import method_options
-from fmicl_recipes.settings import QUEUE_LOSSES, TrainSettings
+from fmicl_recipes.settings import TrainSettings
 
-#: The class of each method of `fmicl_recipes.settings.METHODS`.
+#: The class of each method of `fmicl_recipes.choices.METHODS`.
 METHODS: dict[str, Any] = {"simclr": SimCLR, "moco": MoCo, "moco-v3": MoCoV3}
 
 #: Keras' names of the precisions.

@@ -12,7 +12,7 @@ from keras import layers
 
 from fmicl_keras.layers import batch_norm, conv, network_input
 from fmicl_keras.vit import vit
-from fmicl_recipes.settings import VITS, check_encoder
+from fmicl_recipes.choices import VITS, check_encoder
 
 Shape = tuple[int, int, int]
 

@@ -14,9 +14,10 @@ from fmicl_keras.backend import library
 from fmicl_keras.layers import batch_norm, dense, has_batch_norm, network_input
 from fmicl_keras.method import Loss, MomentumMethod
 from fmicl_keras.replicas import gather, replica_count
+from fmicl_recipes.choices import HEAD_NORMS
 from fmicl_recipes.data.splits import NO_LABEL
 from fmicl_recipes.draws import initial_queue, key_order
-from fmicl_recipes.settings import HEAD_NORMS, TrainSettings
+from fmicl_recipes.settings import TrainSettings
 
 
 class MoCo(MomentumMethod):

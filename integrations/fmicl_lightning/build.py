@@ -19,7 +19,7 @@ from fmicl_recipes.losses import loss_of
 from fmicl_recipes.methods import method_options
 from fmicl_recipes.settings import TrainSettings
 
-#: The class of each method of `fmicl_recipes.settings.METHODS`.
+#: The class of each method of `fmicl_recipes.choices.METHODS`.
 METHODS: dict[str, Any] = {"simclr": SimCLR, "moco": MoCo, "moco-v3": MoCoV3}
 #: Settings that every method takes, beside its own.
 TRAINING = ("optimizer", "lr", "momentum", "weight_decay", "warmup_epochs", "seed")

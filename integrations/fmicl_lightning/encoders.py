@@ -10,7 +10,7 @@ from torch import nn
 
 from fmicl_core.checks import InvalidArgument, invalid
 from fmicl_lightning.vit import ViT
-from fmicl_recipes.settings import VITS, check_encoder
+from fmicl_recipes.choices import VITS, check_encoder
 
 #: The module of each library that has encoders by name.
 LIBRARIES = {"timm": "timm", "torchvision": "torchvision.models"}

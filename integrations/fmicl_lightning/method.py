@@ -21,10 +21,11 @@ from fmicl_lightning.compiled import compiled_step
 from fmicl_lightning.late import LateLosses
 from fmicl_lightning.optimizers import build_optimizer, warmup_cosine
 from fmicl_lightning.shards import Loss, OverDevices
+from fmicl_recipes.choices import OPTIMIZERS
 from fmicl_recipes.draws import step_seed
 from fmicl_recipes.history import epoch_row, warn_of_collapse
 from fmicl_recipes.methods import labels_for
-from fmicl_recipes.settings import OPTIMIZERS, TrainSettings
+from fmicl_recipes.settings import TrainSettings
 from fmicl_recipes.stopping import NonFiniteLossError
 
 Contrast = tuple[torch.Tensor, torch.Tensor, torch.Tensor]

@@ -10,9 +10,10 @@ from torch import nn
 from fmicl_core.checks import check_choice
 from fmicl_lightning.method import Contrast, Loss, MomentumMethod
 from fmicl_lightning.shards import widened
+from fmicl_recipes.choices import HEAD_NORMS
 from fmicl_recipes.data.splits import NO_LABEL
 from fmicl_recipes.draws import initial_queue, key_order
-from fmicl_recipes.settings import HEAD_NORMS, TrainSettings
+from fmicl_recipes.settings import TrainSettings
 from fmicl_torch.ops import normalize_rows
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)

@@ -37,7 +37,7 @@ from fmicl_check.processes import run_batteries
 from fmicl_check.training import LOSSES, Training, initial_weights, nudged, trainings
 from fmicl_check.truth import RELATED, TILED
 from fmicl_cli.main import app
-from fmicl_recipes.settings import METHODS
+from fmicl_recipes.choices import METHODS
 
 #: Some of every kind; the whole battery, which takes a minute, is for `fmicl check` itself.
 FEW = [

@@ -11,7 +11,7 @@ import fmicl_core
 pytest.importorskip("typer", reason="the command line needs typer")
 
 from fmicl_recipes import TrainSettings
-from fmicl_recipes.settings import METHODS
+from fmicl_recipes.choices import METHODS
 from fmicl_recipes.text import METHODS as TEXT_METHODS
 from fmicl_recipes.text import TextSettings
 

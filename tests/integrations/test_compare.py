@@ -15,11 +15,11 @@ from PIL import Image
 
 from fmicl_core.checks import InvalidArgument
 from fmicl_recipes import RunFolder, TrainSettings, plots, resolve
+from fmicl_recipes.choices import LOSSES
 from fmicl_recipes.compare import compare_runs
 from fmicl_recipes.data import ImageData
 from fmicl_recipes.metrics import assemble_metrics
 from fmicl_recipes.report import legend, markdown, table
-from fmicl_recipes.settings import LOSSES
 from fmicl_recipes.sweep import check_labels
 
 # Tables

@@ -48,13 +48,14 @@ from fmicl_flax.optimizers import build_optimizer, is_weight, warmup_cosine  # n
 from fmicl_flax.split_batch_norm import in_parts  # noqa: E402
 from fmicl_jax import fmicl_loss, info_nce_loss  # noqa: E402
 from fmicl_recipes import RunFolder, resolve  # noqa: E402
+from fmicl_recipes.choices import ALPHAS, LOSSES, METHODS  # noqa: E402
 from fmicl_recipes.data import ImageData, StoredImages, load_images  # noqa: E402
 from fmicl_recipes.draws import epoch_batches, initial_queue, key_order  # noqa: E402
 from fmicl_recipes.evaluation import knn_accuracy  # noqa: E402
 from fmicl_recipes.history import knn  # noqa: E402
 from fmicl_recipes.momentum import ema_schedule  # noqa: E402
 from fmicl_recipes.run import evaluate_run  # noqa: E402
-from fmicl_recipes.settings import ALPHAS, LOSSES, METHODS, TrainSettings  # noqa: E402
+from fmicl_recipes.settings import TrainSettings  # noqa: E402
 from fmicl_recipes.stopping import NonFiniteLossError, NotSaved, Preempted  # noqa: E402
 
 MOMENTUM = ("moco", "moco-v3")

@@ -23,9 +23,9 @@ from fmicl_lightning import (  # noqa: E402
 from fmicl_lightning.callbacks import LOGGERS, quiet  # noqa: E402
 from fmicl_lightning.encoders import feature_width  # noqa: E402
 from fmicl_recipes import RunFolder, resolve  # noqa: E402
+from fmicl_recipes.choices import LOSSES  # noqa: E402
 from fmicl_recipes.data import load_images  # noqa: E402
 from fmicl_recipes.run import evaluate_run, train_run  # noqa: E402
-from fmicl_recipes.settings import LOSSES  # noqa: E402
 from fmicl_recipes.trainer import NonFiniteLossError  # noqa: E402
 
 TINY = {

@@ -24,8 +24,8 @@ from fmicl_lightning.augment import as_float  # noqa: E402
 from fmicl_lightning.callbacks import RunClock  # noqa: E402
 from fmicl_lightning.late import LateLosses  # noqa: E402
 from fmicl_recipes import RunFolder, resolve  # noqa: E402
+from fmicl_recipes.choices import METHODS  # noqa: E402
 from fmicl_recipes.data import load_images  # noqa: E402
-from fmicl_recipes.settings import METHODS  # noqa: E402
 from fmicl_recipes.trainer import NonFiniteLossError  # noqa: E402
 
 DATA = load_images("digits", limit=256)

@@ -16,9 +16,9 @@ pytest.importorskip("lightning", reason="the Lightning trainer needs Lightning")
 from fmicl_lightning import MethodTrainer, features, load_encoder  # noqa: E402
 from fmicl_lightning.callbacks import RunClock  # noqa: E402
 from fmicl_recipes import RunFolder, resolve  # noqa: E402
+from fmicl_recipes.choices import METHODS  # noqa: E402
 from fmicl_recipes.data import load_images  # noqa: E402
 from fmicl_recipes.run import train_run  # noqa: E402
-from fmicl_recipes.settings import METHODS  # noqa: E402
 from fmicl_recipes.trainer import NonFiniteLossError  # noqa: E402
 
 DATA = load_images("digits", limit=128)

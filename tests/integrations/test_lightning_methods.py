@@ -27,12 +27,13 @@ from fmicl_lightning.encoders import feature_width  # noqa: E402
 from fmicl_lightning.optimizers import build_optimizer, warmup_cosine  # noqa: E402
 from fmicl_lightning.shards import options_over_devices  # noqa: E402
 from fmicl_recipes import RunFolder, resolve  # noqa: E402
+from fmicl_recipes.choices import ALPHAS, METHODS  # noqa: E402
 from fmicl_recipes.data import load_images  # noqa: E402
 from fmicl_recipes.draws import initial_queue, key_order  # noqa: E402
 from fmicl_recipes.history import knn  # noqa: E402
 from fmicl_recipes.momentum import ema_schedule  # noqa: E402
 from fmicl_recipes.run import train_run  # noqa: E402
-from fmicl_recipes.settings import ALPHAS, METHODS, TrainSettings  # noqa: E402
+from fmicl_recipes.settings import TrainSettings  # noqa: E402
 from fmicl_recipes.trainer import NonFiniteLossError  # noqa: E402
 from fmicl_torch import (  # noqa: E402
     FMICLLoss,

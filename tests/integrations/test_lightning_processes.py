@@ -17,7 +17,7 @@ pytest.importorskip("lightning", reason="the Lightning trainer needs Lightning")
 from fmicl_lightning.checkpoints import read_checkpoint  # noqa: E402
 from fmicl_lightning.processes import others_may_end  # noqa: E402
 from fmicl_recipes import RunFolder, TrainSettings  # noqa: E402
-from fmicl_recipes.settings import METHODS  # noqa: E402
+from fmicl_recipes.choices import METHODS  # noqa: E402
 from fmicl_recipes.stopping import ProcessLost  # noqa: E402
 
 SCRIPT = Path(__file__).parent / "ranks" / "lightning_ddp.py"

@@ -16,8 +16,8 @@ from fmicl_lightning import MethodTrainer  # noqa: E402
 from fmicl_lightning.batches import EpochBatches  # noqa: E402
 from fmicl_lightning.checkpoints import read_checkpoint  # noqa: E402
 from fmicl_recipes import RunFolder, resolve  # noqa: E402
+from fmicl_recipes.choices import METHODS  # noqa: E402
 from fmicl_recipes.data import StoredImages, load_images  # noqa: E402
-from fmicl_recipes.settings import METHODS  # noqa: E402
 from fmicl_recipes.stopping import NotSaved, Preempted  # noqa: E402
 
 DATA = load_images("digits", limit=256)

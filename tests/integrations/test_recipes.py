@@ -16,10 +16,10 @@ from fmicl_core import DIVERGENCES, Cosine, Gaussian, Tsallis  # noqa: E402
 from fmicl_core.checks import InvalidArgument  # noqa: E402
 from fmicl_core.objective import DEFAULTS  # noqa: E402
 from fmicl_recipes import PRESETS, RunFolder, TrainSettings, resolve  # noqa: E402
+from fmicl_recipes.choices import ALPHAS, METHODS  # noqa: E402
 from fmicl_recipes.files import make_folder, write_atomically  # noqa: E402
 from fmicl_recipes.losses import siglip_logits  # noqa: E402
 from fmicl_recipes.options import difference  # noqa: E402
-from fmicl_recipes.settings import ALPHAS, METHODS  # noqa: E402
 from fmicl_recipes.text import TextSettings  # noqa: E402
 
 # Settings and presets

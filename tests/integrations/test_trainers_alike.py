@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from fmicl_recipes import TrainSettings
+from fmicl_recipes.choices import METHODS
 from fmicl_recipes.loading import PACKAGES
 from fmicl_recipes.methods import method_options
-from fmicl_recipes.settings import METHODS
 
 INTEGRATIONS = Path(__file__).resolve().parents[2] / "integrations"
 #: Files that have the same role everywhere.

@@ -12,7 +12,7 @@ pytest.importorskip("safetensors", reason="weights are in safetensors files")
 
 from fmicl_core.checks import InvalidArgument
 from fmicl_recipes import RunFolder, TrainSettings
-from fmicl_recipes.settings import CONVOLUTIONAL, FRAMEWORKS, METHODS, VITS
+from fmicl_recipes.choices import CONVOLUTIONAL, FRAMEWORKS, METHODS, VITS
 from fmicl_recipes.text import TextSettings
 from fmicl_recipes.weights import Architecture, method_arrays, open_model
 from fmicl_recipes.weights.layouts import from_native, to_native

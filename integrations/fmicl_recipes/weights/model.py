@@ -21,18 +21,18 @@ from typing import Any
 
 from fmicl_core.checks import InvalidArgument, check_choice, invalid
 from fmicl_recipes.augmentation import DEVIATION, MEAN
-from fmicl_recipes.files import check_own_files, read_json
-from fmicl_recipes.metrics import versions
-from fmicl_recipes.run_folder import SETTINGS, RunFolder
-from fmicl_recipes.settings import (
+from fmicl_recipes.choices import (
     CONVOLUTIONAL,
     ENCODER_LIBRARIES,
     FRAMEWORKS,
     KERAS_BACKENDS,
     METHODS,
     VITS,
-    TrainSettings,
 )
+from fmicl_recipes.files import check_own_files, read_json
+from fmicl_recipes.metrics import versions
+from fmicl_recipes.run_folder import SETTINGS, RunFolder
+from fmicl_recipes.settings import TrainSettings
 from fmicl_recipes.weights.hub import fetch
 from fmicl_recipes.weights.layouts import Shape, Weights, to_native
 from fmicl_recipes.weights.networks import Architecture

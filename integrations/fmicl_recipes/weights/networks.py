@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from fmicl_recipes.settings import CONVOLUTIONAL, STEMS, VITS, TrainSettings
+from fmicl_recipes.choices import CONVOLUTIONAL, STEMS, VITS
+from fmicl_recipes.settings import TrainSettings
 from fmicl_recipes.vit import token_dim
 from fmicl_recipes.weights.layouts import Entry, attention, linear, norm, plain, token
 

@@ -12,8 +12,8 @@ from keras import ops
 from fmicl_keras import MethodTrainer, features, load_encoder
 from fmicl_keras.callbacks import Run
 from fmicl_recipes import RunFolder
+from fmicl_recipes.choices import METHODS
 from fmicl_recipes.run import train_run
-from fmicl_recipes.settings import METHODS
 from fmicl_recipes.trainer import NonFiniteLossError
 
 BACKEND = os.environ["KERAS_BACKEND"]

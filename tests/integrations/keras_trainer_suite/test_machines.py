@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from fmicl_recipes import RunFolder
-from fmicl_recipes.settings import METHODS
+from fmicl_recipes.choices import METHODS
 
 pytestmark = [
     pytest.mark.slow,

@@ -13,9 +13,9 @@ from fmicl_keras.backend import library
 from fmicl_keras.build import state
 from fmicl_keras.layers import has_batch_norm
 from fmicl_keras.vit import PATCHES
+from fmicl_recipes.choices import ALPHAS
 from fmicl_recipes.draws import initial_queue
 from fmicl_recipes.momentum import ema_schedule
-from fmicl_recipes.settings import ALPHAS
 
 BACKEND = os.environ["KERAS_BACKEND"]
 MOMENTUM = ("moco", "moco-v3")

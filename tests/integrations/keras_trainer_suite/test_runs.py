@@ -13,11 +13,11 @@ from fmicl_keras import MethodTrainer, build_encoder
 from fmicl_keras.build import state
 from fmicl_keras.checkpoints import load_checkpoint, save_checkpoint
 from fmicl_recipes import RunFolder, resolve
+from fmicl_recipes.choices import LOSSES, METHODS
 from fmicl_recipes.data import load_images
 from fmicl_recipes.draws import epoch_batches
 from fmicl_recipes.history import knn
 from fmicl_recipes.run import evaluate_run, train_run
-from fmicl_recipes.settings import LOSSES, METHODS
 from fmicl_recipes.trainer import NonFiniteLossError
 
 BACKEND = os.environ["KERAS_BACKEND"]

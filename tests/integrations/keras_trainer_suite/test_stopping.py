@@ -11,8 +11,8 @@ import pytest
 
 from fmicl_keras import MethodTrainer
 from fmicl_recipes import RunFolder
+from fmicl_recipes.choices import METHODS
 from fmicl_recipes.data import ImageData, StoredImages, load_images
-from fmicl_recipes.settings import METHODS
 from fmicl_recipes.stopping import NotSaved, Preempted
 
 BACKEND = os.environ["KERAS_BACKEND"]
