@@ -2,7 +2,8 @@
 
 | room | files |
 | --- | --- |
-| settings | `options.py`, `choices.py`, `settings.py`, `presets.py`, `augmentation.py`, `losses.py` |
+| settings | `options.py`, `choices.py`, `settings.py`, `presets.py` |
+| loss, views | `losses.py`, `augmentation.py` |
 | images, texts | `data/`, `text/` |
 | a run | `run.py`, its course; `run_folder.py`, `trainer.py`, `history.py`, `scores.py` |
 | its batches | `batches.py`, `stream.py`, `draws.py` |
