@@ -15,8 +15,8 @@ from fmicl_cli.methods import KIND_OF
 from fmicl_core.checks import check_at_least, check_positive, invalid
 from fmicl_recipes.files import check_folder, make_folder, write_atomically
 from fmicl_recipes.stopping import Preempted
-from fmicl_recipes.study import Job, Results, Study, chosen, due
-from fmicl_recipes.study.course import planned
+from fmicl_recipes.study import Job, Results, Study, due
+from fmicl_recipes.study.course import left, planned
 
 #: What to do where runs are left.
 GOES_ON = "The same command goes on."
@@ -57,8 +57,7 @@ def study(
     tables and pictures, which can be made of OUT alone.
     """
     check_at_least("jobs", jobs, 1)
-    if gpus < 0:
-        raise invalid("gpus", "a whole number >= 0", gpus)
+    check_at_least("gpus", gpus, 0)
     if minutes != math.inf:
         check_positive("minutes", minutes)
     check_folder(out)
@@ -92,7 +91,7 @@ def _train(plan: Study, results: Results, out: Path, jobs: int, gpus: int, minut
     for job in due(plan, results)[:1]:  # before any process is started
         KIND_OF[job.settings.method].check(job.settings)
     total = planned(plan)
-    bar = tqdm(total=total, initial=total - _left(plan, results), desc="runs", unit="run")
+    bar = tqdm(total=total, initial=total - left(plan, results), desc="runs", unit="run")
 
     def next_job() -> Job | None:
         busy = {job.key for job in pool.under_way} | given_up
@@ -105,7 +104,7 @@ def _train(plan: Study, results: Results, out: Path, jobs: int, gpus: int, minut
         if error:
             given_up.add(job.key)
             complain("failed", f"{job.stage} {job.entry}, seed {job.seed}: {error}")
-        bar.n = total - _left(plan, results)
+        bar.n = total - left(plan, results)
         bar.refresh()
 
     try:
@@ -116,16 +115,6 @@ def _train(plan: Study, results: Results, out: Path, jobs: int, gpus: int, minut
         raise Preempted(f"SIGTERM came, and the runs wrote checkpoints. {GOES_ON}")
 
 
-def _left(plan: Study, results: Results) -> int:
-    """Number of runs that are still to be trained, those included that wait for a choice."""
-    known = due(plan, results)
-    waiting = sum(
-        len(plan.seeds_of(entry)) for entry in plan.entries.values()
-        if chosen(plan, entry, results) is None
-    )  # fmt: skip
-    return len(known) + waiting
-
-
 def _show(plan: Study, results: Results, out: Path, gallery: bool) -> None:
     """Print the tables, and write them and the pictures."""
     from fmicl_recipes.study import pictures, summary
@@ -133,9 +122,8 @@ def _show(plan: Study, results: Results, out: Path, gallery: bool) -> None:
     for name, group in plan.groups.items():
         if plan.members(name):
             print_table(*summary.group_table(plan, name, results), group.title)
-    left = _left(plan, results)
-    if left:
-        say(f"{left} of {planned(plan)} runs are still to be trained. {GOES_ON}")
+    if more := left(plan, results):
+        say(f"{more} of {planned(plan)} runs are still to be trained. {GOES_ON}")
     text = summary.markdown(plan, results).encode()
     files: list[Any] = [write_atomically(out / TABLE, lambda kept: kept.write(text))]
     files += pictures.draw_study(plan, results, out)

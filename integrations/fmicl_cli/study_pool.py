@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -15,6 +14,7 @@ from typing import IO, NamedTuple
 
 from fmicl_cli.study_worker import REFUSED
 from fmicl_core.checks import InvalidArgument
+from fmicl_recipes.files import write_json
 from fmicl_recipes.run_folder import RunFolder
 from fmicl_recipes.stopping import Preempted, sigterm
 from fmicl_recipes.study import FINAL, TUNING, Job, Results
@@ -103,11 +103,10 @@ class Pool:
         base = self.runs / job.key
         failed = base.with_suffix(".failed")
         failed.unlink(missing_ok=True)  # of an earlier try
-        file = base.with_suffix(".json")
-        file.write_text(json.dumps({
+        file = write_json(base.with_suffix(".json"), {
             "settings": job.settings.to_dict(), "folder": str(base), "stage": job.stage,
             "failed": str(failed), "baselines": job.stage == FINAL and not self.results.baselines(),
-        }))  # fmt: skip
+        })  # fmt: skip
         environment = dict(os.environ)
         if not environment.keys() & set(THREADS):  # what the user says goes before
             environment |= dict.fromkeys(THREADS, str(self.threads))

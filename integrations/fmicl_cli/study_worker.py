@@ -10,13 +10,13 @@ traceback.
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from fmicl_cli.methods import KIND_OF
 from fmicl_core.checks import InvalidArgument
+from fmicl_recipes.files import read_json
 from fmicl_recipes.stopping import NonFiniteLossError, Preempted
 from fmicl_recipes.study import TUNING
 
@@ -44,4 +44,4 @@ def run(job: dict[str, Any]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))))
+    sys.exit(run(read_json(Path(sys.argv[1]), "job")))

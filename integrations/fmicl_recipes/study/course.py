@@ -55,6 +55,12 @@ def due(study: Study, results: Results) -> list[Job]:
     return list(jobs.values())
 
 
+def left(study: Study, results: Results) -> int:
+    """The number of runs still to be trained, those included that wait for a choice."""
+    waiting = [e for e in study.entries.values() if chosen(study, e, results) is None]
+    return len(due(study, results)) + sum(len(study.seeds_of(entry)) for entry in waiting)
+
+
 def planned(study: Study) -> int:
     """The number of all runs, those that choose and those on test data."""
     entries = study.entries.values()

@@ -71,7 +71,8 @@ class Entry:
         ]
 
 
-class Job(NamedTuple):
+@dataclass(frozen=True)
+class Job:
     """One run of a study.
 
     Args:
@@ -91,7 +92,7 @@ class Job(NamedTuple):
     settings: SharedSettings
     named: Mapping[str, Any]
 
-    @property
+    @cached_property
     def key(self) -> str:
         """What names the run: a digest of its stage and of the options that change its result."""
         settings = self.settings
@@ -134,6 +135,8 @@ class Study:
     tuning: Mapping[str, Any] = field(default_factory=dict)
     tuning_seed: int = 1000
     places: Mapping[str, Any] = field(default_factory=dict)
+    #: The runs that were asked for, as their settings take long to resolve.
+    _jobs: dict[str, Job] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in self.places:
@@ -238,6 +241,12 @@ class Study:
         return entry.seeds or self.seeds
 
     def _job(self, entry: Entry, stage: str, choice: Mapping[str, Any], seed: int) -> Job:
+        which = repr((entry.name, stage, choice, seed))
+        if which not in self._jobs:
+            self._jobs[which] = self._resolved(entry, stage, choice, seed)
+        return self._jobs[which]
+
+    def _resolved(self, entry: Entry, stage: str, choice: Mapping[str, Any], seed: int) -> Job:
         options = {**self.settings, **choice, **entry.options, "seed": seed}
         if stage == TUNING:
             options |= self.tuning
