@@ -111,11 +111,14 @@ def numbers_of(
     """
     if ids is None:
         return None
-    union = own = _checked("ids", ids, rows["x"])
-    every = [union] if replicas is None else [replicas.gather(own)]
+    own, asserted = _checked("ids", ids, rows["x"])
+    every = [own] if replicas is None else [replicas.gather(own)]
     if bank_ids is not None:
-        every.append(_checked("bank_ids", bank_ids, rows["bank"]))
-    numbers = _number(tf.concat(every, axis=0))
+        of_bank, more = _checked("bank_ids", bank_ids, rows["bank"])
+        every, asserted = [*every, of_bank], asserted + more
+    # Here, not where they are reshaped: TensorFlow takes that away, and what it waits for with it.
+    with tf.control_dependencies(asserted):
+        numbers = _number(tf.concat(every, axis=0))
     n = tf.size(every[0])
     union = own = numbers[:n]
     if replicas is not None:
@@ -123,8 +126,10 @@ def numbers_of(
     return Numbers(own, union, None if bank_ids is None else numbers[n:])
 
 
-def _checked(name: str, ids: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-    """The ids as int64, a bijection that keeps which are equal."""
+def _checked(
+    name: str, ids: tf.Tensor, rows: tf.Tensor
+) -> tuple[tf.Tensor, list[tf.Operation | None]]:
+    """The ids as int64, a bijection that keeps which are equal; and what to wait for."""
     if not isinstance(ids, tf.Tensor | tf.Variable | np.ndarray):
         raise invalid(name, "a tf.Tensor", type(ids).__name__, what=f"type({name})")
     ids = tf.convert_to_tensor(ids)
@@ -134,9 +139,8 @@ def _checked(name: str, ids: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
     asserted = []
     if ids.shape[0] is None or rows.shape[0] is None:
         asserted = [assert_when_run(tf.size(ids) == n, name, id_a_row(name), ids)]
-    with tf.control_dependencies(asserted):
-        # To a shape that XLA, which knows no assertions, would refuse if it did not fit.
-        return tf.reshape(tf.cast(ids, tf.int64), [n])
+    # To a shape that XLA, which knows no assertions, would refuse if it did not fit.
+    return tf.reshape(tf.cast(ids, tf.int64), [n]), asserted
 
 
 def _number(ids: tf.Tensor) -> tf.Tensor:

@@ -40,19 +40,20 @@ def chosen(study: Study, entry: Entry, results: Results) -> Mapping[str, Any] | 
 def due(study: Study, results: Results) -> list[Job]:
     """The runs that can be trained now and were not, in the order in which they are to be.
 
-    Those that choose come first; then seed by seed all entries, so that a table of what is there is
-    a fair one at any time.
+    Group by group; in each first those that choose, then seed by seed all entries, so that a table
+    of what is there is a fair one at any time.
     """
-    tuning = [job for entry in study.entries.values() if entry.tune and not entry.like
-              for job in study.tuning_jobs(entry)]  # fmt: skip
-    finals = []
-    for entry in study.entries.values():
-        choice = chosen(study, entry, results)
-        if choice is not None:
-            finals += study.final_jobs(entry, choice)
-    finals.sort(key=lambda job: job.seed)
-    jobs = {job.key: job for job in (*tuning, *finals) if job not in results}
-    return list(jobs.values())
+    jobs: list[Job] = []
+    for group in study.groups:
+        finals: list[Job] = []
+        for entry in study.members(group):
+            if entry.tune and not entry.like:
+                jobs += study.tuning_jobs(entry)
+            choice = chosen(study, entry, results)
+            if choice is not None:
+                finals += study.final_jobs(entry, choice)
+        jobs += sorted(finals, key=lambda job: job.seed)
+    return list({job.key: job for job in jobs if job not in results}.values())
 
 
 def left(study: Study, results: Results) -> int:
