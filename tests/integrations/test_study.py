@@ -140,7 +140,18 @@ def test_seeds_come_in_turn_so_that_a_table_is_fair_at_any_time(tmp_path):
     for name in ("InfoNCE", "KL"):
         for job in study.tuning_jobs(study.entry(name)):
             results.add(job, metrics(0.5), [])
-    assert [job.seed for job in due(study, results)] == [0] * 4 + [1] * 4 + [2] * 4
+    assert [job.seed for job in due(study, results)] == [0, 0, 1, 1, 2, 2] * 2  # two groups
+
+
+def test_a_group_is_whole_before_the_next_one_begins(tmp_path):
+    study = Study.from_dict(with_entry("JS", divergence="js", group="long", tune={"alpha": [1, 2]}))
+    results, groups, stages = Results(tmp_path), [], []
+    while jobs := due(study, results):
+        groups.append(study.entry(jobs[0].entry).group)
+        stages.append(jobs[0].stage)
+        results.add(jobs[0], metrics(0.5), [])
+    assert groups == ["main"] * 10 + ["long"] * 11
+    assert stages == [TUNING] * 4 + [FINAL] * 6 + [TUNING] * 2 + [FINAL] * 9
 
 
 def filled(folder, shift=0.0):
