@@ -143,6 +143,16 @@ def test_seeds_come_in_turn_so_that_a_table_is_fair_at_any_time(tmp_path):
     assert [job.seed for job in due(study, results)] == [0, 0, 1, 1, 2, 2] * 2  # two groups
 
 
+def test_what_two_entries_share_is_trained_once_by_the_first(tmp_path):
+    study = Study.from_dict(with_entry("KL again", like="KL", group="long"))
+    results, trained = Results(tmp_path), []
+    while jobs := due(study, results):
+        results.add(jobs[0], metrics(0.5), [])
+        trained.append(jobs[0].entry)
+    assert trained.count("KL") == 5 and "KL again" not in trained
+    assert group_table(study, "long", results)[1][-1][2] == "3"  # seeds
+
+
 def test_a_group_is_whole_before_the_next_one_begins(tmp_path):
     study = Study.from_dict(with_entry("JS", divergence="js", group="long", tune={"alpha": [1, 2]}))
     results, groups, stages = Results(tmp_path), [], []

@@ -53,7 +53,10 @@ def due(study: Study, results: Results) -> list[Job]:
             if choice is not None:
                 finals += study.final_jobs(entry, choice)
         jobs += sorted(finals, key=lambda job: job.seed)
-    return list({job.key: job for job in jobs if job not in results}.values())
+    once: dict[str, Job] = {}
+    for job in jobs:
+        once.setdefault(job.key, job)
+    return [job for job in once.values() if job not in results]
 
 
 def left(study: Study, results: Results) -> int:
