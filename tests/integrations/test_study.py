@@ -184,7 +184,7 @@ def test_a_folder_is_all_that_is_needed(tmp_path):
     assert again.measured(job) == {"knn_accuracy": 0.544, "alignment": 0.5, "seconds": 1.0}
     assert [row["loss"] for row in again.history(job)] == [1.0, 0.5]
     names = {path.name for path in draw_study(study, again, tmp_path)}
-    assert names == {"scores-main.png", "scores-long.png", "tried.png", "budget.png",
+    assert names == {"scores-main.png", "scores-long.png", "tried-main.png", "budget.png",
                      "alignment-uniformity-main.png", "alignment-uniformity-long.png"}  # fmt: skip
     heads, rows = group_table(study, "main", again)
     assert (heads[-1], rows[0][-1]) == ("kNN: less InfoNCE", "")

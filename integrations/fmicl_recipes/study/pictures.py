@@ -40,11 +40,10 @@ def draw_study(study: Study, results: Results, folder: Path) -> list[Path]:
                    if (course := course_of(study, entry, results))}  # fmt: skip
         if courses:
             pictures[f"alignment-uniformity-{name}.png"] = partial(alignment_uniformity, courses)
-    tries = {entry.name: tuned(study, entry, results) for entry in study.entries.values()
-             if entry.tune and not entry.like}  # fmt: skip
-    tries = {name: found for name, found in tries.items() if found}
-    if tries:
-        pictures["tried.png"] = partial(tried, tries, SCORES[study.on_texts])
+        tries = {entry.name: found for entry in study.members(name)
+                 if entry.tune and (found := tuned(study, entry, results))}  # fmt: skip
+        if tries:
+            pictures[f"tried-{name}.png"] = partial(tried, tries, SCORES[study.on_texts])
     budgets = by_budget(study, results)
     if budgets:
         pictures["budget.png"] = partial(budget, budgets, key)
@@ -124,7 +123,10 @@ def tried(
         for index, (name, points) in enumerate(lines.items()):
             axes.plot(*zip(*points, strict=True), marker=".", color=CYCLE[index], label=name)
         axes.set(xlabel=option, xscale="log")
-        axes.legend(fontsize=6, frameon=False)
+        values = sorted({value for points in lines.values() for value, _ in points})
+        axes.set_xticks(values, [f"{value:g}" for value in values], fontsize=8)
+        axes.set_xticks([], minor=True)
+        axes.legend(fontsize=7, frameon=False)
         without_frame(axes)
     axes_of[0].set_ylabel(f"held-out {key}, percent")
     return save(figure, path)
