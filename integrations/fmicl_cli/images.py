@@ -21,12 +21,14 @@ def name(settings: TrainSettings) -> str:
     )
 
 
-def train(settings: TrainSettings, out: Path, *, resume: bool, baselines: bool) -> dict[str, Any]:
-    """Train and evaluate; the metrics."""
+def train(
+    settings: TrainSettings, out: Path, *, resume: bool, baselines: bool, pictures: bool = True
+) -> dict[str, Any]:
+    """Train and evaluate, and draw pictures if asked; the metrics."""
     trainer = trainer_of(settings)
     from fmicl_recipes.run import train_run
 
-    return train_run(trainer, settings, out, resume=resume, baselines=baselines)
+    return train_run(trainer, settings, out, resume=resume, baselines=baselines, pictures=pictures)
 
 
 def evaluate(run: Path) -> dict[str, Any]:

@@ -23,7 +23,8 @@ class Kind:
         presets: options of each preset, by its name.
         resolve: function from a preset's name, or None, and the options given to settings.
         name: function from settings to the folder's name that a run has by default.
-        train: function from settings and folder, `resume` and `baselines`, to metrics.
+        train: function from settings and folder, `resume`, `baselines` and whether to draw
+            `pictures`, to metrics.
         evaluate: function from the folder of a run to metrics.
         trials: function from settings to the `Trial` of a search for alpha.
         about: what training does, for its help.

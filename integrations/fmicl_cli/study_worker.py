@@ -34,7 +34,7 @@ def run(job: dict[str, Any]) -> int:
         if job["stage"] == TUNING:
             kind.trials(settings)(settings, folder, resume)
         else:
-            kind.train(settings, folder, resume=resume, baselines=job["baselines"])
+            kind.train(settings, folder, resume=resume, baselines=job["baselines"], pictures=False)
     except Preempted as stopped:
         return stopped.exit_code
     except (NonFiniteLossError, InvalidArgument) as error:

@@ -21,12 +21,14 @@ def name(settings: TextSettings) -> str:
     return f"{Path(settings.data).stem}-{settings.loss_title}-seed{settings.seed}"
 
 
-def train(settings: TextSettings, out: Path, *, resume: bool, baselines: bool) -> dict[str, Any]:
-    """Train and evaluate; the metrics."""
+def train(
+    settings: TextSettings, out: Path, *, resume: bool, baselines: bool, pictures: bool = True
+) -> dict[str, Any]:
+    """Train and evaluate, and draw pictures if asked; the metrics."""
     with quiet():
         from fmicl_sentence_transformers.train import train_simcse
 
-        return train_simcse(settings, out, resume=resume, baselines=baselines)
+        return train_simcse(settings, out, resume=resume, baselines=baselines, pictures=pictures)
 
 
 def evaluate(run: Path) -> dict[str, Any]:
@@ -48,7 +50,7 @@ def trials(settings: TextSettings) -> Trial:
         with quiet():
             from fmicl_sentence_transformers.train import train_simcse
 
-            metrics = train_simcse(settings, folder, resume=resume, splits=("dev",))
+            metrics = train_simcse(settings, folder, resume=resume, splits=("dev",), pictures=False)
         for part in ("model", "checkpoints"):
             shutil.rmtree(folder / part)
         return metrics

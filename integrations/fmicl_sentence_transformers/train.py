@@ -69,6 +69,7 @@ def train_simcse(
     baselines: bool = False,
     progress: bool = True,
     splits: tuple[str, ...] = ("test", "dev"),
+    pictures: bool = True,
 ) -> dict[str, Any]:
     """Train an encoder and evaluate it; everything lands in the folder `out`.
 
@@ -80,6 +81,7 @@ def train_simcse(
         baselines: whether the encoder is scored before training, too.
         progress: whether progress bars are shown.
         splits: splits of the STS rows to evaluate on.
+        pictures: whether to draw the plots of the run.
 
     Returns:
         The content of metrics.json.
@@ -123,7 +125,7 @@ def train_simcse(
     scores = sts_scores(model, rows, seen, **options)
     save_model(model, folder)
     folder.write_history(run.history)
-    return finish(settings, folder, scores, before)
+    return finish(settings, folder, scores, before, pictures)
 
 
 def finish(
@@ -131,6 +133,7 @@ def finish(
     folder: RunFolder,
     scores: dict[str, Any],
     before: dict[str, dict[str, float]],
+    pictures: bool = True,
 ) -> dict[str, Any]:
     """Write metrics.json and the plots of a run whose history is written; its metrics."""
     history = folder.read_history()
@@ -140,7 +143,8 @@ def finish(
     metrics = assemble_metrics(settings, _curve(history), scores, seconds, before)
     metrics |= {"framework": "torch", "model": settings.model, "pairs": settings.pairs}
     folder.write_json("metrics.json", metrics)
-    draw_runs(folder.plots, {settings.title: metrics}, {})
+    if pictures:
+        draw_runs(folder.plots, {settings.title: metrics}, {})
     return metrics
 
 
