@@ -122,6 +122,8 @@ def _show(plan: Study, results: Results, out: Path, gallery: bool) -> None:
     for name, group in plan.groups.items():
         if plan.members(name):
             print_table(*summary.group_table(plan, name, results), group.title)
+            if noise := summary.pooled(plan, name, results):
+                say(noise)
     if more := left(plan, results):
         say(f"{more} of {planned(plan)} runs are still to be trained. {GOES_ON}")
     text = summary.markdown(plan, results).encode()

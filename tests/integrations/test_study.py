@@ -1,5 +1,6 @@
 """`fmicl study`: its plan, the order of its runs, its rows, its tables, and its processes."""
 
+import itertools
 import math
 import os
 import signal
@@ -19,7 +20,15 @@ from fmicl_cli.study_pool import Pool
 from fmicl_recipes.study import FINAL, TUNING, Results, Study, chosen, due
 from fmicl_recipes.study.course import planned
 from fmicl_recipes.study.pictures import draw_study
-from fmicl_recipes.study.summary import differences, estimate, group_table, interval, markdown
+from fmicl_recipes.study.summary import (
+    differences,
+    estimate,
+    group_table,
+    interval,
+    markdown,
+    pooled,
+    pooled_reach,
+)
 
 PLAN = {
     "title": "Digits",
@@ -149,7 +158,8 @@ def test_what_two_entries_share_is_trained_once_by_the_first(tmp_path):
     while jobs := due(study, results):
         results.add(jobs[0], metrics(0.5), [])
         trained.append(jobs[0].entry)
-    assert trained.count("KL") == 5 and "KL again" not in trained
+    assert trained.count("KL") == 5
+    assert "KL again" not in trained
     assert group_table(study, "long", results)[1][-1][2] == "3"  # seeds
 
 
@@ -216,6 +226,31 @@ def test_differences_are_a_paired_t_test(pairs):
         low, high = stats.ttest_rel(*np.array(pairs).T).confidence_interval(0.95)
         assert found.mean - found.reach == pytest.approx(low, abs=1e-9)
         assert found.mean + found.reach == pytest.approx(high, abs=1e-9)
+
+
+@given(st.lists(st.tuples(*[st.floats(0, 1)] * 3), min_size=3, max_size=6))
+@settings(deadline=None, max_examples=30)
+def test_pooled_noise_of_two_is_that_of_the_paired_test_and_sees_no_shift_of_rows_or_seeds(scores):
+    runs = [{seed: {"a": row[k]} for seed, row in enumerate(scores)} for k in range(3)]
+    two = differences(runs[0], runs[1], "a").reach
+    assert pooled_reach(runs[:2], "a") == pytest.approx(two, abs=1e-9)
+    moved = [{s: {"a": run["a"] + 0.1 * k + 0.3 * s} for s, run in of.items()}
+             for k, of in enumerate(runs)]  # fmt: skip
+    assert pooled_reach(moved, "a") == pytest.approx(pooled_reach(runs, "a"), abs=1e-9)
+    more = [*runs[:2], {**runs[2], 99: {"a": 1.0}}]
+    assert pooled_reach(more, "a") == pooled_reach(runs, "a")
+    apart = [differences(a, b, "a").reach ** 2 for a, b in itertools.combinations(runs, 2)]
+    free = len(scores) - 1
+    ratio = stats.t.ppf(0.975, 2 * free) / stats.t.ppf(0.975, free)
+    assert pooled_reach(runs, "a") == pytest.approx(ratio * math.sqrt(np.mean(apart)), abs=1e-9)
+
+
+def test_noise_is_pooled_over_entries_of_all_seeds(tmp_path):
+    study, results = filled(tmp_path, 0.02)
+    assert pooled(study, "main", results).startswith("Noise pooled over 2 rows")
+    assert pooled(study, "main", results) in markdown(study, results)
+    results.add(study.final_jobs(study.entry("KL"), {"alpha": 10})[1], {}, [], "The loss is nan.")
+    assert pooled(study, "main", results) == ""
 
 
 def test_one_seed_has_no_interval():

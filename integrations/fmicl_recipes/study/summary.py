@@ -7,6 +7,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from fmicl_recipes import report
 from fmicl_recipes.study.course import SCORES, chosen, tuned
 from fmicl_recipes.study.plan import Entry, Study
@@ -74,6 +76,45 @@ def differences(
     return estimate([a - b for a, b in pairs if a is not None and b is not None])
 
 
+def pooled_reach(runs: Sequence[Mapping[int, Mapping[str, float]]], key: str) -> float:
+    """Half of the interval of a difference of two entries, the noise pooled over all of them.
+
+    Analysis of variance of entries by seeds: score = entry + seed + noise, the noise taken to be
+    alike in all entries. Of two entries it is the reach of `differences`; of more it is smaller, as
+    t has (entries - 1) (seeds - 1) degrees of freedom.
+
+    Args:
+        runs: numbers of the runs of each entry, by seed.
+        key: the number; runs of seeds that not all entries have are left out.
+
+    Returns:
+        Half of the interval at `LEVEL`; NaN of fewer than two entries or seeds.
+    """
+    scores = [{seed: run[key] for seed, run in of.items() if key in run} for of in runs]
+    seeds = sorted(set.intersection(*map(set, scores))) if scores else []
+    if len(scores) < 2 or len(seeds) < 2:
+        return math.nan
+    from scipy.stats import t  # slow to import
+
+    table = np.array([[of[seed] for seed in seeds] for of in scores])
+    noise = table - table.mean(0) - table.mean(1)[:, None] + table.mean()
+    free = (len(scores) - 1) * (len(seeds) - 1)
+    variance = float(np.square(noise).sum()) / free
+    return float(t.ppf(0.5 + LEVEL / 2.0, free)) * math.sqrt(2.0 * variance / len(seeds))
+
+
+def pooled(study: Study, name: str, results: Results) -> str:
+    """What `pooled_reach` is of a group's entries with runs of all seeds; "" of fewer than two."""
+    key = SHOWN[study.on_texts]
+    found = [measures(study, entry, results) for entry in study.members(name)]
+    found = [runs for runs in found if runs.keys() >= set(study.seeds)]
+    reach = 100.0 * pooled_reach(found, key)
+    if math.isnan(reach):
+        return ""
+    return (f"Noise pooled over {len(found)} rows: the difference of two is known to within"
+            f" ± {reach:.1f} points ({LEVEL:.0%}).")  # fmt: skip
+
+
 def group_table(study: Study, name: str, results: Results) -> tuple[list[str], list[list[str]]]:
     """Headings and cells of a group: an entry a row; accuracies and correlations in percent."""
     entries = study.members(name)
@@ -118,6 +159,7 @@ def markdown(study: Study, results: Results) -> str:
         if study.members(name):
             parts += [f"## {group.title}"] * (group.title != study.title)
             parts.append(report.pipes(*group_table(study, name, results)))
+            parts += filter(None, [pooled(study, name, results)])
     parts += [legend(study), "## What was tried", report.pipes(*choices_table(study, results))]
     return "\n\n".join(parts) + "\n"
 
@@ -130,6 +172,8 @@ def legend(study: Study) -> str:
         f"Mean and standard deviation over seeds ({', '.join(map(str, study.seeds))}).",
         f"less: difference from the baseline, paired by seed, with its {LEVEL:.0%} interval by"
         " Student's t; one that contains 0 says nothing.",
+        "pooled: the same with one noise for all entries of the table, that of score = entry + seed"
+        " + noise; narrower, and right where the noise is alike.",
         f"chosen: the best of {study.tries} tries on held-out data, for every entry"
         f" ({settings.method}); test data was looked at by none of them.",
         *(text for _, text in known),
