@@ -112,14 +112,15 @@ def numbers_of(
     if ids is None:
         return None
     own, asserted = _checked("ids", ids, rows["x"])
-    every = [own] if replicas is None else [replicas.gather(own)]
+    of_bank = []
     if bank_ids is not None:
-        of_bank, more = _checked("bank_ids", bank_ids, rows["bank"])
-        every, asserted = [*every, of_bank], asserted + more
+        one, more = _checked("bank_ids", bank_ids, rows["bank"])
+        of_bank, asserted = [one], asserted + more
     # Here, not where they are reshaped: TensorFlow takes that away, and what it waits for with it.
     with tf.control_dependencies(asserted):
-        numbers = _number(tf.concat(every, axis=0))
-    n = tf.size(every[0])
+        every = own if replicas is None else replicas.gather(own)
+        numbers = _number(tf.concat([every, *of_bank], axis=0))
+    n = tf.size(every)
     union = own = numbers[:n]
     if replicas is not None:
         own = replicas.own(union)

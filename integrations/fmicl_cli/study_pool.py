@@ -103,9 +103,10 @@ class Pool:
         base = self.runs / job.key
         failed = base.with_suffix(".failed")
         failed.unlink(missing_ok=True)  # of an earlier try
+        scored = self.results.baselines() or any(one.stage == FINAL for one in self.under_way)
         file = write_json(base.with_suffix(".json"), {
             "settings": job.settings.to_dict(), "folder": str(base), "stage": job.stage,
-            "failed": str(failed), "baselines": job.stage == FINAL and not self.results.baselines(),
+            "failed": str(failed), "baselines": job.stage == FINAL and not scored,
         })  # fmt: skip
         environment = dict(os.environ)
         if not environment.keys() & set(THREADS):  # what the user says goes before

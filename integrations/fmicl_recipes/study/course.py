@@ -47,7 +47,7 @@ def due(study: Study, results: Results) -> list[Job]:
     for group in study.groups:
         finals: list[Job] = []
         for entry in study.members(group):
-            if entry.tune and not entry.like:
+            if entry.tune:
                 jobs += study.tuning_jobs(entry)
             choice = chosen(study, entry, results)
             if choice is not None:
@@ -55,8 +55,9 @@ def due(study: Study, results: Results) -> list[Job]:
         jobs += sorted(finals, key=lambda job: job.seed)
     once: dict[str, Job] = {}
     for job in jobs:
-        once.setdefault(job.key, job)
-    return [job for job in once.values() if job not in results]
+        if job not in results:
+            once.setdefault(job.key, job)
+    return list(once.values())
 
 
 def left(study: Study, results: Results) -> int:
@@ -68,5 +69,5 @@ def left(study: Study, results: Results) -> int:
 def planned(study: Study) -> int:
     """The number of all runs, those that choose and those on test data."""
     entries = study.entries.values()
-    tuning = sum(len(entry.candidates) for entry in entries if entry.tune and not entry.like)
+    tuning = sum(len(entry.candidates) for entry in entries if entry.tune)
     return tuning + sum(len(study.seeds_of(entry)) for entry in entries)

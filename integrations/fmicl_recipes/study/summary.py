@@ -143,7 +143,7 @@ def choices_table(study: Study, results: Results) -> tuple[list[str], list[list[
     """Headings and cells of what was tried: an entry a row, held-out scores in percent."""
     rows = []
     for entry in study.entries.values():
-        if entry.tune and not entry.like:
+        if entry.tune:
             tried = tuned(study, entry, results)
             scores = [f"{named(choice)}: " + ("failed" if math.isnan(score) else f"{score:.1%}")
                       for choice, score in tried]  # fmt: skip
