@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fmicl_recipes import report
+from fmicl_recipes.checks import is_number
 from fmicl_recipes.study.course import SCORES, chosen, tuned
 from fmicl_recipes.study.plan import Entry, Study
 from fmicl_recipes.study.rows import Results
@@ -139,17 +140,23 @@ def group_table(study: Study, name: str, results: Results) -> tuple[list[str], l
     return heads, rows
 
 
-def choices_table(study: Study, results: Results) -> tuple[list[str], list[list[str]]]:
-    """Headings and cells of what was tried: an entry a row, held-out scores in percent."""
+def choices_table(
+    study: Study, entries: Iterable[Entry], results: Results
+) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells of what entries tried: held-out scores in percent."""
     rows = []
-    for entry in study.entries.values():
+    for entry in entries:
         if entry.tune:
             tried = tuned(study, entry, results)
-            scores = [f"{named(choice)}: " + ("failed" if math.isnan(score) else f"{score:.1%}")
+            scores = [f"{_values(choice)}: " + ("failed" if math.isnan(score)
+                                                else f"{100.0 * score:.1f}")
                       for choice, score in tried]  # fmt: skip
             best = chosen(study, entry, results)
-            rows.append([entry.name, "; ".join(scores), "" if best is None else named(best)])
-    return ["", f"tried, with the held-out {SCORES[study.on_texts]}", "chosen"], rows
+            rows.append([entry.name, ", ".join(entry.tune), "; ".join(scores),
+                         "" if best is None else _values(best)])  # fmt: skip
+    score = SCORES[study.on_texts]
+    labels = {key: label for key, label, _ in _columns(study)}
+    return ["", "option", f"tried: held-out {labels.get(score, score)}", "chosen"], rows
 
 
 def markdown(study: Study, results: Results) -> str:
@@ -160,7 +167,8 @@ def markdown(study: Study, results: Results) -> str:
             parts += [f"## {group.title}"] * (group.title != study.title)
             parts.append(report.pipes(*group_table(study, name, results)))
             parts += filter(None, [pooled(study, name, results)])
-    parts += [legend(study), "## What was tried", report.pipes(*choices_table(study, results))]
+    tried = choices_table(study, study.entries.values(), results)
+    parts += [legend(study), "## What was tried", report.pipes(*tried)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -183,7 +191,12 @@ def legend(study: Study) -> str:
 
 def named(choice: Mapping[str, Any] | None) -> str:
     """A choice in words."""
-    return ", ".join(f"{name} {value}" for name, value in (choice or {}).items())
+    return ", ".join(f"{name} {_values({name: value})}" for name, value in (choice or {}).items())
+
+
+def _values(choice: Mapping[str, Any]) -> str:
+    """The values of a choice."""
+    return ", ".join(f"{v:g}" if is_number(v) else str(v) for v in choice.values())
 
 
 def spread(values: Sequence[float], form: str) -> str:

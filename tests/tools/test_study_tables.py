@@ -1,0 +1,47 @@
+"""The documents show the tables of the studies as their rows are now."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*known to collapse")
+PATH = Path(__file__).resolve().parents[2] / "tools" / "study_tables.py"
+spec = importlib.util.spec_from_file_location("study_tables", PATH)
+study_tables = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(study_tables)
+
+
+@pytest.mark.parametrize("path", study_tables.documents(), ids=lambda path: path.name)
+def test_documents_show_the_studies_as_they_are(path):
+    text = path.read_text(encoding="utf-8")
+    assert study_tables.written(text) == text, "python tools/study_tables.py writes it anew"
+
+
+def test_every_mark_of_a_table_is_understood():
+    texts = [path.read_text(encoding="utf-8") for path in study_tables.documents()]
+    tables = sum(len(study_tables.TABLE.findall(text)) for text in texts)
+    assert tables == sum(text.count("\n<!-- study") for text in texts) > 0
+    assert tables == sum(text.count("\n<!-- end of study") for text in texts)
+
+
+def test_a_table_has_the_rows_and_columns_that_are_asked_for():
+    lines = study_tables.table("digits main; rows KL | InfoNCE; without seeds, s").splitlines()
+    assert lines[0].startswith("|  | chosen | kNN |")
+    assert lines[0].endswith("less InfoNCE |")
+    assert [line.split(" | ")[0] for line in lines[2:4]] == ["| KL", "| InfoNCE"]
+    assert lines[5].startswith("Noise pooled over 5 rows")
+
+
+@pytest.mark.parametrize(
+    ("what", "received"),
+    [
+        ("digits nothing", "group='nothing'"),
+        ("digits main; rows KL | Nothing", "rows='Nothing'"),
+        ("digits main; without nothing", "without='nothing'"),
+        ("digits main; only KL", "option='only'"),
+    ],
+)
+def test_what_is_not_there_is_refused(what, received):
+    with pytest.raises(ValueError, match=received):
+        study_tables.table(what)

@@ -1,0 +1,97 @@
+"""`python tools/study_tables.py`: tables of studies in the documents that show them.
+
+A document says what stands there, and this writes it:
+
+    <!-- study: cifar10 main; rows InfoNCE | KL; without seeds, top-1, s -->
+    (the table)
+    <!-- end of study -->
+
+NAME GROUP of benchmarks/results/studies; `rows` names entries, by default all; `without` names
+columns. `cifar10 main tried` is the table of what was tried in the group.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import re
+from pathlib import Path
+
+from fmicl_core.checks import check_choice
+from fmicl_recipes.report import pipes
+from fmicl_recipes.study import Results, Study, summary
+
+ROOT = Path(__file__).resolve().parents[1]
+STUDIES = ROOT / "benchmarks" / "results" / "studies"
+TABLE = re.compile(
+    r"^(<!-- study: (?P<what>[^\n]+?) -->\n).*?(\n<!-- end of study -->)", re.DOTALL | re.MULTILINE
+)
+
+
+def documents() -> list[Path]:
+    """The documents that may show tables."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def written(text: str) -> str:
+    """A document with its tables as the studies have them now."""
+    return TABLE.sub(lambda found: f"{found[1]}\n{table(found['what'])}\n{found[3]}", text)
+
+
+def table(what: str) -> str:
+    """The table that a document asks for.
+
+    Raises:
+        ValueError: there is no such study, group, row or column.
+    """
+    where, *options = (part.strip() for part in what.split(";"))
+    words = {key: rest for key, _, rest in (option.partition(" ") for option in options)}
+    for key in words:
+        check_choice("option", key, ("rows", "without"))
+    name, group, *tried = where.split()
+    study, results = read(name)
+    check_choice("group", group, study.groups)
+    if tried:
+        return pipes(*summary.choices_table(study, study.members(group), results))
+    heads, cells = summary.group_table(study, group, results)
+    if "rows" in words:
+        kept = [row.strip() for row in words["rows"].split("|")]
+        cells = [next(row for row in cells if row[0] == _one_of(n, cells)) for n in kept]
+    dropped = [head.strip() for head in words.get("without", "").split(",") if head.strip()]
+    for head in dropped:
+        check_choice("without", head, heads)
+    columns = [i for i, head in enumerate(heads) if head not in dropped]
+    text = pipes([heads[i] for i in columns], [[row[i] for i in columns] for row in cells])
+    noise = summary.pooled(study, group, results)
+    return "\n\n".join(filter(None, [text, noise]))
+
+
+def _one_of(name: str, cells: list[list[str]]) -> str:
+    check_choice("rows", name, [row[0] for row in cells])
+    return name
+
+
+@functools.cache
+def read(name: str) -> tuple[Study, Results]:
+    """A study and its rows."""
+    return Study.read(STUDIES / name / "study.toml"), Results(STUDIES / name)
+
+
+def main() -> None:
+    """Write the tables; with --check, only say which documents are behind."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing, but fail if it would")
+    check, behind = parser.parse_args().check, []
+    for path in documents():
+        text = path.read_text(encoding="utf-8")
+        if (new := written(text)) != text:
+            behind.append(path.relative_to(ROOT))
+            if not check:
+                path.write_text(new, encoding="utf-8")
+    for path in behind:
+        print(f"{path}: {'is behind its studies' if check else 'written'}")
+    raise SystemExit(bool(check and behind))
+
+
+if __name__ == "__main__":
+    main()
