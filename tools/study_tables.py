@@ -52,8 +52,9 @@ def table(what: str) -> str:
     study, results = read(name)
     check_choice("group", group, study.groups)
     if tried:
-        return pipes(*summary.choices_table(study, study.members(group), results))
-    heads, cells = summary.group_table(study, group, results)
+        heads, cells = summary.choices_table(study, study.members(group), results)
+    else:
+        heads, cells = summary.group_table(study, group, results)
     if "rows" in words:
         kept = [row.strip() for row in words["rows"].split("|")]
         cells = [next(row for row in cells if row[0] == _one_of(n, cells)) for n in kept]
@@ -62,7 +63,7 @@ def table(what: str) -> str:
         check_choice("without", head, heads)
     columns = [i for i, head in enumerate(heads) if head not in dropped]
     text = pipes([heads[i] for i in columns], [[row[i] for i in columns] for row in cells])
-    noise = summary.pooled(study, group, results)
+    noise = "" if tried else summary.pooled(study, group, results)
     return "\n\n".join(filter(None, [text, noise]))
 
 

@@ -15,11 +15,10 @@ METHODS = {
 }
 #: Methods with a key encoder, which follows the query encoder slowly.
 MOMENTUM_METHODS = ("moco", "moco-v3")
-#: Weight of the negative term by default. Where keys come from another network, all queries can
-#: move opposite all keys. One score f'(1/alpha) for every pair then has a lower loss than features
-#: that tell samples apart, if alpha is large: above 33 for KL. For any divergence the latter lead
-#: most at alpha = 1/E[G], which is e^2 = 7.4 for uniform features and the default kernel.
-ALPHAS = {"simclr": DEFAULTS.alpha, "moco": 8.0, "moco-v3": 8.0}
+#: Strength of alpha = "auto" by default (docs/alpha.md has what was measured). Where keys come from
+#: another network, all queries can move away from all keys at once, which with KL and a strength
+#: above 2 has a lower loss than features that are spread and aligned.
+ALPHA_STRENGTHS = {"simclr": DEFAULTS.strength, "moco": 2.0, "moco-v3": 2.0}
 #: Negative pairs by default. MoCo's come from its queue, whatever the scheme; MoCo v3 contrasts a
 #: prediction with the keys of the batch.
 SCHEMES = {"simclr": "all", "moco": "cross", "moco-v3": "cross"}

@@ -13,7 +13,7 @@ from fmicl_core.pairs import NEGATIVES, SINGLE
 from fmicl_recipes.augmentation import PHOTO, STRENGTHS, Photo, chosen_augmentation
 from fmicl_recipes.checks import at_least, check_not_negative, check_text, unit_interval
 from fmicl_recipes.choices import (
-    ALPHAS,
+    ALPHA_STRENGTHS,
     AUGMENTATIONS,
     CACHES,
     CONVOLUTIONAL,
@@ -113,7 +113,7 @@ class TrainSettings(SharedSettings):
         methods=("simclr", "moco-v3"),
         only=({"loss": ("siglip",)},),
     )
-    alpha: float | str = SharedSettings.changed("alpha", default=None, by_method=ALPHAS)
+    strength: float = SharedSettings.changed("strength", default=None, by_method=ALPHA_STRENGTHS)
     negatives: str = option(
         None, "Which pairs are negatives.", "Loss", NEGATIVES,
         methods=("simclr", "moco-v3"), only=({"loss": QUEUE_LOSSES},), by_method=SCHEMES,

@@ -53,15 +53,17 @@ class SharedSettings(Settings):
         only=({"loss": ("info-nce",)}, COSINE_LOSS),
     )  # fmt: skip
     alpha: float | str = option(
-        DEFAULTS.alpha,
-        "Weight of the negative term; or auto, which finds it from every batch: strength / mean of "
-        "u over the negative pairs, with the ratio of densities u that the similarity stands for.",
+        AUTO,
+        "Weight of the negative term; auto finds it from every batch: strength / mean of u over "
+        "the negative pairs, with the ratio of densities u that the similarity stands for.",
         "Loss",
         check_alpha,
         only=(FMICL_LOSS,),
     )
     strength: float = option(
-        DEFAULTS.strength, "What --alpha auto divides by the mean of u.", "Loss", check_positive,
+        DEFAULTS.strength,
+        "Weight of the negative term with --alpha auto, in units that fit any data and kernel.",
+        "Loss", check_positive,
         only=(FMICL_LOSS | {"alpha": (AUTO,)},),
     )  # fmt: skip
     negatives: str = option(

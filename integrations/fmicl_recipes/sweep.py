@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from fmicl_core.checks import check_at_least, check_number, check_positive, invalid
-from fmicl_core.objective import AUTO
 from fmicl_recipes import plots
 from fmicl_recipes.data import ImageData
 from fmicl_recipes.data.images import CLASSES
 from fmicl_recipes.files import check_folder, make_folder
+from fmicl_recipes.options import default_of
 from fmicl_recipes.run_folder import RunFolder
 from fmicl_recipes.shared_settings import SharedSettings
 
@@ -66,17 +66,15 @@ def check_sweep(
     """Check what `sweep_alpha` takes, before the images are loaded.
 
     Raises:
-        ValueError: an argument is out of range, the loss has no alpha, or "auto", or `out` cannot
-            be made.
+        ValueError: an argument is out of range, the loss has no alpha, or `out` cannot be made.
     """
     _check_search(start, factor, patience)
     check_folder(out)
     if settings.loss != "fmicl":
         raise invalid("loss", "'fmicl', which has an alpha", settings.loss)
-    if settings.alpha == AUTO:
-        raise invalid("alpha", "to be left out", AUTO,
-                      why="Every run of the search has a number alpha; --alpha auto has a"
-                      " --strength, which needs no search over many powers of two.")  # fmt: skip
+    if settings.strength != default_of(settings.options()["strength"], settings.method):
+        raise invalid("strength", "to be left out", settings.strength,
+                      why="Every run of the search has a number alpha.")  # fmt: skip
 
 
 def check_labels(data: ImageData) -> None:

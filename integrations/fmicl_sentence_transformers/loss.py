@@ -58,10 +58,10 @@ class FMICLLoss(nn.Module):
         divergence: name or `fmicl_core.Divergence`.
         similarity: name or `fmicl_core.Similarity`; by default the paper's for texts, a Gaussian
             with 1/(2 sigma^2) = 20.
-        alpha: weight of the negative term, > 0; by default the paper's for texts. A sharper kernel
-            needs a larger one; `fmicl sweep alpha` finds it. "auto" finds it from every batch:
-            strength / mean of u = e^L over all negative pairs, hard negatives and batches of other
-            processes included. `used_alpha` is that of the last batch.
+        alpha: weight of the negative term. "auto" finds it from every batch: strength / mean of
+            u = e^L over all negative pairs, hard negatives and batches of other processes
+            included; `used_alpha` is that of the last batch. Or a number > 0, which has to fit
+            kernel and encoder: the paper's for texts is 409600, and `fmicl sweep alpha` finds it.
         strength: factor > 0 of alpha="auto"; None: 5.
         negatives: pairs that count as negative: "cross" {(a_i, p_j), i != j}, as in
             MultipleNegativesRankingLoss; "anchor" {(a_i, a_j), i != j}, as the paper prints;

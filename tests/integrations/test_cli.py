@@ -121,10 +121,7 @@ MISTAKES = [
     ),
     (["sweep", "alpha", "simclr", "--factor", "1"], "`factor`. Expected a finite number > 1"),
     (["sweep", "alpha", "simclr", "--loss", "spectral"], "`loss`. Expected 'fmicl', which has an"),
-    (
-        ["sweep", "alpha", "simclr", "--alpha", "auto"],
-        "`alpha`. Expected to be left out. Every run",
-    ),
+    (["sweep", "alpha", "moco", "--strength", "3"], "`strength`. Expected to be left out"),
     (["train", "simcse", "--alpha", "much"], "`alpha`. Expected a finite number > 0 or 'auto'"),
     (["check", "--train", "--out", "/dev/null/x"], "`out`. Expected a folder that can be made"),
     (["sweep", "alpha", "simclr", "--out", "/dev/null/x"], "`out`. Expected a folder that can be"),

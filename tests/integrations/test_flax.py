@@ -28,6 +28,7 @@ import jax.numpy as jnp  # noqa: E402
 import optax  # noqa: E402
 from flax import nnx  # noqa: E402
 
+from fmicl_core.objective import AUTO  # noqa: E402
 from fmicl_flax import (  # noqa: E402
     MethodTrainer,
     MoCo,
@@ -48,7 +49,7 @@ from fmicl_flax.optimizers import build_optimizer, is_weight, warmup_cosine  # n
 from fmicl_flax.split_batch_norm import in_parts  # noqa: E402
 from fmicl_jax import fmicl_loss, info_nce_loss  # noqa: E402
 from fmicl_recipes import RunFolder, resolve  # noqa: E402
-from fmicl_recipes.choices import ALPHAS, LOSSES, METHODS  # noqa: E402
+from fmicl_recipes.choices import ALPHA_STRENGTHS, LOSSES, METHODS  # noqa: E402
 from fmicl_recipes.data import ImageData, StoredImages, load_images  # noqa: E402
 from fmicl_recipes.draws import epoch_batches, initial_queue, key_order  # noqa: E402
 from fmicl_recipes.evaluation import knn_accuracy  # noqa: E402
@@ -59,6 +60,8 @@ from fmicl_recipes.settings import TrainSettings  # noqa: E402
 from fmicl_recipes.stopping import NonFiniteLossError, NotSaved, Preempted  # noqa: E402
 
 MOMENTUM = ("moco", "moco-v3")
+#: The weight of the negatives in both.
+WEIGHT = {"alpha": AUTO, "strength": ALPHA_STRENGTHS["moco"]}
 #: What a row of the history says of the time that an epoch took.
 TIMES = {"images_per_second": 0, "data_wait": 0}
 DEVICES = Path(__file__).parent / "ranks" / "flax_devices.py"
@@ -197,7 +200,7 @@ def test_moco_takes_its_negatives_from_the_queue_and_enters_the_keys_after():
     queue = step.before["queue"][...]
     np.testing.assert_array_equal(queue, initial_queue(100, 8, seed=0))
     np.testing.assert_allclose(
-        step.loss, fmicl_loss(step.q, step.k, bank=queue, alpha=ALPHAS["moco"]), rtol=1e-5
+        step.loss, fmicl_loss(step.q, step.k, bank=queue, **WEIGHT), rtol=1e-5
     )
     unit = step.k / np.linalg.norm(step.k, axis=1, keepdims=True)
     np.testing.assert_allclose(step.after["queue"][:64], unit, rtol=1e-5, atol=1e-6)
@@ -316,7 +319,7 @@ def test_networks_without_batch_norm_are_not_split(encoder, head_norm, parts):
 def test_moco_v3_predicts_the_keys_of_the_other_view():
     step = step_of("moco-v3")
     q2, k1 = step.call("predictor", step.call("query", step.v2)), step.call("key", step.v1)
-    options = {"negatives": "cross", "alpha": ALPHAS["moco-v3"]}
+    options = {"negatives": "cross", **WEIGHT}
     want = fmicl_loss(step.q, step.k, **options) + fmicl_loss(q2, k1, **options)
     np.testing.assert_allclose(step.loss, want, rtol=1e-4)
     q1 = step.call("predictor", step.call("query", step.v1))

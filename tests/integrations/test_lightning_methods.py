@@ -21,13 +21,14 @@ pytest.importorskip("lightning", reason="the Lightning trainer needs Lightning")
 import lightning  # noqa: E402
 
 from fmicl_core.checks import InvalidArgument  # noqa: E402
+from fmicl_core.objective import AUTO  # noqa: E402
 from fmicl_lightning import LARS, MethodTrainer, SimCLR, ViT, build_encoder, build_method  # noqa: E402
 from fmicl_lightning.callbacks import RunClock, quiet  # noqa: E402
 from fmicl_lightning.encoders import feature_width  # noqa: E402
 from fmicl_lightning.optimizers import build_optimizer, warmup_cosine  # noqa: E402
 from fmicl_lightning.shards import options_over_devices  # noqa: E402
 from fmicl_recipes import RunFolder, resolve  # noqa: E402
-from fmicl_recipes.choices import ALPHAS, METHODS  # noqa: E402
+from fmicl_recipes.choices import ALPHA_STRENGTHS, METHODS  # noqa: E402
 from fmicl_recipes.data import load_images  # noqa: E402
 from fmicl_recipes.draws import initial_queue, key_order  # noqa: E402
 from fmicl_recipes.history import knn  # noqa: E402
@@ -44,6 +45,8 @@ from fmicl_torch import (  # noqa: E402
 )
 
 MOMENTUM = ("moco", "moco-v3")
+#: The weight of the negatives in MoCo and MoCo v3.
+WEIGHT = {"alpha": AUTO, "strength": ALPHA_STRENGTHS["moco"]}
 DDP = Path(__file__).parent / "ranks" / "lightning_ddp.py"
 
 
@@ -179,7 +182,7 @@ def test_the_queue_starts_with_unit_vectors_drawn_from_the_seed():
 
 
 @pytest.mark.parametrize(("loss", "of", "options"), [
-    ("fmicl", fmicl_loss, {"alpha": ALPHAS["moco"]}), ("info-nce", info_nce_loss, {}),
+    ("fmicl", fmicl_loss, WEIGHT), ("info-nce", info_nce_loss, {}),
     ("dcl", dcl_loss, {"temperature": TrainSettings.temperature}),
 ])  # fmt: skip
 def test_moco_takes_its_negatives_from_the_queue_and_enters_the_keys_after(loss, of, options):
@@ -207,7 +210,8 @@ def test_simclr_says_by_ids_which_views_and_images_belong_together(loss, views, 
     value, x, y = module.contrast(*drawn, **({"ids": labels} if supervised else {}))
     every = module.query(drawn.flatten(0, 1)).unflatten(0, (views, 64))
     torch.testing.assert_close(torch.stack([x, y]), every[:2])
-    of = partial(fmicl_loss if loss == "fmicl" else info_nce_loss, negatives="all")
+    weight = {"alpha": AUTO, "strength": ALPHA_STRENGTHS["simclr"]} if loss == "fmicl" else {}
+    of = partial(fmicl_loss if loss == "fmicl" else info_nce_loss, negatives="all", **weight)
     ids = labels if supervised else torch.arange(64)
     want = of(x, y, ids=ids) if views == 2 else of(every.flatten(0, 1), ids=ids.repeat(views))
     torch.testing.assert_close(value, want)
@@ -243,7 +247,7 @@ def test_more_views_begin_with_the_same_two():
 def test_supervised_moco_keeps_the_labels_of_its_keys(loss):
     module, v1, v2 = build("moco", loss=loss, supervised=True)
     of = fmicl_loss if loss == "fmicl" else info_nce_loss
-    options = {"alpha": ALPHAS["moco"]} if loss == "fmicl" else {}
+    options = WEIGHT if loss == "fmicl" else {}
     for step in range(2):
         bank, bank_ids = module.queue.clone(), module.queue_labels.clone()
         labels = (torch.arange(64, dtype=torch.int32) + step) % 5
@@ -360,7 +364,7 @@ def test_moco_v3_predicts_the_keys_of_the_other_view(loss):
     of = fmicl_loss if loss == "fmicl" else info_nce_loss
     torch.testing.assert_close(q1, module.predictor(module.query(v1)))
     torch.testing.assert_close(k2, module.key(v2))
-    options = {"alpha": ALPHAS["moco-v3"]} if loss == "fmicl" else {}
+    options = WEIGHT if loss == "fmicl" else {}
     want = sum(of(q, k, negatives="cross", **options) for q, k in ((q1, k2), (q2, k1)))
     torch.testing.assert_close(value, want)
 

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 pytest.importorskip("sklearn", reason="the recipes need scikit-learn")
 datasets = pytest.importorskip("datasets", reason="the recipes need Hugging Face datasets")
 
-from fmicl_core import DIVERGENCES, Cosine, Gaussian, Tsallis  # noqa: E402
+from fmicl_core import KL, Cosine, Gaussian, Tsallis  # noqa: E402
 from fmicl_core.checks import InvalidArgument  # noqa: E402
 from fmicl_core.objective import DEFAULTS  # noqa: E402
 from fmicl_recipes import PRESETS, RunFolder, TrainSettings, resolve  # noqa: E402
-from fmicl_recipes.choices import ALPHAS, METHODS  # noqa: E402
+from fmicl_recipes.choices import METHODS  # noqa: E402
 from fmicl_recipes.files import make_folder, write_atomically  # noqa: E402
 from fmicl_recipes.losses import siglip_logits  # noqa: E402
 from fmicl_recipes.options import difference  # noqa: E402
@@ -68,9 +68,12 @@ BAD_SETTINGS = [
     ),
     ({"negatives": "anchor", "loss": "siglip"}, "`negatives`. Expected .* or 'dcl' beside it"),
     ({"alpha": "much"}, "`alpha`. Expected a finite number > 0 or 'auto'. Received: alpha='much'"),
-    ({"strength": 2.0}, "`strength`. Expected loss = 'fmicl' and alpha = 'auto' beside it. Elsewh"),
+    (
+        {"alpha": 40.0, "strength": 2.0},
+        "`strength`. Expected loss = 'fmicl' and alpha = 'auto' beside it. Elsewh",
+    ),
     ({"alpha": "auto", "strength": 0.0}, "`strength`. Expected a finite number > 0"),
-    ({"alpha": "auto", "loss": "dcl"}, "`alpha`. Expected loss = 'fmicl' beside it"),
+    ({"alpha": 40.0, "loss": "dcl"}, "`alpha`. Expected loss = 'fmicl' beside it"),
     ({"logit_bias": -3.0}, "`logit_bias`. Expected .* and loss = 'siglip' beside it"),
     ({"method": "moco", "loss": "siglip"}, "`loss`. Expected .* for MoCo.*Others know no queue"),
 ]
@@ -109,25 +112,22 @@ def test_siglips_bias_gives_all_negatives_the_weight_of_a_positive(n):
     assert siglip_logits(given) == {"logit_scale": 4.0, "logit_bias": 2.0}
 
 
-@pytest.mark.parametrize("name", [n for n, make in DIVERGENCES.items() if make().suitable])
-@given(alpha=st.floats(1.1, 50.0))
-def test_the_default_alpha_of_momentum_methods_keeps_queries_with_their_keys(name, alpha):
-    """Loss of one score for all pairs, at best f'(1/alpha), less that of spread, aligned features.
+@pytest.mark.parametrize("method", ["moco", "moco-v3"])
+def test_the_default_strength_of_momentum_methods_keeps_queries_with_their_keys(method):
+    """KL's -mean s + S log mean u: no lower where all queries move away from all keys at once.
 
-    The lead of the spread features is largest at alpha = e^2, for every divergence.
+    Beside features that are spread (d^2 = 2) and aligned; the default is the largest such S.
     """
-    divergence, d2 = DIVERGENCES[name](), np.linspace(0.0, 4.0, 4001)
+    objective = TrainSettings(method=method).objective()
 
-    def lead(weight):
-        opposite = (weight * divergence.penalty(-d2) - divergence.score(-d2)).min()
-        zero, two = np.zeros(()), np.full((), -2.0)
-        return opposite - (weight * divergence.penalty(two) - divergence.score(zero))
+    def loss(positive, negative, strength):
+        return -KL().score(-positive) + strength * np.log(KL().penalty(-negative))
 
-    best = lead(np.exp(2.0))
-    assert best >= lead(alpha) - 1e-6
-    for method in ("moco", "moco-v3"):
-        assert ALPHAS[method] == TrainSettings(method=method).alpha
-        assert lead(ALPHAS[method]) > 0.95 * best
+    away = np.linspace(0.0, 4.0, 401)
+    spread = np.zeros(()), np.full((), 2.0)
+    for strength, keeps in ((objective.strength, True), (1.01 * objective.strength, False)):
+        lowest = loss(away, away, strength).min()
+        assert (loss(*spread, strength) <= lowest + 1e-12) == keeps
 
 
 # Run folder
@@ -146,8 +146,8 @@ def test_a_run_folder_is_never_overwritten(tmp_path):
 def test_resume_says_which_settings_differ(tmp_path):
     RunFolder.create(tmp_path / "run", TrainSettings(epochs=5, lr=0.1))
     found = TrainSettings(alpha="auto", strength=2.0)
-    assert set(difference(TrainSettings(alpha="auto"), found)) == {"strength"}
-    assert set(difference(TrainSettings(), found)) == {"alpha", "strength"}
+    assert set(difference(TrainSettings(), found)) == {"strength"}
+    assert set(difference(TrainSettings(alpha=40.0), found)) == {"alpha", "strength"}
     other = TrainSettings(epochs=6, lr=0.2, device="cpu")
     assert set(difference(TrainSettings(), other)) == {"epochs", "lr"}
     with pytest.raises(

@@ -32,6 +32,7 @@ from tokenizers.models import WordLevel  # noqa: E402
 from tokenizers.pre_tokenizers import Whitespace  # noqa: E402
 
 from fmicl_core import DIVERGENCES, FMICL, Gaussian, fmicl_reference  # noqa: E402
+from fmicl_core.objective import AUTO  # noqa: E402
 from fmicl_core.pairs import NEGATIVES  # noqa: E402
 from fmicl_sentence_transformers import CachedFMICLLoss, FMICLLoss  # noqa: E402
 from fmicl_sentence_transformers.duplicates import sample_numbers, text_keys  # noqa: E402
@@ -394,7 +395,7 @@ def test_bf16_embeddings_lose_only_their_own_rounding(tiny_encoder):
     got = FMICLLoss(half)(features(half, ANCHORS, POSITIVES), None)
     assert got.dtype == torch.float32
     rounded = (v.detach().double().numpy() for v in (x, y))
-    truth = fmicl_reference(*rounded, FMICL("kl", Gaussian(0.025), 409600.0, "cross"))
+    truth = fmicl_reference(*rounded, FMICL("kl", Gaussian(0.025), AUTO, "cross"))
     assert got.item() == pytest.approx(truth.loss, rel=1e-4)
     assert all(g.isfinite().all() for g in gradients(half, got))
 
@@ -495,7 +496,7 @@ def test_a_script_works_after_replacing_the_loss_line(tiny_encoder, tmp_path):
     trainer.train()
     encoder.save_pretrained(str(tmp_path / "model"))
     card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
-    for words in ("FMICLLoss", "lu2023fmicl", "409600.0", "Gaussian(sigma2=0.025, mu=1.0)"):
+    for words in ("FMICLLoss", "lu2023fmicl", "auto", "Gaussian(sigma2=0.025, mu=1.0)"):
         assert words in card
     again = SentenceTransformer(str(tmp_path / "model"), device="cpu").encode(ANCHORS)
     assert np.isfinite(again).all()
@@ -525,7 +526,7 @@ MISTAKES = [
     ({"divergence": "lk"}, r"`divergence`. Expected one of 'kl'"),
     ({"mask_duplicates": 1}, r"`mask_duplicates`. Expected True or False"),
     ({"ids_from_labels": None}, r"`ids_from_labels`. Expected True or False"),
-    ({"strength": 2.0}, r"`strength`. Expected None unless alpha='auto'"),
+    ({"alpha": 40.0, "strength": 2.0}, r"`strength`. Expected None unless alpha='auto'"),
     ({"return_parts": 1}, r"`return_parts`. Expected True or False"),
     ({"gather_across_devices": "yes"}, r"`gather_across_devices`. Expected True or False"),
 ]

@@ -1,6 +1,6 @@
 """TextSettings: everything that determines a run on sentences, and presets for it.
 
-The defaults are the paper's text row.
+The defaults are the paper's text row, but for alpha, which is found from every batch.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from fmicl_core.checks import check_number, check_positive
-from fmicl_core.objective import DEFAULTS
+from fmicl_core.objective import AUTO, DEFAULTS
 from fmicl_recipes.checks import at_least, check_text
 from fmicl_recipes.options import option, preset_options
 from fmicl_recipes.shared_settings import SharedSettings
@@ -22,11 +22,11 @@ POOLINGS = ("model", "cls", "mean")
 
 
 class TextDefaults(NamedTuple):
-    """Defaults of the loss on sentences: the paper's text row, but for the negative pairs."""
+    """Defaults of the loss on sentences: the paper's text row, but for alpha and negative pairs."""
 
     divergence: str = DEFAULTS.divergence
     sigma2: float = 0.025  # 1/(2 sigma^2) = 20
-    alpha: float = 409600.0
+    alpha: float | str = AUTO  # the paper's 409600 fits encoders that do not spread sentences yet
     negatives: str = "cross"  # as MultipleNegativesRankingLoss; the paper prints "anchor"
     temperature: float = 0.05  # the scale of 20 of MultipleNegativesRankingLoss, and SimCSE's
 
@@ -90,7 +90,6 @@ class TextSettings(SharedSettings):
         help="Variance of the Gaussian similarity; 0.025 is 1/(2s^2) = 20.",
     )
     temperature: float = _shared("temperature", default=TEXT_DEFAULTS.temperature)
-    alpha: float | str = _shared("alpha", default=TEXT_DEFAULTS.alpha)
     negatives: str = _shared("negatives", default=TEXT_DEFAULTS.negatives)
     mini_batch_size: int | None = option(
         None, "Texts embedded at a time, by gradient caching; for batches beyond memory.", "Loss",

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from keras import ops
 
+from fmicl_core.objective import AUTO
 from fmicl_keras import MoCo, MoCoV3, SimCLR, build_encoder, build_method
 from fmicl_keras.backend import library
 from fmicl_keras.build import state
 from fmicl_keras.layers import has_batch_norm
 from fmicl_keras.vit import PATCHES
-from fmicl_recipes.choices import ALPHAS
+from fmicl_recipes.choices import ALPHA_STRENGTHS
 from fmicl_recipes.draws import initial_queue
 from fmicl_recipes.momentum import ema_schedule
 
@@ -49,7 +50,7 @@ def step_of(model, images):
 def public_loss(loss, method):
     """The backend's public function with the method's weight of the negatives."""
     if loss == "fmicl":
-        return partial(library().fmicl_loss, alpha=ALPHAS[method])
+        return partial(library().fmicl_loss, alpha=AUTO, strength=ALPHA_STRENGTHS[method])
     return library().info_nce_loss
 
 
