@@ -605,7 +605,7 @@ def test_training_beats_the_random_encoder(tmp_path, method):
 
 @pytest.mark.parametrize(
     ("method", "options"),
-    [("simclr", {"divergence": "neyman"}),
+    [("simclr", {"divergence": "neyman", "alpha": 40.0}),
      ("moco", {"divergence": "reverse_kl", "head_norm": "none", "alpha": 40.0})],
 )  # fmt: skip
 def test_collapse_is_reported_once(tmp_path, method, options):

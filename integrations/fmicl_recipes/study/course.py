@@ -11,6 +11,8 @@ from fmicl_recipes.study.rows import Results
 
 #: The score that chooses, where higher is better, of runs on images and of runs on texts.
 SCORES = {False: "knn_accuracy", True: "stsb_dev"}
+#: What tables and pictures call it.
+SCORE_TITLES = {False: "held-out kNN", True: "STS-B, development pairs"}
 
 
 def tuned(study: Study, entry: Entry, results: Results) -> list[tuple[Mapping[str, Any], float]]:

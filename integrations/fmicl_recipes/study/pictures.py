@@ -14,7 +14,7 @@ from fmicl_recipes.files import make_folder
 from fmicl_recipes.plots.canvas import CYCLE, caption, panels_in_a_row, save, without_frame
 from fmicl_recipes.plots.draw import draw_each, draw_runs
 from fmicl_recipes.run_folder import RunFolder
-from fmicl_recipes.study.course import SCORES, chosen, tuned
+from fmicl_recipes.study.course import SCORE_TITLES, chosen, tuned
 from fmicl_recipes.study.plan import Entry, Study
 from fmicl_recipes.study.rows import RUNS, Results
 from fmicl_recipes.study.summary import LEVEL, SHOWN, estimate, measures
@@ -43,7 +43,7 @@ def draw_study(study: Study, results: Results, folder: Path) -> list[Path]:
         tries = {entry.name: found for entry in study.members(name)
                  if entry.tune and (found := tuned(study, entry, results))}  # fmt: skip
         if tries:
-            pictures[f"tried-{name}.png"] = partial(tried, tries, SCORES[study.on_texts])
+            pictures[f"tried-{name}.png"] = partial(tried, tries, SCORE_TITLES[study.on_texts])
     budgets = by_budget(study, results)
     if budgets:
         pictures["budget.png"] = partial(budget, budgets, key)
@@ -108,7 +108,7 @@ def alignment_uniformity(courses: Mapping[str, Course], path: Path) -> Path:
 
 
 def tried(
-    tries: Mapping[str, list[tuple[Mapping[str, object], float]]], key: str, path: Path
+    tries: Mapping[str, list[tuple[Mapping[str, object], float]]], title: str, path: Path
 ) -> Path:
     """Held-out score against the values that were tried, a panel for each option."""
     panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
@@ -124,11 +124,12 @@ def tried(
             axes.plot(*zip(*points, strict=True), marker=".", color=CYCLE[index], label=name)
         axes.set(xlabel=option, xscale="log")
         values = sorted({value for points in lines.values() for value, _ in points})
-        axes.set_xticks(values, [f"{value:g}" for value in values], fontsize=8)
-        axes.set_xticks([], minor=True)
+        if values[-1] < 1e3 * values[0]:  # labels of more would overlap
+            axes.set_xticks(values, [f"{value:g}" for value in values], fontsize=8)
+            axes.set_xticks([], minor=True)
         axes.legend(fontsize=7, frameon=False)
         without_frame(axes)
-    axes_of[0].set_ylabel(f"held-out {key}, percent")
+    axes_of[0].set_ylabel(f"{title}, percent")
     return save(figure, path)
 
 

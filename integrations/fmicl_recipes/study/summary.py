@@ -11,7 +11,7 @@ import numpy as np
 
 from fmicl_recipes import report
 from fmicl_recipes.checks import is_number
-from fmicl_recipes.study.course import SCORES, chosen, tuned
+from fmicl_recipes.study.course import SCORE_TITLES, chosen, tuned
 from fmicl_recipes.study.plan import Entry, Study
 from fmicl_recipes.study.rows import Results
 
@@ -154,9 +154,7 @@ def choices_table(
             best = chosen(study, entry, results)
             rows.append([entry.name, ", ".join(entry.tune), "; ".join(scores),
                          "" if best is None else _values(best)])  # fmt: skip
-    score = SCORES[study.on_texts]
-    labels = {key: label for key, label, _ in _columns(study)}
-    return ["", "option", f"tried: held-out {labels.get(score, score)}", "chosen"], rows
+    return ["", "option", f"tried: {SCORE_TITLES[study.on_texts]}", "chosen"], rows
 
 
 def markdown(study: Study, results: Results) -> str:
@@ -196,7 +194,8 @@ def named(choice: Mapping[str, Any] | None) -> str:
 
 def _values(choice: Mapping[str, Any]) -> str:
     """The values of a choice."""
-    return ", ".join(f"{v:g}" if is_number(v) else str(v) for v in choice.values())
+    return ", ".join(f"{v:{'g' if v < 1e6 else '.2g'}}" if is_number(v) else str(v)
+                     for v in choice.values())  # fmt: skip
 
 
 def spread(values: Sequence[float], form: str) -> str:
