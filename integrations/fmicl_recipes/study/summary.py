@@ -166,7 +166,7 @@ def markdown(study: Study, results: Results) -> str:
             parts.append(report.pipes(*group_table(study, name, results)))
             parts += filter(None, [pooled(study, name, results)])
     tried = choices_table(study, study.entries.values(), results)
-    parts += [legend(study), "## What was tried", report.pipes(*tried)]
+    parts += [legend(study), *(["## What was tried", report.pipes(*tried)] if tried[1] else [])]
     return "\n\n".join(parts) + "\n"
 
 

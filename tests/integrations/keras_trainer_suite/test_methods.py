@@ -196,7 +196,7 @@ def test_simclr_says_by_ids_which_views_and_images_belong_together(loss, views, 
     assert features.shape == (64, views, 8)
     labels = ops.convert_to_tensor((np.arange(64) % 5).astype(np.int32))
     value = float(model.compute_loss(y=labels, y_pred=features))  # left aside if not supervised
-    of = partial(getattr(library(), f"{loss.replace('-', '_')}_loss"), negatives="all")
+    of = partial(public_loss(loss, "simclr"), negatives="all")
     every = [features[:, view] for view in range(views)]
     ids = labels if supervised else ops.arange(64, dtype="int32")
     rows = every if views == 2 else [ops.concatenate(every)]

@@ -90,7 +90,7 @@ def test_training_beats_the_random_encoder(tmp_path, method, capsys):
 @once
 @pytest.mark.filterwarnings("ignore:Neyman")
 def test_collapse_is_reported_once_and_runs_evaluate_again(tmp_path, tiny):
-    settings = tiny("simclr", divergence="neyman", epochs=14, lr=0.01)
+    settings = tiny("simclr", divergence="neyman", alpha=40.0, epochs=14, lr=0.01)
     with pytest.warns(UserWarning, match="The features have collapsed by epoch") as caught:
         metrics = train_run(MethodTrainer, settings, tmp_path / "run", progress=False)
     assert sum("have collapsed" in str(w.message) for w in caught) == 1
