@@ -131,7 +131,7 @@ def test_settings_in_which_runs_differ_are_named_the_most_severe_first(run_of, t
         f"batch size: 512 in {js}, {nce}; 64 in {kl}",
         f"augmentation: digits in {js}, {nce}; photo in {kl}",
         f"seed: 1 in {js}; 0 in {kl}, {nce}",
-        f"alpha: 40.0 in {js}; 2.0 in {kl}",
+        f"alpha: auto in {js}; 2.0 in {kl}",
         f"lr: 0.2 in {js}; 0.1 in {kl}, {nce}",
     ]
     text = (tmp_path / "out" / "comparison.md").read_text()
@@ -285,7 +285,8 @@ def test_options_of_the_loss_count_where_they_have_an_effect(run_of, tmp_path, u
     c = run_of("c", options={"views": 4}, loss_history=[1.0, 0.5])
     remarks = compare_runs([a, b, c], tmp_path / "out").remarks
     kl_a, kl_c, moco = "simclr kl-micl (a)", "simclr kl-micl (c)", "moco kl-micl (b)"
-    assert f"alpha: 5.0 in {kl_a}; 8.0 in {moco}; 40.0 in {kl_c}" in remarks
+    assert f"alpha: 5.0 in {kl_a}; auto in {moco}, {kl_c}" in remarks
+    assert f"strength: 2.0 in {moco}; 5.0 in {kl_c}" in remarks
     assert f"supervised: False in {kl_a}, {kl_c}; True in {moco}" in remarks
     assert f"views: 2 in {kl_a}; 4 in {kl_c}" in remarks
     assert [line for line in remarks if line.startswith("epochs: 5 in")] == [

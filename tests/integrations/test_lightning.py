@@ -176,7 +176,7 @@ def test_a_run_folder_that_exists_and_other_settings_are_refused(tmp_path):
     train(tiny(epochs=2), tmp_path / "run")
     with pytest.raises(ValueError, match=r"`out`. Expected a folder that does not exist yet"):
         train(tiny(epochs=2), tmp_path / "run")
-    with pytest.raises(ValueError, match=r"alpha: 40.0 in the run, 3.0 now"):
+    with pytest.raises(ValueError, match=r"alpha: 'auto' in the run, 3.0 now"):
         train(tiny(epochs=2, alpha=3.0), tmp_path / "run", resume=True)
 
 

@@ -145,8 +145,8 @@ def test_a_run_of_before_is_read(tmp_path):
     [
         ({"divergence": "reverse-kl"}, {"divergence": "reverse_kl"}),
         ({"divergence": "squared-hellinger"}, {"divergence": "squared_hellinger"}),
-        ({"loss": "info_nce"}, {"loss": "info-nce", "alpha": 40.0}),
-        ({"method": "moco_v3"}, {"method": "moco-v3", "alpha": 8.0}),
+        ({"loss": "info_nce"}, {"loss": "info-nce", "alpha": "auto"}),
+        ({"method": "moco_v3"}, {"method": "moco-v3", "strength": 2.0}),
         ({"data": "digits", "epochs": 2}, {"warmup_epochs": 0}),
         ({"data": "digits", "epochs": 4}, {"warmup_epochs": 3}),
         ({"data": "digits"}, {"augmentation": "digits"}),
