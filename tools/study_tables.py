@@ -12,7 +12,6 @@ columns. `cifar10 main tried` is the table of what was tried in the group.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import re
 from pathlib import Path
@@ -56,8 +55,10 @@ def table(what: str) -> str:
     else:
         heads, cells = summary.group_table(study, group, results)
     if "rows" in words:
-        kept = [row.strip() for row in words["rows"].split("|")]
-        cells = [next(row for row in cells if row[0] == _one_of(n, cells)) for n in kept]
+        named, kept = {row[0]: row for row in cells}, words["rows"].split("|")
+        for row in kept:
+            check_choice("rows", row.strip(), named)
+        cells = [named[row.strip()] for row in kept]
     dropped = [head.strip() for head in words.get("without", "").split(",") if head.strip()]
     for head in dropped:
         check_choice("without", head, heads)
@@ -67,11 +68,6 @@ def table(what: str) -> str:
     return "\n\n".join(filter(None, [text, noise]))
 
 
-def _one_of(name: str, cells: list[list[str]]) -> str:
-    check_choice("rows", name, [row[0] for row in cells])
-    return name
-
-
 @functools.cache
 def read(name: str) -> tuple[Study, Results]:
     """A study and its rows."""
@@ -79,19 +75,12 @@ def read(name: str) -> tuple[Study, Results]:
 
 
 def main() -> None:
-    """Write the tables; with --check, only say which documents are behind."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="write nothing, but fail if it would")
-    check, behind = parser.parse_args().check, []
+    """Write the tables of every document that is behind its studies."""
     for path in documents():
         text = path.read_text(encoding="utf-8")
         if (new := written(text)) != text:
-            behind.append(path.relative_to(ROOT))
-            if not check:
-                path.write_text(new, encoding="utf-8")
-    for path in behind:
-        print(f"{path}: {'is behind its studies' if check else 'written'}")
-    raise SystemExit(bool(check and behind))
+            path.write_text(new, encoding="utf-8")
+            print(f"written: {path.relative_to(ROOT)}")
 
 
 if __name__ == "__main__":

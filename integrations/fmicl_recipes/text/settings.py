@@ -90,6 +90,7 @@ class TextSettings(SharedSettings):
         help="Variance of the Gaussian similarity; 0.025 is 1/(2s^2) = 20.",
     )
     temperature: float = _shared("temperature", default=TEXT_DEFAULTS.temperature)
+    alpha: float | str = _shared("alpha", default=TEXT_DEFAULTS.alpha)
     negatives: str = _shared("negatives", default=TEXT_DEFAULTS.negatives)
     mini_batch_size: int | None = option(
         None, "Texts embedded at a time, by gradient caching; for batches beyond memory.", "Loss",
