@@ -1,14 +1,7 @@
 """The reader of machine code counts one turn of its main loop, with the loop inside."""
 
-import importlib.util
-from pathlib import Path
-
+import machine_code
 import pytest
-
-PATH = Path(__file__).resolve().parents[2] / "tools" / "machine_code.py"
-spec = importlib.util.spec_from_file_location("machine_code", PATH)
-machine_code = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(machine_code)
 
 SELECT = "        /*0900*/                   SEL R1, R1, RZ, P1 ;"
 MASK = "\n".join([SELECT] * 32)

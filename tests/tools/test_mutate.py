@@ -1,7 +1,7 @@
 """Mutations change what is computed, and leave texts and hints alone."""
 
 import ast
-import importlib.util
+import importlib
 from pathlib import Path
 
 import pytest
@@ -30,10 +30,7 @@ EXPECTED = {
 
 @pytest.fixture(scope="module")
 def mutate():
-    spec = importlib.util.spec_from_file_location("mutate", ROOT / "tools" / "mutate.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("mutate")
 
 
 def test_each_sign_constant_and_branch_is_changed_and_nothing_else(mutate, tmp_path):

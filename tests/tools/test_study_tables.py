@@ -1,15 +1,9 @@
 """The documents show the tables of the studies as their rows are now."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
+import study_tables
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*known to collapse")
-PATH = Path(__file__).resolve().parents[2] / "tools" / "study_tables.py"
-spec = importlib.util.spec_from_file_location("study_tables", PATH)
-study_tables = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(study_tables)
 
 
 @pytest.mark.parametrize("path", study_tables.documents(), ids=lambda path: path.name)
