@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from fmicl_recipes.archives import read_arrays
 from fmicl_recipes.files import make_folder
@@ -17,7 +18,7 @@ from fmicl_recipes.run_folder import RunFolder
 from fmicl_recipes.study.course import SCORE_TITLES, chosen, tuned
 from fmicl_recipes.study.plan import Entry, Study
 from fmicl_recipes.study.rows import RUNS, Results
-from fmicl_recipes.study.summary import LEVEL, SHOWN, estimate, measures
+from fmicl_recipes.study.summary import LEVEL, SHOWN, estimate, measures, shown_title
 
 #: Points of a line by number of its values: scores by seed, by the entry's name.
 Scores = Mapping[str, list[float]]
@@ -28,14 +29,14 @@ Course = tuple[list[float], list[float]]
 def draw_study(study: Study, results: Results, folder: Path) -> list[Path]:
     """Draw every picture for which there are numbers; the files."""
     pictures = {}
-    key = SHOWN[study.on_texts]
+    key, title = SHOWN[study.on_texts], shown_title(study)
     for name in study.groups:
         scores = {
             entry.name: [run[key] for run in measures(study, entry, results).values() if key in run]
             for entry in study.members(name)
         }
         if any(scores.values()):
-            pictures[f"scores-{name}.png"] = partial(scores_by_seed, scores, key)
+            pictures[f"scores-{name}.png"] = partial(scores_by_seed, scores, title)
         courses = {entry.name: course for entry in study.members(name)
                    if (course := course_of(study, entry, results))}  # fmt: skip
         if courses:
@@ -46,7 +47,7 @@ def draw_study(study: Study, results: Results, folder: Path) -> list[Path]:
             pictures[f"tried-{name}.png"] = partial(tried, tries, SCORE_TITLES[study.on_texts])
     budgets = by_budget(study, results)
     if budgets:
-        pictures["budget.png"] = partial(budget, budgets, key)
+        pictures["budget.png"] = partial(budget, budgets, title)
     return draw_each(folder, pictures)
 
 
@@ -74,7 +75,7 @@ def draw_gallery(study: Study, results: Results, folder: Path) -> list[Path]:
     return written
 
 
-def scores_by_seed(scores: Scores, key: str, path: Path) -> Path:
+def scores_by_seed(scores: Scores, title: str, path: Path) -> Path:
     """A point for every seed, and the mean with its interval, an entry a line."""
     names = [name for name, values in scores.items() if values]
     figure, (axes,) = panels_in_a_row(1, width=6.0, height=1.0 + 0.32 * len(names))
@@ -85,7 +86,7 @@ def scores_by_seed(scores: Scores, key: str, path: Path) -> Path:
         axes.errorbar(found.mean, place, xerr=reach, fmt="o", color=CYCLE[0], capsize=3)
         axes.plot(values, np.full(len(values), place), ".", color=CYCLE[1], alpha=0.7)
     axes.set_yticks(range(len(names)), list(reversed(names)))
-    axes.set_xlabel(f"{key}, percent")
+    axes.set_xlabel(f"{title}, percent")
     axes.grid(axis="x", alpha=0.3)
     without_frame(axes)
     caption(figure, f"Small points: seeds. Lines: {LEVEL:.0%} interval of the mean by Student's t.")
@@ -123,29 +124,36 @@ def tried(
         for index, (name, points) in enumerate(lines.items()):
             axes.plot(*zip(*points, strict=True), marker=".", color=CYCLE[index], label=name)
         axes.set(xlabel=option, xscale="log")
-        values = sorted({value for points in lines.values() for value, _ in points})
-        if values[-1] < 1e3 * values[0]:  # labels of more would overlap
-            axes.set_xticks(values, [f"{value:g}" for value in values], fontsize=8)
-            axes.set_xticks([], minor=True)
+        _ticks(axes, {value for points in lines.values() for value, _ in points})
         axes.legend(fontsize=7, frameon=False)
         without_frame(axes)
     axes_of[0].set_ylabel(f"{title}, percent")
     return save(figure, path)
 
 
-def budget(lines: Mapping[str, Mapping[int, list[float]]], key: str, path: Path) -> Path:
+def budget(lines: Mapping[str, Mapping[int, list[float]]], title: str, path: Path) -> Path:
     """Score against the number of epochs, with intervals, a line a loss."""
     figure, (axes,) = panels_in_a_row(1, width=5.2, height=3.8)
     for index, (name, points) in enumerate(lines.items()):
         found = {epochs: estimate(values) for epochs, values in sorted(points.items())}
         means = [100.0 * one.mean for one in found.values()]
         reach = [100.0 * (0.0 if math.isnan(one.reach) else one.reach) for one in found.values()]
-        axes.errorbar(list(found), means, yerr=reach, color=CYCLE[index], marker="o", capsize=3,
+        places = [epochs * 1.015**index for epochs in found]  # intervals beside each other
+        axes.errorbar(places, means, yerr=reach, color=CYCLE[index], marker="o", capsize=3,
                       label=name)  # fmt: skip
-    axes.set(xlabel="epochs", ylabel=f"{key}, percent", xscale="log")
+    axes.set(xlabel="epochs", ylabel=f"{title}, percent", xscale="log")
+    _ticks(axes, {epochs for points in lines.values() for epochs in points})
     axes.legend(fontsize=8, frameon=False)
     without_frame(axes)
+    caption(figure, f"Lines: {LEVEL:.0%} interval of the mean by Student's t.")
     return save(figure, path)
+
+
+def _ticks(axes: Axes, values: set[float] | set[int]) -> None:
+    """Ticks of a logarithmic axis at these values, unless their labels would overlap."""
+    if max(values) < 1e3 * min(values):
+        axes.set_xticks(sorted(values), [f"{value:g}" for value in sorted(values)], fontsize=8)
+        axes.set_xticks([], minor=True)
 
 
 def course_of(study: Study, entry: Entry, results: Results) -> Course | None:

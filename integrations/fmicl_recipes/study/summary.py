@@ -123,8 +123,7 @@ def group_table(study: Study, name: str, results: Results) -> tuple[list[str], l
     columns = [c for c in _columns(study) if any(c[0] in r for f in found.values()
                                                  for r in f.values())]  # fmt: skip
     key, base = SHOWN[study.on_texts], study.baseline(name)
-    label = next((label for column, label, _ in columns if column == key), key)
-    heads = ["", "chosen", "seeds", *(c[1] for c in columns), f"{label}: less {base}"]
+    heads = ["", "chosen", "seeds", *(c[1] for c in columns), f"{shown_title(study)}: less {base}"]
     rows = []
     if name == next(iter(study.groups)):
         for title, numbers in results.baselines().items():
@@ -216,6 +215,11 @@ def interval(found: Estimate) -> str:
     if math.isnan(reach):
         return f"{mean:+.1f}"
     return f"{mean:+.1f} ({mean - reach:+.1f} to {mean + reach:+.1f})"
+
+
+def shown_title(study: Study) -> str:
+    """Heading of the score in tables and pictures."""
+    return next(title for key, title, _ in _columns(study) if key == SHOWN[study.on_texts])
 
 
 def _columns(study: Study) -> tuple[report.Column, ...]:
