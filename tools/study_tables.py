@@ -16,14 +16,16 @@ import functools
 import re
 from pathlib import Path
 
-from fmicl_core.checks import check_choice
+from fmicl_core.checks import check_choice, invalid
 from fmicl_recipes.report import pipes
 from fmicl_recipes.study import Results, Study, summary
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDIES = ROOT / "benchmarks" / "results" / "studies"
+MARK, END = "<!-- study: ", "<!-- end of study -->"
+#: A mark and its end, with no other mark between them.
 TABLE = re.compile(
-    r"^(<!-- study: (?P<what>[^\n]+?) -->\n).*?(\n<!-- end of study -->)", re.DOTALL | re.MULTILINE
+    rf"^({MARK}(?P<what>[^\n]+?) -->\n)(?:(?!<!-- ).)*?^({END})", re.DOTALL | re.MULTILINE
 )
 
 
@@ -33,8 +35,17 @@ def documents() -> list[Path]:
 
 
 def written(text: str) -> str:
-    """A document with its tables as the studies have them now."""
-    return TABLE.sub(lambda found: f"{found[1]}\n{table(found['what'])}\n{found[3]}", text)
+    """A document with its tables as the studies have them now.
+
+    Raises:
+        ValueError: a mark has no end, or an end no mark.
+    """
+    whole = len(TABLE.findall(text))
+    for mark in (MARK, END):
+        if (found := len(re.findall(f"^{mark}", text, re.MULTILINE))) != whole:
+            received = f"{found} lines {mark!r}, {whole} of them in pairs"
+            raise invalid("text", f"a line {END!r} below every {MARK!r}", received, what="marks")
+    return TABLE.sub(lambda found: f"{found[1]}\n{table(found['what'])}\n\n{found[3]}", text)
 
 
 def table(what: str) -> str:
