@@ -71,8 +71,9 @@ def table(what: str) -> str:
             check_choice("rows", row.strip(), named)
         cells = [named[row.strip()] for row in kept]
     dropped = [head.strip() for head in words.get("without", "").split(",") if head.strip()]
+    known = [*heads, *(title for _, title, _ in summary.known_columns(study))]
     for head in dropped:
-        check_choice("without", head, heads)
+        check_choice("without", head, list(dict.fromkeys(known)))
     columns = [i for i, head in enumerate(heads) if head not in dropped]
     text = pipes([heads[i] for i in columns], [[row[i] for i in columns] for row in cells])
     noise = "" if tried else summary.pooled(study, group, results)

@@ -120,7 +120,7 @@ def group_table(study: Study, name: str, results: Results) -> tuple[list[str], l
     """Headings and cells of a group: an entry a row; accuracies and correlations in percent."""
     entries = study.members(name)
     found = {entry.name: measures(study, entry, results) for entry in entries}
-    columns = [c for c in _columns(study) if any(c[0] in r for f in found.values()
+    columns = [c for c in known_columns(study) if any(c[0] in r for f in found.values()
                                                  for r in f.values())]  # fmt: skip
     key, base = SHOWN[study.on_texts], study.baseline(name)
     heads = ["", "chosen", "seeds", *(c[1] for c in columns), f"{shown_title(study)}: less {base}"]
@@ -219,8 +219,9 @@ def interval(found: Estimate) -> str:
 
 def shown_title(study: Study) -> str:
     """Heading of the score in tables and pictures."""
-    return next(title for key, title, _ in _columns(study) if key == SHOWN[study.on_texts])
+    return next(title for key, title, _ in known_columns(study) if key == SHOWN[study.on_texts])
 
 
-def _columns(study: Study) -> tuple[report.Column, ...]:
+def known_columns(study: Study) -> tuple[report.Column, ...]:
+    """The columns that runs of a study may have."""
     return report.TEXT_COLUMNS if study.on_texts else report.COLUMNS
