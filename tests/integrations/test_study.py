@@ -19,7 +19,7 @@ from fmicl_cli import study_pool
 from fmicl_cli.study_pool import Pool
 from fmicl_recipes.study import FINAL, TUNING, Results, Study, chosen, due
 from fmicl_recipes.study.course import planned
-from fmicl_recipes.study.pictures import draw_study
+from fmicl_recipes.study.pictures import by_budget, draw_study
 from fmicl_recipes.study.summary import (
     differences,
     estimate,
@@ -200,6 +200,14 @@ def test_a_folder_is_all_that_is_needed(tmp_path):
     assert (heads[-1], rows[0][-1]) == ("kNN: less InfoNCE", "")
     assert rows[1][:4] == ["KL", "alpha 10", "3", "53.2 ± 1.2"]
     assert rows[1][-1] == "+2.2 (+1.7 to +2.7)"
+
+
+def test_a_score_by_budget_is_that_of_all_seeds_of_any_entry(tmp_path):
+    filled(tmp_path)
+    again = with_entry("KL again", like="KL", epochs=8, group="long", seeds=[2])
+    lines = by_budget(Study.from_dict(again), Results(tmp_path))
+    scores = [0.5, 0.51, 0.52]
+    assert lines == {name: {4: scores, 8: scores} for name in ("InfoNCE", "KL")}
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):

@@ -174,7 +174,7 @@ def course_of(study: Study, entry: Entry, results: Results) -> Course | None:
 
 def by_budget(study: Study, results: Results) -> dict[str, dict[int, list[float]]]:
     """Scores by epochs of each entry that another one is like with other epochs."""
-    key, lines = SHOWN[study.on_texts], dict[str, dict[int, list[float]]]()
+    key, lines = SHOWN[study.on_texts], dict[str, dict[int, dict[int, float]]]()
     for entry in study.entries.values():
         if not entry.like:
             continue
@@ -185,6 +185,10 @@ def by_budget(study: Study, results: Results) -> dict[str, dict[int, list[float]
             if choice is None or not runs:
                 continue
             epochs = study.final_jobs(one, choice)[0].settings.epochs
-            line = lines.setdefault(first.name, {})
-            line[epochs] = [run[key] for run in runs.values() if key in run]
-    return {name: line for name, line in lines.items() if len(line) > 1}
+            scores = lines.setdefault(first.name, {}).setdefault(epochs, {})
+            scores |= {seed: run[key] for seed, run in runs.items() if key in run}
+    return {
+        name: {epochs: list(scores.values()) for epochs, scores in line.items()}
+        for name, line in lines.items()
+        if len(line) > 1
+    }

@@ -171,7 +171,6 @@ def markdown(study: Study, results: Results) -> str:
 
 def legend(study: Study) -> str:
     """What the columns mean."""
-    settings = study.final_jobs(next(iter(study.entries.values())), {})[0].settings
     known = report.TEXT_LEGEND if study.on_texts else report.LEGEND
     texts = [
         f"Mean and standard deviation over seeds ({', '.join(map(str, study.seeds))}).",
@@ -179,8 +178,8 @@ def legend(study: Study) -> str:
         " Student's t; one that contains 0 says nothing.",
         "pooled: the same with one noise for all entries of the table, that of score = entry + seed"
         " + noise; narrower, and right where the noise is alike.",
-        f"chosen: the best of {study.tries} tries on held-out data, for every entry"
-        f" ({settings.method}); test data was looked at by none of them.",
+        f"chosen: the best of {study.tries} tries on held-out data, for every"
+        " entry; test data was looked at by none of them.",
         *(text for _, text in known),
     ]
     return "\n".join(f"- {text}" for text in texts)
