@@ -22,10 +22,10 @@ from fmicl_recipes.study import Results, Study, summary
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDIES = ROOT / "benchmarks" / "results" / "studies"
-MARK, END = "<!-- study: ", "<!-- end of study -->"
+MARK, END = "<!-- study", "<!-- end of study"
 #: A mark and its end, with no other mark between them.
 TABLE = re.compile(
-    rf"^({MARK}(?P<what>[^\n]+?) -->\n)(?:(?!<!-- ).)*?^({END})", re.DOTALL | re.MULTILINE
+    rf"^({MARK}: (?P<what>[^\n]+?) -->\n)(?:(?!<!-- ).)*?^({END} -->)", re.DOTALL | re.MULTILINE
 )
 
 
@@ -40,12 +40,13 @@ def written(text: str) -> str:
     Raises:
         ValueError: a mark has no end, or an end no mark.
     """
-    whole = len(TABLE.findall(text))
+    new, whole = TABLE.subn(lambda found: f"{found[1]}\n{table(found['what'])}\n\n{found[3]}", text)
     for mark in (MARK, END):
         if (found := len(re.findall(f"^{mark}", text, re.MULTILINE))) != whole:
             received = f"{found} lines {mark!r}, {whole} of them in pairs"
-            raise invalid("text", f"a line {END!r} below every {MARK!r}", received, what="marks")
-    return TABLE.sub(lambda found: f"{found[1]}\n{table(found['what'])}\n\n{found[3]}", text)
+            expected = f"a line '{END} -->' below every '{MARK}: '"
+            raise invalid("text", expected, received, what="marks")
+    return new
 
 
 def table(what: str) -> str:
@@ -71,9 +72,9 @@ def table(what: str) -> str:
             check_choice("rows", row.strip(), named)
         cells = [named[row.strip()] for row in kept]
     dropped = [head.strip() for head in words.get("without", "").split(",") if head.strip()]
-    known = [*heads, *(title for _, title, _ in summary.known_columns(study))]
+    known = dict.fromkeys([*heads, *(title for _, title, _ in summary.known_columns(study))])
     for head in dropped:
-        check_choice("without", head, list(dict.fromkeys(known)))
+        check_choice("without", head, known)
     columns = [i for i, head in enumerate(heads) if head not in dropped]
     text = pipes([heads[i] for i in columns], [[row[i] for i in columns] for row in cells])
     noise = "" if tried else summary.pooled(study, group, results)

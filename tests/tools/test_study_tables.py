@@ -12,8 +12,11 @@ def test_documents_show_the_studies_as_they_are(path):
     assert study_tables.written(text) == text, "python tools/study_tables.py writes it anew"
 
 
-def test_there_are_tables_of_studies():
-    assert "\n<!-- study: " in (study_tables.ROOT / "README.md").read_text(encoding="utf-8")
+def test_every_mark_of_a_table_is_understood():
+    texts = [path.read_text(encoding="utf-8") for path in study_tables.documents()]
+    tables = sum(len(study_tables.TABLE.findall(text)) for text in texts)
+    assert tables == sum(text.count("\n<!-- study") for text in texts) > 0
+    assert tables == sum(text.count("\n<!-- end of study") for text in texts)
 
 
 @pytest.mark.parametrize("before", ["", "\n(an old table)\n\n"])
@@ -25,11 +28,13 @@ def test_only_what_is_between_the_marks_is_written_anew(before):
     assert study_tables.written(text) == study_tables.written(new) == new
 
 
-@pytest.mark.parametrize("lost", ["<!-- study: digits main -->", "<!-- end of study -->"])
-def test_a_mark_without_the_other_is_refused(lost):
+@pytest.mark.parametrize("mark", ["<!-- study: digits main -->", "<!-- end of study -->"])
+@pytest.mark.parametrize("lost", [" -->", "<!-- "])
+def test_a_mark_without_the_other_is_refused(mark, lost):
     text = "<!-- study: digits main -->\n\n<!-- end of study -->\n"
-    with pytest.raises(ValueError, match="Expected a line '<!-- end of study -->' below every"):
-        study_tables.written(text + text.replace(lost, "") + text)
+    for broken in ("", mark.replace(lost, "")):
+        with pytest.raises(ValueError, match="Expected a line '<!-- end of study -->' below every"):
+            study_tables.written(text + text.replace(mark, broken) + text)
 
 
 def test_a_table_has_the_rows_and_columns_that_are_asked_for():

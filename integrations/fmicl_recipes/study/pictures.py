@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -149,7 +149,7 @@ def budget(lines: Mapping[str, Mapping[int, list[float]]], title: str, path: Pat
     return save(figure, path)
 
 
-def _ticks(axes: Axes, values: set[float] | set[int]) -> None:
+def _ticks(axes: Axes, values: Collection[float]) -> None:
     """Ticks of a logarithmic axis at these values, unless their labels would overlap."""
     if max(values) < 1e3 * min(values):
         axes.set_xticks(sorted(values), [f"{value:g}" for value in sorted(values)], fontsize=8)

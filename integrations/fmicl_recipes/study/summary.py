@@ -121,7 +121,7 @@ def group_table(study: Study, name: str, results: Results) -> tuple[list[str], l
     entries = study.members(name)
     found = {entry.name: measures(study, entry, results) for entry in entries}
     columns = [c for c in known_columns(study) if any(c[0] in r for f in found.values()
-                                                 for r in f.values())]  # fmt: skip
+                                                      for r in f.values())]  # fmt: skip
     key, base = SHOWN[study.on_texts], study.baseline(name)
     heads = ["", "chosen", "seeds", *(c[1] for c in columns), f"{shown_title(study)}: less {base}"]
     rows = []
@@ -178,8 +178,8 @@ def legend(study: Study) -> str:
         " Student's t; one that contains 0 says nothing.",
         "pooled: the same with one noise for all entries of the table, that of score = entry + seed"
         " + noise; narrower, and right where the noise is alike.",
-        f"chosen: the best of {study.tries} tries on held-out data, for every"
-        " entry; test data was looked at by none of them.",
+        f"chosen: the best of {study.tries} tries on held-out data, for every entry; test data was"
+        " looked at by none of them.",
         *(text for _, text in known),
     ]
     return "\n".join(f"- {text}" for text in texts)
