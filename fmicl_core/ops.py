@@ -77,6 +77,7 @@ def _sum_log1p(x: Array) -> Array:
     return np.log1p(x).sum()
 
 
+#: The functions of NumPy.
 NUMPY = Ops(
     name="numpy",
     exp=np.exp,

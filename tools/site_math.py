@@ -1,0 +1,31 @@
+"""A hook of the site: formulas become MathML, which browsers draw by themselves, without a script."""
+
+from __future__ import annotations
+
+import html
+import re
+from typing import Any
+
+from latex2mathml import converter
+
+#: What the extension arithmatex makes of $...$ and of $$...$$, the same in pages and notebooks.
+FORMULA = re.compile(
+    r'<(span|div) class="arithmatex">\\(?P<open>[(\[])(?P<tex>.*?)\\[)\]]</\1>', re.DOTALL
+)
+
+
+def mathml(tex: str, display: bool = False) -> str:
+    """A formula in LaTeX as MathML.
+
+    Raises:
+        ValueError: the formula cannot be read.
+    """
+    try:
+        return converter.convert(tex, display="block" if display else "inline")
+    except Exception as error:
+        raise ValueError(f"The formula {tex!r} cannot be read: {error!r}") from error
+
+
+def on_page_content(content: str, **_: Any) -> str:
+    """Every formula of a page as MathML."""
+    return FORMULA.sub(lambda f: mathml(html.unescape(f["tex"]), f["open"] == "["), content)
