@@ -1,6 +1,6 @@
 """Draw the pictures of docs/mathematics.md: `python tools/draw_mathematics.py`.
 
-docs/images/gradient_weights.png: how hard a pair pulls or pushes, by its angle, for each divergence.
+docs/images/gradient_weights.png: how hard a pair pulls or pushes, by its angle, and divergence.
 docs/images/density_ratio.png: the densities whose ratio the f-Gaussian is, in 3 and in 128
 dimensions. Scores, penalties and kernels are those of the specification.
 """
@@ -54,9 +54,10 @@ def draw_weights(target: Path = IMAGES / "gradient_weights.png") -> None:
     figure = Figure(figsize=(10, 4.4), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     for i, name in enumerate(DIVERGENCES):
-        style = {"color": COLOURS[i % len(COLOURS)], "linestyle": "--" if i >= len(COLOURS) else "-"}
+        dashed = "--" if i >= len(COLOURS) else "-"  # as in divergences.png
         for panel, values in zip(panels, weights(name), strict=True):
-            panel.semilogy(ANGLES, values, label=name, linewidth=1.8, **style)
+            panel.semilogy(ANGLES, values, dashed, color=COLOURS[i % len(COLOURS)], label=name,
+                           linewidth=1.8)  # fmt: skip
     titles = "pull of a positive pair", "push of a negative pair, before alpha"
     for panel, title in zip(panels, titles, strict=True):
         panel.set_title(title, fontsize=11, fontweight="bold")
