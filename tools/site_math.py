@@ -12,6 +12,10 @@ from latex2mathml import converter
 FORMULA = re.compile(
     r'<(span|div) class="arithmatex">\\(?P<open>[(\[])(?P<tex>.*?)\\[)\]]</\1>', re.DOTALL
 )
+#: Names of functions: the converter writes letters beside them, with no space between.
+FUNCTION = re.compile(
+    r"<(m[io])>(?P<name>[A-Za-z]{2,})</\1>(?P<bracket>(?=(?:<mrow>)?<mo[^>]*>(?:&#x00028;|\()))?"
+)
 
 
 def mathml(tex: str, display: bool = False) -> str:
@@ -21,9 +25,16 @@ def mathml(tex: str, display: bool = False) -> str:
         ValueError: the formula cannot be read.
     """
     try:
-        return converter.convert(tex, display="block" if display else "inline")
+        text = converter.convert(tex, display="block" if display else "inline")
     except Exception as error:
         raise ValueError(f"The formula {tex!r} cannot be read: {error!r}") from error
+    return FUNCTION.sub(spaced, text)
+
+
+def spaced(name: re.Match[str]) -> str:
+    """The name of a function as an operator, with a space behind it unless a bracket follows."""
+    after = "0" if name["bracket"] is not None else "0.17em"
+    return f'<mo form="prefix" lspace="0.17em" rspace="{after}">{name["name"]}</mo>'
 
 
 def on_page_content(content: str, **_: Any) -> str:
