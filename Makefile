@@ -42,18 +42,14 @@ lint: $(VENV)/.test  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-$(VENV)/.docs: $(VENV)/.test requirements/docs.txt
-	$(PIP) install --quiet -r requirements/docs.txt
-	@touch $@
-
-docs: $(VENV)/.docs  ## build the site into site/, strictly: every tutorial runs, no link is broken
+docs: $(VENV)/.test  ## build the site into site/, strictly: every tutorial runs, no link is broken
 	$(SITE) build
 
-docs-serve: $(VENV)/.docs  ## show the site while it is written; without running the tutorials
+docs-serve: $(VENV)/.test  ## show the site while it is written; without running the tutorials
 	EXECUTE=false $(SITE) serve --no-strict
 
 test-site: docs  ## open the site in headless Chromium (/usr/bin/chromium, or CHROMIUM=PATH)
-	$(BIN)/python -m pytest tests/site
+	SITE=site $(BIN)/python -m pytest tests/site
 
 bench: $(VENV)/.test  ## time and memory of the loss on this machine, beside its baselines
 	$(BIN)/python -m benchmarks

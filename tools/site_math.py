@@ -1,4 +1,4 @@
-"""A hook of the site: formulas become MathML, which browsers draw by themselves, without a script."""
+"""A hook of the site: formulas become MathML, which browsers draw without a script."""
 
 from __future__ import annotations
 

@@ -15,7 +15,6 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
-
 from site_reference import PACKAGES, command_page, index_page, package_page, undocumented
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -1,4 +1,4 @@
-"""The site's reference: a page for every package, with every public name, and one for the command."""
+"""The site's reference: a page a package, with every public name, and one for the command."""
 
 from __future__ import annotations
 
