@@ -21,7 +21,7 @@ QUIET = (
 
 @pytest.fixture(scope="session")
 def site(require, tmp_path_factory):
-    """The folder of the site: SITE, which `make docs` built, or one built without its tutorials' output.
+    """The folder of the site: SITE, which `make docs` built, or one whose tutorials did not run.
 
     The build is strict: a broken link and a public name without a docstring end it.
     """
