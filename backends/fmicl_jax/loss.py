@@ -153,13 +153,13 @@ def fmicl_terms(
     """The loss of `fmicl_loss` with its two terms, for logging.
 
     loss = -score + alpha * penalty, where score = mean_i s(x_i, y_i) over the positive pairs and
-    penalty = mean of f*(s) over the negative pairs.
+    penalty = mean of f*(s) over the negative pairs. These three can be differentiated; the alpha
+    that is returned is a constant.
 
     Arguments, errors and source as for `fmicl_loss`.
 
     Returns:
-        Named tuple (loss, score, penalty, alpha) of scalars, the first three differentiable; alpha
-        is the weight that was used.
+        Named tuple (loss, score, penalty, alpha) of scalars; alpha is the weight that was used.
 
     Dtypes:
         Features may be float16, bfloat16, float32, float64, or a mix. Sums and the loss are

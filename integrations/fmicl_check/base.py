@@ -94,8 +94,7 @@ class Adapter:
             compiled: whether the framework compiles the result.
 
         Returns:
-            A function of the same arguments. It gives the values and, by name, the gradients of the
-            first value in the leaves.
+            A function of the same arguments, of the values and, by name, the first one's gradients.
         """
         raise NotImplementedError
 
