@@ -1,7 +1,7 @@
 """Small stand-ins for what pages of the documentation take for granted: data, a model, a run.
 
-Comments of the pages call them before an example (`tools/run_page.py`), tests before a test. Nothing is
-downloaded, and nothing here is good for anything but running code.
+Comments of the pages call them before an example (`tools/run_page.py`), tests before a test.
+Nothing is downloaded, and nothing here is good for anything but running code.
 """
 
 import string
@@ -12,7 +12,7 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 def few_digits(count=16):
-    """Let `load_images` give the first of the training images alone, for the rest of the process."""
+    """Let `load_images` give a few training images alone, for the rest of the process."""
     import fmicl_recipes.data as sources
 
     load_images = sources.load_images
@@ -26,7 +26,7 @@ def few_digits(count=16):
 
 
 def small_run(folder="runs/js", encoder="resnet18", **options):
-    """A run folder: an encoder that PyTorch trained for an epoch on a few random images, 32 x 32."""
+    """A run folder: PyTorch trains an encoder for an epoch on a few random images, 32 x 32."""
     import numpy as np
 
     from fmicl_lightning import MethodTrainer
@@ -43,7 +43,7 @@ def small_run(folder="runs/js", encoder="resnet18", **options):
 
 
 def save_sentence_encoder(folder, words=""):
-    """The folder of a random BERT of two layers, whose WordPieces are some words and all letters."""
+    """The folder of a random BERT of two layers that knows some words and all letters."""
     import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
