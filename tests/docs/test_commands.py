@@ -15,7 +15,8 @@ PAGES = {
 pages = pytest.mark.parametrize("name", PAGES)
 #: A command in a line of its own, or between backticks, where it may be wrapped.
 SHELL = re.compile(r"^ *```(?:sh|shell|bash|console)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
-IN_LINES = r"^(?: {4,}|# )(?:.*?[\s;(])?((?:fmicl|python|make|pytest) [^#;&|`\n]*)"
+BEFORE = r"(?:.*?(?:[;&(]|\bdo\b) *)?(?:[A-Z_]+=\S+ +|srun +)*"
+IN_LINES = r"^(?: {4,}|# )" + BEFORE + r"((?:fmicl|python|make|pytest) [^#;&|`\n]*)"
 IN_TEXT = r"(?<!`)`(?:[A-Z_]+=\S+ )*((?:fmicl|python|make|pytest) [^`]*)`(?!`)"
 
 
