@@ -45,14 +45,16 @@ READY = {
 
 @pytest.fixture
 def make_ready():
-    """Make a library ready to be imported from, or skip; with PEERS=all a missing one fails."""
+    """Let libraries be imported from, or skip; with PEERS=all a missing one fails."""
 
-    def ready(library):
-        if library not in sys.modules and find_spec(library) is None:
-            reason = f"{library} is not installed; `make test-peers` has it"
-            if ALL_THERE:
-                pytest.fail(f"{reason}, and nothing may be missing there", pytrace=False)
-            pytest.skip(reason)
-        READY.get(library, lambda: importlib.import_module(library))()
+    def ready(libraries):
+        for library in libraries:
+            if library not in sys.modules and find_spec(library) is None:
+                reason = f"{library} is not installed; `make test-peers` has it"
+                if ALL_THERE:
+                    pytest.fail(f"{reason}, and nothing may be missing there", pytrace=False)
+                pytest.skip(reason)
+        for library in libraries:
+            READY.get(library, lambda library=library: importlib.import_module(library))()
 
     return ready

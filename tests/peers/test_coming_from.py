@@ -1,7 +1,8 @@
 """The examples of docs/coming-from.md: `ours` is `theirs`, value and gradient.
 
-What runs is what stands there. An example may use the imports of those before it in its section,
-and the arrays and encoders that `leaves_of` and `by_torch` name.
+What runs is what stands there, a paragraph of a block at a time. It may use what the paragraphs
+before it in its section import and set up, and the arrays and encoders that `leaves_of` and
+`by_torch` name.
 """
 
 import re
@@ -23,7 +24,7 @@ OWN = ("torch", "fmicl", "jax", "tensorflow")
 
 
 class Example(NamedTuple):
-    """A block of Python; `code` begins with the imports of those before it in the section."""
+    """A paragraph of code that compares, or makes a `loss`; before it what the section has else."""
 
     name: str
     code: str
@@ -47,13 +48,16 @@ class Example(NamedTuple):
 def read_examples():
     found = []
     for section in re.split(r"^## ", PAGE, flags=re.MULTILINE)[1:]:
-        title, imports = section.partition("\n")[0], ""
-        for number, code in enumerate(re.findall(r"^```python\n(.*?)^```", section, re.M | re.S)):
-            compares = "theirs = " in code
-            assert compares == ("ours = " in code)
-            found.append(Example(f"{title} {number + 1}", imports + code, compares))
-            own = re.findall(r"^(?:from|import) .*?(?:\(\n.*?^\)|$)", code, re.M | re.S)
-            imports += "".join(f"{line}\n" for line in own)
+        title, before, number = section.partition("\n")[0], "", 0
+        for block in re.findall(r"^```python\n(.*?)^```", section, re.M | re.S):
+            for code in block.split("\n\n"):
+                compares = "theirs = " in code
+                assert compares == ("ours = " in code)
+                if compares or "loss = " in code:
+                    number += 1
+                    found.append(Example(f"{title} {number}", f"{before}\n{code}", compares))
+                else:
+                    before += f"\n{code}"
     return found
 
 
@@ -131,8 +135,7 @@ RUN = {"torch": by_torch, "jax": by_jax, "tensorflow": by_tensorflow}
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
 def test_ours_is_theirs(make_ready, example, dtype):
-    for library in example.libraries:
-        make_ready(library)
+    make_ready(example.libraries)
     near = TOLERANCE[dtype]
     (theirs, wanted), (ours, got) = RUN[example.framework](example, leaves_of(dtype))
     assert np.isfinite(theirs)
@@ -143,11 +146,11 @@ def test_ours_is_theirs(make_ready, example, dtype):
 
 
 def test_every_call_of_the_table_has_an_example():
-    """By its name; what is not run is said to be written out."""
+    """By its name; of the others the page says how they differ, or writes them out."""
     code = "\n".join(example.code for example in EXAMPLES)
     table = [line.split("|") for line in PAGE.splitlines() if line.startswith("| ")][1:]
     names = {name for row in table for name in re.findall(r"`(\w+)", row[2])}
     assert len(names) > 15
-    not_run = {"DistributedLossWrapper", "CachedMultipleNegativesRankingLoss",
-               "mocov2plus_loss_func", "contrastive_loss", "SupervisedContrastiveLoss"}  # fmt: skip
+    not_run = {"DistributedLossWrapper", "mocov2plus_loss_func", "contrastive_loss", "x",
+               "SupervisedContrastiveLoss"}  # fmt: skip
     assert {name for name in names if name not in code} <= not_run
