@@ -3,6 +3,7 @@
 import importlib
 import os
 import sys
+from functools import partial
 from importlib.util import find_spec
 
 import pytest
@@ -26,12 +27,9 @@ def import_lightly():
 
 def import_sentence_transformers():
     """Transformers would import a torchvision that was built for another PyTorch."""
-    known = "sentence_transformers" in sys.modules
-    if not known:
-        sys.modules["torchvision"] = None
+    sys.modules["torchvision"] = None
     importlib.import_module("sentence_transformers.sentence_transformer.losses")
-    if not known:
-        forget_torchvision()
+    forget_torchvision()
 
 
 #: Those of which more has to be done than to import them.
@@ -48,13 +46,14 @@ def make_ready():
     """Let libraries be imported from, or skip; with PEERS=all a missing one fails."""
 
     def ready(libraries):
-        for library in libraries:
-            if library not in sys.modules and find_spec(library) is None:
+        absent = [library for library in libraries if library not in sys.modules]
+        for library in absent:
+            if find_spec(library) is None:
                 reason = f"{library} is not installed; `make test-peers` has it"
                 if ALL_THERE:
                     pytest.fail(f"{reason}, and nothing may be missing there", pytrace=False)
                 pytest.skip(reason)
-        for library in libraries:
-            READY.get(library, lambda library=library: importlib.import_module(library))()
+        for library in absent:
+            READY.get(library, partial(importlib.import_module, library))()
 
     return ready
