@@ -8,7 +8,7 @@ TESTS ?= tests
 WORKERS ?= 2
 SITE := OMP_NUM_THREADS=1 NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs
 
-.PHONY: help demo test test-all lint docs docs-serve test-site bench bench-peers clean
+.PHONY: help demo test test-all lint docs docs-serve test-site bench bench-peers test-peers clean
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -57,10 +57,13 @@ bench: $(VENV)/.test  ## time and memory of the loss on this machine, beside its
 bench-peers: $(VENV)-peers/.done  ## the same beside other libraries' losses, in an environment of its own
 	$(VENV)-peers/bin/python -m benchmarks.peers
 
+test-peers: $(VENV)-peers/.done  ## the examples of docs/coming-from.md against the originals
+	PEERS=all OMP_NUM_THREADS=1 $(VENV)-peers/bin/python -m pytest tests/peers
+
 $(VENV)-peers/.done: requirements/peers.txt $(CHECKED)
 	$(PYTHON) -m venv $(VENV)-peers
 	$(VENV)-peers/bin/python -m pip --disable-pip-version-check install --quiet -r $<
-	$(VENV)-peers/bin/python -m pip install --quiet --no-deps open_clip_torch==3.3.0
+	$(VENV)-peers/bin/python -m pip install --quiet --no-deps open_clip_torch==3.3.0 solo-learn==1.0.2
 	$(VENV)-peers/bin/python -m pip install --quiet --no-build-isolation --no-deps -e .
 	@touch $@
 
