@@ -42,8 +42,8 @@ def small_run(folder="runs/js", encoder="resnet18", **options):
     train_run(MethodTrainer, settings, folder, data=data, progress=False, pictures=False)
 
 
-def save_sentence_encoder(folder, words=""):
-    """The folder of a random BERT of two layers that knows some words and all letters."""
+def save_sentence_encoder(folder, words="", name="whole"):
+    """The folder, called `name`, of a random BERT of two layers that knows words and letters."""
     import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
@@ -56,7 +56,7 @@ def save_sentence_encoder(folder, words=""):
         vocab_size=len(pieces), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
         intermediate_size=32, max_position_embeddings=40, initializer_range=0.3,
     )  # fmt: skip
-    plain, whole = Path(folder, "plain"), Path(folder, "whole")
+    plain, whole = Path(folder, "plain"), Path(folder, name)
     BertModel(config).save_pretrained(plain)
     BertTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}).save_pretrained(plain)
     encoder = Transformer(str(plain), max_seq_length=32)

@@ -26,7 +26,7 @@ def test_the_examples_of_a_page_run(require, tmp_path, monkeypatch, name):
 @pytest.mark.parametrize("name", KERAS)
 @pytest.mark.parametrize(
     "backend",
-    ["tensorflow", *(pytest.param(other, marks=pytest.mark.slow) for other in ("jax", "torch"))],
+    ["torch", *(pytest.param(other, marks=pytest.mark.slow) for other in ("tensorflow", "jax"))],
 )  # fmt: skip
 def test_the_examples_of_a_page_with_keras_run(require, tmp_path, name, backend):
     for module in (*run_page.modules_of(PAGES[name]), backend):
