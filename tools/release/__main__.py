@@ -20,7 +20,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser("release", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one environment alone, without extras")
+    parser.add_argument(
+        "--quick", action="store_true", help="one environment alone, without extras"
+    )
     parser.add_argument("--index", help="a further index that has torch for CPUs; none by default")
     parser.add_argument("--cuda", action="store_true", help="allow torch with CUDA, several GB")
     parser.add_argument("--python", action="append", help="this version alone, as 3.12; repeatable")
@@ -69,7 +71,9 @@ def contained(report: Report, out: Path, files: list[Path], project: dict) -> No
         run([*tools, "twine", "check", "--strict", *map(str, files)], "twine check")
 
     def wheel_contents() -> None:
-        run([*tools, "check_wheel_contents", "--ignore", "W009", str(wheel)], "check-wheel-contents")
+        run(
+            [*tools, "check_wheel_contents", "--ignore", "W009", str(wheel)], "check-wheel-contents"
+        )
 
     def rebuilt() -> str:
         clone = unpacked(sdist, out / "unpacked")
@@ -95,9 +99,7 @@ def installed(
         if left_out:
             continue
         home = out / "environment"
-        check = environments.check(
-            ROOT, wheel, project, home, index=asked.index, cuda=asked.cuda
-        )
+        check = environments.check(ROOT, wheel, project, home, index=asked.index, cuda=asked.cuda)
         report.step(str(environment), lambda check=check, e=environment: check(e))
         shutil.rmtree(home, ignore_errors=True)
     if asked.quick:

@@ -53,7 +53,9 @@ def notes_since(root: Path, tag: str) -> str:
         if version == tag.removeprefix("v"):
             break
         parts = re.split(r"^### (.+)$", section, flags=re.MULTILINE)
-        text += [part for head, part in zip(parts[1::2], parts[2::2], strict=True) if head in HEADINGS]
+        text += [
+            part for head, part in zip(parts[1::2], parts[2::2], strict=True) if head in HEADINGS
+        ]
     return "\n".join(text)
 
 

@@ -47,15 +47,15 @@ def unpacked(path: Path, out: Path) -> Path:
 def hashes(wheel: Path) -> dict[str, str]:
     """SHA-256 of every file of a wheel, by its name."""
     with zipfile.ZipFile(wheel) as archive:
-        return {
-            name: hashlib.sha256(archive.read(name)).hexdigest() for name in archive.namelist()
-        }
+        return {name: hashlib.sha256(archive.read(name)).hexdigest() for name in archive.namelist()}
 
 
 def same_wheels(ours: Path, theirs: Path) -> str:
     """Refuse two wheels of which a file differs; dates and order do not count."""
     one, other = hashes(ours), hashes(theirs)
-    different = sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
+    different = sorted(
+        name for name in one.keys() | other.keys() if one.get(name) != other.get(name)
+    )
     if different:
         raise Failed(
             "expected the wheel of the sdist to be that of the clone; these files differ or are in one "

@@ -13,7 +13,7 @@ from pathlib import Path
 from packaging.version import Version
 
 from release.build import run
-from release.matrix import Environment, find_python, wanted
+from release.matrix import Environment, find_python, pinned, wanted
 from release.report import Skipped
 
 SMOKE = Path(__file__).with_name("smoke.py")
@@ -34,29 +34,42 @@ def pip(python: Path, *arguments: str) -> list[str]:
     return [sys.executable, "-m", "pip", "--python", str(python), *arguments]
 
 
-def torch_build(python: Path, requirements: list[str], index: str | None, cuda: bool) -> list[str]:
-    """The requirements with a torch for CPUs, or Skipped: what comes with CUDA is several GB.
-
-    On Linux such a build has a local version, as 2.13.0+cpu; elsewhere every build is one.
-    """
-    asked = next((line for line in requirements if line.startswith("torch==")), None)
-    if asked is None or cuda or sys.platform != "linux":
-        return requirements
+def cpu_build(python: Path, version: str, index: str | None) -> str | None:
+    """The build of this torch for CPUs that pip would find, or None; on Linux it is called 2.13.0+cpu."""
     more = ["--extra-index-url", index] if index else []
-    # The index that pip knows may have no torch at all for this Python.
+    # This ends with an error where the index has no torch at all for this Python.
     done = subprocess.run(
         pip(python, "index", "versions", "--json", *more, "torch"),
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     offered = json.loads(done.stdout)["versions"] if done.returncode == 0 else []
-    want = Version(asked.partition("==")[2])
-    builds = [v for v in map(Version, offered) if Version(v.public) == want and v.local == "cpu"]
-    if not builds:
-        raise Skipped(
-            f"torch {want} has no build for CPUs where pip looks, and with CUDA it is several GB; "
-            "give an index of such builds, RELEASE='--index URL', or allow CUDA, RELEASE=--cuda"
-        )
-    return [f"torch=={builds[0]}" if line == asked else line for line in requirements]
+    same = [v for v in map(Version, offered) if Version(v.public) == Version(version)]
+    return next((str(v) for v in same if v.local == "cpu" or sys.platform != "linux"), None)
+
+
+def with_torch(
+    python: Path, lines: list[str], pin: str, index: str | None, cuda: bool
+) -> tuple[list[str], str]:
+    """The requirements with a torch for CPUs, and a remark if it is the pinned and not the lowest.
+
+    With CUDA torch is several GB, which is Skipped unless it is allowed.
+    """
+    asked = next((line for line in lines if line.startswith("torch==")), None)
+    if asked is None or cuda:
+        return lines, ""
+    version = asked.removeprefix("torch==")
+    rest = [line for line in lines if line != asked]
+    build, remark = cpu_build(python, version, index), ""
+    missing = (
+        f"torch {version} has no build for CPUs where pip looks, and with CUDA it is several GB; "
+        "give an index of such builds, RELEASE='--index URL', or allow CUDA, RELEASE=--cuda"
+    )
+    if build is None and version != pin and len(rest) > 1:  # more than NumPy is there to be checked
+        build = cpu_build(python, pin, index)
+        remark = f"torch {pin} in place of {version}, of which there is no build for CPUs; "
+    if build is None:
+        raise Skipped(missing)
+    return [*rest, f"torch=={build}"], remark
 
 
 def check(
@@ -70,7 +83,8 @@ def check(
             raise Skipped(f"no python{environment.python} on this machine")
         run([interpreter, "-m", "venv", "--without-pip", str(home)], "venv")
         python = home / "bin" / "python"
-        lines = torch_build(python, wanted(root, project, environment), index, cuda)
+        lines = wanted(root, project, environment)
+        lines, remark = with_torch(python, lines, pinned(root, "torch"), index, cuda)
         more = ["--extra-index-url", index] if index else []
         install = ["install", "--quiet", "--no-compile", "--only-binary", ":all:", *more]
         run([*pip(python, *install), str(wheel), *lines], f"pip install {' '.join(lines)}")
@@ -81,7 +95,7 @@ def check(
             [str(python), "-I", str(SMOKE), environment.name, *environment.packages],
             f"{SMOKE.name} with {' '.join(lines)}", cwd=folder, env=CLEAN, timeout=PATIENCE,
         )  # fmt: skip
-        return f"{said.strip().splitlines()[-1]}; {installed(python, lines)}"
+        return f"{remark}{said.strip().splitlines()[-1]}; {installed(python, lines)}"
 
     return one
 

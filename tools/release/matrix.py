@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
 from release.report import Failed
 
@@ -78,31 +80,32 @@ def environments(project: dict, quick: bool = False) -> list[Environment]:
     ]
 
 
-def requirements_of(project: dict, extras: tuple[str, ...]) -> list[Requirement]:
-    """The direct requirements, with those of the extras, which may name other extras."""
-    found, texts, seen = [], list(project["dependencies"]), set()
-    queue = list(extras)
+def requirements_of(project: dict, extras: tuple[str, ...]) -> dict[str, SpecifierSet]:
+    """The direct requirements, by name, with those of the extras, which may name other extras."""
+    found: dict[str, SpecifierSet] = {}
+    texts, queue, seen = list(project["dependencies"]), list(extras), set()
     while queue:
         extra = queue.pop()
-        if extra in seen:
-            continue
-        seen.add(extra)
-        for text in project["optional-dependencies"][extra]:
-            requirement = Requirement(text)
-            if requirement.name == project["name"]:
-                queue += requirement.extras
-            elif text not in texts:
-                texts.append(text)
-    found = [Requirement(text) for text in texts]
-    return sorted(found, key=lambda requirement: requirement.name)
+        if extra not in seen:
+            seen.add(extra)
+            for text in project["optional-dependencies"][extra]:
+                requirement = Requirement(text)
+                ours = requirement.name == project["name"]
+                queue += requirement.extras if ours else ()
+                texts += () if ours else (text,)
+    for requirement in map(Requirement, texts):
+        found[requirement.name] = (
+            found.get(requirement.name, SpecifierSet()) & requirement.specifier
+        )
+    return dict(sorted(found.items()))
 
 
-def lowest_of(requirement: Requirement) -> str:
-    """The lowest version that a requirement allows, from its ">="."""
-    bounds = [spec.version for spec in requirement.specifier if spec.operator == ">="]
-    if len(bounds) != 1:
-        raise Failed(f"expected one lower bound, as in 'numpy>=1.26', got '{requirement}'")
-    return bounds[0]
+def lowest_of(name: str, specifiers: SpecifierSet) -> str:
+    """The lowest version that is allowed, from the highest ">="."""
+    bounds = [Version(spec.version) for spec in specifiers if spec.operator == ">="]
+    if not bounds:
+        raise Failed(f"expected a lower bound, as in 'numpy>=1.26', got '{name}{specifiers}'")
+    return str(max(bounds))
 
 
 def pinned(root: Path, name: str) -> str:
@@ -121,12 +124,12 @@ def wanted(root: Path, project: dict, environment: Environment) -> list[str]:
     """
     extras, more, _ = ENVIRONMENTS[environment.name]
     lines = []
-    for requirement in requirements_of(project, extras):
-        name = SMALLER.get(requirement.name, requirement.name)
+    for name, specifiers in requirements_of(project, extras).items():
+        name = SMALLER.get(name, name)
         if environment.versions == "lowest":
-            lines.append(f"{name}=={lowest_of(requirement)}")
-        elif requirement.name == "torch":
+            lines.append(f"{name}=={lowest_of(name, specifiers)}")
+        elif name == "torch":
             lines.append(f"torch=={pinned(root, 'torch')}")
         else:
-            lines.append(f"{name}{requirement.specifier}")
+            lines.append(f"{name}{specifiers}")
     return [*lines, *more]

@@ -16,7 +16,9 @@ def git(root: Path, *arguments: str) -> list[str]:
     command = ["git", "-C", str(root), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise Failed(f"expected a git clone in {root}; `{' '.join(command)}`: {done.stderr.strip()}")
+        raise Failed(
+            f"expected a git clone in {root}; `{' '.join(command)}`: {done.stderr.strip()}"
+        )
     return done.stdout.splitlines()
 
 
