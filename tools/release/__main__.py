@@ -11,7 +11,8 @@ from pathlib import Path
 
 from release import api, contents, environments, versions
 from release.build import build, run, same_wheels, unpacked
-from release.matrix import ENVIRONMENTS, environments as all_environments
+from release.matrix import ENVIRONMENTS
+from release.matrix import environments as all_environments
 from release.report import Report
 from release.versions import git
 

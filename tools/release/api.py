@@ -1,4 +1,4 @@
-"""The public names compared with those of the last tag: what breaks has to stand in CHANGELOG.md."""
+"""The public names against those of the last tag: what breaks has to stand in CHANGELOG.md."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def last_tag(root: Path) -> str | None:
 
 
 def public_alone(package: griffe.Module) -> griffe.Module:
-    """Make submodules private: public is what the package itself exports, wherever it is written."""
+    """Make submodules private: public is what the package exports, wherever it is written."""
     for module in package.modules.values():
         module.public = False
     return package
@@ -60,7 +60,7 @@ def notes_since(root: Path, tag: str) -> str:
 
 
 def names_of(breakage: griffe.Breakage) -> set[str]:
-    """By what CHANGELOG.md can name a change: the object, the class it belongs to or the parameter."""
+    """By what CHANGELOG.md can name a change: the object, its class or the parameter."""
     path = breakage.obj.path.split(".")
     parameters = [getattr(v, "name", None) for v in (breakage.old_value, breakage.new_value)]
     owner = [part for part in path[1:-1] if part[:1].isupper()]
@@ -82,7 +82,8 @@ def compare(root: Path) -> str:
     if silent:
         lines = [breakage.explain(griffe.ExplanationStyle.ONE_LINE) for breakage in silent]
         raise Failed(
-            f"expected CHANGELOG.md to name, under {' or '.join(HEADINGS)}, every change since {tag} "
-            f"that breaks code; it says nothing of:\n" + "\n".join(f"  {line}" for line in lines)
+            f"expected CHANGELOG.md to name, under {' or '.join(HEADINGS)}, every change since "
+            f"{tag} that breaks code; it says nothing of:\n"
+            + "\n".join(f"  {line}" for line in lines)
         )
     return f"{len(found)} changes since {tag} that break code, each in CHANGELOG.md"

@@ -58,7 +58,7 @@ def same_wheels(ours: Path, theirs: Path) -> str:
     )
     if different:
         raise Failed(
-            "expected the wheel of the sdist to be that of the clone; these files differ or are in one "
-            f"of the two alone: {', '.join(different[:10])}"
+            "expected the wheel of the sdist to be that of the clone; these files differ or are in "
+            f"one of the two alone: {', '.join(different[:10])}"
         )
     return f"{len(one)} files, each with the same hash"

@@ -32,9 +32,10 @@ def folder_of(root: Path, package: str) -> Path:
 
 
 def some(names: Iterable[str]) -> str:
-    """Up to ten names, in order."""
+    """Up to ten names, in order, or "none"."""
     names = sorted(names)
-    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return (", ".join(names[:10]) or "none") + more
 
 
 def tracked_of_packages(root: Path, tracked: Iterable[str]) -> set[str]:
@@ -48,7 +49,7 @@ def tracked_of_packages(root: Path, tracked: Iterable[str]) -> set[str]:
 
 
 def check_wheel(wheel: Path, project: dict, expected: set[str]) -> str:
-    """Refuse a wheel with other files than `expected`, or that says other things than pyproject.toml.
+    """Refuse a wheel that has other files than `expected`, or contradicts pyproject.toml.
 
     `project` is pyproject.toml's [project]; `expected` are the files outside of .dist-info.
     """
@@ -68,7 +69,7 @@ def check_wheel(wheel: Path, project: dict, expected: set[str]) -> str:
     if files != expected:
         raise Failed(
             "expected the tracked files of the packages, no more and no less; "
-            f"missing: {some(expected - files) or 'none'}; too many: {some(files - expected) or 'none'}"
+            f"missing: {some(expected - files)}; too many: {some(files - expected)}"
         )
     lacking = [name for name in licences if name not in names]
     if lacking:
@@ -96,9 +97,9 @@ def check_sdist(sdist: Path, tracked: Iterable[str]) -> str:
     files = files_of_sdist(sdist) - {"PKG-INFO", *LEFT_OUT}
     if files != kept:
         raise Failed(
-            f"expected the files that git tracks; missing: {some(kept - files) or 'none'} (add to "
+            f"expected the files that git tracks; missing: {some(kept - files)} (to be named in "
             "[tool.hatch.build.targets.sdist] of pyproject.toml); too many: "
-            f"{some(files - kept) or 'none'}"
+            f"{some(files - kept)}"
         )
     return f"{len(files)} files, {sdist.stat().st_size // 1000} kB"
 
@@ -115,8 +116,9 @@ def check_readme(readme: Path, project: dict) -> str:
         remarks.append("no project.urls in pyproject.toml")
     if relative:
         remarks.append(
-            f"{len(relative)} links and pictures of README.md are paths in the clone, which a package "
-            "index does not show; with an address in project.urls hatch-fancy-pypi-readme can write them out"
+            f"{len(relative)} links and pictures of README.md are paths in the clone, which a "
+            "package index does not show; hatch-fancy-pypi-readme can make them addresses, once there "
+            "is a public repository"
         )
     if remarks:
         raise Warned("; ".join(remarks))

@@ -35,7 +35,7 @@ def pip(python: Path, *arguments: str) -> list[str]:
 
 
 def cpu_build(python: Path, version: str, index: str | None) -> str | None:
-    """The build of this torch for CPUs that pip would find, or None; on Linux it is called 2.13.0+cpu."""
+    """The build of this torch for CPUs that pip finds, or None; on Linux it is 2.13.0+cpu."""
     more = ["--extra-index-url", index] if index else []
     # This ends with an error where the index has no torch at all for this Python.
     done = subprocess.run(

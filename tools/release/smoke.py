@@ -1,7 +1,7 @@
-"""What runs in a clean environment, by its Python and with nothing but the wheel: smoke.py NAME PACKAGE...
+"""What runs in a clean environment, by its Python and the wheel alone: smoke.py NAME PACKAGE...
 
-Imports every module of the packages, then computes a loss, which has to equal the float64 reference, or trains
-for an epoch.
+Imports every module of the packages, then computes a loss, which has to equal the float64
+reference, or trains for an epoch.
 """
 
 import importlib
@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-#: Libraries that a package imports in modules of their own, and which its extra does not bring:
-#: Triton comes with CUDA builds of torch, and `fmicl check` and Keras take what frameworks there are.
+#: Libraries that some modules import and the extra of their package does not bring: Triton comes
+#: with torch for CUDA, and `fmicl check` and Keras' packages take what frameworks there are.
 OPTIONAL = {"triton", "torch", "jax", "tensorflow", "keras", "lightning", "flax", "optax"}
 SETTINGS = {"divergence": "js", "alpha": 7.0}
 TRAIN = {"lightning": [], "flax": ["--framework", "jax"],
@@ -38,6 +38,7 @@ def modules(package: str) -> list[str]:
 
 def torch_loss(x, y):
     import torch
+
     from fmicl_torch import fmicl_loss
 
     return fmicl_loss(torch.tensor(x), torch.tensor(y), **SETTINGS)
@@ -45,6 +46,7 @@ def torch_loss(x, y):
 
 def jax_loss(x, y):
     import jax
+
     from fmicl_jax import fmicl_loss
 
     jax.config.update("jax_enable_x64", True)
@@ -53,6 +55,7 @@ def jax_loss(x, y):
 
 def tensorflow_loss(x, y):
     import tensorflow as tf
+
     from fmicl_tensorflow import fmicl_loss
 
     return fmicl_loss(tf.constant(x), tf.constant(y), **SETTINGS)
@@ -60,6 +63,7 @@ def tensorflow_loss(x, y):
 
 def text_loss(x, y):
     import torch
+
     from fmicl_sentence_transformers import FMICLLoss
 
     loss = FMICLLoss(torch.nn.Identity(), **SETTINGS)
@@ -70,13 +74,13 @@ LOSSES = {"torch": torch_loss, "jax": jax_loss, "tensorflow": tensorflow_loss, "
 
 
 def same_loss(name: str) -> str:
-    """Compare the loss of 8 pairs with the reference; without a framework, the reference with a formula."""
+    """Compare the loss of 8 pairs with the reference, and for "base" the reference with a formula."""
     from fmicl_core import FMICL, fmicl_reference
 
     x, y = np.random.default_rng(0).normal(size=(2, 8, 4))
     if name in LOSSES:
         truth, value = fmicl_reference(x, y, FMICL(**SETTINGS)).loss, float(LOSSES[name](x, y))
-    else:  # KL of orthogonal rows at sigma^2 = 0.5: u = 1 of positives, exp(-2) of negatives
+    else:  # KL with orthogonal rows at sigma^2 = 0.5: u = 1 of positives, exp(-2) of negatives
         truth, value = (
             -1.0 + 7.0 * np.exp(-2.0),
             fmicl_reference(np.eye(8), np.eye(8), FMICL(alpha=7.0)).loss,
