@@ -117,8 +117,8 @@ def check_readme(readme: Path, project: dict) -> str:
     if relative:
         remarks.append(
             f"{len(relative)} links and pictures of README.md are paths in the clone, which a "
-            "package index does not show; hatch-fancy-pypi-readme can make them addresses, once there "
-            "is a public repository"
+            "package index does not show; hatch-fancy-pypi-readme can make them addresses, once "
+            "there is a public repository"
         )
     if remarks:
         raise Warned("; ".join(remarks))

@@ -74,17 +74,16 @@ LOSSES = {"torch": torch_loss, "jax": jax_loss, "tensorflow": tensorflow_loss, "
 
 
 def same_loss(name: str) -> str:
-    """Compare the loss of 8 pairs with the reference, and for "base" the reference with a formula."""
+    """Compare the loss of 8 pairs with the reference; for "base", the reference with a formula."""
     from fmicl_core import FMICL, fmicl_reference
 
-    x, y = np.random.default_rng(0).normal(size=(2, 8, 4))
     if name in LOSSES:
-        truth, value = fmicl_reference(x, y, FMICL(**SETTINGS)).loss, float(LOSSES[name](x, y))
-    else:  # KL with orthogonal rows at sigma^2 = 0.5: u = 1 of positives, exp(-2) of negatives
-        truth, value = (
-            -1.0 + 7.0 * np.exp(-2.0),
-            fmicl_reference(np.eye(8), np.eye(8), FMICL(alpha=7.0)).loss,
-        )
+        x, y = np.random.default_rng(0).normal(size=(2, 8, 4))
+        truth = fmicl_reference(x, y, FMICL(**SETTINGS)).loss
+        value = float(LOSSES[name](x, y))
+    else:  # KL of orthogonal rows, sigma^2 = 0.5: u = 1 of positive pairs, exp(-2) of negative ones
+        truth = -1.0 + 7.0 * np.exp(-2.0)
+        value = fmicl_reference(np.eye(8), np.eye(8), FMICL(alpha=7.0)).loss
     if not (np.isfinite(truth) and abs(value - truth) <= 1e-12 * abs(truth)):
         raise SystemExit(f"expected the loss {truth!r}, got {value!r}")
     return f"loss {value:.6f}, as it should be"
