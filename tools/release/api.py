@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import tarfile
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,7 +37,11 @@ def breakages(root: Path, tag: str) -> Iterator[griffe.Breakage]:
     """Changes of public names since `tag` after which code of users may not work."""
     paths = [str(root / folder) for folder in FOLDERS]
     now = griffe.GriffeLoader(search_paths=paths)
-    with griffe.tmp_worktree(root, tag) as tree:
+    with tempfile.TemporaryDirectory() as scratch:
+        tree = Path(scratch)
+        git(root, "archive", "--format=tar", f"--output={tree / 'then.tar'}", tag)
+        with tarfile.open(tree / "then.tar") as archive:
+            archive.extractall(tree, filter="data")
         then = griffe.GriffeLoader(search_paths=[str(tree / folder) for folder in FOLDERS])
         for loader in (then, now):
             for package in PACKAGES:
