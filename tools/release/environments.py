@@ -24,6 +24,7 @@ CLEAN = {
     "TF_CPP_MIN_LOG_LEVEL": "2",
     "MPLBACKEND": "Agg",
     "HF_HUB_OFFLINE": "1",
+    "KERAS_BACKEND": "jax",
 }
 #: Seconds that a smoke test may take before it counts as hanging.
 PATIENCE = 900

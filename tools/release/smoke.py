@@ -15,7 +15,9 @@ import numpy as np
 #: Libraries that some modules import and the extra of their package does not bring: Triton comes
 #: with torch for CUDA, and `fmicl check` and Keras' packages take what frameworks there are.
 OPTIONAL = {"triton", "torch", "jax", "tensorflow", "keras", "lightning", "flax", "optax"}
-SETTINGS = {"divergence": "js", "alpha": 7.0}
+SETTINGS = {"divergence": "js", "similarity": "gaussian", "alpha": 7.0, "negatives": "anchor"}
+#: What the extra "recipes" brings and is imported late, when images or tables are read.
+LATE = ("datasets", "grain.python", "matplotlib.pyplot", "safetensors.numpy", "sklearn.neighbors")
 TRAIN = {"lightning": [], "flax": ["--framework", "jax"],
          "keras": ["--framework", "tensorflow", "--keras-backend", "jax"]}  # fmt: skip
 
@@ -110,6 +112,9 @@ def cli(name: str) -> str:
 
 def main(name: str, *packages: str) -> None:
     left_out = [module for package in packages for module in modules(package)]
+    if "fmicl_recipes" in sys.modules:
+        for module in LATE:
+            importlib.import_module(module)
     last = trains(name) if name in TRAIN else cli(name) if name == "cli" else same_loss(name)
     without = f", but for {', '.join(left_out)}" if left_out else ""
     print(f"every module of {', '.join(packages)} imported{without}; {last}")
