@@ -8,9 +8,9 @@ TESTS ?= tests
 WORKERS ?= 2
 SITE := OMP_NUM_THREADS=1 NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs
 
-.PHONY: help demo test test-all lint docs docs-serve test-site bench bench-peers test-peers clean
+.PHONY: help demo test test-all lint docs docs-serve test-site bench bench-peers test-peers release-check clean
 help:  ## show this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -67,5 +67,13 @@ $(VENV)-peers/.done: requirements/peers.txt $(CHECKED)
 	$(VENV)-peers/bin/python -m pip install --quiet --no-build-isolation --no-deps -e .
 	@touch $@
 
+release-check: $(VENV)-release/.done  ## build a release and check it in clean environments; QUICK=1: in one
+	PYTHONPATH=tools $(VENV)-release/bin/python -m release $(if $(QUICK),--quick) $(RELEASE)
+
+$(VENV)-release/.done: requirements/release.txt requirements/constraints.txt
+	$(PYTHON) -m venv $(VENV)-release
+	$(VENV)-release/bin/python -m pip --disable-pip-version-check install --quiet --upgrade -r $<
+	@touch $@
+
 clean:  ## remove the virtual environment and caches
-	rm -rf $(VENV) $(VENV)-peers .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist site
+	rm -rf $(VENV) $(VENV)-peers $(VENV)-release .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist site
