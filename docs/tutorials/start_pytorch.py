@@ -90,7 +90,7 @@ def new_encoder():
     return nn.Sequential(nn.Flatten(), nn.Linear(100, 512), nn.ReLU(), nn.Linear(512, 64))
 
 
-def train_encoder(criterion, epochs=100):
+def train_encoder(criterion, epochs=60):
     """A trained encoder, and (score, penalty) of the last batch of every epoch."""
     encoder, head = new_encoder(), nn.Sequential(nn.ReLU(), nn.Linear(64, 32))
     optimizer = torch.optim.Adam([*encoder.parameters(), *head.parameters()], lr=2e-3)
