@@ -73,10 +73,10 @@ plt.show()
 # %% [markdown]
 # ## Train with InfoNCE
 #
-# The **encoder** makes 64 features of an image; they are what we want. A small **head** on top of it
-# makes the 32 numbers that the loss sees, and is thrown away afterwards. `TwoViews` puts augmentation,
-# encoder and head together: its output is (batch, 2, 32), the two views of every sample, which is what
-# the losses take. After that it is `compile` and `fit`, without targets.
+# The **encoder** makes 64 features of an image; they are what we want. A small **head** on top of
+# it makes the 32 numbers that the loss sees, and is thrown away afterwards. `TwoViews` puts
+# augmentation, encoder and head together: its output is (batch, 2, 32), the two views of every
+# sample, which is what the losses take. After that it is `compile` and `fit`, without targets.
 #
 # As metrics we watch two numbers that mean the same whatever the loss, the score and the penalty of
 # f-MICL; they are explained below.
@@ -123,8 +123,8 @@ f_micl, f_micl_history = train_encoder(
 #
 # $$\text{loss} = -\,\text{score} + \alpha \cdot \text{penalty}$$
 #
-# - The **score** is the mean of $s = \log \frac{2u}{1 + u}$ over positive pairs, the two views of one
-#   digit. It is 0, its largest value, where both views have the same features.
+# - The **score** is the mean of $s = \log \frac{2u}{1 + u}$ over positive pairs, the two views of
+#   one digit. It is 0, its largest value, where both views have the same features.
 # - The **penalty** is the mean of $f^*(s) = \log \frac{1 + u}{2}$ over negative pairs, views of
 #   different digits. It is 0 where all features are the same, and falls as they move apart.
 #
@@ -152,6 +152,7 @@ plt.show()
 # no training has seen. Every image lies at a random place, without noise. Two tests use labels now:
 # **kNN** looks up the nearest training images, of which 200 have labels; **linear** is a linear
 # classifier that gets ten labels of every digit.
+
 
 # %%
 def moved(images, rng):
@@ -183,8 +184,8 @@ for name, (of_train, of_test) in features.items():
 # %% [markdown]
 # One image is 0.003 here, so small differences between the two losses mean nothing. What matters is
 # how far both are above the untrained network. The same can be seen on a map of the test images
-# ([t-SNE](https://scikit-learn.org/stable/modules/manifold.html#t-sne) of the features), where every
-# image is drawn as the digit that it shows:
+# ([t-SNE](https://scikit-learn.org/stable/modules/manifold.html#t-sne) of the features), where
+# every image is drawn as the digit that it shows:
 
 # %%
 plt.style.use("petroff10")  # ten colours that colour-blind readers can tell apart

@@ -74,13 +74,13 @@ plt.show()
 # %% [markdown]
 # ## Train with InfoNCE
 #
-# The **encoder** makes 64 features of an image; they are what we want. A small **head** on top of it
-# makes the 32 numbers that the loss sees, and is thrown away afterwards. The loop is plain PyTorch;
-# all that is special to contrastive learning is `criterion(z1, z2)`, where row $i$ of `z1` and row
-# $i$ of `z2` are two views of sample $i$.
+# The **encoder** makes 64 features of an image; they are what we want. A small **head** on top of
+# it makes the 32 numbers that the loss sees, and is thrown away afterwards. The loop is plain
+# PyTorch; all that is special to contrastive learning is `criterion(z1, z2)`, where row $i$ of `z1`
+# and row $i$ of `z2` are two views of sample $i$.
 #
-# Beside it we note two numbers that mean the same whatever the loss, `score` and `penalty`; they are
-# explained below.
+# Beside it we note two numbers that mean the same whatever the loss, `score` and `penalty`; they
+# are explained below.
 
 
 # %%
@@ -126,8 +126,8 @@ f_micl, f_micl_history = train_encoder(
 #
 # $$\text{loss} = -\,\text{score} + \alpha \cdot \text{penalty}$$
 #
-# - The **score** is the mean of $s = \log \frac{2u}{1 + u}$ over positive pairs, the two views of one
-#   digit. It is 0, its largest value, where both views have the same features.
+# - The **score** is the mean of $s = \log \frac{2u}{1 + u}$ over positive pairs, the two views of
+#   one digit. It is 0, its largest value, where both views have the same features.
 # - The **penalty** is the mean of $f^*(s) = \log \frac{1 + u}{2}$ over negative pairs, views of
 #   different digits. It is 0 where all features are the same, and falls as they move apart.
 #
@@ -182,8 +182,8 @@ for name, (of_train, of_test) in features.items():
 # %% [markdown]
 # One image is 0.003 here, so small differences between the two losses mean nothing. What matters is
 # how far both are above the untrained network. The same can be seen on a map of the test images
-# ([t-SNE](https://scikit-learn.org/stable/modules/manifold.html#t-sne) of the features), where every
-# image is drawn as the digit that it shows:
+# ([t-SNE](https://scikit-learn.org/stable/modules/manifold.html#t-sne) of the features), where
+# every image is drawn as the digit that it shows:
 
 # %%
 plt.style.use("petroff10")  # ten colours that colour-blind readers can tell apart
