@@ -226,40 +226,24 @@ scores = {
     )
     for name, encode in of.items()
 }
-print(f"{'test accuracy':14} kNN   10 labels  all labels")
-for name, found in scores.items():
-    knn, ten, every = (found[f"{k}_accuracy"] for k in ("knn", "linear10", "linear"))
-    print(f"{name:14}{knn:.3f}  {ten:.3f}      {every:.3f}")
+figure, axes = plt.subplots(figsize=(7, 2.8), layout="constrained")
+shown = {"linear10": "ten labels a class", "linear": "all labels", "knn": "kNN, all labels"}
+colours = ("C0", "C1", "0.7")
+for place, ((kind, label), colour) in enumerate(zip(shown.items(), colours, strict=True)):
+    values = [found[f"{kind}_accuracy"] for found in scores.values()]
+    at = np.arange(len(scores)) + 0.28 * (place - 1)
+    bars = axes.bar(at, values, 0.26, color=colour, label=label)
+    axes.bar_label(bars, fmt="%.2f", fontsize=8)
+axes.set_xticks(range(len(scores)), list(scores))
+axes.set(ylabel="test accuracy", ylim=(0, 1.4), yticks=np.linspace(0, 1, 5))
+axes.legend(ncols=3, loc="upper left")
+plt.show()
 
 # %% [markdown]
-# Look at pictures, too. Here are, for five test pictures, the four training pictures with the most
-# similar features, with a red frame where the class is another one.
-
-# %%
-queries = np.random.default_rng(3).permutation(len(data.test_images))[:5]
-
-
-def nearest(encode):
-    """Indices (5, 4) of the training pictures nearest to each query, by cosine."""
-    bank, rows = encode(data.train_images), encode(data.test_images[queries])
-    bank, rows = (z / np.linalg.norm(z, axis=1, keepdims=True) for z in (bank, rows))
-    return np.argsort(-rows @ bank.T, axis=1)[:, :4]
-
-
-figure, panels = plt.subplots(5, 10, figsize=(7, 3.8), layout="constrained")
-for start, name in ((0, "untrained"), (5, "own loop")):
-    for row, (query, near) in enumerate(zip(queries, nearest(of[name]), strict=True)):
-        truth = data.test_labels[query]
-        shown = [(data.test_images[query], truth)]
-        shown += [(data.train_images[i], data.train_labels[i]) for i in near]
-        for axes, (picture, label) in zip(panels[row, start : start + 5], shown, strict=True):
-            axes.imshow(picture, cmap="gray")
-            axes.set(xticks=[], yticks=[])
-            for side in axes.spines.values():
-                side.set(color="C3" if label != truth else "white", linewidth=3)
-    panels[0, start].set_title("test picture", fontsize=8)
-    panels[0, start + 2].set_title(f"nearest, {name}", fontsize=10, loc="left")
-plt.show()
+# What training without labels has learned shows where labels are few: with ten a class the features
+# give more than twice as many right answers as pixels or the untrained encoder. Only kNN on pixels
+# is a match for them: among 1,437 labelled pictures there nearly always is one of the same digit at
+# the same place.
 
 # %% [markdown]
 # ## Keep the encoder
@@ -290,7 +274,6 @@ assert data.train_images.shape == (1437, 12, 12, 1)
 assert data.class_names == tuple(f"digit_{i}" for i in range(10))
 for name in ("own loop", "SimCLR"):
     for before in ("pixels", "untrained"):
-        gain = {k: scores[name][k] - scores[before][k] for k in scores[name] if k != "knn_k"}
-        assert gain["linear10_accuracy"] > 0.15
-        assert gain["linear_accuracy"] > 0.1
+        assert scores[name]["linear10_accuracy"] > 1.8 * scores[before]["linear10_accuracy"]
+        assert scores[name]["linear_accuracy"] > scores[before]["linear_accuracy"] + 0.1
     assert scores[name]["knn_accuracy"] > scores["untrained"]["knn_accuracy"]
