@@ -1,15 +1,9 @@
 # ---
 # jupyter:
 #   jupytext:
-#     text_representation:
-#       extension: .py
-#       format_name: percent
-#   kernelspec:
-#     display_name: Python 3
-#     language: python
-#     name: python3
+#     text_representation: {extension: .py, format_name: percent}
+#   kernelspec: {name: python3, language: python, display_name: Python 3}
 # ---
-# needs: torch, sklearn, matplotlib
 
 # %% [markdown]
 # # Swap InfoNCE in existing code
