@@ -6,8 +6,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 CHECKED := requirements/constraints.txt pyproject.toml fmicl_core/__init__.py
 TESTS ?= tests
 WORKERS ?= 2
+SITE := OMP_NUM_THREADS=1 NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs
 
-.PHONY: help demo test test-all lint bench bench-peers clean
+.PHONY: help demo test test-all lint docs docs-serve test-site bench bench-peers clean
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -41,6 +42,15 @@ lint: $(VENV)/.test  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(VENV)/.test  ## build the site into site/, strictly: every tutorial runs, no link is broken
+	$(SITE) build
+
+docs-serve: $(VENV)/.test  ## show the site while it is written; without running the tutorials
+	EXECUTE=false $(SITE) serve --no-strict
+
+test-site: docs  ## open the site in headless Chromium (/usr/bin/chromium, or CHROMIUM=PATH)
+	SITE=site $(BIN)/python -m pytest tests/site
+
 bench: $(VENV)/.test  ## time and memory of the loss on this machine, beside its baselines
 	$(BIN)/python -m benchmarks
 
@@ -55,4 +65,4 @@ $(VENV)-peers/.done: requirements/peers.txt $(CHECKED)
 	@touch $@
 
 clean:  ## remove the virtual environment and caches
-	rm -rf $(VENV) $(VENV)-peers .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist
+	rm -rf $(VENV) $(VENV)-peers .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist site

@@ -1,4 +1,4 @@
-"""What the lines of README's section "Keras" teach an encoder, beside what it knew before.
+"""What the first lines of docs/keras.md teach an encoder, beside what it knew before.
 
 KERAS_BACKEND=jax python examples/keras_ten_lines.py 0 1 2     # seeds; a minute each on two cores
 """
@@ -12,7 +12,7 @@ import numpy as np
 
 from fmicl_recipes.evaluation import evaluate_features
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "keras.md"
 
 
 def lines_of(page: Path) -> str:
@@ -47,7 +47,7 @@ if __name__ == "__main__":
     parser.add_argument("seeds", nargs="*", type=int, default=[0])
     parser.add_argument("--epochs", type=int, help="instead of those of the lines")
     options = parser.parse_args()
-    code = lines_of(README)
+    code = lines_of(PAGE)
     if options.epochs is not None:
         code = re.sub(r"epochs=\d+", f"epochs={options.epochs}", code)
     runs = [run(code, seed) for seed in options.seeds]

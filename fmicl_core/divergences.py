@@ -33,6 +33,20 @@ class Divergence(Value):
     it with a cosine similarity, `penalty_limit` and `excess` where the penalty tends to a constant,
     `excess_and_slope` when the two share work. Subclasses are frozen dataclasses, so that equal
     divergences compare equal, hash, pickle and print as they are made.
+
+    Examples:
+        >>> import numpy as np
+        >>> from fmicl_core import FMICL, Divergence, fmicl_reference
+        >>> class Cubic(Divergence):  # f(u) = (u^3 - 1) / 2
+        ...     def score(self, L, ops):
+        ...         return 1.5 * ops.exp(2 * L)
+        ...     def score_slope(self, L, ops):
+        ...         return 3 * ops.exp(2 * L)
+        ...     def penalty(self, L, ops):
+        ...         return ops.exp(3 * L) + 0.5
+        >>> x, y = np.eye(3), np.roll(np.eye(3), 1, axis=0)
+        >>> round(fmicl_reference(x, y, FMICL(Cubic(), alpha=8.0)).loss, 4)
+        3.9924
     """
 
     #: Name in the registry.
@@ -109,7 +123,17 @@ class Divergence(Value):
 
 @dataclass(frozen=True)
 class KL(Divergence):
-    """Kullback-Leibler: f(u) = u log u, f*(t) = e^(t - 1)."""
+    """Kullback-Leibler: f(u) = u log u, f*(t) = e^(t - 1).
+
+    Examples:
+        >>> import numpy as np
+        >>> from fmicl_core import KL
+        >>> L = np.log(2.0)  # u = 2
+        >>> round(float(KL().score(L)), 4), round(float(KL().penalty(L)), 4)
+        (1.6931, 2.0)
+        >>> round(float(KL().conjugate(KL().score(L))), 4)  # the penalty is f* of the score
+        2.0
+    """
 
     name: ClassVar[str] = "kl"
 
@@ -141,7 +165,18 @@ class KL(Divergence):
 
 @dataclass(frozen=True)
 class JensenShannon(Divergence):
-    """Jensen-Shannon: f(u) = u log u - (u + 1) log((u + 1)/2), f*(t) = -log(2 - e^t), t < log 2."""
+    """Jensen-Shannon: f(u) = u log u - (u + 1) log((u + 1)/2), f*(t) = -log(2 - e^t), t < log 2.
+
+    Examples:
+        >>> from fmicl_core import JensenShannon
+        >>> js = JensenShannon()
+        >>> round(float(js.score(20.0)), 4)  # never above log 2
+        0.6931
+        >>> round(float(js.penalty(-20.0)), 4)  # never below -log 2
+        -0.6931
+        >>> round(float(js.penalty(1.0)), 4), round(float(js.conjugate(js.score(1.0))), 4)  # f*(s)
+        (0.6201, 0.6201)
+    """
 
     name: ClassVar[str] = "js"
 
@@ -185,7 +220,17 @@ class JensenShannon(Divergence):
 
 @dataclass(frozen=True)
 class Pearson(Divergence):
-    """Pearson chi^2: f(u) = (u - 1)^2, f*(t) = t^2/4 + t for t >= -2, else -1."""
+    """Pearson chi^2: f(u) = (u - 1)^2, f*(t) = t^2/4 + t for t >= -2, else -1.
+
+    Examples:
+        >>> from fmicl_core import Pearson
+        >>> Pearson().f(3.0)
+        4.0
+        >>> Pearson().penalty_limit  # of pairs far apart
+        -1.0
+        >>> round(float(Pearson().conjugate(1.0)), 4)  # 1/4 + 1
+        1.25
+    """
 
     name: ClassVar[str] = "pearson"
 
@@ -224,7 +269,18 @@ class Pearson(Divergence):
 
 @dataclass(frozen=True)
 class SquaredHellinger(Divergence):
-    """Squared Hellinger: f(u) = (sqrt(u) - 1)^2, f*(t) = t/(1 - t), t < 1."""
+    """Squared Hellinger: f(u) = (sqrt(u) - 1)^2, f*(t) = t/(1 - t), t < 1.
+
+    Examples:
+        >>> import numpy as np
+        >>> from fmicl_core import SquaredHellinger
+        >>> L = np.log(4.0)  # u = 4
+        >>> d = SquaredHellinger()
+        >>> round(float(d.score(L)), 4), round(float(d.penalty(L)), 4)
+        (0.5, 1.0)
+        >>> round(float(d.conjugate(d.score(L))), 4)  # the penalty is f* of the score
+        1.0
+    """
 
     name: ClassVar[str] = "squared_hellinger"
 
@@ -278,6 +334,14 @@ class Tsallis(Divergence):
 
     Raises:
         ValueError: order is not a finite number > 0, or is 1 (the limit at 1 is `KL`).
+
+    Examples:
+        >>> from fmicl_core import Pearson, Tsallis
+        >>> tsallis, pearson = Tsallis(order=2.0), Pearson()
+        >>> round(float(tsallis.penalty(0.5) - pearson.penalty(0.5)), 4)
+        2.0
+        >>> round(float(tsallis.penalty(-0.5) - pearson.penalty(-0.5)), 4)  # the same constant
+        2.0
     """
 
     name: ClassVar[str] = "tsallis"
@@ -339,6 +403,16 @@ class VinczeLeCam(Divergence):
     Below t = -3 the conjugate is -1.
     The paper prints f*(f'(u)) = 3 - 4/(u + 1), off by up to 1: it must vanish at u = 1. Correct is
     3 - 8/(u + 1) + 4/(u + 1)^2. As a function of d^2 it is strictly convex near 0 only for mu < 2.
+
+    Examples:
+        >>> import numpy as np
+        >>> from fmicl_core import VinczeLeCam
+        >>> VinczeLeCam().f(1.0), float(VinczeLeCam().penalty(0.0))  # both vanish at u = 1
+        (0.0, 0.0)
+        >>> round(float(VinczeLeCam().penalty(np.log(3.0))), 4)
+        1.25
+        >>> 3 - 8 / (3 + 1) + 4 / (3 + 1) ** 2
+        1.25
     """
 
     name: ClassVar[str] = "vlc"
@@ -389,7 +463,15 @@ class VinczeLeCam(Divergence):
 
 @dataclass(frozen=True)
 class Jeffreys(Divergence):
-    """Jeffreys: f(u) = (u - 1) log u, f*(t) = w + 1/w + t - 2 with w = LambertW(e^(1 - t))."""
+    """Jeffreys: f(u) = (u - 1) log u, f*(t) = w + 1/w + t - 2 with w = LambertW(e^(1 - t)).
+
+    Examples:
+        >>> from fmicl_core import KL, Jeffreys, ReverseKL
+        >>> round(float(Jeffreys().f(2.0)), 4)
+        0.6931
+        >>> round(float(KL().f(2.0) + ReverseKL().f(2.0)), 4)  # both directions of KL
+        0.6931
+    """
 
     name: ClassVar[str] = "jeffreys"
 
@@ -434,6 +516,17 @@ class ReverseKL(Divergence):
     """Reverse KL: f(u) = -log u, f*(t) = -1 - log(-t), t < 0; for study only, features collapse.
 
     h(d^2) = f*(f'(G)) is linear in d^2: any centred configuration minimises it.
+
+    Examples:
+        >>> from fmicl_core import KL, ReverseKL
+        >>> ReverseKL().suitable
+        False
+        >>> [float(ReverseKL().penalty(L)) for L in (-2.0, -1.0, 0.0)]  # linear in L, so in d^2
+        [-3.0, -2.0, -1.0]
+        >>> round(float(ReverseKL().f(2.0)), 4)
+        -0.6931
+        >>> round(float(2.0 * KL().f(1 / 2.0)), 4)  # u f(1/u) of KL
+        -0.6931
     """
 
     name: ClassVar[str] = "reverse_kl"
@@ -470,6 +563,13 @@ class Neyman(Divergence):
     """Neyman chi^2: f(u) = (1 - u)^2/u, f*(t) = 2 - 2 sqrt(1 - t), t <= 1; for study, collapses.
 
     h(d^2) = f*(f'(G)) is concave in d^2, so that collapsed features minimise it.
+
+    Examples:
+        >>> from fmicl_core import Neyman, Pearson
+        >>> Neyman().suitable
+        False
+        >>> Neyman().f(4.0), 4.0 * Pearson().f(1 / 4.0)  # u f(1/u) of Pearson
+        (2.25, 2.25)
     """
 
     name: ClassVar[str] = "neyman"
@@ -542,6 +642,13 @@ def get_divergence(divergence: str | Divergence, **options: Any) -> Divergence:
 
     Raises:
         ValueError: the name is unknown (the message lists the names).
+
+    Examples:
+        >>> from fmicl_core import get_divergence
+        >>> get_divergence("squared-hellinger")
+        SquaredHellinger()
+        >>> get_divergence("tsallis", order=2.0)
+        Tsallis(order=2.0)
     """
     if isinstance(divergence, Divergence):
         return divergence

@@ -94,6 +94,16 @@ class FMICL:
 
     Warns:
         UserWarning: the divergence is known to collapse features.
+
+    Examples:
+        >>> from fmicl_core import FMICL
+        >>> objective = FMICL("js", alpha=8.0)
+        >>> objective.divergence, objective.similarity
+        (JensenShannon(), Gaussian(sigma2=0.5, mu=1.0))
+        >>> objective == FMICL("js", "gaussian", 8.0)
+        True
+        >>> FMICL(alpha="auto").strength
+        5.0
     """
 
     divergence: Divergence | str = DEFAULTS.divergence

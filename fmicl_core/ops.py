@@ -39,6 +39,16 @@ class Ops:
         sum: sum over all entries.
         sum_log1p: sum over all entries of log(1 + x), accurate near 0, for 0 <= x and 1 + x <=
             `SUM_LOG_BOUND`. A framework whose logarithm is slow may take it of products.
+
+    Examples:
+        >>> import numpy as np
+        >>> from fmicl_core import NUMPY
+        >>> def penalty(L, ops):  # of Jensen-Shannon, for arrays of any framework
+        ...     return ops.softplus(L) - np.log(2.0)
+        >>> round(float(penalty(np.array(0.0), NUMPY)), 4)
+        0.0
+        >>> round(float(penalty(np.array(50.0), NUMPY)), 4)
+        49.3069
     """
 
     name: str
@@ -77,6 +87,7 @@ def _sum_log1p(x: Array) -> Array:
     return np.log1p(x).sum()
 
 
+#: The functions of NumPy.
 NUMPY = Ops(
     name="numpy",
     exp=np.exp,

@@ -31,6 +31,14 @@ class Pairwise:
 
     Warns:
         UserWarning: the divergence is known to collapse features.
+
+    Examples:
+        >>> from fmicl_core import KL, Gaussian, Pairwise
+        >>> pair = Pairwise(KL(), Gaussian(), normalize=True)
+        >>> a, b, c = pair.coefficients()
+        >>> z = a * 0.8 + c  # of unit rows with x . y = 0.8
+        >>> round(z, 4), round(pair.positive(z), 4), round(float(pair.negative(z)), 4)
+        (-0.4, 0.6, 0.6703)
     """
 
     divergence: Divergence

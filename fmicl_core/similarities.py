@@ -23,7 +23,18 @@ from fmicl_core.value import Value
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Similarity(Value):
-    """Base class: z per pair, and what a divergence makes of z on either kind of pair."""
+    """Base class: z per pair, and what a divergence makes of z on either kind of pair.
+
+    Examples:
+        >>> import numpy as np
+        >>> from fmicl_core import Gaussian, Similarity
+        >>> x, y = np.array([1.0, 0.0]), np.array([0.8, 0.6])
+        >>> isinstance(Gaussian(), Similarity)
+        True
+        >>> a, b, c = Gaussian().coefficients()
+        >>> round(float(a * (x @ y) + b * (x @ x + y @ y) + c), 4)  # z = -|x - y|^2 of the Gaussian
+        -0.4
+    """
 
     name: ClassVar[str] = ""
 
@@ -140,6 +151,17 @@ class Gaussian(Logit):
 
     Raises:
         ValueError: sigma2 or mu is not a finite number > 0.
+
+    Examples:
+        >>> import numpy as np
+        >>> from fmicl_core import Gaussian
+        >>> x, y = np.array([1.0, 0.0]), np.array([0.8, 0.6])
+        >>> a, b, c = Gaussian(sigma2=0.25).coefficients()
+        >>> z = a * (x @ y) + b * (x @ x + y @ y) + c
+        >>> round(float(np.exp(z)), 4)  # G
+        0.4493
+        >>> round(float(np.exp(-0.4 / (2 * 0.25))), 4)  # |x - y|^2 = 0.4
+        0.4493
     """
 
     name: ClassVar[str] = "gaussian"
@@ -166,6 +188,18 @@ class DistanceKernel(Similarity):
     """Base class for kernels of the squared distance: z = |x - y|^2, L = log_kernel(z).
 
     A kernel of your own needs `log_kernel` and `log_kernel_slope`.
+
+    Examples:
+        >>> import numpy as np
+        >>> from fmicl_core import FMICL, DistanceKernel, fmicl_reference
+        >>> class Quartic(DistanceKernel):  # G = exp(-d^4)
+        ...     def log_kernel(self, d2, ops):
+        ...         return -d2 * d2
+        ...     def log_kernel_slope(self, d2, ops):
+        ...         return -2 * d2
+        >>> x, y = np.eye(3), np.roll(np.eye(3), 1, axis=0)
+        >>> round(fmicl_reference(x, y, FMICL(similarity=Quartic())).score, 4)  # 1 - 2^2
+        -3.0
     """
 
     def log_kernel(self, d2: Array, ops: Ops) -> Array:
@@ -213,6 +247,15 @@ class Laplace(DistanceKernel):
 
     Raises:
         ValueError: an argument is not a finite number > 0.
+
+    Examples:
+        >>> import numpy as np
+        >>> from fmicl_core import NUMPY, Laplace
+        >>> L = Laplace(scale=2.0).log_kernel(4.0, NUMPY)  # of the squared distance 4
+        >>> round(float(np.exp(L)), 4)  # G
+        0.3679
+        >>> round(float(np.exp(-2 / 2)), 4)  # exp(-distance / scale)
+        0.3679
     """
 
     name: ClassVar[str] = "laplace"
@@ -241,6 +284,13 @@ class Cauchy(DistanceKernel):
 
     Raises:
         ValueError: an argument is not a finite number > 0.
+
+    Examples:
+        >>> import numpy as np
+        >>> from fmicl_core import NUMPY, Cauchy
+        >>> L = Cauchy(scale=2.0).log_kernel(4.0, NUMPY)  # of the squared distance 4
+        >>> round(float(np.exp(L)), 4)  # 1 / (1 + 4 / 2^2)
+        0.5
     """
 
     name: ClassVar[str] = "cauchy"
@@ -271,6 +321,18 @@ class Cosine(Similarity):
 
     Raises:
         ValueError: temperature is not a finite number > 0.
+
+    Examples:
+        >>> import numpy as np
+        >>> from fmicl_core import KL, NUMPY, Cosine
+        >>> s = 0.8 / 0.5  # x . y / temperature
+        >>> critic = Cosine(temperature=0.5)
+        >>> float(critic.positive(KL(), s, NUMPY))
+        1.6
+        >>> round(float(critic.negative(KL(), s, NUMPY)), 4)  # f*(s)
+        1.8221
+        >>> round(float(np.exp(s - 1)), 4)
+        1.8221
     """
 
     name: ClassVar[str] = "cosine"
@@ -342,6 +404,13 @@ def get_similarity(similarity: str | Similarity, **options: Any) -> Similarity:
 
     Raises:
         ValueError: the name is unknown (the message lists the names).
+
+    Examples:
+        >>> from fmicl_core import get_similarity
+        >>> get_similarity("gaussian", sigma2=0.1)
+        Gaussian(sigma2=0.1, mu=1.0)
+        >>> get_similarity("cosine")
+        Cosine(temperature=1.0)
     """
     if isinstance(similarity, Similarity):
         return similarity

@@ -58,10 +58,30 @@ def cached_loss(
     Returns:
         Scalar to minimise.
 
+    Dtypes:
+        Features have the dtype that the encoder returns, the loss has the one that `loss` gives it.
+        A gradient has the dtype of its argument.
+
+    Derivatives:
+        In reverse and forward mode, under `jax.jit` too: of the orders that `loss` has, in the
+        parameters, the inputs and the options.
+
     Raises:
         ValueError: parameters, or what an encoder reads beside them, hold statistics of batch norm
             in training mode, which would be those of a mini-batch; an encoder returns something
             else than features; inputs are not alike.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from fmicl_jax import cached_loss, fmicl_loss
+        >>> x = jnp.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+        >>> y = jnp.array([[0.8, 0.6], [-0.6, 0.8], [-0.8, -0.6], [0.6, -0.8]])
+        >>> encode = lambda params, inputs: jnp.tanh(inputs @ params)
+        >>> params = jnp.array([[1.0, 0.5], [-0.5, 1.0]])
+        >>> round(float(cached_loss(fmicl_loss, encode, params, x, y, mini_batch_size=2)), 4)
+        3.0792
+        >>> round(float(fmicl_loss(encode(params, x), encode(params, y))), 4)
+        3.0792
 
     Source: Gao et al. (2021), GradCache; mini-batches are checkpoints of Chen et al. (2016).
     """

@@ -39,7 +39,19 @@ from fmicl_jax.tiled import tiled_block_mean, tiled_positive_mean
 
 @with_old_names(alignment="score", uniformity="penalty")
 class FMICLTerms(NamedTuple):
-    """loss = -score + alpha * penalty, scalars: means over the positive and the negative pairs."""
+    """loss = -score + alpha * penalty, scalars: means over the positive and the negative pairs.
+
+    alpha is the weight that was used, a constant to derivatives.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from fmicl_jax import fmicl_terms
+        >>> x = jnp.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+        >>> y = jnp.array([[0.8, 0.6], [-0.6, 0.8], [-0.8, -0.6], [0.6, -0.8]])
+        >>> loss, score, penalty, alpha = fmicl_terms(x, y, divergence="js")
+        >>> round(float(loss), 3), round(float(-score + alpha * penalty), 3)
+        (-23.879, -23.879)
+    """
 
     loss: jax.Array
     score: jax.Array

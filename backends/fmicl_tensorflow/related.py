@@ -71,8 +71,31 @@ def info_nce_loss(
     Returns:
         Scalar to minimise, float32 (float64 for float64 features).
 
+    Dtypes:
+        Features may be float16, bfloat16, float32, float64, or a mix. Sums and the loss are
+        float32, or float64 if any feature is. A gradient has the dtype of its argument.
+
+    Derivatives:
+        By `tf.GradientTape`: of any order with "dense", once with "tiled" (a second derivative is
+        an error). By `tf.autodiff.ForwardAccumulator` with "dense" alone. ids are constants.
+
     Raises:
         ValueError: an option or a shape does not fit; the message names it.
+
+    Examples:
+        >>> import tensorflow as tf
+        >>> from fmicl_tensorflow import info_nce_loss
+        >>> x = tf.constant([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+        >>> y = tf.constant([[0.8, 0.6], [-0.6, 0.8], [-0.8, -0.6], [0.6, -0.8]])
+        >>> round(float(info_nce_loss(x, y, temperature=0.5, negatives="cross")), 4)
+        0.572
+        >>> s = x @ tf.transpose(y) / 0.5  # scores, those of positive pairs on the diagonal
+        >>> each = tf.reduce_logsumexp(s, axis=1) - tf.linalg.diag_part(s)
+        >>> round(float(tf.reduce_mean(each)), 4)
+        0.572
+        >>> labels = tf.constant([0, 0, 1, 1])
+        >>> round(float(info_nce_loss(x, ids=labels)), 4)  # supervised contrastive
+        0.7586
 
     Source: Oord et al. (2018), eq. 4; Chen et al. (2020), eq. 1; He et al. (2020), eq. 1; Khosla et
     al. (2020), eq. 2.
@@ -94,11 +117,35 @@ class InfoNCELoss(tf.Module):
     learn of it.
 
     Args:
-        temperature, negatives, positives, normalize, implementation: as for `info_nce_loss`.
+        temperature: as for `info_nce_loss`.
+        negatives: as for `info_nce_loss`.
+        positives: as for `info_nce_loss`.
+        normalize: as for `info_nce_loss`.
+        implementation: as for `info_nce_loss`.
         distributed: as for `info_nce_loss`.
+
+    Dtypes:
+        Features may be float16, bfloat16, float32, float64, or a mix. Sums and the loss are
+        float32, or float64 if any feature is. A gradient has the dtype of its argument.
+
+    Derivatives:
+        By `tf.GradientTape`: of any order with "dense", once with "tiled" (a second derivative is
+        an error). By `tf.autodiff.ForwardAccumulator` with "dense" alone. ids are constants.
 
     Raises:
         ValueError: an option is unknown or out of range.
+
+    Examples:
+        >>> import tensorflow as tf
+        >>> from fmicl_tensorflow import InfoNCELoss
+        >>> x = tf.constant([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+        >>> y = tf.constant([[0.8, 0.6], [-0.6, 0.8], [-0.8, -0.6], [0.6, -0.8]])
+        >>> loss = InfoNCELoss(temperature=0.2)
+        >>> round(float(loss(x, y)), 4)
+        0.3407
+        >>> queue = tf.constant([[0.6, 0.8], [-0.8, 0.6]])  # MoCo: supplies all negatives
+        >>> round(float(loss(x, y, queue)), 4)
+        0.4676
     """
 
     temperature: float
@@ -175,8 +222,27 @@ def alignment_uniformity_loss(
     Returns:
         Scalar to minimise, float32 (float64 for float64 features).
 
+    Dtypes:
+        Features may be float16, bfloat16, float32, float64, or a mix. Sums and the loss are
+        float32, or float64 if any feature is. A gradient has the dtype of its argument.
+
+    Derivatives:
+        By `tf.GradientTape`: of any order. By `tf.autodiff.ForwardAccumulator` too.
+
     Raises:
         ValueError: an option or a shape does not fit; the message names it.
+
+    Examples:
+        >>> import math
+        >>> import tensorflow as tf
+        >>> from fmicl_tensorflow import alignment_uniformity_loss
+        >>> x = tf.constant([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+        >>> y = tf.constant([[0.8, 0.6], [-0.6, 0.8], [-0.8, -0.6], [0.6, -0.8]])
+        >>> round(float(alignment_uniformity_loss(x, y)), 4)
+        -3.9963
+        >>> near, far = 0.4, (2, 2, 4)  # squared distances from x_i to y_i, to other rows of x
+        >>> round(near + math.log(sum(math.exp(-2 * d2) for d2 in far) / 3), 4)
+        -3.9963
 
     Source: Wang and Isola (2020), section 4.1.
     """
@@ -223,8 +289,25 @@ def spectral_contrastive_loss(
     Returns:
         Scalar to minimise, float32 (float64 for float64 features).
 
+    Dtypes:
+        Features may be float16, bfloat16, float32, float64, or a mix. Sums and the loss are
+        float32, or float64 if any feature is. A gradient has the dtype of its argument.
+
+    Derivatives:
+        By `tf.GradientTape`: of any order. By `tf.autodiff.ForwardAccumulator` too.
+
     Raises:
         ValueError: a shape does not fit; the message names it.
+
+    Examples:
+        >>> import tensorflow as tf
+        >>> from fmicl_tensorflow import spectral_contrastive_loss
+        >>> x = tf.constant([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+        >>> y = tf.constant([[0.8, 0.6], [-0.6, 0.8], [-0.8, -0.6], [0.6, -0.8]])
+        >>> round(float(spectral_contrastive_loss(x, y)), 4)
+        -1.1467
+        >>> round(-2 * 0.8 + (0.6**2 + 0.8**2 + 0.6**2) / 3, 4)  # x_i . y_i, x_i . y_j
+        -1.1467
 
     Source: HaoChen et al. (2021).
     """

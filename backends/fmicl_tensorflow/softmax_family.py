@@ -47,8 +47,27 @@ def clip_loss(
     Returns:
         Scalar to minimise, float32 (float64 for float64 features).
 
+    Dtypes:
+        Features may be float16, bfloat16, float32, float64, or a mix. Sums and the loss are
+        float32, or float64 if any feature is. A gradient has the dtype of its argument.
+
+    Derivatives:
+        By `tf.GradientTape`: of any order with "dense", once with "tiled" (a second derivative is
+        an error). By `tf.autodiff.ForwardAccumulator` with "dense" alone. ids are constants.
+
     Raises:
         ValueError: an option or a shape does not fit; the message names it.
+
+    Examples:
+        >>> import tensorflow as tf
+        >>> from fmicl_tensorflow import clip_loss, info_nce_loss
+        >>> x = tf.constant([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+        >>> y = tf.constant([[0.8, 0.6], [-0.6, 0.8], [-0.8, -0.6], [0.6, -0.8]])
+        >>> round(float(clip_loss(x, y, logit_scale=2.0)), 4)
+        0.572
+        >>> one_way = lambda a, b: info_nce_loss(a, b, logit_scale=2.0, negatives="cross")
+        >>> round(float(one_way(x, y) + one_way(y, x)) / 2, 4)
+        0.572
 
     Source: Radford et al. (2021), figure 3.
     """
@@ -106,9 +125,29 @@ def dcl_loss(
     Returns:
         Scalar to minimise, float32 (float64 for float64 features).
 
+    Dtypes:
+        Features may be float16, bfloat16, float32, float64, or a mix. Sums and the loss are
+        float32, or float64 if any feature is. A gradient has the dtype of its argument.
+
+    Derivatives:
+        By `tf.GradientTape`: of any order with "dense", once with "tiled" (a second derivative is
+        an error). By `tf.autodiff.ForwardAccumulator` with "dense" alone. ids are constants.
+
     Raises:
         ValueError: an option or a shape does not fit, or an anchor has no negative; the message
             names it.
+
+    Examples:
+        >>> import math
+        >>> import tensorflow as tf
+        >>> from fmicl_tensorflow import dcl_loss
+        >>> x = tf.constant([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+        >>> y = tf.constant([[0.8, 0.6], [-0.6, 0.8], [-0.8, -0.6], [0.6, -0.8]])
+        >>> round(float(dcl_loss(x, y, temperature=0.5, negatives="cross")), 4)
+        -0.2589
+        >>> e = lambda product: math.exp(product / 0.5)  # e^s
+        >>> round(math.log(e(-0.6) + e(-0.8) + e(0.6)) - 0.8 / 0.5, 4)  # alike for each anchor
+        -0.2589
 
     Source: Yeh et al. (2022), L_DC.
     """
@@ -161,8 +200,26 @@ def dhel_loss(
     Returns:
         Scalar to minimise, float32 (float64 for float64 features).
 
+    Dtypes:
+        Features may be float16, bfloat16, float32, float64, or a mix. Sums and the loss are
+        float32, or float64 if any feature is. A gradient has the dtype of its argument.
+
+    Derivatives:
+        By `tf.GradientTape`: of any order with "dense", once with "tiled" (a second derivative is
+        an error). By `tf.autodiff.ForwardAccumulator` with "dense" alone. ids are constants.
+
     Raises:
         ValueError: an option or a shape does not fit; the message names it.
+
+    Examples:
+        >>> import tensorflow as tf
+        >>> from fmicl_tensorflow import dcl_loss, dhel_loss
+        >>> x = tf.constant([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+        >>> y = tf.constant([[0.8, 0.6], [-0.6, 0.8], [-0.8, -0.6], [0.6, -0.8]])
+        >>> round(float(dhel_loss(x, y)), 4)
+        -1.9558
+        >>> round(float(dcl_loss(x, y, temperature=0.3, negatives="anchor")), 4)
+        -1.9558
 
     Source: Koromilas et al. (2024).
     """

@@ -30,7 +30,19 @@ from fmicl_tensorflow.tiled import tiled_block_mean, tiled_positive_sum
 
 @with_old_names(alignment="score", uniformity="penalty")
 class FMICLTerms(NamedTuple):
-    """loss = -score + alpha * penalty, scalars: means over the positive and the negative pairs."""
+    """loss = -score + alpha * penalty, scalars: means over the positive and the negative pairs.
+
+    alpha is the weight that was used, a constant to derivatives.
+
+    Examples:
+        >>> import tensorflow as tf
+        >>> from fmicl_tensorflow import fmicl_terms
+        >>> x = tf.constant([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+        >>> y = tf.constant([[0.8, 0.6], [-0.6, 0.8], [-0.8, -0.6], [0.6, -0.8]])
+        >>> loss, score, penalty, alpha = fmicl_terms(x, y, divergence="js")
+        >>> round(float(loss), 3), round(float(-score + alpha * penalty), 3)
+        (-23.879, -23.879)
+    """
 
     loss: tf.Tensor
     score: tf.Tensor

@@ -53,9 +53,29 @@ def cached_loss(
     Returns:
         Scalar to minimise.
 
+    Dtypes:
+        Features have the dtype that the encoder returns, the loss has the one that `loss` gives it.
+        A gradient has the dtype of its argument.
+
+    Derivatives:
+        By autograd, in reverse mode: of the orders that `loss` has, in the inputs and in all that
+        the encoders and the loss learn.
+
     Raises:
         ValueError: an encoder has batch norm in training mode, whose statistics would be those of
             a mini-batch; it returns something else than features; inputs are not alike.
+
+    Examples:
+        >>> import torch
+        >>> from fmicl_torch import cached_loss, fmicl_loss
+        >>> x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+        >>> y = torch.tensor([[0.8, 0.6], [-0.6, 0.8], [-0.8, -0.6], [0.6, -0.8]])
+        >>> params = torch.tensor([[1.0, 0.5], [-0.5, 1.0]], requires_grad=True)
+        >>> encode = lambda inputs: torch.tanh(inputs @ params)
+        >>> round(cached_loss(fmicl_loss, encode, x, y, mini_batch_size=2).item(), 4)
+        3.0792
+        >>> round(fmicl_loss(encode(x), encode(y)).item(), 4)
+        3.0792
 
     Source: Gao et al. (2021), GradCache; mini-batches are checkpoints of Chen et al. (2016).
     """

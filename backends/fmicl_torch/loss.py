@@ -98,9 +98,29 @@ def fmicl_loss(
     Returns:
         Scalar to minimise, float32 (float64 for float64 features).
 
+    Dtypes:
+        Features may be float16, bfloat16, float32, float64, or a mix. Sums and the loss are
+        float32, or float64 if any feature is. A gradient has the dtype of its argument.
+
+    Derivatives:
+        By autograd and `torch.func`, in reverse and forward mode: of any order with "dense", once
+        with "tiled" and "fused" (a second derivative is an error). ids are constants, and so is
+        alpha="auto".
+
     Raises:
         ValueError: an option, a shape, a dtype or a device does not fit, or features are not
             finite; the message names the argument.
+
+    Examples:
+        >>> import torch
+        >>> from fmicl_torch import fmicl_loss
+        >>> x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+        >>> y = torch.tensor([[0.8, 0.6], [-0.6, 0.8], [-0.8, -0.6], [0.6, -0.8]])
+        >>> round(float(fmicl_loss(x, y)), 4)  # -score + alpha * penalty = -0.6 + 40 * 0.0963
+        3.2531
+        >>> labels = torch.tensor([0, 0, 1, 1])  # rows with equal labels are positives
+        >>> round(float(fmicl_loss(x, ids=labels, divergence="js")), 2)
+        -23.39
 
     Source: the objective of Lu et al. (2023); `fmicl_core.fmicl_reference` is it in float64 NumPy.
     """
@@ -136,13 +156,33 @@ def fmicl_terms(
     """The loss of `fmicl_loss` with its two terms, for logging.
 
     loss = -score + alpha * penalty, where score = mean_i s(x_i, y_i) over the positive pairs and
-    penalty = mean of f*(s) over the negative pairs.
+    penalty = mean of f*(s) over the negative pairs. These three can be differentiated; the alpha
+    that is returned is a constant.
 
     Arguments, errors and source as for `fmicl_loss`.
 
     Returns:
-        Named tuple (loss, score, penalty, alpha) of scalars, the first three differentiable; alpha
-        is the weight that was used.
+        Named tuple (loss, score, penalty, alpha) of scalars; alpha is the weight that was used.
+
+    Dtypes:
+        Features may be float16, bfloat16, float32, float64, or a mix. Sums and the loss are
+        float32, or float64 if any feature is. A gradient has the dtype of its argument.
+
+    Derivatives:
+        By autograd and `torch.func`, in reverse and forward mode: of any order with "dense", once
+        with "tiled" and "fused" (a second derivative is an error). ids are constants, and so is
+        alpha="auto".
+
+    Examples:
+        >>> import torch
+        >>> from fmicl_torch import fmicl_terms
+        >>> x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+        >>> y = torch.tensor([[0.8, 0.6], [-0.6, 0.8], [-0.8, -0.6], [0.6, -0.8]])
+        >>> terms = fmicl_terms(x, y, alpha="auto", strength=5.0)
+        >>> [round(float(term), 4) for term in terms]  # loss, score, penalty, alpha
+        [4.4, 0.6, 0.0963, 51.9056]
+        >>> round(float(terms.alpha * terms.penalty), 4)  # of KL the penalty is the mean of u
+        5.0
     """
     text = register_options(divergence, similarity, negatives, normalize)
     scalars = weight_of(alpha, strength), logit_scale, logit_bias
@@ -163,12 +203,42 @@ class FMICLLoss(torch.nn.Module):
     that the loss was made with.
 
     Args:
-        divergence, similarity, alpha, strength, logit_scale, logit_bias, negatives, positives,
-            normalize, implementation, check_finite: as for `fmicl_loss`.
+        divergence: as for `fmicl_loss`.
+        similarity: as for `fmicl_loss`.
+        alpha: as for `fmicl_loss`.
+        strength: as for `fmicl_loss`.
+        logit_scale: as for `fmicl_loss`.
+        logit_bias: as for `fmicl_loss`.
+        negatives: as for `fmicl_loss`.
+        positives: as for `fmicl_loss`.
+        normalize: as for `fmicl_loss`.
+        implementation: as for `fmicl_loss`.
+        check_finite: as for `fmicl_loss`.
         distributed: as for `fmicl_loss`.
+
+    Dtypes:
+        Features may be float16, bfloat16, float32, float64, or a mix. Sums and the loss are
+        float32, or float64 if any feature is. A gradient has the dtype of its argument.
+
+    Derivatives:
+        By autograd and `torch.func`, in reverse and forward mode: of any order with "dense", once
+        with "tiled" and "fused" (a second derivative is an error). ids are constants, and so is
+        alpha="auto".
 
     Raises:
         ValueError: an option is unknown or out of range.
+
+    Examples:
+        >>> import torch
+        >>> from fmicl_torch import FMICLLoss
+        >>> x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+        >>> y = torch.tensor([[0.8, 0.6], [-0.6, 0.8], [-0.8, -0.6], [0.6, -0.8]])
+        >>> loss = FMICLLoss(divergence="js", negatives="all")
+        >>> round(float(loss(x, y)), 3)
+        -22.773
+        >>> bank = torch.tensor([[0.6, 0.8], [-0.8, 0.6]])  # supplies all negatives
+        >>> round(float(loss(x, y, bank)), 3)
+        -17.996
     """
 
     alpha: Scalar | str

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from fmicl_core.ops import Ops
-from fmicl_torch.transforms import differentiated_once
+from fmicl_torch.transforms import differentiated_once, known_once
 
 #: Up to so many numbers a call of an operator costs more than the logarithms that it spares.
 FEW = 2**15
@@ -165,6 +165,7 @@ class _UnitRowsInBothModes(_UnitRows):
         ctx: Any, tangent: torch.Tensor | None, of_factor: torch.Tensor | None
     ) -> tuple[torch.Tensor, None, None]:
         rows, largest, length, factor = ctx.saved_tensors
+        rows = known_once(rows, factor)
         moved = []
         if tangent is not None:
             moved.append(_across(rows, tangent, largest, length, factor)[0])

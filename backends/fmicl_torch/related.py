@@ -73,8 +73,31 @@ def info_nce_loss(
     Returns:
         Scalar to minimise, float32 (float64 for float64 features).
 
+    Dtypes:
+        Features may be float16, bfloat16, float32, float64, or a mix. Sums and the loss are
+        float32, or float64 if any feature is. A gradient has the dtype of its argument.
+
+    Derivatives:
+        By autograd and `torch.func`, in reverse and forward mode: of any order with "dense", once
+        with "tiled" (a second derivative is an error). ids are constants.
+
     Raises:
         ValueError: an option or a shape does not fit; the message names it.
+
+    Examples:
+        >>> import torch
+        >>> from fmicl_torch import info_nce_loss
+        >>> x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+        >>> y = torch.tensor([[0.8, 0.6], [-0.6, 0.8], [-0.8, -0.6], [0.6, -0.8]])
+        >>> round(float(info_nce_loss(x, y, temperature=0.5, negatives="cross")), 4)
+        0.572
+        >>> s = x @ y.T / 0.5  # scores, those of positive pairs on the diagonal
+        >>> each = torch.logsumexp(s, dim=1) - s.diagonal()
+        >>> round(float(each.mean()), 4)
+        0.572
+        >>> labels = torch.tensor([0, 0, 1, 1])
+        >>> round(float(info_nce_loss(x, ids=labels)), 4)  # supervised contrastive
+        0.7586
 
     Source: Oord et al. (2018), eq. 4; Chen et al. (2020), eq. 1; He et al. (2020), eq. 1; with ids
     Khosla et al. (2020), eq. 2.
@@ -96,11 +119,35 @@ class InfoNCELoss(torch.nn.Module):
     Any option may be assigned at any time.
 
     Args:
-        temperature, negatives, positives, normalize, implementation: as for `info_nce_loss`.
+        temperature: as for `info_nce_loss`.
+        negatives: as for `info_nce_loss`.
+        positives: as for `info_nce_loss`.
+        normalize: as for `info_nce_loss`.
+        implementation: as for `info_nce_loss`.
         distributed: as for `info_nce_loss`.
+
+    Dtypes:
+        Features may be float16, bfloat16, float32, float64, or a mix. Sums and the loss are
+        float32, or float64 if any feature is. A gradient has the dtype of its argument.
+
+    Derivatives:
+        By autograd and `torch.func`, in reverse and forward mode: of any order with "dense", once
+        with "tiled" (a second derivative is an error). ids are constants.
 
     Raises:
         ValueError: an option is unknown or out of range.
+
+    Examples:
+        >>> import torch
+        >>> from fmicl_torch import InfoNCELoss
+        >>> x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+        >>> y = torch.tensor([[0.8, 0.6], [-0.6, 0.8], [-0.8, -0.6], [0.6, -0.8]])
+        >>> loss = InfoNCELoss(temperature=0.2)
+        >>> round(float(loss(x, y)), 4)
+        0.3407
+        >>> queue = torch.tensor([[0.6, 0.8], [-0.8, 0.6]])  # MoCo: supplies all negatives
+        >>> round(float(loss(x, y, queue)), 4)
+        0.4676
     """
 
     temperature: float
@@ -173,8 +220,27 @@ def alignment_uniformity_loss(
     Returns:
         Scalar to minimise, float32 (float64 for float64 features).
 
+    Dtypes:
+        Features may be float16, bfloat16, float32, float64, or a mix. Sums and the loss are
+        float32, or float64 if any feature is. A gradient has the dtype of its argument.
+
+    Derivatives:
+        By autograd and `torch.func`, in reverse and forward mode: of any order.
+
     Raises:
         ValueError: an option or a shape does not fit; the message names it.
+
+    Examples:
+        >>> import math
+        >>> import torch
+        >>> from fmicl_torch import alignment_uniformity_loss
+        >>> x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+        >>> y = torch.tensor([[0.8, 0.6], [-0.6, 0.8], [-0.8, -0.6], [0.6, -0.8]])
+        >>> round(float(alignment_uniformity_loss(x, y)), 4)
+        -3.9963
+        >>> near, far = 0.4, (2, 2, 4)  # squared distances from x_i to y_i, to other rows of x
+        >>> round(near + math.log(sum(math.exp(-2 * d2) for d2 in far) / 3), 4)
+        -3.9963
 
     Source: Wang and Isola (2020), section 4.1.
     """
@@ -224,8 +290,25 @@ def spectral_contrastive_loss(
     Returns:
         Scalar to minimise, float32 (float64 for float64 features).
 
+    Dtypes:
+        Features may be float16, bfloat16, float32, float64, or a mix. Sums and the loss are
+        float32, or float64 if any feature is. A gradient has the dtype of its argument.
+
+    Derivatives:
+        By autograd and `torch.func`, in reverse and forward mode: of any order.
+
     Raises:
         ValueError: a shape does not fit; the message names it.
+
+    Examples:
+        >>> import torch
+        >>> from fmicl_torch import spectral_contrastive_loss
+        >>> x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+        >>> y = torch.tensor([[0.8, 0.6], [-0.6, 0.8], [-0.8, -0.6], [0.6, -0.8]])
+        >>> round(float(spectral_contrastive_loss(x, y)), 4)
+        -1.1467
+        >>> round(-2 * 0.8 + (0.6**2 + 0.8**2 + 0.6**2) / 3, 4)  # x_i . y_i, x_i . y_j
+        -1.1467
 
     Source: HaoChen et al. (2021).
     """

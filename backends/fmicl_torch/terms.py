@@ -47,6 +47,15 @@ class FMICLTerms(NamedTuple):
     """loss = -score + alpha * penalty, scalars: means over the positive and the negative pairs.
 
     alpha is the weight that was used, a constant to derivatives.
+
+    Examples:
+        >>> import torch
+        >>> from fmicl_torch import fmicl_terms
+        >>> x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+        >>> y = torch.tensor([[0.8, 0.6], [-0.6, 0.8], [-0.8, -0.6], [0.6, -0.8]])
+        >>> loss, score, penalty, alpha = fmicl_terms(x, y, divergence="js")
+        >>> round(float(loss), 3), round(float(-score + alpha * penalty), 3)
+        (-23.879, -23.879)
     """
 
     loss: torch.Tensor

@@ -20,6 +20,7 @@ from fmicl_torch.sweep import PositiveSweep, Sweep, equal_pairs, tiles_of
 from fmicl_torch.transforms import (
     along,
     asks_for_gradient,
+    known_once,
     loops_under_vmap,
     scaled_by,
 )
@@ -199,7 +200,7 @@ class _BlockMean(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*output[1:])
         ctx.save_for_backward(*output[1:], left, right, bias)
-        ctx.save_for_forward(*output[1:])
+        ctx.save_for_forward(*output[1:], left, right, bias)
 
     @staticmethod
     def backward(ctx: Any, upstream: torch.Tensor, *_: Any) -> tuple[Any, ...]:
@@ -216,4 +217,10 @@ class _BlockMeanInBothModes(_BlockMean):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> tuple[Any, None, None, None]:
-        return along(*zip(ctx.saved_tensors, tangents[:3], strict=True)), None, None, None
+        *grads, left, right, bias = ctx.saved_tensors
+        pairs = [
+            (known_once(grad, left, right, bias), tangent)
+            for grad, tangent in zip(grads, tangents[:3], strict=True)
+            if tangent is not None
+        ]
+        return along(*pairs), None, None, None

@@ -154,7 +154,8 @@ loops_under_vmap(_gradients)
 class _Gradients(OnceDifferentiable):
     @staticmethod
     def forward(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        return _gradients(*arguments)
+        # `wanted` comes flat: `torch.func` counts the entries of a list among the arguments.
+        return _gradients(*arguments[:-3], arguments[-3:])
 
 
 class _InfoNCE(torch.autograd.Function):
@@ -181,8 +182,10 @@ class _InfoNCE(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: torch.Tensor, *_: Any) -> tuple[Any, ...]:
         wanted = list(ctx.needs_input_grad[:3])
-        gradients = _gradients if torch.compiler.is_compiling() else _Gradients.apply
-        grads = gradients(*ctx.saved_tensors, *ctx.options, wanted)
+        if torch.compiler.is_compiling():
+            grads = _gradients(*ctx.saved_tensors, *ctx.options, wanted)
+        else:
+            grads = _Gradients.apply(*ctx.saved_tensors, *ctx.options, *wanted)
         scaled = [upstream * grad if want else None
                   for grad, want in zip(grads, wanted, strict=True)]  # fmt: skip
         return *scaled, *[None] * 8
@@ -195,5 +198,5 @@ class _InfoNCEInBothModes(_InfoNCE):
     def jvp(ctx: Any, *tangents: Any) -> tuple[Any, None, None, None]:
         moves = tangents[:3]
         wanted = [move is not None for move in moves]
-        grads = _gradients(*ctx.saved_tensors, *ctx.options, wanted)
+        grads = _Gradients.apply(*ctx.saved_tensors, *ctx.options, *wanted)
         return along(*zip(grads, moves, strict=True)), None, None, None

@@ -68,12 +68,34 @@ class SigLIPLoss(_TwoTowers):
         logit_scale: scale > 0 at first; 10, as in the paper.
         logit_bias: bias at first; -10, as in the paper, with which the many negatives of a fresh
             network cost little.
-        positives, normalize, implementation, check_finite: as for `siglip_loss`.
+        positives: as for `siglip_loss`.
+        normalize: as for `siglip_loss`.
+        implementation: as for `siglip_loss`.
+        check_finite: as for `siglip_loss`.
         distributed: as for `siglip_loss`; DistributedDataParallel has to average the gradients of
             the parameters, too, as it does where the loss is part of its module.
 
+    Dtypes:
+        Features may be float16, bfloat16, float32, float64, or a mix. Sums and the loss are
+        float32, or float64 if any feature is. A gradient has the dtype of its argument.
+
+    Derivatives:
+        By autograd and `torch.func`, in reverse and forward mode: of any order with "dense", once
+        with "tiled" and "fused" (a second derivative is an error). ids are constants.
+
     Raises:
         ValueError: an option is unknown or out of range.
+
+    Examples:
+        >>> import torch
+        >>> from fmicl_torch import SigLIPLoss
+        >>> x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+        >>> y = torch.tensor([[0.8, 0.6], [-0.6, 0.8], [-0.8, -0.6], [0.6, -0.8]])
+        >>> loss = SigLIPLoss()
+        >>> round(loss(x, y).item(), 4)
+        2.1451
+        >>> {name: round(p.item(), 4) for name, p in loss.named_parameters()}
+        {'log_scale': 2.3026, 'logit_bias': -10.0}
     """
 
     forms = WITH_FUSED
@@ -121,11 +143,32 @@ class CLIPLoss(_TwoTowers):
 
     Args:
         logit_scale: scale at first, > 0 and <= 100; 1/0.07, as in the paper.
-        positives, normalize, implementation: as for `clip_loss`.
+        positives: as for `clip_loss`.
+        normalize: as for `clip_loss`.
+        implementation: as for `clip_loss`.
         distributed: as for `clip_loss`; the gradient of the parameter has to be averaged, too.
+
+    Dtypes:
+        Features may be float16, bfloat16, float32, float64, or a mix. Sums and the loss are
+        float32, or float64 if any feature is. A gradient has the dtype of its argument.
+
+    Derivatives:
+        By autograd and `torch.func`, in reverse and forward mode: of any order with "dense", once
+        with "tiled" (a second derivative is an error). ids are constants.
 
     Raises:
         ValueError: an option is unknown or out of range.
+
+    Examples:
+        >>> import torch
+        >>> from fmicl_torch import CLIPLoss
+        >>> x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+        >>> y = torch.tensor([[0.8, 0.6], [-0.6, 0.8], [-0.8, -0.6], [0.6, -0.8]])
+        >>> loss = CLIPLoss(logit_scale=2.0)
+        >>> round(loss(x, y).item(), 4)
+        0.572
+        >>> {name: round(p.item(), 4) for name, p in loss.named_parameters()}
+        {'log_scale': 0.6931}
     """
 
     def __init__(

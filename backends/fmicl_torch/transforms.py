@@ -81,6 +81,15 @@ class OnceDifferentiable(torch.autograd.Function):
         raise once_differentiable()
 
 
+def known_once(gradient: torch.Tensor, *of: torch.Tensor | None) -> torch.Tensor:
+    """A gradient that forward mode takes for a number, tied to what it depends on.
+
+    To differentiate it once more, in either mode, is an error; without this the slope would be 0.
+    """
+    once: torch.Tensor = _Once.apply(gradient, *(tensor for tensor in of if tensor is not None))
+    return once
+
+
 class _Once(OnceDifferentiable):
     @staticmethod
     def forward(value: torch.Tensor, *of: torch.Tensor) -> torch.Tensor:

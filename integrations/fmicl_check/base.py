@@ -23,7 +23,16 @@ DEVICES = ("cpu", "gpu")
 
 @dataclass
 class Result:
-    """A loss, its terms and its gradients in NumPy, with the dtypes they had in the framework."""
+    """A loss, its terms and its gradients in NumPy, with the dtypes they had in the framework.
+
+    Args:
+        loss: value of the loss.
+        score: mean score of the positive pairs.
+        penalty: mean penalty of the negative pairs.
+        grads: gradients of the loss, by the names of the arrays.
+        dtypes: names of the dtypes of the loss and of the gradients, by name.
+        alpha: weight of the penalty.
+    """
 
     loss: float
     score: float
@@ -85,8 +94,7 @@ class Adapter:
             compiled: whether the framework compiles the result.
 
         Returns:
-            A function of the same arguments. It gives the values and, by name, the gradients of the
-            first value in the leaves.
+            A function of the same arguments, of the values and, by name, the first one's gradients.
         """
         raise NotImplementedError
 

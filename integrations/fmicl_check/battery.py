@@ -240,7 +240,7 @@ def _compute(adapter: Adapter, case: Case, features: dict[str, Array]) -> Result
         options |= {"ids": ids, "positives": case.positives} if ids else {}
         arrays |= {k: np.array(v) for k, v in case.scalars().items()}
         with adapter.tiles(TILE):
-            return adapter.call(case.loss, arrays, case.dtype, case.compiled, **options)
+            return adapter.call(str(case.loss), arrays, case.dtype, case.compiled, **options)
     with adapter.tiles(TILE) if case.implementation == "tiled" else nullcontext():
         return adapter.evaluate(
             arrays["x"], arrays["y"], arrays["bank"], case.objective,
@@ -252,7 +252,7 @@ def _truth(case: Case, features: dict[str, Array]) -> Truth:
     if case.is_related:
         positives = {"positives": case.positives} if case.ids else {}
         given = features | {k: np.array(v) for k, v in case.scalars().items()}
-        return related_truth(case.loss, case.negatives, given, **case.numbers(), **positives)
+        return related_truth(str(case.loss), case.negatives, given, **case.numbers(), **positives)
     return fmicl_truth(case.objective, features, **case.numbers())
 
 

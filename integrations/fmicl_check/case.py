@@ -8,7 +8,7 @@ import numpy as np
 
 from fmicl_check.base import Array
 from fmicl_check.truth import LEARNED, RELATED
-from fmicl_core import DIVERGENCES, FMICL, Cauchy, Cosine, Gaussian, Laplace, Similarity
+from fmicl_core import DIVERGENCES, FMICL, Cauchy, Cosine, Divergence, Gaussian, Laplace, Similarity
 from fmicl_core.forms import FUSED
 from fmicl_core.objective import AUTO, DEFAULTS
 from fmicl_core.pairs import NEGATIVES, POSITIVES
@@ -56,7 +56,8 @@ class Case:
     """One call of a loss, from which everything about it follows.
 
     Args:
-        loss: name of a divergence, or of a related loss, such as "info_nce_loss".
+        loss: name of a divergence, or of a related loss, such as "info_nce_loss"; or a
+            `Divergence`, such as one of your own.
         similarity: name in `SIMILARITIES`; it means nothing to a related loss.
         negatives: name of a scheme, or "bank".
         implementation: form of the loss: "dense", "tiled" (in tiles so small that it takes many),
@@ -69,7 +70,7 @@ class Case:
         auto: whether alpha is found from the batch.
     """
 
-    loss: str
+    loss: str | Divergence
     similarity: str = "gaussian"
     negatives: str = "anchor"
     implementation: str = "dense"
@@ -132,7 +133,7 @@ class Case:
 
     def scalars(self) -> dict[str, float]:
         """The scalars that learn, if the case has any."""
-        return LEARNED.get(self.loss, LEARNED["siglip_loss"]) if self.learned else {}
+        return LEARNED.get(str(self.loss), LEARNED["siglip_loss"]) if self.learned else {}
 
     def numbers(self) -> dict[str, Array]:
         """The ids of the rows, and of the bank's, if the case has any."""

@@ -33,6 +33,9 @@ def build_loss(settings: TrainSettings) -> Loss:
     """The loss that settings name, from `fmicl_jax`.
 
     Equal settings give the same object, so that equal runs share one compiled step.
+
+    Args:
+        settings: options of the run.
     """
     loss = loss_of(settings, fmicl_jax)
     if not isinstance(loss, partial):

@@ -34,7 +34,12 @@ from fmicl_recipes.weights import Weights
 
 
 class MethodTrainer(SteppedTrainer):
-    """The trainer of a method in JAX; `method` is the Flax module with its present weights."""
+    """The trainer of a method in JAX; `method` is the Flax module with its present weights.
+
+    Args:
+        settings: as for `Trainer`.
+        data: as for `Trainer`.
+    """
 
     framework = "jax"
 

@@ -32,7 +32,11 @@ POLICIES = {"bf16": "mixed_bfloat16", "32": "float32", "64": "float64"}
 
 
 def build_loss(settings: TrainSettings) -> Loss:
-    """The loss that settings name, from the Keras backend's library, of all replicas together."""
+    """The loss that settings name, from the Keras backend's library, of all replicas together.
+
+    Args:
+        settings: options of the run.
+    """
     loss = loss_of(settings, library())
     if settings.loss in (*QUEUE_LOSSES, "siglip"):  # which have the union's already
         return lambda x, y=None, ids=None, **bank: shared_out(

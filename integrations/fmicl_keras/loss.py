@@ -37,12 +37,20 @@ class FMICLLoss(ViewLoss):
     in a strategy with replicas that of the union of their batches.
 
     Args:
-        divergence, similarity, alpha, strength, logit_scale, logit_bias, negatives, positives,
-            normalize, implementation, check_finite: options of the backend's `fmicl_loss`; scalars
-            are numbers, alpha perhaps "auto". With weights, or reduction "none", all pairs are held
-            at once whatever the implementation, and finiteness is not checked. Unless there are two
-            views of a sample, `negatives` is "anchor" or "all", either of which stands for all
-            pairs of different samples, and `positives` is "ids".
+        divergence: as for the backend's `fmicl_loss`.
+        similarity: as for the backend's `fmicl_loss`.
+        alpha: as for the backend's `fmicl_loss`; a number or "auto".
+        strength: as for the backend's `fmicl_loss`.
+        logit_scale: as for the backend's `fmicl_loss`; a number.
+        logit_bias: as for the backend's `fmicl_loss`; a number.
+        negatives: as for the backend's `fmicl_loss`. Unless there are two views of a sample,
+            "anchor" or "all", either of which stands for all pairs of different samples.
+        positives: as for the backend's `fmicl_loss`. Unless there are two views of a sample, "ids".
+        normalize: as for the backend's `fmicl_loss`.
+        implementation: as for the backend's `fmicl_loss`. With weights, or reduction "none", all
+            pairs are held at once whatever it is.
+        check_finite: as for the backend's `fmicl_loss`. With weights, or reduction "none",
+            nothing is checked.
         ids_from_targets: whether y_true holds the ids, one whole number per sample, (batch,) or
             (batch, 1). y_pred may then be (batch, dim), too, a single view of every sample.
         reduction: "sum_over_batch_size", "mean", "sum", "mean_with_sample_weight", "none" or None.
@@ -98,7 +106,8 @@ class FMICLLoss(ViewLoss):
         """Named tuple (loss, score, penalty, alpha) of a batch, as the backend's `fmicl_terms`.
 
         Args:
-            y_pred, y_true: as for a call of the loss.
+            y_pred: as for a call of the loss.
+            y_true: as for a call of the loss.
 
         Raises:
             ValueError: y_pred or y_true does not fit, or the batch has no positive or no negative
@@ -147,10 +156,16 @@ class InfoNCELoss(ViewLoss):
     supervised contrastive loss (Khosla et al. 2020, L_out).
 
     Args:
-        temperature, negatives, normalize, positives, implementation: options of the backend's
-            `info_nce_loss`. With weights, or reduction "none", all pairs are held at once whatever
-            the implementation.
-        ids_from_targets, reduction, name, dtype: options of `FMICLLoss`.
+        temperature: as for the backend's `info_nce_loss`; a number.
+        negatives: as for the backend's `info_nce_loss`.
+        normalize: as for the backend's `info_nce_loss`.
+        positives: as for the backend's `info_nce_loss`.
+        implementation: as for the backend's `info_nce_loss`. With weights, or reduction "none", all
+            pairs are held at once whatever it is.
+        ids_from_targets: as for `FMICLLoss`.
+        reduction: as for `FMICLLoss`.
+        name: as for `FMICLLoss`.
+        dtype: as for `FMICLLoss`.
 
     Raises:
         ValueError: an option is unknown or out of range; y_pred is not (batch, V, dim), or masked;

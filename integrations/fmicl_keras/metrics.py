@@ -69,6 +69,10 @@ class Alignment(_OfFeatures):
     """Mean squared distance |x_i - y_i|^2 of the two views on the unit sphere, in [0, 4].
 
     Lower is closer. Source: Wang and Isola (2020), with exponent 2.
+
+    Args:
+        name: name of the metric.
+        dtype: dtype of the metric.
     """
 
     def __init__(self, name: str = "alignment", dtype: Any = None) -> None:
@@ -84,6 +88,10 @@ class Uniformity(_OfFeatures):
     """Log mean of exp(-2 |x_i - x_j|^2) over i != j in a batch, on the unit sphere, in [-8, 0].
 
     Lower is more uniform. Source: Wang and Isola (2020), t = 2.
+
+    Args:
+        name: name of the metric.
+        dtype: dtype of the metric.
     """
 
     def __init__(self, name: str = "uniformity", dtype: Any = None) -> None:
@@ -103,6 +111,10 @@ class ContrastiveAccuracy(_OfFeatures):
     x_i . y_i is strictly largest on the unit sphere. A tie counts as wrong, so that features which
     are all alike score 0 and not 1. In [0, 1], higher is better; chance is 1 / N in a batch of N,
     so compare only numbers of batches of one size. It holds all pairs, O(N^2) memory.
+
+    Args:
+        name: name of the metric.
+        dtype: dtype of the metric.
     """
 
     def __init__(self, name: str = "contrastive_accuracy", dtype: Any = None) -> None:
@@ -146,7 +158,8 @@ class FMICLScore(_Term):
 
     Args:
         loss: whose term it is; taking it costs that loss, without its gradient, once more.
-        name, dtype: of the metric.
+        name: name of the metric.
+        dtype: dtype of the metric.
 
     Raises:
         ValueError: loss is no FMICLLoss.
@@ -164,7 +177,13 @@ class FMICLScore(_Term):
 class FMICLPenalty(_Term):
     """Mean penalty f*(s) of the negative pairs in an f-MICL loss; lower is better.
 
-    Arguments and errors as for `FMICLScore`.
+    Args:
+        loss: as for `FMICLScore`.
+        name: name of the metric.
+        dtype: dtype of the metric.
+
+    Raises:
+        ValueError: loss is no FMICLLoss.
     """
 
     def __init__(self, loss: FMICLLoss, name: str = "fmicl_penalty", dtype: Any = None) -> None:
@@ -177,7 +196,13 @@ class FMICLPenalty(_Term):
 
 @keras.saving.register_keras_serializable("fmicl")
 class FMICLAlignment(FMICLScore):
-    """`FMICLScore` by its name of the last version."""
+    """`FMICLScore` by its name of the last version.
+
+    Args:
+        loss: as for `FMICLScore`.
+        name: name of the metric.
+        dtype: dtype of the metric.
+    """
 
     def __init__(self, loss: FMICLLoss, name: str = "fmicl_alignment", dtype: Any = None) -> None:
         warn_renamed("FMICLAlignment", "FMICLScore")
@@ -186,7 +211,13 @@ class FMICLAlignment(FMICLScore):
 
 @keras.saving.register_keras_serializable("fmicl")
 class FMICLUniformity(FMICLPenalty):
-    """`FMICLPenalty` by its name of the last version."""
+    """`FMICLPenalty` by its name of the last version.
+
+    Args:
+        loss: as for `FMICLScore`.
+        name: name of the metric.
+        dtype: dtype of the metric.
+    """
 
     def __init__(self, loss: FMICLLoss, name: str = "fmicl_uniformity", dtype: Any = None) -> None:
         warn_renamed("FMICLUniformity", "FMICLPenalty")

@@ -178,7 +178,9 @@ class SigLIPLoss(TowersLoss):
         logit_bias: constant of L to begin with; a weight of that name.
         positives: pairs of rows with equal ids that are positive: "ids", every one; "pair",
             (x_i, y_i) alone, so that other rows with that id are merely no negatives (duplicates).
-        normalize, implementation, check_finite: options of the backend's `siglip_loss`.
+        normalize: as for the backend's `siglip_loss`.
+        implementation: as for the backend's `siglip_loss`.
+        check_finite: as for the backend's `siglip_loss`.
         name: name of the layer.
         dtype: dtype of the arithmetic and of the weights, "float32" or "float64", or None for
             `keras.config.floatx()`; half precision is computed in float32.
@@ -234,8 +236,12 @@ class CLIPLoss(TowersLoss):
     Args:
         logit_scale: factor of x . y to begin with, > 0 and <= 100; the weight `log_scale` is its
             logarithm.
-        positives, name, dtype, kwargs: options of `SigLIPLoss`.
-        normalize, implementation: options of the backend's `clip_loss`.
+        positives: as for `SigLIPLoss`.
+        normalize: as for the backend's `clip_loss`.
+        implementation: as for the backend's `clip_loss`.
+        name: as for `SigLIPLoss`.
+        dtype: as for `SigLIPLoss`.
+        kwargs: as for `SigLIPLoss`.
 
     Raises:
         ValueError: an option is unknown or out of range.

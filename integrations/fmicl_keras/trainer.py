@@ -34,7 +34,8 @@ class MethodTrainer(Trainer):
     """The trainer of a method in Keras; `model` is the keras.Model.
 
     Args:
-        settings, data: arguments of `Trainer`.
+        settings: as for `Trainer`.
+        data: as for `Trainer`.
 
     Raises:
         ValueError: settings and data do not fit, or Keras runs on another backend than they say.

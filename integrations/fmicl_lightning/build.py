@@ -26,7 +26,11 @@ TRAINING = ("optimizer", "lr", "momentum", "weight_decay", "warmup_epochs", "see
 
 
 def build_loss(settings: TrainSettings) -> Loss:
-    """The loss that settings name, from `fmicl_torch`."""
+    """The loss that settings name, from `fmicl_torch`.
+
+    Args:
+        settings: options of the run.
+    """
     loss: Any = loss_of(settings, fmicl_torch)
     if settings.loss != "fmicl":
         return loss

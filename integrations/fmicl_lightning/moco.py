@@ -40,7 +40,11 @@ class MoCo(MomentumMethod):
         head_norm: "batch" or "none", see `mlp_head`.
         supervised: whether batches hold images and labels; keys with a query's label are then its
             positives, and those in the queue no negatives of it.
-        optimizer, lr, momentum, weight_decay, warmup_epochs: arguments of `Method`.
+        optimizer: as for `Method`.
+        lr: as for `Method`.
+        momentum: as for `Method`.
+        weight_decay: as for `Method`.
+        warmup_epochs: as for `Method`.
         seed: seed of the random views, of the queue's first rows and of the order of the keys.
     """
 

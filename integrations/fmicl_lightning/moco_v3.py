@@ -30,7 +30,12 @@ class MoCoV3(MomentumMethod):
         projection_dim: width d of predictions and keys.
         ema: momentum of the key encoder at the first step, in [0, 1); a cosine raises it to 1.
         frozen_patches: whether the patch projection of a `ViT` stays as it was drawn.
-        optimizer, lr, momentum, weight_decay, warmup_epochs, seed: arguments of `Method`.
+        optimizer: as for `Method`.
+        lr: as for `Method`.
+        momentum: as for `Method`.
+        weight_decay: as for `Method`.
+        warmup_epochs: as for `Method`.
+        seed: as for `Method`.
 
     Source: Chen et al. (2021), algorithm 1 and sections 4.2, 4.3.
     """

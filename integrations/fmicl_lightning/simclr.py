@@ -24,7 +24,12 @@ class SimCLR(Method):
         projection_dim: width d of the projections.
         views: number V of random views of every image; each pair of them is positive.
         supervised: whether batches hold images and labels, and the loss gets the labels as `ids`.
-        optimizer, lr, momentum, weight_decay, warmup_epochs, seed: arguments of `Method`.
+        optimizer: as for `Method`.
+        lr: as for `Method`.
+        momentum: as for `Method`.
+        weight_decay: as for `Method`.
+        warmup_epochs: as for `Method`.
+        seed: as for `Method`.
     """
 
     def __init__(

@@ -43,7 +43,12 @@ PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "64": "64-t
 
 
 class MethodTrainer(Trainer):
-    """The trainer of a method in PyTorch; `module` is the LightningModule."""
+    """The trainer of a method in PyTorch; `module` is the LightningModule.
+
+    Args:
+        settings: as for `Trainer`.
+        data: as for `Trainer`.
+    """
 
     framework = "torch"
 

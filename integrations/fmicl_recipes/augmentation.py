@@ -122,7 +122,7 @@ class DigitDraws(NamedTuple):
 class Photo(NamedTuple):
     """Strengths of "photo", SimCLR's augmentation (Chen et al. 2020, appendix A).
 
-    Args:
+    Attributes:
         crop_scale: least share of the area that a random crop keeps, in (0, 1].
         jitter: strength s of the colour jitter in [0, 1]: brightness, contrast and saturation by
             up to 0.8 s, hue by up to 0.2 s of a turn. Saturation and hue need colour.

@@ -56,7 +56,7 @@ KNOWN = {
 class Comparison(NamedTuple):
     """What `compare_runs` found.
 
-    Args:
+    Attributes:
         rows: metrics by name, baselines first where a run has them.
         files: paths of the files that were written.
         remarks: sentences, one for each setting in which the runs differ beside loss and method,

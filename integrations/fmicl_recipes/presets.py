@@ -15,6 +15,7 @@ from fmicl_recipes.settings import TrainSettings
 #: strength: those are the defaults of TrainSettings, our choice.
 _PAPER: dict[str, Any] = {"sigma2": 0.5, "mu": 1.0, "alpha": 40.0, "lr": 0.1, "projection_dim": 512}
 
+#: Options that go together, by name; what is not named there has its default.
 PRESETS: dict[str, dict[str, Any]] = {
     "paper-cifar10": _PAPER | {"data": "cifar10", "encoder": "resnet18", "batch_size": 512,
                                "epochs": 800, "knn_k": 200},

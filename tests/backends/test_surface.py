@@ -161,7 +161,9 @@ def test_docstrings_list_every_argument_and_what_it_raises(torch_library, name):
         assert "as for `fmicl_loss`" in function.__doc__
         return
     assert listed == [name for name in inspect.signature(function).parameters if name not in OWN]
-    assert sections == ["Args", "Returns", "Raises", "Source"]
+    assert sections == [
+        "Args", "Returns", "Dtypes", "Derivatives", "Raises", "Examples", "Source"
+    ]  # fmt: skip
 
 
 def defaults_of(name):

@@ -75,14 +75,41 @@ def test_a_vmapped_loss_is_the_losses_one_by_one(loss, dense):
     torch.testing.assert_close(shared, torch.stack([dense_raw(x, ys[0]) for x in xs]))
 
 
-def test_second_derivatives_are_exact_or_refused(loss, dense):
-    xs, ys, _ = batches()
-    bend = lambda of: func.grad(lambda x: func.grad(of)(x, ys[0]).square().sum())  # noqa: E731
+def slope(of, tangent):
+    """Slope in forward mode along the tangent, as a function."""
+    return lambda x: func.jvp(of, (x,), (tangent,))[1]
+
+
+#: Every way to a second derivative, as a function of the loss of x and of a tangent.
+TWICE = {
+    "reverse over reverse": lambda of, t: func.grad(lambda x: (func.grad(of)(x) * t).sum()),
+    "reverse over forward": lambda of, t: func.grad(slope(of, t)),
+    "forward over reverse": lambda of, t: slope(func.grad(of), t),
+    "forward over forward": lambda of, t: func.jacfwd(slope(of, t)),
+    "hessian": lambda of, t: lambda x: torch.einsum("ijkl,kl", func.hessian(of)(x), t),
+}
+
+
+@pytest.mark.parametrize("normalize", [True, False], ids=["unit", "raw"])
+@pytest.mark.parametrize("way", TWICE)
+def test_second_derivatives_are_exact_or_refused(loss, dense, way, normalize):
+    xs, ys, tangents = batches()
+    of, plain = (lambda x, f=f: f(x, ys[0], normalize=normalize) for f in (loss, dense))
+    twice = TWICE[way](of, tangents[0])
     if loss.keywords["implementation"] == "dense":
-        assert bend(dense)(xs[0]).isfinite().all()
+        want = TWICE["reverse over reverse"](plain, tangents[0])(xs[0])
+        torch.testing.assert_close(twice(xs[0]), want)
         return
     with pytest.raises(RuntimeError, match=r"use implementation='dense'"):
-        bend(loss)(xs[0])
+        twice(xs[0])
+
+
+def test_what_is_linear_in_the_tangent_is_differentiated_in_it(loss):
+    """No second derivative of the loss: it is the gradient."""
+    xs, ys, tangents = batches()
+    of = lambda x: loss(x, ys[0])  # noqa: E731
+    in_tangent = func.grad(lambda t: func.jvp(of, (xs[0],), (t,))[1])(tangents[0])
+    torch.testing.assert_close(in_tangent, func.grad(of)(xs[0]))
 
 
 @pytest.mark.parametrize("options", [{}], ids=[""])

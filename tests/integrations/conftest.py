@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from stand_ins import save_sentence_encoder
 
 #: Seconds after which a test of a suite that has not ended says where it is.
 STUCK = 240
@@ -127,30 +128,7 @@ def power_cut(monkeypatch):
 def tiny_encoder(require, tmp_path_factory):
     """Folder of a random two-layer BERT with a WordPiece vocabulary of a few words and letters."""
     require("sentence_transformers")
-    import torch
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-    from transformers import BertConfig, BertModel, BertTokenizer
-
-    folder = tmp_path_factory.mktemp("encoder")
-    letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    vocabulary = list(
-        dict.fromkeys([*special, *WORDS.split(), *letters, *("##" + c for c in letters)])
-    )
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
-        intermediate_size=32, max_position_embeddings=40, initializer_range=0.3,
-    )  # fmt: skip
-    plain = folder / "plain"
-    BertModel(config).save_pretrained(plain)
-    BertTokenizer(vocab={word: i for i, word in enumerate(vocabulary)}).save_pretrained(plain)
-    encoder = Transformer(str(plain), max_seq_length=32)
-    SentenceTransformer(modules=[encoder, Pooling(16, "mean")], device="cpu").save_pretrained(
-        str(folder / "whole"), create_model_card=False
-    )
-    return folder / "whole"
+    return save_sentence_encoder(tmp_path_factory.mktemp("encoder"), WORDS)
 
 
 @pytest.fixture(scope="session")

@@ -765,17 +765,6 @@ def test_supervised_training_needs_the_label_of_every_image(labels, message):
     assert (ids.dtype, ids.tolist()) == (np.int32, [2, 0, 1, 2])
 
 
-def test_the_example_of_arrays_trains_on_them(tmp_path, monkeypatch):
-    """The code of docs/data.md, with a stand-in for the trainer."""
-    code = (ROOT / "docs" / "data.md").read_text().split("```python\n")[1].split("```")[0]
-    taken = stand_in(monkeypatch)
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(Stopped):
-        exec(code, {})
-    assert taken[0].train_images.shape == (200, 16, 16, 5)
-    assert taken[0].labels is not None
-
-
 # From the command line
 
 

@@ -169,18 +169,6 @@ def test_fine_tuning_gains_on_random_weights_and_moves_all(require, torch_run, e
     assert re.search(r"^still \[\] of [1-9]", output, re.MULTILINE), output
 
 
-def keras_lines(page):
-    """What a page shows as Python that trains a Keras model."""
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text("utf-8"), flags=re.DOTALL)
-    return [block for block in blocks if "model.fit(" in block]
-
-
-def test_the_pages_show_the_same_lines_for_keras():
-    assert len(keras_lines("README.md")) == 1
-    assert keras_lines("README.md") == keras_lines("docs/keras.md")[:1]  # the rest are variants
-    assert len(keras_lines("README.md")[0].splitlines()) <= 14
-
-
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("backend", "options"),

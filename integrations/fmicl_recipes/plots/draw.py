@@ -14,10 +14,9 @@ from fmicl_recipes.plots.embedding import embedding_map
 from fmicl_recipes.progress import note
 from fmicl_recipes.report import negative_losses
 
+LOSS, DISTANCES, EMBEDDING, ACCURACY = "loss.png", "distances.png", "embedding.png", "accuracy.png"
 #: What `draw_runs` writes.
-FILES = LOSS, DISTANCES, EMBEDDING, ACCURACY = (
-    "loss.png", "distances.png", "embedding.png", "accuracy.png"
-)  # fmt: skip
+FILES = LOSS, DISTANCES, EMBEDDING, ACCURACY
 
 #: From the path of a picture, which is drawn, to the path.
 Drawing = Callable[[Path], Path]

@@ -19,8 +19,10 @@ from fmicl_recipes.shared_settings import SharedSettings
 from fmicl_recipes.text import METHODS as TEXT_METHODS
 from fmicl_recipes.text import resolve_text
 
-#: Stages of a run: it helps to choose options by held-out data, or is scored on test data.
-TUNING, FINAL = "tuning", "final"
+#: The stage of a run that helps to choose options, by held-out data.
+TUNING = "tuning"
+#: The stage of a run that is scored on test data.
+FINAL = "final"
 #: What a file may hold, and what an entry may hold beside options of the runs.
 KEYS = ("title", "seeds", "tuning_seed", "tries", "settings", "tuning", "groups", "entries")
 OWN = ("group", "like", "tune", "seeds")

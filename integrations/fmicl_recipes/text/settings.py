@@ -31,6 +31,7 @@ class TextDefaults(NamedTuple):
     temperature: float = 0.05  # the scale of 20 of MultipleNegativesRankingLoss, and SimCSE's
 
 
+#: Defaults that differ from those of images.
 TEXT_DEFAULTS = TextDefaults()
 
 
@@ -125,6 +126,7 @@ class TextSettings(SharedSettings):
             self.objective()
 
 
+#: Options of texts that go together, by name.
 TEXT_PRESETS: dict[str, dict[str, Any]] = {
     # Lu et al. (2023), setup table: data, encoder, N, lr, mu, 1/(2 sigma^2), alpha and epochs are
     # the paper's, pooling and length SimCSE's. The layer that SimCSE puts over [CLS] while training

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from fmicl_core.checks import invalid
 from fmicl_recipes.vit import HEADS
 
+#: Arrays by their canonical names.
 Weights = dict[str, NDArray[Any]]
 Shape = tuple[int, ...]
 #: From an array to what takes its place elsewhere, one array or several.

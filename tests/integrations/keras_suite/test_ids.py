@@ -2,8 +2,6 @@
 
 import os
 import re
-from pathlib import Path
-from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -287,20 +285,3 @@ def test_views_of_a_sample_stand_together():
     assert np.isfinite(model.fit(samples, verbose=0).history["loss"]).all()
     with pytest.raises(ValueError, match=r"`views`. Expected a whole number >= 2"):
         TwoViews(encoder, keras.layers.GaussianNoise(0.01), views=1)
-
-
-def test_the_lines_of_the_documentation_run():
-    """Those on labels and on four views, with a small encoder for a step."""
-    page = Path(__file__).resolve().parents[3] / "docs" / "keras.md"
-    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
-    names = {
-        "TwoViews": TwoViews, "FMICLLoss": FMICLLoss, "optimizers": keras.optimizers,
-        "projection_head": lambda *_: keras.layers.Dense(3), "train": draw(1)[:, 0],
-        "digits": SimpleNamespace(train_labels=LABELS), "augmentation": keras.layers.Identity(),
-        "encoder": keras.Sequential([keras.layers.Dense(4)]),
-    }  # fmt: skip
-    lines = [b for b in blocks if "ids_from_targets" in b or "views=4" in b]
-    assert len(lines) == 2
-    for code in lines:
-        exec(code.replace("epochs=30", "epochs=1, verbose=0"), names)
-    assert names["model"].views == 4

@@ -3,9 +3,7 @@
 import copy
 import json
 import pickle
-import re
 from dataclasses import dataclass
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -102,16 +100,6 @@ def test_a_divergence_of_one_s_own_is_found_in_custom_objects_or_named_in_the_er
         assert keras.losses.get(stored).objective.divergence == Power(4.0)
     with pytest.raises(ValueError, match=r"`divergence`. Expected a class that is in `custom_obj"):
         keras.losses.deserialize(stored)
-
-
-def test_the_registered_divergence_of_the_documentation_needs_nothing_more():
-    text = (Path(__file__).resolve().parents[3] / "docs" / "keras.md").read_text(encoding="utf-8")
-    code = next(c for c in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "Cubic" in c)
-    names = {}
-    exec(code, names)
-    stored = keras.losses.serialize(FMICLLoss(divergence=names["Cubic"]()))
-    assert stored["config"]["divergence"] == {"class_name": "mine>Cubic", "config": {}}
-    assert keras.losses.deserialize(stored).objective.divergence == names["Cubic"]()
 
 
 def test_keras_takes_the_class_for_its_defaults_but_no_string():

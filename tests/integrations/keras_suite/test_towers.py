@@ -2,7 +2,6 @@
 
 import os
 import re
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -230,18 +229,3 @@ def test_a_mask_within_the_rows_is_none_of_theirs():
     _, features = criterion(FLOAT32[0], text(tokens))
     want = siglip_reference(FLOAT32[0], numpy(features))
     assert numpy(criterion.losses[0]) == pytest.approx(want, rel=1e-5)
-
-
-@many_compilations
-def test_the_lines_of_the_documentation_run():
-    page = Path(__file__).resolve().parents[3] / "docs" / "keras.md"
-    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
-    (code,) = [block for block in blocks if "SigLIPLoss" in block]
-    average = keras.layers.GlobalAveragePooling1D()
-    names = {
-        "image_tower": keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(4)]),
-        "text_tower": keras.Sequential([keras.layers.Embedding(5, 4), average]),
-        "train_images": np.ones((9, 64, 64, 3)), "train_captions": np.ones((9, 32), int),
-    }  # fmt: skip
-    exec(code.replace("epochs=30", "epochs=1, verbose=0"), names)
-    assert set(names["history"].history) == {"loss", "logit_scale", "logit_bias"}
