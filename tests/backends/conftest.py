@@ -20,16 +20,34 @@ ROWS, WIDTH, BANK_ROWS, TILE = 11, 5, 9, 4
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "many_compilations: slow in JAX and TensorFlow")
+    for line in (
+        "many_compilations: slow in JAX and TensorFlow",
+        "by_turns(*names, every=2): but where the backend is torch one of so many combinations "
+        "of these parameters is quick, and the others are slow",
+    ):
+        config.addinivalue_line("markers", line)
+
+
+def is_quick(item, framework):
+    """Whether a framework that compiles, or interprets, takes this case in short.
+
+    Turns go diagonally through the products of parameters, so that each value of one meets
+    different values of the others, and JAX's are not TensorFlow's.
+    """
+    turns = item.get_closest_marker("by_turns")
+    if turns:
+        place = sum(item.callspec.indices[name] for name in turns.args)
+        if (place + (framework == "tensorflow")) % turns.kwargs.get("every", 2):
+            return False
+    return item.get_closest_marker("many_compilations") is None
 
 
 def pytest_collection_modifyitems(items):
     """What compiles for minutes in JAX and TensorFlow is slow there, and quick in PyTorch."""
     for item in items:
-        if (
-            item.get_closest_marker("many_compilations")
-            and item.callspec.params["backend"] != "torch"
-        ):
+        given = item.callspec.params if hasattr(item, "callspec") else {}
+        framework = given.get("backend")
+        if framework != "torch" and not is_quick(item, framework):
             item.add_marker(pytest.mark.slow)
 
 
