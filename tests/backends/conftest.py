@@ -1,6 +1,7 @@
 """The backends, each in turn, and the settings and features their tests share."""
 
 import warnings
+from collections import defaultdict
 from functools import partial
 from typing import NamedTuple
 
@@ -28,7 +29,7 @@ def pytest_configure(config):
         config.addinivalue_line("markers", line)
 
 
-def is_quick(item, framework):
+def is_quick(item, framework, values):
     """Whether a framework that compiles, or interprets, takes this case in short.
 
     Turns go diagonally through the products of parameters, so that each value of one meets
@@ -36,7 +37,7 @@ def is_quick(item, framework):
     """
     turns = item.get_closest_marker("by_turns")
     if turns:
-        place = sum(item.callspec.indices[name] for name in turns.args)
+        place = sum(values[name].index(id(item.callspec.params[name])) for name in turns.args)
         if (place + (framework == "tensorflow")) % turns.kwargs.get("every", 2):
             return False
     return item.get_closest_marker("many_compilations") is None
@@ -44,10 +45,17 @@ def is_quick(item, framework):
 
 def pytest_collection_modifyitems(items):
     """What compiles for minutes in JAX and TensorFlow is slow there, and quick in PyTorch."""
-    for item in items:
-        given = item.callspec.params if hasattr(item, "callspec") else {}
-        framework = given.get("backend")
-        if framework != "torch" and not is_quick(item, framework):
+    parametrized = [item for item in items if hasattr(item, "callspec")]
+    values = defaultdict(lambda: defaultdict(list))  # by test and parameter, in order
+    for item in parametrized:
+        for name, value in item.callspec.params.items():
+            known = values[item.parent, item.originalname][name]
+            known.extend([id(value)] if id(value) not in known else [])
+    for item in parametrized:
+        framework = item.callspec.params.get("backend")
+        if framework != "torch" and not is_quick(
+            item, framework, values[item.parent, item.originalname]
+        ):
             item.add_marker(pytest.mark.slow)
 
 

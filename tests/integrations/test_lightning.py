@@ -103,9 +103,11 @@ train_run(MethodTrainer, settings, sys.argv[2], progress=False)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.long
 def test_a_killed_run_resumes_bit_for_bit(tmp_path):
-    settings = tiny(epochs=40, limit=512)
+    """With its evaluation; a killed command's weights are in test_lightning_resume.py."""
+    settings = tiny(epochs=16, limit=512)
     train(settings, tmp_path / "whole")
     command = [sys.executable, "-c", KILLED, json.dumps(settings.to_dict()), tmp_path / "cut"]
     history = tmp_path / "cut" / "history.csv"
@@ -116,7 +118,7 @@ def test_a_killed_run_resumes_bit_for_bit(tmp_path):
             assert time.monotonic() < deadline
             time.sleep(0.01)
         os.kill(process.pid, signal.SIGKILL)
-    assert len(RunFolder(tmp_path / "cut").read_history()) < 40
+    assert len(RunFolder(tmp_path / "cut").read_history()) < 16
     assert not (tmp_path / "cut" / "metrics.json").exists()
     resumed = train(settings, tmp_path / "cut", resume=True)
     assert_same_weights(tmp_path / "whole", tmp_path / "cut")

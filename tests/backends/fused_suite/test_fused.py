@@ -76,10 +76,10 @@ def test_the_weight_is_found_by_the_routine_too(divergence, similarity, errors, 
     assert (objective.pairwise, True) in ran
 
 
-@pytest.mark.by_turns("n", "atomic")
-@pytest.mark.parametrize("atomic", [True, False], ids=["atomic", "deterministic"])
+@pytest.mark.by_turns("size", "how", every=4)
+@pytest.mark.parametrize("how", ["atomic", "deterministic raw", "atomic raw", "deterministic"])
 @pytest.mark.parametrize(
-    ("n", "k", "d", "tiles"),
+    "size",
     [
         (2, None, 1, (16, 16, 16, 1)),
         (33, None, 5, (16, 16, 16, 5)),
@@ -91,14 +91,14 @@ def test_the_weight_is_found_by_the_routine_too(divergence, similarity, errors, 
         (1, 1, 3, (16, 16, 16, 1)),
     ],
 )
-def test_any_size(n, k, d, tiles, atomic, errors, set_tiles, deterministic):
+def test_any_size(size, how, errors, set_tiles, deterministic):
     """Rows, columns and widths off the tile, of one piece and of several."""
+    n, k, d, tiles = size
     set_tiles(*tiles)
-    deterministic(not atomic)
-    for normalize in (True, False):
-        # "all" has symmetric blocks and a full one.
-        objective = FMICL("js", Gaussian(d / 2.0), negatives="all", normalize=normalize)
-        assert max(errors(objective, *features(n, d, k))) < 4e-6
+    deterministic("deterministic" in how)
+    # "all" has symmetric blocks and a full one.
+    objective = FMICL("js", Gaussian(d / 2.0), negatives="all", normalize="raw" not in how)
+    assert max(errors(objective, *features(n, d, k))) < 4e-6
 
 
 @pytest.mark.parametrize("atomic", [True, False], ids=["atomic", "deterministic"])
