@@ -8,9 +8,9 @@ TESTS ?= tests
 WORKERS ?= 2
 SITE := OMP_NUM_THREADS=1 NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs
 
-.PHONY: help demo test test-all lint docs docs-serve test-site bench bench-peers clean
+.PHONY: help demo test test-all lint docs docs-serve test-site bench bench-peers test-peers release-check clean
 help:  ## show this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -57,12 +57,23 @@ bench: $(VENV)/.test  ## time and memory of the loss on this machine, beside its
 bench-peers: $(VENV)-peers/.done  ## the same beside other libraries' losses, in an environment of its own
 	$(VENV)-peers/bin/python -m benchmarks.peers
 
+test-peers: $(VENV)-peers/.done  ## the examples of docs/coming-from.md against the originals
+	PEERS=all OMP_NUM_THREADS=1 $(VENV)-peers/bin/python -m pytest tests/peers
+
 $(VENV)-peers/.done: requirements/peers.txt $(CHECKED)
 	$(PYTHON) -m venv $(VENV)-peers
 	$(VENV)-peers/bin/python -m pip --disable-pip-version-check install --quiet -r $<
-	$(VENV)-peers/bin/python -m pip install --quiet --no-deps open_clip_torch==3.3.0
+	$(VENV)-peers/bin/python -m pip install --quiet --no-deps open_clip_torch==3.3.0 solo-learn==1.0.2
 	$(VENV)-peers/bin/python -m pip install --quiet --no-build-isolation --no-deps -e .
 	@touch $@
 
+release-check: $(VENV)-release/.done  ## build a release and check it in clean environments; QUICK=1: in one
+	PYTHONPATH=tools $(VENV)-release/bin/python -m release $(if $(QUICK),--quick) $(RELEASE)
+
+$(VENV)-release/.done: requirements/release.txt requirements/constraints.txt
+	$(PYTHON) -m venv $(VENV)-release
+	$(VENV)-release/bin/python -m pip --disable-pip-version-check install --quiet --upgrade -r $<
+	@touch $@
+
 clean:  ## remove the virtual environment and caches
-	rm -rf $(VENV) $(VENV)-peers .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist site
+	rm -rf $(VENV) $(VENV)-peers $(VENV)-release .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist site

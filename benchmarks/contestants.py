@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -166,6 +167,22 @@ def stand_in(name: str, value: Callable[[], Any]) -> ModuleType:
     module.__version__ = "0.0.0"  # type: ignore[attr-defined]
     module.__getattr__ = lambda _: value()  # type: ignore[method-assign]
     return module
+
+
+def bare_package(name: str) -> None:
+    """Let files of a package be imported, but not what its own `__init__` imports, as torchvision.
+
+    Raises:
+        ModuleNotFoundError: it is not installed.
+    """
+    if name in sys.modules:
+        return
+    spec = find_spec(name)
+    if spec is None:
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+    module = ModuleType(name)
+    module.__path__ = list(spec.submodule_search_locations or ())
+    sys.modules[name] = module
 
 
 def metric_learning(kind: str) -> Callable[[Any, Any], Any]:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import distribution
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 
-from benchmarks.contestants import Contestant
+from benchmarks.contestants import Contestant, bare_package
 from fmicl_core.family import FAMILY_DEFAULTS, clip_reference, siglip_reference
 
 #: Rows of a chunk, where a loss is taken in chunks.
@@ -102,13 +100,8 @@ def plain_clip(compiled: bool = False) -> Loss:
 
 def open_clip(name: str) -> Any:
     """A loss of open_clip: its file alone, since the package imports torchvision."""
-    path = Path(str(distribution("open_clip_torch").locate_file("open_clip/loss.py")))
-    spec = spec_from_file_location("open_clip_loss", path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{path} cannot be imported")
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return getattr(module, name)()
+    bare_package("open_clip")
+    return getattr(import_module("open_clip.loss"), name)()
 
 
 def open_clip_siglip(chunk: int | None = None) -> Loss:

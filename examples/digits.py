@@ -4,7 +4,7 @@ Each handwritten digit (8 x 8) lies somewhere in a frame of 10 x 10, which pixel
 difference and a person does not. That is what the encoder has to learn without labels.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 from sklearn.datasets import load_digits
@@ -34,14 +34,6 @@ def view(rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return (frames + rng.normal(0.0, 0.1, frames.shape)).reshape(-1, PIXELS).astype(np.float32)
 
 
-def pairs_of_views(epochs: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Two views of every training image, in batches of 287 or 288, the same for every loss."""
-    rng = np.random.default_rng(0)
-    for _ in range(epochs):
-        for rows in np.array_split(rng.permutation(TRAIN), 5):
-            yield view(rows, rng), view(rows, rng)
-
-
 def knn_accuracy(encode: Callable[[np.ndarray], np.ndarray]) -> float:
     """Accuracy on 360 test images by the five nearest of 200 labelled ones, by cosine."""
     images = placed(np.arange(len(DIGITS.target)), np.random.default_rng(1)).reshape(-1, PIXELS)
@@ -49,11 +41,3 @@ def knn_accuracy(encode: Callable[[np.ndarray], np.ndarray]) -> float:
     nearest = KNeighborsClassifier(5, metric="cosine")
     nearest.fit(encode(images[known]), DIGITS.target[known])
     return float(nearest.score(encode(images[TEST]), DIGITS.target[TEST]))
-
-
-def compare(losses: dict[str, Callable], train: Callable) -> None:
-    """Print the accuracy of raw pixels and, for each loss, of the encoder before and after."""
-    print(f"raw pixels: kNN {knn_accuracy(lambda images: images):.3f}")
-    for name, criterion in losses.items():
-        before, after = train(criterion)
-        print(f"{name}: kNN {before:.3f} before, {after:.3f} after")

@@ -8,7 +8,7 @@ from fmicl_core.reference import Reference, fmicl_reference
 from fmicl_core.similarities import get_similarity
 from fmicl_core.specification import *  # noqa: F403
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "NUMPY",

@@ -21,6 +21,7 @@ def near(backend, n, d, noise, seed=0):
     return backend.rounded(x, "float32"), backend.rounded(y, "float32")
 
 
+@pytest.mark.by_turns("name", "implementation")
 @forms
 @pytest.mark.parametrize("name", ["js", "tsallis"])
 def test_penalties_that_are_nearly_one_constant_keep_the_loss(backend, name, implementation):
@@ -31,6 +32,7 @@ def test_penalties_that_are_nearly_one_constant_keep_the_loss(backend, name, imp
     assert got.loss == pytest.approx(fmicl_reference(x, y, objective).loss, rel=3e-7)
 
 
+@pytest.mark.by_turns("name", "implementation")
 @forms
 @pytest.mark.parametrize("name", ["kl", "vlc"])
 def test_features_that_have_collapsed_keep_the_loss(backend, name, implementation):

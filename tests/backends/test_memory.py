@@ -12,8 +12,9 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is read from /proc")
 @pytest.mark.parametrize(
     ("loss", "negatives"),
-    [("fmicl_loss", "anchor"), ("fmicl_loss", "cross"), ("info_nce_loss", "all")],
-)
+    [pytest.param("fmicl_loss", "anchor", marks=pytest.mark.many_compilations),
+     ("fmicl_loss", "cross"), ("info_nce_loss", "all")],
+)  # fmt: skip
 def test_tiled_peak_memory(backend, loss, negatives):
     """Beyond inputs and gradients; one matrix of all pairs alone would take 64 MiB."""
     command = ["-m", "benchmarks.memory", backend.name, "4096", "128", negatives, "tiled", loss]

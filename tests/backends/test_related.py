@@ -23,7 +23,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("name", "options", "k"), CASES, ids=str)
-@settings(max_examples=8)
+@settings(max_examples=4)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_related_losses_equal_their_references(backend, draw, name, options, k, seed):
     x, y, bank = draw(seed, k=k)

@@ -41,6 +41,7 @@ def arrays_of(case, seed, draw):
     return given, ids
 
 
+@pytest.mark.by_turns("case", "implementation")
 @both
 @every_case
 @some

@@ -54,7 +54,8 @@ def test_the_interpreted_routine_equals_the_reference(triton):
 
 @linux
 @pytest.mark.slow
-def test_the_ring_of_ranks_takes_the_fused_routine(triton):
+def test_what_is_slow_by_the_interpreter_passes(triton):
+    """All combinations, and the ring of ranks."""
     run([*SUITE, "-m", "slow"], interpret=True)
 
 

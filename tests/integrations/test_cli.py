@@ -27,19 +27,26 @@ def in_a_process(*arguments):
 
 
 @pytest.mark.long
-def test_train_resume_evaluate_and_compare(tmp_path):
-    """A folder's name is shown as it is, though it looks like markup."""
+def test_train_resume_evaluate_and_compare(tmp_path, fmicl):
+    """The first as users start it, in a process; a folder's name is shown though it looks like
+    markup."""
     a, b, c = tmp_path / "a[red]b", tmp_path / "b", tmp_path / "c"
-    for run, loss in ((a, ["--divergence", "js"]), (b, ["--loss", "info-nce"])):
-        done = in_a_process("train", "simclr", *TINY, *loss, "--out", run)
+
+    def in_this_one(*arguments):
+        return subprocess.CompletedProcess(arguments, *fmicl(*arguments))
+
+    for start, run, loss in (
+        (in_a_process, a, ["--divergence", "js"]), (in_this_one, b, ["--loss", "info-nce"]),
+    ):  # fmt: skip
+        done = start("train", "simclr", *TINY, *loss, "--out", run)
         assert done.returncode == 0, done.stderr
         assert "linear, 10" in done.stdout
         assert f"written to {run}: metrics.json" in done.stdout
     assert json.loads((a / "metrics.json").read_text())["evaluated_on"] == "a held-out fifth"
-    assert "js-micl" in in_a_process("evaluate", a).stdout
-    again = in_a_process("train", "simclr", "--out", a, "--resume")
+    assert "js-micl" in in_this_one("evaluate", a).stdout
+    again = in_this_one("train", "simclr", "--out", a, "--resume")
     assert again.returncode == 0, again.stderr
-    compared = in_a_process("compare", a, b, "--out", c)
+    compared = in_this_one("compare", a, b, "--out", c)
     assert compared.returncode == 0, compared.stderr
     names = {p.name for p in c.iterdir()}
     assert names == {"metrics.json", "comparison.md", "loss.png", "distances.png",
@@ -144,44 +151,62 @@ def test_mistakes_end_in_one_line(tmp_path, monkeypatch, fmicl, arguments, messa
 HEAVY = ("torch", "jax", "keras", "tensorflow", "datasets", "sklearn", "matplotlib")
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["--data", "foldr"],
-        ["--data", "data/foldr/x"],
-        ["--encoder", "vgg"],
-        ["--device", "gpu"],
-        ["--alpha", "0"],
-        ["--out", "file/run"],
-        ["--out", "taken"],
-        ["--out", "taken", "--resume", "--lr", "7"],
-        ["--preset", "x"],
-        ["--data", "pictures", "--label-column", "y"],
-    ],
-    ids=" ".join,
-)
-def test_mistakes_are_found_before_a_framework_is_imported(tmp_path, arguments):
-    """In a fresh process, with a machine that has no GPU."""
-    (tmp_path / "file").write_text("")
-    (tmp_path / "pictures").mkdir()
-    (tmp_path / "pictures" / "1.png").write_text("")
-    RunFolder.create(tmp_path / "taken", TrainSettings())
-    code = (
-        "import sys\n"
-        "from fmicl_cli import frameworks, main\n"
-        "frameworks.any_gpu = lambda: False\n"
-        f"sys.argv = ['fmicl', 'train', 'simclr', *{arguments!r}]\n"
-        "try: main.main()\n"
-        f"finally: print('HEAVY', sorted(set({HEAVY!r}) & set(sys.modules)))"
-    )
+#: Mistakes that are found before training, by what is looked at: options, and what is on the disk.
+EARLY = [
+    ["--data", "foldr"],
+    ["--data", "data/foldr/x"],
+    ["--encoder", "vgg"],
+    ["--device", "gpu"],
+    ["--alpha", "0"],
+    ["--out", "file/run"],
+    ["--out", "taken"],
+    ["--out", "taken", "--resume", "--lr", "7"],
+    ["--preset", "x"],
+    ["--data", "pictures", "--label-column", "y"],
+]
+PROGRAM = """
+import contextlib, io, json, os, sys
+from fmicl_cli import frameworks, main
+
+frameworks.any_gpu = lambda: False
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["fmicl", "train", "simclr", *arguments]
+    code, out, err = None, io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main.main()
+        except SystemExit as leaving:
+            code = leaving.code
+    print(json.dumps([code, out.getvalue(), err.getvalue(), os.listdir(), list(sys.modules)]))
+"""
+
+
+@pytest.fixture(scope="module")
+def early(tmp_path_factory):
+    """Exit code, output, errors, the folder and the modules after each mistake, of one process."""
+    folder = tmp_path_factory.mktemp("early")
+    (folder / "file").write_text("")
+    (folder / "pictures").mkdir()
+    (folder / "pictures" / "1.png").write_text("")
+    RunFolder.create(folder / "taken", TrainSettings())
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path
-    )
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith("error: Invalid value for argument")
-    assert len(done.stderr.splitlines()) == 1
-    assert done.stdout == "HEAVY []\n"
-    assert {p.name for p in tmp_path.iterdir()} == {"file", "pictures", "taken"}
+        [sys.executable, "-c", PROGRAM, json.dumps(EARLY)], capture_output=True, text=True,
+        check=False, cwd=folder,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("number", range(len(EARLY)), ids=[" ".join(given) for given in EARLY])
+def test_mistakes_are_found_before_a_framework_is_imported(early, number):
+    """In a fresh process, with a machine that has no GPU."""
+    code, out, err, files, modules = early[number]
+    assert code == 2, err
+    assert err.startswith("error: Invalid value for argument")
+    assert len(err.splitlines()) == 1
+    assert out == ""
+    assert {*files} == {"file", "pictures", "taken"}
+    assert not {*HEAVY} & {*modules}
 
 
 def test_a_mistake_ends_a_process_with_exit_code_2():

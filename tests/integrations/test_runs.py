@@ -200,7 +200,9 @@ def test_a_run_warns_of_other_images_and_is_found_from_elsewhere(tmp_path, monke
     assert "the run has trained for 1 of 1 epochs" in err
 
 
+@pytest.mark.slow
 def test_a_killed_run_can_be_taken_up_before_its_first_checkpoint(tmp_path, fmicl):
+    """By the command; in test_lightning.py the folder is as such a run leaves it."""
     out = tmp_path / "run"
     process = in_a_process("train", "simclr", *SHORT, "--epochs", 3, "--warmup-epochs", 0,
                            "--out", out)  # fmt: skip

@@ -43,6 +43,7 @@ def features(n=21, d=5, k=None, dtype="float32", seed=0):
     return [None if a is None else torch.tensor(a, dtype=getattr(torch, dtype)) for a in arrays]
 
 
+@pytest.mark.by_turns("case", "dtype", "atomic", every=4)
 @pytest.mark.filterwarnings("ignore:.*known to collapse:UserWarning")
 @pytest.mark.parametrize("atomic", [True, False], ids=["atomic", "deterministic"])
 @pytest.mark.parametrize("dtype", LOSS)
@@ -75,9 +76,10 @@ def test_the_weight_is_found_by_the_routine_too(divergence, similarity, errors, 
     assert (objective.pairwise, True) in ran
 
 
-@pytest.mark.parametrize("atomic", [True, False], ids=["atomic", "deterministic"])
+@pytest.mark.by_turns("size", "how", every=4)
+@pytest.mark.parametrize("how", ["atomic", "deterministic raw", "atomic raw", "deterministic"])
 @pytest.mark.parametrize(
-    ("n", "k", "d", "tiles"),
+    "size",
     [
         (2, None, 1, (16, 16, 16, 1)),
         (33, None, 5, (16, 16, 16, 5)),
@@ -89,14 +91,14 @@ def test_the_weight_is_found_by_the_routine_too(divergence, similarity, errors, 
         (1, 1, 3, (16, 16, 16, 1)),
     ],
 )
-def test_any_size(n, k, d, tiles, atomic, errors, set_tiles, deterministic):
+def test_any_size(size, how, errors, set_tiles, deterministic):
     """Rows, columns and widths off the tile, of one piece and of several."""
+    n, k, d, tiles = size
     set_tiles(*tiles)
-    deterministic(not atomic)
-    for normalize in (True, False):
-        # "all" has symmetric blocks and a full one.
-        objective = FMICL("js", Gaussian(d / 2.0), negatives="all", normalize=normalize)
-        assert max(errors(objective, *features(n, d, k))) < 4e-6
+    deterministic("deterministic" in how)
+    # "all" has symmetric blocks and a full one.
+    objective = FMICL("js", Gaussian(d / 2.0), negatives="all", normalize="raw" not in how)
+    assert max(errors(objective, *features(n, d, k))) < 4e-6
 
 
 @pytest.mark.parametrize("atomic", [True, False], ids=["atomic", "deterministic"])
@@ -127,6 +129,7 @@ def sums_by_hand(pairwise, x, y, counts, positive, skips):
     )
 
 
+@pytest.mark.by_turns("normalize", "positive", "atomic")
 @pytest.mark.parametrize("atomic", [True, False], ids=["atomic", "deterministic"])
 @pytest.mark.parametrize("positive", [True, False], ids=["equal", "different"])
 @pytest.mark.parametrize(("normalize", "is_sorted"), [(False, True), (True, False)])
@@ -169,6 +172,7 @@ def test_tiles_without_equal_numbers_are_not_visited():
         assert torch.equal(finite, (numbers < 8) | (numbers >= 12))
 
 
+@pytest.mark.by_turns("dtype", "atomic")
 @pytest.mark.parametrize("atomic", [True, False], ids=["atomic", "deterministic"])
 @pytest.mark.parametrize(
     ("dtype", "negatives", "normalize", "given"),
@@ -191,6 +195,7 @@ def test_pairs_by_id(dtype, negatives, normalize, given, atomic, errors, determi
     assert gradient <= GRADIENT[dtype]
 
 
+@pytest.mark.by_turns("dtype", "atomic")
 @pytest.mark.parametrize("atomic", [True, False], ids=["atomic", "deterministic"])
 @pytest.mark.parametrize(
     ("dtype", "negatives", "normalize", "given", "has_ids"),
@@ -224,6 +229,7 @@ def weights_outside(monkeypatch):
     monkeypatch.setattr(fused_weights, "SIDE", 32)
 
 
+@pytest.mark.by_turns("options", "dtype")
 @pytest.mark.parametrize(
     ("dtype", "tiles"), [("float32", (16, 32, 32)), ("bfloat16", (32, 16, 16))]
 )

@@ -115,14 +115,12 @@ def single(options):
 
 #: Cases that have between them every scheme, ring and kind of argument.
 CHOICE = {
-    "anchor-tiled", "within-dense", "cross-tiled", "all-dense", "all-tiled", "bank-tiled",
-    "stacked views-tiled", "labels-dense", "labels-tiled", "duplicates-dense",
-    "bank with ids-tiled", "learned-all-tiled", "learned-cross-dense", "learned-bank-tiled",
-    "siglip-tiled", "auto-dense", "auto-tiled",
-    "siglip-ids-tiled", "row-tiled", "info-nce-cross-tiled", "info-nce-all-tiled",
-    "info-nce-within-dense", "info-nce-bank-tiled", "info-nce-labels-dense",
-    "info-nce-labels-tiled", "info-nce-stacked-tiled", "info-nce-duplicates-dense",
-    "info-nce-bank-ids-tiled", "clip-dense", "clip-ids-tiled", "dcl-ids-tiled", "dhel-tiled",
+    "within-dense", "all-dense", "all-tiled", "bank-tiled", "stacked views-tiled", "labels-dense",
+    "labels-tiled", "bank with ids-tiled", "learned-all-tiled", "learned-cross-dense",
+    "siglip-ids-tiled", "auto-dense", "auto-tiled", "row-tiled", "info-nce-cross-tiled",
+    "info-nce-all-tiled", "info-nce-within-dense", "info-nce-labels-tiled",
+    "info-nce-stacked-tiled", "info-nce-bank-ids-tiled", "clip-ids-tiled", "dcl-ids-tiled",
+    "dhel-tiled",
 }  # fmt: skip
 KINDS = ("fused",) if FUSED else ("dense", "tiled")
 results = {}
