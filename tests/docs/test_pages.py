@@ -9,7 +9,11 @@ import pytest
 import run_page
 
 PAGES = {str(path.relative_to(run_page.ROOT)): path for path in run_page.all_pages()}
-WITH_EXAMPLES = [name for name, path in PAGES.items() if run_page.examples_of(path)]
+#: Pages whose examples another test runs, beside libraries that have an environment of their own.
+ELSEWHERE = {"docs/coming-from.md": "tests/peers/test_coming_from.py"}
+WITH_EXAMPLES = [
+    name for name, path in PAGES.items() if run_page.examples_of(path) and name not in ELSEWHERE
+]
 #: Keras takes one backend a process, when it is imported.
 KERAS = [name for name in WITH_EXAMPLES if "keras" in run_page.modules_of(PAGES[name])]
 
@@ -45,6 +49,11 @@ def test_no_python_on_a_page_escapes(name):
     assert set(spelt) <= {"python"}
     invisible = text.count("invisible-code")
     assert len(run_page.examples_of(PAGES[name])) == len(spelt) + invisible
+
+
+@pytest.mark.parametrize(("page", "test"), ELSEWHERE.items())
+def test_what_is_run_elsewhere_is_read_there(page, test):
+    assert PAGES[page].name in (run_page.ROOT / test).read_text(encoding="utf-8")
 
 
 def test_examples_in_tabs_and_comments_share_a_namespace_and_name_the_line(tmp_path):
