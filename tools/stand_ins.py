@@ -11,6 +11,23 @@ from pathlib import Path
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
+def of_readme():
+    """What the lines of the README name: features, labels, the parts of a model."""
+    import jax.numpy as jnp
+    import numpy as np
+    import torch
+    from keras import Sequential, layers
+    from sentence_transformers import SentenceTransformer
+
+    x, y, z = np.random.default_rng(0).normal(size=(3, 12, 8)).astype("float32")
+    return {
+        "x": x, "y": y, "z": z, "z1": torch.tensor(x), "z2": torch.tensor(y), "jnp": jnp,
+        "labels": np.arange(12) % 3, "encoder": Sequential([layers.Dense(8)]),
+        "augmentation": layers.GaussianNoise(0.1), "head": layers.Dense(4),
+        "model": SentenceTransformer(str(save_sentence_encoder(".")), device="cpu"),
+    }  # fmt: skip
+
+
 def few_digits(count=16):
     """Let `load_images` give a few training images alone, for the rest of the process."""
     import fmicl_recipes.data as sources
