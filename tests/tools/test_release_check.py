@@ -214,7 +214,7 @@ def test_a_report_counts_and_names_what_is_not_ok(capsys):
     ]
     text = report.summary()
     assert re.search("release-check: 1 ok, 1 warning, 1 not checked, 1 failed;", text)
-    assert "  not checked: two\n  failed: four\nThis can not be released." in text
+    assert "  not checked: two\n  failed: four\nThis cannot be released." in text
 
 
 def raiser(error):

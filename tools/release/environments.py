@@ -17,7 +17,8 @@ from release.matrix import Environment, find_python, pinned, wanted
 from release.report import Skipped
 
 SMOKE = Path(__file__).with_name("smoke.py")
-#: Nothing of the caller's Python may reach the environments, and one thread is enough.
+#: Nothing of the caller's Python may reach the environments; one thread, and Keras on JAX, which
+#: is the backend that its environment has.
 CLEAN = {
     **{name: value for name, value in os.environ.items() if not name.startswith("PYTHON")},
     "OMP_NUM_THREADS": "1",

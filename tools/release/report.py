@@ -67,6 +67,6 @@ class Report:
                 "",
                 f"release-check: {line}; {minutes:.1f} minutes",
                 *(f"  {state}: {'; '.join(found)}" for state, found in names.items() if found),
-                "This can not be released." if self.failed else "This can be released.",
+                "This cannot be released." if self.failed else "This can be released.",
             ]
         )
