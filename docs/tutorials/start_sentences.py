@@ -20,8 +20,11 @@
 # hub. With access to the hub, `SentenceTransformer("all-MiniLM-L6-v2")` is the same one.
 
 # %%
+import os
 import tempfile
 from contextlib import redirect_stdout
+
+os.environ["TQDM_DISABLE"] = "1"  # no progress bars
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -32,7 +35,6 @@ from sentence_transformers import (
     SentenceTransformerTrainingArguments,
 )
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
-from transformers.utils.logging import disable_progress_bar
 
 from fmicl_sentence_transformers import FMICLLoss
 
@@ -40,7 +42,6 @@ with redirect_stdout(None):  # the package prints where things lie
     from all_minilm_l6_v2 import extract_model
 
     folder = str(extract_model(tempfile.mkdtemp()))
-disable_progress_bar()
 
 # %% [markdown]
 # ## Data: pairs of sentences
@@ -187,8 +188,8 @@ plt.show()
 
 # %% [markdown]
 # A row is a word of the company, a column a thing, and the colour says how close sentences with the
-# one are to sentences with the other. Before training every row has one colour: the words mean
-# nothing. Afterwards the diagonal stands out, in patterns that training has not seen.
+# one are to sentences with the other. Before training every row has nearly one colour: the words
+# mean nothing. Afterwards the diagonal stands out, in patterns that training has not seen.
 
 # %% [markdown]
 # ## What next
