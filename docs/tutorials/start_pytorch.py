@@ -134,6 +134,8 @@ f_micl, f_micl_history = train_encoder(
 # $\alpha$ weighs the two. `alpha="auto"` finds it from each batch, and `strength` says how hard the
 # push shall be: 5 unless you say otherwise; for a network as small as this one 1 is better.
 # `negatives="all"` takes the pairs that InfoNCE has by default.
+#
+# Either loss has to raise the score and to lower the penalty:
 
 # %%
 figure, panels = plt.subplots(1, 2, figsize=(7.5, 2.8), layout="constrained")
@@ -211,5 +213,5 @@ plt.show()
 # %% tags=["remove_cell"]
 assert min(knn["InfoNCE"], knn["f-MICL"]) > knn["untrained"] + 0.1
 for history in (info_nce_history, f_micl_history):
-    assert history[-1, 0] > history[0, 0] - 0.2
+    assert history[-1, 0] > history[0, 0]
     assert history[-1, 1] < history[0, 1]

@@ -8,9 +8,9 @@
 # %% [markdown]
 # # Sentences: from data to a plot
 #
-# A sentence encoder thinks that *"The soup is not hot"* and *"The soup is hot"* mean nearly the
-# same. You will teach it the word *not*, first with InfoNCE (`MultipleNegativesRankingLoss`), then,
-# by changing one line, with f-MICL, and see it in sentences that it was not taught.
+# Your company calls the printer *Falcon* and the lift *Marmot*, and no sentence encoder knows it.
+# You will teach it, first with InfoNCE (`MultipleNegativesRankingLoss`), then, by changing one
+# line, with f-MICL, and see the new words find their meaning.
 #
 # It takes about half a minute on one core. In a clone of the repository:
 #
@@ -20,8 +20,11 @@
 # hub. With access to the hub, `SentenceTransformer("all-MiniLM-L6-v2")` is the same one.
 
 # %%
+import os
 import tempfile
 from contextlib import redirect_stdout
+
+os.environ["TQDM_DISABLE"] = "1"  # no progress bars
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -32,7 +35,6 @@ from sentence_transformers import (
     SentenceTransformerTrainingArguments,
 )
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
-from transformers.utils.logging import disable_progress_bar
 
 from fmicl_sentence_transformers import FMICLLoss
 
@@ -40,101 +42,97 @@ with redirect_stdout(None):  # the package prints where things lie
     from all_minilm_l6_v2 import extract_model
 
     folder = str(extract_model(tempfile.mkdtemp()))
-disable_progress_bar()
 
 # %% [markdown]
-# ## Data: three sentences at a time
+# ## Data: pairs of sentences
 #
-# From things and pairs of opposites we make triples: a sentence with *not* (the anchor), one that
-# means the same (the positive), and the one that the encoder takes for it (the **hard negative**).
-# The last thing of each line is for the test: training never sees it.
+# A pair says the same twice, once in the company's words and once in plain English. There are
+# twelve new words. Four patterns make 48 pairs to train on, and three other patterns make 36 for
+# the test.
 
 # %%
-OPPOSITES = """
-hot cold: soup, water, tea
-open closed: shop, gate, window
-clean dirty: shirt, plate, floor
-full empty: bus, bottle, fridge
-easy difficult: exam, puzzle, recipe
-young old: teacher, dog, queen
-fast slow: train, runner, computer
-heavy light: suitcase, stone, table
-noisy quiet: street, neighbour, fan
-rich poor: farmer, village, artist
-cheap expensive: ticket, hotel, car
-happy sad: child, song, widow
-wet dry: towel, field, paint
-long short: film, letter, queue
-strong weak: boxer, rope, coffee
-safe dangerous: bridge, city, game
-bright dark: cellar, lamp, forest
-smooth rough: wall, sea, skin
-tall small: tower, tree, sailor
-alive dead: fish, plant, king
-sharp blunt: knife, axe, pencil
-asleep awake: baby, cat, guard
-"""
+WORDS = {
+    "Falcon": "printer",
+    "Marmot": "lift",
+    "Willow": "coffee machine",
+    "Tuba": "car park",
+    "Pickle": "projector",
+    "Comet": "canteen",
+    "Walrus": "heating",
+    "Nettle": "meeting room",
+    "Cobalt": "front door",
+    "Badger": "fridge",
+    "Saturn": "telephone",
+    "Clover": "photo copier",
+}
+TRAIN = {
+    "{} is not working.": "There is a problem with the {}.",
+    "When will {} be ready again?": "How long will the {} be out of use?",
+    "Somebody has to clean {}.": "The {} is dirty.",
+    "I would like a second {}.": "One {} is not enough.",
+}
+TEST = {
+    "Who is in charge of {}?": "Which person looks after the {}?",
+    "{} was replaced last week.": "There is a new {}.",
+    "Do not use {} after six.": "The {} is closed in the evening.",
+}
 
 
-def triples(things_of):
-    """(anchor, positive, negative) of each thing and both words."""
-    rows = []
-    for line in OPPOSITES.strip().splitlines():
-        words, things = line.split(": ")
-        for thing in things_of(things.split(", ")):
-            for word, opposite in (words.split(), words.split()[::-1]):
-                start = f"The {thing} is"
-                rows.append((f"{start} not {word}.", f"{start} {opposite}.", f"{start} {word}."))
-    return rows
+def sentences(patterns):
+    """Sentences in the company's words, and the same in plain English."""
+    pairs = [
+        (ours.format(word), plain.format(meaning))
+        for ours, plain in patterns.items()
+        for word, meaning in WORDS.items()
+    ]
+    ours, plain = zip(*pairs, strict=True)
+    return list(ours), list(plain)
 
 
-train, test = triples(lambda things: things[:2]), triples(lambda things: things[2:])
-for sentences in test[:2]:
-    print(" | ".join(sentences))
+train, test = sentences(TRAIN), sentences(TEST)
+for ours, plain in list(zip(*train, strict=True))[:3]:
+    print(f"{ours:24} {plain}")
 
 # %% [markdown]
 # ## Before training
 #
 # The encoder turns a sentence into 384 numbers of length 1, and the cosine of two such rows says
-# how alike two sentences are. Is the anchor closer to the sentence that means the same, or to the
-# opposite?
+# how alike two sentences are. For every test sentence in the company's words we look for the thing
+# whose sentences in plain English are closest on average. How often is it the right one?
 
 
 # %%
 def cosines_of(model):
-    """Cosines of each test anchor with its positive and with its negative, (N, 2)."""
-    anchor, *others = (
-        model.encode(column, normalize_embeddings=True) for column in zip(*test, strict=True)
-    )
-    return np.stack([(anchor * other).sum(axis=1) for other in others], axis=1)
+    """Mean cosine of each test sentence with the plain sentences of each thing, (36, 12)."""
+    ours, plain = (model.encode(texts, normalize_embeddings=True) for texts in test)
+    return (ours @ plain.T).reshape(len(ours), len(TEST), len(WORDS)).mean(axis=1)
 
 
-def right(cosines):
-    """Share of the test triples in which the positive is closer."""
-    return np.mean(cosines[:, 0] > cosines[:, 1])
+def found(cosines):
+    """Share of the test sentences that find the thing they are about."""
+    return np.mean(cosines.argmax(axis=1) == np.tile(np.arange(len(WORDS)), len(TEST)))
 
 
 before = cosines_of(SentenceTransformer(folder, device="cpu"))
-print(f"right in {right(before):.2f} of {len(test)} triples")
+print(f"found: {found(before):.2f}, by chance {1 / len(WORDS):.2f}")
 
 # %% [markdown]
 # ## Train with InfoNCE
 #
-# In sentence-transformers InfoNCE is called `MultipleNegativesRankingLoss`. The negatives of an
-# anchor are the positives of the other triples in the batch, and all hard negatives.
+# In sentence-transformers InfoNCE is called `MultipleNegativesRankingLoss`. A sentence and its
+# translation are a **positive pair**; the translations of all other sentences in the batch are its
+# **negatives**.
 
 
 # %%
-def train_encoder(new_loss, epochs=6):
+def train_encoder(new_loss, epochs=10):
     """An encoder that was trained with the loss."""
     model = SentenceTransformer(folder, device="cpu")
-    model.model_card_data.generate_widget_examples = False  # for a page on the hub
-    columns = zip(("anchor", "positive", "negative"), zip(*train, strict=True), strict=True)
     arguments = SentenceTransformerTrainingArguments(
         output_dir=tempfile.mkdtemp(),
         num_train_epochs=epochs,
         per_device_train_batch_size=16,
-        learning_rate=5e-5,
+        learning_rate=2e-4,
         logging_strategy="no",
         save_strategy="no",
         report_to="none",
@@ -142,7 +140,8 @@ def train_encoder(new_loss, epochs=6):
         use_cpu=True,
         seed=0,
     )
-    dataset = Dataset.from_dict({name: list(column) for name, column in columns})
+    ours, plain = train
+    dataset = Dataset.from_dict({"anchor": ours, "positive": plain})
     SentenceTransformerTrainer(
         model=model, args=arguments, train_dataset=dataset, loss=new_loss(model)
     ).train()
@@ -157,7 +156,7 @@ info_nce = train_encoder(MultipleNegativesRankingLoss)
 # `FMICLLoss` takes the place of `MultipleNegativesRankingLoss`; data, trainer and arguments stay.
 
 # %%
-f_micl = train_encoder(FMICLLoss)
+f_micl = train_encoder(lambda model: FMICLLoss(model, strength=1.0))
 
 # %% [markdown]
 # By default it takes the divergence of Kullback and Leibler, and minimises
@@ -166,28 +165,31 @@ f_micl = train_encoder(FMICLLoss)
 #
 # With $u(x, y) = e^{-20 |x - y|^2}$ for two rows of length 1, the score is the mean of $1 + \log u$
 # over positive pairs: it is largest where the two are the same. The penalty is the mean of $u$ over
-# negative pairs: it falls as they move apart. The weight $\alpha$ is found from every batch, so
-# there is nothing to tune; `FMICLLoss(model, divergence="js")` is another member of the family.
+# negative pairs: it falls as they move apart.
+#
+# The weight $\alpha$ is found from every batch; `strength` says how hard the push of the negatives
+# is beside the pull of the positives. 1 balances them, as InfoNCE does. The default, 5, suits pairs
+# whose two sides are of one kind. Here they are of two kinds, and with more than 1 it would pay to
+# move all sentences in the company's words away from all in plain English: try it.
 
 # %%
 cosines = {"before": before, "InfoNCE": cosines_of(info_nce), "f-MICL": cosines_of(f_micl)}
-figure, panels = plt.subplots(
-    1, 3, figsize=(8.4, 3.2), sharex=True, sharey=True, layout="constrained"
-)
-for axes, (name, both) in zip(panels, cosines.items(), strict=True):
-    good = both[:, 0] > both[:, 1]
-    same, opposite = both.T
-    axes.scatter(opposite[good], same[good], s=24, color="#0072B2", label="right")
-    axes.scatter(opposite[~good], same[~good], s=28, color="#D55E00", marker="x", label="wrong")
-    axes.axline((0.5, 0.5), slope=1, color="0.6", linewidth=1)
-    axes.set(title=f"{name}: {right(both):.0%} right", xlabel="cosine with the opposite")
-panels[0].set_ylabel("cosine with the same meaning")
-panels[-1].legend(frameon=False, loc="lower right")
+figure, panels = plt.subplots(1, 3, figsize=(8.4, 3.9), sharey=True, layout="constrained")
+for axes, (name, matrix) in zip(panels, cosines.items(), strict=True):
+    n = len(WORDS)
+    of_words = matrix.reshape(len(TEST), n, n).mean(axis=0)
+    picture = axes.imshow(of_words, cmap="cividis", vmin=0, vmax=0.7)
+    axes.set_title(f"{name}: {found(matrix):.0%} found")
+    axes.set_xticks(range(n), WORDS.values(), rotation=90)
+axes = panels[0]
+axes.set_yticks(range(n), WORDS)
+figure.colorbar(picture, ax=panels, label="mean cosine", shrink=0.6)
 plt.show()
 
 # %% [markdown]
-# Every point is a test triple. Above the line the anchor is closer to the sentence that means the
-# same. Before training nearly all are below it; both losses bring most of them above.
+# A row is a word of the company, a column a thing, and the colour says how close sentences with the
+# one are to sentences with the other. Before training every row has nearly one colour: the words
+# mean nothing. Afterwards the diagonal stands out, in patterns that training has not seen.
 
 # %% [markdown]
 # ## What next
@@ -202,4 +204,4 @@ plt.show()
 
 # %% tags=["remove_cell"]
 for name in ("InfoNCE", "f-MICL"):
-    assert right(cosines[name]) > right(before) + 0.3
+    assert found(cosines[name]) > found(before) + 0.5
