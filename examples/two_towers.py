@@ -1,14 +1,19 @@
 """What the examples of two towers share, in NumPy: images, captions, and a test of retrieval.
 
-Images are the handwritten digits of `digits.py`, captions their English names in a few phrases. A
-text is a bag of letter triples, so that a text tower is one matrix of embeddings and a layer.
+Images are handwritten digits (8 x 8), each somewhere in a frame of 10 x 10; captions are their
+English names in a few phrases. A text is a bag of letter triples, so that a text tower is one
+matrix of embeddings and a layer. docs/tutorials/two_towers.py explains such a training, in PyTorch.
 """
 
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from digits import DIGITS, PIXELS, TEST, TRAIN, placed, view
+from sklearn.datasets import load_digits
 
+FRAME = 10
+PIXELS = FRAME * FRAME
+DIGITS = load_digits()
+TRAIN, TEST = np.split(np.random.default_rng(0).permutation(len(DIGITS.target)), [1437])
 NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 PHRASES = ("a handwritten {}", "the digit {}", "{}", "somebody wrote {} here", "this says {}",
            "an image of a {}", "the numeral for {}", "{} in grey")  # fmt: skip
@@ -19,6 +24,22 @@ TRIPLES = 512
 #: Letter triples of a caption, at most; row 0 fills shorter ones up.
 LENGTH = 40
 BATCH = 288
+
+
+def placed(rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Images of the rows, each at a random place of its frame; (N, 10, 10), 0 to 1."""
+    at = rng.integers(0, FRAME - 7, (2, len(rows), 1)) + np.arange(8)
+    frames = np.zeros((len(rows), FRAME, FRAME), np.float32)
+    frames[np.arange(len(rows))[:, None, None], at[0][:, :, None], at[1][:, None]] = (
+        DIGITS.images[rows] / 16.0
+    )
+    return frames
+
+
+def view(rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """(N, 100) views of the rows: another place, another contrast, some noise."""
+    frames = placed(rows, rng) * rng.uniform(0.7, 1.3, (len(rows), 1, 1))
+    return (frames + rng.normal(0.0, 0.1, frames.shape)).reshape(-1, PIXELS).astype(np.float32)
 
 
 def triples(caption: str) -> np.ndarray:

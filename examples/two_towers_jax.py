@@ -9,8 +9,7 @@ import math
 import jax
 import jax.numpy as jnp
 import optax
-from digits import PIXELS
-from two_towers import TRIPLES, batches, report
+from two_towers import PIXELS, TRIPLES, batches, report
 
 from fmicl_jax import siglip_loss
 

@@ -6,9 +6,8 @@ KERAS_BACKEND=jax python examples/two_towers_keras.py      # or tensorflow, torc
 import argparse
 
 import keras
-from digits import PIXELS, TRAIN
 from keras import layers
-from two_towers import BATCH, LENGTH, TRIPLES, batches, report
+from two_towers import BATCH, LENGTH, PIXELS, TRAIN, TRIPLES, batches, report
 
 from fmicl_keras import SigLIPLoss
 
