@@ -629,6 +629,7 @@ def test_bf16_trains(tmp_path, method):
     assert np.isfinite([row["loss"] for row in trainer.history]).all()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("method", "options"), [
     ("moco", {"supervised": True, "alpha": "auto"}),
     *(pytest.param(*case, marks=pytest.mark.slow) for case in (
