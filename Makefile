@@ -6,7 +6,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 CHECKED := requirements/constraints.txt pyproject.toml fmicl_core/__init__.py
 TESTS ?= tests
 WORKERS ?= 2
-SITE := OMP_NUM_THREADS=1 NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs
+# Pictures need the notebook's own matplotlib backend, and a progress bar without a widget is meant.
+SITE := env -u MPLBACKEND OMP_NUM_THREADS=1 NO_MKDOCS_2_WARNING=1 PYTHONWARNINGS="ignore:IProgress not found" \
+  $(BIN)/python -m mkdocs
 
 .PHONY: help demo test test-all lint docs docs-serve test-site bench bench-peers test-peers release-check clean
 help:  ## show this list

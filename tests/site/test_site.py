@@ -60,7 +60,7 @@ def test_public_names_are_in_the_reference(site):
     for name in ("fmicl_loss", "FMICLLoss", "InfoNCELoss", "siglip_loss", "cached_loss"):
         assert f"fmicl_torch.{name}" in anchors
     core = (site / "reference" / "fmicl_core" / "index.html").read_text("utf-8")
-    assert 'id="fmicl_core.KL.score"' in core
+    assert 'id="fmicl_core.Divergence.score"' in core
     command = (site / "reference" / "command" / "index.html").read_text("utf-8")
     assert "fmicl train moco-v3" in command
     assert "[dim]" not in command
