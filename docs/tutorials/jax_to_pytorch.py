@@ -12,6 +12,11 @@
 # trains one without labels, and PyTorch fine-tunes it with a few: the usual way to use such an
 # encoder where labels are dear.
 
+# %% tags=["remove_cell"]
+import warnings
+
+warnings.filterwarnings("ignore", message="IProgress")  # of tqdm, which finds no widgets here
+
 # %% [markdown]
 # ## Train in JAX
 #

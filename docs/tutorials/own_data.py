@@ -13,6 +13,12 @@
 # by the library's SimCLR, which brings views, head, schedule and checks. (If an encoder of the
 # library will do, you need no code at all: see the end.)
 
+# %% tags=["remove_cell"]
+import warnings
+
+warnings.filterwarnings("ignore", message="IProgress")  # of tqdm, which finds no widgets here
+warnings.filterwarnings("ignore", module="lightning")  # advice on workers and logging steps
+
 # %% [markdown]
 # ## The pictures
 #
@@ -21,9 +27,7 @@
 # folder, to stand for your pictures, each somewhere in a frame of 12 x 12 pixels.
 
 # %%
-import logging
 import tempfile
-import warnings
 from pathlib import Path
 
 import lightning
@@ -160,6 +164,11 @@ for epoch in range(EPOCHS):
         terms = criterion.terms(x, y)
         print(f"epoch {epoch + 1}: score {terms.score:.2f}, alpha {terms.alpha:.1f}")
 
+# %% tags=["remove_cell"]
+import logging
+
+logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # no advice on this page
+
 # %% [markdown]
 # ## The library's SimCLR
 #
@@ -171,8 +180,6 @@ for epoch in range(EPOCHS):
 # %%
 from fmicl_lightning import SimCLR
 
-logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-warnings.filterwarnings("ignore", module="lightning")
 torch.manual_seed(0)
 simclr = SimCLR(
     Encoder(), Encoder.features, criterion, augment,

@@ -72,7 +72,8 @@ def test_an_interrupted_run_resumes_bit_for_bit(
 @one_quick
 def test_training_beats_the_random_encoder(tmp_path, method, capsys):
     settings = resolve("digits", {"method": method, "epochs": 8, "width": 8, "knn_every": 4,
-                                  "device": "cpu", "framework": "tensorflow"})  # fmt: skip
+                                  "device": "cpu", "framework": "tensorflow",
+                                  "keras_backend": BACKEND})  # fmt: skip
     data = load_images("digits")
     trainer = MethodTrainer(settings, data)
     before = knn(trainer)["knn_accuracy"]
