@@ -7,11 +7,12 @@ import shutil
 import sys
 import tempfile
 import tomllib
+from functools import partial
 from pathlib import Path
 
 from release import api, contents, environments, versions
 from release.build import build, run, same_wheels, unpacked
-from release.matrix import ENVIRONMENTS
+from release.matrix import ENVIRONMENTS, find_python
 from release.matrix import environments as all_environments
 from release.report import Report
 from release.versions import git
@@ -93,15 +94,20 @@ def contained(report: Report, out: Path, files: list[Path], project: dict) -> No
 def installed(
     report: Report, out: Path, wheel: Path, project: dict, asked: argparse.Namespace
 ) -> None:
-    for environment in all_environments(project, asked.quick):
-        left_out = (asked.only and environment.name not in asked.only) or (
-            asked.python and environment.python not in asked.python
-        )
-        if left_out:
-            continue
-        home = out / "environment"
-        check = environments.check(ROOT, wheel, project, home, index=asked.index, cuda=asked.cuda)
-        report.step(str(environment), lambda check=check, e=environment: check(e))
+    chosen = [
+        environment
+        for environment in all_environments(project, asked.quick)
+        if (not asked.only or environment.name in asked.only)
+        and (not asked.python or environment.python in asked.python)
+    ]
+    for version in dict.fromkeys(environment.python for environment in chosen):
+        if find_python(version) is None:
+            report.skip(f"all with Python {version}", f"no python{version} on this machine")
+            chosen = [environment for environment in chosen if environment.python != version]
+    home = out / "environment"
+    check = environments.check(ROOT, wheel, project, home, index=asked.index, cuda=asked.cuda)
+    for environment in chosen:
+        report.step(str(environment), partial(check, environment))
         shutil.rmtree(home, ignore_errors=True)
     if asked.quick:
         report.skip("every other environment", "QUICK is set")
