@@ -11,8 +11,6 @@ FORGE = ROOT / ".github"
 WORKFLOWS = sorted(FORGE.glob("workflows/*.yml"))
 #: What a step may run in a shell.
 MAKE = re.compile(r"make (?P<target>[a-z-]+)( [A-Z]+=\S+)*")
-#: Targets that other branches bring.
-COMING = {"docs", "test-peers"}
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +36,7 @@ def test_steps_run_targets_of_the_makefile_alone(workflow):
     commands = [MAKE.fullmatch(step["run"]) for step in steps_of(workflow) if "run" in step]
     assert commands
     assert all(commands)
-    assert {command["target"] for command in commands} <= targets | COMING
+    assert {command["target"] for command in commands} <= targets
 
 
 def test_permissions_are_to_read_but_for_the_job_that_publishes(workflow):
