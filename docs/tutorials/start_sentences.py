@@ -35,6 +35,7 @@ from sentence_transformers import (
     SentenceTransformerTrainingArguments,
 )
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+from transformers import PrinterCallback
 
 from fmicl_sentence_transformers import FMICLLoss
 
@@ -142,9 +143,11 @@ def train_encoder(new_loss, epochs=10):
     )
     ours, plain = train
     dataset = Dataset.from_dict({"anchor": ours, "positive": plain})
-    SentenceTransformerTrainer(
+    trainer = SentenceTransformerTrainer(
         model=model, args=arguments, train_dataset=dataset, loss=new_loss(model)
-    ).train()
+    )
+    trainer.remove_callback(PrinterCallback)  # no lines of times on this page
+    trainer.train()
     return model
 
 
