@@ -26,8 +26,8 @@ def pytest_configure(config):
     """In short LLVM optimises little of what XLA compiles, most of which runs once.
 
     The programs are the same, fusions and rewritten formulas included. (Level 0 is faster still,
-    but loses digits of float32.) With the slow tests they are compiled as users' are. Processes tests
-    start inherit it.
+    but loses digits of float32.) With the slow tests they are compiled as users' are. Processes
+    that tests start inherit it.
     """
     if "not slow" in config.option.markexpr:
         os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
