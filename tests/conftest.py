@@ -2,6 +2,7 @@
 
 import importlib
 import os
+from collections import defaultdict
 from types import ModuleType
 
 import pytest
@@ -9,6 +10,8 @@ from hypothesis import HealthCheck, settings
 
 from fmicl_core import DistanceKernel, Divergence
 
+#: Frameworks whose tests compile what they compute, and Keras' backend in this process.
+COMPILED, KERAS = ("jax", "tensorflow"), os.environ.get("KERAS_BACKEND", "")
 IN_CI = os.environ.get("CI", "") not in ("", "0", "false")
 
 settings.register_profile(
@@ -34,8 +37,36 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-    """Start with what is marked `long`, so that at the end no worker waits for another's."""
+    """Start with what is marked `long`, so that at the end no worker waits for another's.
+
+    Of a test with several cases JAX and TensorFlow, which compile each, take every second one in
+    short, JAX the one and TensorFlow the other; PyTorch takes all, and with the slow ones so do
+    they. Which ones is said by `by_turns` where it matters.
+    """
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
+    cases = defaultdict(list)
+    for item in items:
+        framework, fewest = compiled(item)
+        if framework and not item.get_closest_marker("by_turns"):
+            cases[item.parent, item.originalname, framework, fewest].append(item)
+    for (_, _, framework, fewest), of_one in cases.items():
+        if len(of_one) >= fewest:
+            for item in of_one[framework == "jax" :: 2]:
+                item.add_marker(pytest.mark.slow)
+
+
+def compiled(item):
+    """The framework that compiles a case, if one does, and from how many cases on it takes turns.
+
+    Keras' suites have a process for each of its backends, and lie above what backends test.
+    """
+    if hasattr(item, "callspec"):
+        named = item.callspec.params.get("backend") or item.callspec.params.get("framework")
+        if named in COMPILED and item.path.parent.name in ("backends", "docs"):
+            return named, 3
+        if item.path.parent.name.startswith("keras_") and KERAS in COMPILED:
+            return KERAS, 2
+    return None, 0
 
 
 def _require(module: str) -> ModuleType:

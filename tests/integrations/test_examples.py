@@ -126,12 +126,12 @@ def test_fine_tuning_gains_on_random_weights_and_moves_all(require, torch_run, e
     assert re.search(r"^still \[\] of [1-9]", output, re.MULTILINE), output
 
 
+@pytest.mark.slow  # `tests/docs/test_pages.py` runs these lines in short
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("backend", "options"),
-    [("tensorflow", ["--epochs", "12"]),
-     *(pytest.param(name, [], marks=pytest.mark.slow) for name in ("tensorflow", "jax", "torch"))],
-)  # fmt: skip
+    [("tensorflow", ["--epochs", "12"]), *((name, []) for name in ("tensorflow", "jax", "torch"))],
+)
 def test_the_lines_for_keras_beat_raw_pixels_and_the_untrained_encoder(require, backend, options):
     """With ten labels a class the lines gain 7 to 9 points, and most of it in half the epochs."""
     for module in ("sklearn", "keras", backend):

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+#: A browser is what `make test-site` needs; `make test` builds the site, and looks at its pages.
+in_a_browser = pytest.mark.slow
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 #: Where pictures of pages go, if anywhere.
 PICTURES = os.environ.get("SCREENSHOTS")
@@ -43,6 +45,7 @@ def page(browser, address):
     context.close()
 
 
+@pytest.mark.long
 def test_the_site_is_built_strictly_and_has_its_pages(site):
     """A broken link, an undocumented public name or a misspelt parameter would end the build."""
     pages = pages_of(site)
@@ -52,9 +55,7 @@ def test_the_site_is_built_strictly_and_has_its_pages(site):
         assert f"reference/fmicl_{package}/" in pages
     assert sum(page.startswith("tutorials/") for page in pages) >= 10
 
-
-def test_public_names_are_in_the_reference(site):
-    """The anchors are there, of functions, of classes and of their methods."""
+    # Public names, with the anchors of functions, classes and methods.
     text = (site / "reference" / "fmicl_torch" / "index.html").read_text("utf-8")
     anchors = set(re.findall(r'id="([\w.]+)"', text))
     for name in ("fmicl_loss", "FMICLLoss", "InfoNCELoss", "siglip_loss", "cached_loss"):
@@ -65,16 +66,14 @@ def test_public_names_are_in_the_reference(site):
     assert "fmicl train moco-v3" in command
     assert "[dim]" not in command
 
-
-def test_no_formula_is_left_as_latex(site):
-    """Every formula is MathML."""
+    # Every formula is MathML.
     text = (site / "mathematics" / "index.html").read_text("utf-8")
     assert text.count("<math") > 100
     for page in pages_of(site):
         assert 'class="arithmatex"' not in (site / page / "index.html").read_text("utf-8"), page
 
 
-@pytest.mark.long
+@in_a_browser
 def test_every_page_opens_without_errors_and_fits_a_phone(page, site, address):
     """No error of a script, no request elsewhere, nothing wider than the screen."""
     for name in pages_of(site):
@@ -89,6 +88,7 @@ def test_every_page_opens_without_errors_and_fits_a_phone(page, site, address):
         assert not page.wrong, f"{name}: {page.wrong}"
 
 
+@in_a_browser
 def test_a_newcomer_finds_three_views_with_labels_in_jax(page, address):
     """From the start by one click, or by the search, to lines that can be copied."""
     page.goto(address)
@@ -102,6 +102,7 @@ def test_a_newcomer_finds_three_views_with_labels_in_jax(page, address):
     assert "from fmicl_jax import fmicl_loss" in code.inner_text()
 
 
+@in_a_browser
 @pytest.mark.parametrize(
     ("words", "found"), [("temperature", "temperature"), ("three views JAX", "JAX")]
 )
@@ -117,6 +118,7 @@ def test_the_search_finds(page, address, words, found):
     assert not page.wrong
 
 
+@in_a_browser
 def test_light_and_dark(page, address):
     """The button switches, and pictures drawn on white keep a white ground."""
     page.goto(address)
@@ -131,6 +133,7 @@ def test_light_and_dark(page, address):
     assert page.evaluate(picture) == "rgb(255, 255, 255)"
 
 
+@in_a_browser
 def test_tabs_of_frameworks_are_linked(page, address):
     """The framework one chose stays chosen."""
     page.goto(address)
@@ -139,6 +142,7 @@ def test_tabs_of_frameworks_are_linked(page, address):
     assert not page.locator("pre", has_text="from fmicl_torch import FMICLLoss").first.is_visible()
 
 
+@in_a_browser
 def test_a_phone_has_a_menu(page, address):
     """The pages are one tap away."""
     page.set_viewport_size(PHONE)

@@ -43,7 +43,7 @@ def features(n=21, d=5, k=None, dtype="float32", seed=0):
     return [None if a is None else torch.tensor(a, dtype=getattr(torch, dtype)) for a in arrays]
 
 
-@pytest.mark.by_turns("case", "dtype", "atomic", every=4)
+@pytest.mark.by_turns("case", "dtype", "atomic", every=8)
 @pytest.mark.filterwarnings("ignore:.*known to collapse:UserWarning")
 @pytest.mark.parametrize("atomic", [True, False], ids=["atomic", "deterministic"])
 @pytest.mark.parametrize("dtype", LOSS)
