@@ -40,8 +40,8 @@ def pytest_collection_modifyitems(items):
     """Start with what is marked `long`, so that at the end no worker waits for another's.
 
     Of a test with several cases JAX and TensorFlow, which compile each, take every second one in
-    short, JAX the one and TensorFlow the other; PyTorch takes all, and with the slow ones so do
-    they. Which ones is said by `by_turns` where it matters.
+    short, in Keras' suites every third, JAX others than TensorFlow; PyTorch takes all, and with
+    the slow ones so do they. Which ones is said by `by_turns` where it matters.
     """
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
     cases = defaultdict(list)
@@ -51,7 +51,8 @@ def pytest_collection_modifyitems(items):
             cases[item.parent, item.originalname, framework, fewest].append(item)
     for (_, _, framework, fewest), of_one in cases.items():
         if len(of_one) >= fewest:
-            for item in of_one[framework == "jax" :: 2]:
+            first, every = int(framework == "tensorflow"), 3 if KERAS else 2
+            for item in set(of_one) - set(of_one[first::every]):
                 item.add_marker(pytest.mark.slow)
 
 
@@ -62,6 +63,7 @@ def compiled(item):
     """
     if hasattr(item, "callspec"):
         named = item.callspec.params.get("backend") or item.callspec.params.get("framework")
+        named = named or item.path.stem.split("_")[1]  # of test_jax_fused.py, say
         if named in COMPILED and item.path.parent.name in ("backends", "docs"):
             return named, 3
         if item.path.parent.name.startswith("keras_") and KERAS in COMPILED:

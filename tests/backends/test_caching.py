@@ -212,8 +212,9 @@ def test_what_is_wrong_is_named(torch, library, images):
         library.cached_loss(library.fmicl_terms, one, x, y, mini_batch_size=4)
 
 
+@pytest.mark.slow  # its gradients, in the same mini-batches, are quick
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is read from /proc")
-@pytest.mark.parametrize("framework", ["torch", pytest.param("jax", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("framework", ["torch", "jax"])
 def test_peak_memory_is_that_of_a_mini_batch(require, framework):
     """A transformer on 64 images of two views, 8 at a time; one pass takes 200 MiB and more."""
     require(framework)

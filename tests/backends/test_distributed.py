@@ -135,6 +135,7 @@ def test_losses_that_are_not_told_of_ranks_say_so_once(refusals):
             assert remedy in said
 
 
+@pytest.mark.slow  # the ring in JAX and the routine on one device are quick
 def test_the_pallas_routine_on_devices_equals_one_device(require):
     """In float32, as the fused form accumulates; every scheme and a bank that all devices share."""
     require("jax")

@@ -84,7 +84,7 @@ def test_the_size_of_tiles_does_not_matter(backend, set_tile, draw, distance, ca
     assert distance(got, fmicl_reference(**features, **ids, objective=objective_of(case))) < 1e-12
 
 
-@pytest.mark.by_turns("negatives", "positives", "implementation")
+@pytest.mark.by_turns("negatives", "positives", "implementation", every=4)
 @both
 @pytest.mark.parametrize("positives", POSITIVES)
 @pytest.mark.parametrize(

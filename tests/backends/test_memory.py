@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is read from /proc")
-@pytest.mark.by_turns("loss")
+@pytest.mark.many_compilations
 @pytest.mark.parametrize(
     ("loss", "negatives"),
     [pytest.param("fmicl_loss", "anchor", marks=pytest.mark.many_compilations),

@@ -137,7 +137,7 @@ def test_compiled_equals_eager(backend, set_tile, few, draw, distance, implement
     assert distance(compiled, eager) < 1e-13
 
 
-@by_turns("negatives", "compiled", "implementation")
+@by_turns("negatives", "compiled", "implementation", every=4)
 @both
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize(("negatives", "k"), [("anchor", None), ("all", None), ("anchor", 9)])

@@ -96,7 +96,7 @@ def check_budget(backend, objective, dtype, x, y):
             assert error <= GRADIENT[dtype] * np.abs(want).max()
 
 
-@by_turns("name", "dtype", every=3)
+@by_turns("name", "dtype", every=4)
 @pytest.mark.parametrize("dtype", GRADIENT)
 @pytest.mark.parametrize("name", SUITABLE)
 def test_low_precision_within_the_error_budget(backend, set_tile, draw, name, dtype):

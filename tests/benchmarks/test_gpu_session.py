@@ -198,6 +198,7 @@ def test_a_failure_of_an_earlier_call_is_not_forgotten(stub, tmp_path):
     assert run(stub, [check("tf32"), check("float32")], tmp_path) == 1
 
 
+@pytest.mark.slow  # the plan of what fits a time is quick
 def test_when_the_time_is_up_it_ends_and_lists_what_is_left(stub, tmp_path, monkeypatch):
     monkeypatch.setattr(clock, "FIRST_CHECK", 0.1)
     monkeypatch.setattr(clock, "MARGIN", 0.0)

@@ -39,6 +39,7 @@ SHORT = ("--epochs", "40")
 slow = pytest.mark.slow
 
 
+@pytest.mark.slow  # the towers of each framework have tests of their own
 @pytest.mark.parametrize(
     ("example", "options", "backend"),
     [("keras", SHORT, "torch"), pytest.param("jax", SHORT, "", marks=slow),

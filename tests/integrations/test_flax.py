@@ -813,6 +813,7 @@ def test_a_device_holds_a_batch_of_images_and_not_the_whole_set(tmp_path, monkey
     assert [images.shape for images in seen] == [(64, 8, 8, 1)]
 
 
+@pytest.mark.slow  # `GPU` caches hold the same images; test_stream has their order
 @pytest.mark.parametrize(
     ("method", "more"),
     [("moco", {"supervised": True}), pytest.param("simclr", {}, marks=pytest.mark.slow)],

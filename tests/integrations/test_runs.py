@@ -80,6 +80,7 @@ def in_a_process(*arguments):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow  # test_lightning_resume resumes, test_cli the baselines
 @pytest.mark.long
 def test_a_stopped_run_goes_on_as_it_says_with_its_baselines(tmp_path, fmicl):
     """Ctrl-C after the first checkpoint; then with the command that it names, to the end."""

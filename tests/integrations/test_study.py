@@ -354,6 +354,7 @@ def test_what_is_stopped_is_due_again(tmp_path, pool, by):
     assert len(due(study, Results(tmp_path / "out"))) == 4
 
 
+@pytest.mark.slow  # its parts have tests of their own
 def test_the_command_trains_and_shows(tmp_path, capfd):
     from fmicl_cli.main import app
 

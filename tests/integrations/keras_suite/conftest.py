@@ -26,9 +26,14 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-    """What compiles much in JAX and TensorFlow is slow there, and quick in PyTorch."""
+    """What compiles much in JAX and TensorFlow is slow there, and quick in PyTorch.
+
+    JAX, which compiles most, has the losses and towers alone in short: what goes through `fit` is
+    Keras' own, and TensorFlow and PyTorch go through it.
+    """
     for item in items:
-        if item.get_closest_marker("many_compilations") and BACKEND != "torch":
+        fits = BACKEND == "jax" and item.path.stem not in ("test_loss", "test_towers")
+        if fits or (item.get_closest_marker("many_compilations") and BACKEND != "torch"):
             item.add_marker(pytest.mark.slow)
 
 
