@@ -816,7 +816,7 @@ def test_a_device_holds_a_batch_of_images_and_not_the_whole_set(tmp_path, monkey
 @pytest.mark.slow  # `GPU` caches hold the same images; test_stream has their order
 @pytest.mark.parametrize(
     ("method", "more"),
-    [("moco", {"supervised": True}), pytest.param("simclr", {}, marks=pytest.mark.slow)],
+    [("moco", {"supervised": True}), ("simclr", {})],
 )
 def test_images_on_the_device_train_the_same_weights(tmp_path, monkeypatch, method, more):
     """To the last bit; the images are sent once, and then the indices of each batch alone."""
