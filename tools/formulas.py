@@ -16,16 +16,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import sympy
+from marked import filled
 from sympy.parsing.sympy_parser import parse_expr
 
 from fmicl_core.checks import check_choice
 from fmicl_recipes.report import pipes
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "mathematics.md"
-TABLE = re.compile(
-    r"^(<!-- formulas: (\w+) -->\n)(?:(?!<!-- ).)*?^(<!-- end of formulas -->)",
-    re.DOTALL | re.MULTILINE,
-)
 
 
 class Row(NamedTuple):
@@ -162,12 +159,7 @@ TABLES = {"generators": generators, "conjugates": conjugates, "kernels": kernels
 
 def written(text: str) -> str:
     """The page with its tables as the formulas are now."""
-
-    def table(found: re.Match[str]) -> str:
-        name = check_choice("formulas", found[2], TABLES)
-        return f"{found[1]}\n{TABLES[name]()}\n\n{found[3]}"
-
-    return TABLE.sub(table, text)
+    return filled(text, "formulas", lambda name: TABLES[check_choice("formulas", name, TABLES)]())
 
 
 if __name__ == "__main__":

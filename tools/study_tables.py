@@ -13,20 +13,16 @@ columns. `cifar10 main tried` is the table of what was tried in the group.
 from __future__ import annotations
 
 import functools
-import re
 from pathlib import Path
 
-from fmicl_core.checks import check_choice, invalid
+from marked import filled
+
+from fmicl_core.checks import check_choice
 from fmicl_recipes.report import pipes
 from fmicl_recipes.study import Results, Study, summary
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDIES = ROOT / "benchmarks" / "results" / "studies"
-MARK, END = "<!-- study", "<!-- end of study"
-#: A mark and its end, with no other mark between them.
-TABLE = re.compile(
-    rf"^({MARK}: (?P<what>[^\n]+?) -->\n)(?:(?!<!-- ).)*?^({END} -->)", re.DOTALL | re.MULTILINE
-)
 
 
 def documents() -> list[Path]:
@@ -40,13 +36,7 @@ def written(text: str) -> str:
     Raises:
         ValueError: a mark has no end, or an end no mark.
     """
-    new, whole = TABLE.subn(lambda found: f"{found[1]}\n{table(found['what'])}\n\n{found[3]}", text)
-    for mark in (MARK, END):
-        if (found := len(re.findall(f"^{mark}", text, re.MULTILINE))) != whole:
-            received = f"{found} lines {mark!r}, {whole} of them in pairs"
-            expected = f"a line '{END} -->' below every '{MARK}: '"
-            raise invalid("text", expected, received, what="marks")
-    return new
+    return filled(text, "study", table)
 
 
 def table(what: str) -> str:

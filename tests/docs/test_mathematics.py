@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import formulas
+import marked
 import numpy as np
 import pytest
 
@@ -28,7 +29,7 @@ def of(name, text, variable="u"):
 def test_the_page_shows_the_tables_as_the_formulas_are():
     text = formulas.PAGE.read_text(encoding="utf-8")
     assert formulas.written(text) == text, "python tools/formulas.py writes them anew"
-    shown = [found[2] for found in formulas.TABLE.finditer(text)]
+    shown = [found["what"] for found in marked.tables_of("formulas").finditer(text)]
     assert sorted(shown) == sorted(formulas.TABLES)
     assert text.count("<!-- formulas") == text.count("<!-- end of formulas") == len(shown)
 
