@@ -50,10 +50,14 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
 
 def outside(text: str) -> Iterator[str]:
     """Files of the repository, outside of `docs/`, to which a text links."""
-    for link in LINK.finditer(text):
-        path = re.sub(r"^(\.\./)+", "", link["path"])
-        if path != link["path"] and path not in DOCUMENTS and (ROOT / path).is_file():
-            yield path
+    paths = (behind(link["path"]) for link in LINK.finditer(text))
+    yield from (path for path in paths if path and path not in DOCUMENTS)
+
+
+def behind(link: str) -> str | None:
+    """The file of the repository, outside of `docs/`, to which a link leads, if it does."""
+    path = re.sub(r"^(\.\./)+", "", link)
+    return path if path != link and (ROOT / path).is_file() else None
 
 
 def moved(link: str, page: Page) -> str:
@@ -61,10 +65,8 @@ def moved(link: str, page: Page) -> str:
     up = "../" * page.file.src_uri.count("/")
     if page.file.src_uri in DOCUMENTS.values():  # written for the root of the repository
         return link.removeprefix("docs/") if link.startswith("docs/") else link
-    path = re.sub(r"^(\.\./)+", "", link)
-    if path in DOCUMENTS:
-        return up + DOCUMENTS[path]
-    return up + address(path) if path in set(outside(f"]({link})")) else link
+    path = behind(link)
+    return up + DOCUMENTS.get(path, address(path)) if path else link
 
 
 def address(path: str) -> str:

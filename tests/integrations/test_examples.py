@@ -39,7 +39,7 @@ SHORT = ("--epochs", "40")
 slow = pytest.mark.slow
 
 
-@pytest.mark.slow  # the towers of each framework have tests of their own
+@slow  # the towers of each framework have tests of their own
 @pytest.mark.parametrize(
     ("example", "options", "backend"),
     [("keras", SHORT, "torch"), ("jax", SHORT, ""),
@@ -127,7 +127,7 @@ def test_fine_tuning_gains_on_random_weights_and_moves_all(require, torch_run, e
     assert re.search(r"^still \[\] of [1-9]", output, re.MULTILINE), output
 
 
-@pytest.mark.slow  # `tests/docs/test_pages.py` runs these lines in short
+@slow  # `tests/docs/test_pages.py` runs these lines in short
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("backend", "options"),
