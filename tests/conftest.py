@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import zlib
 from collections import defaultdict
 from types import ModuleType
 
@@ -12,6 +13,8 @@ from fmicl_core import DistanceKernel, Divergence
 
 #: Frameworks whose tests compile what they compute, and Keras' backend in this process.
 COMPILED, KERAS = ("jax", "tensorflow"), os.environ.get("KERAS_BACKEND", "")
+#: Of so many cases of a test they take one in short.
+EVERY = 4
 IN_CI = os.environ.get("CI", "") not in ("", "0", "false")
 
 settings.register_profile(
@@ -29,46 +32,85 @@ def pytest_configure(config):
     """In short LLVM optimises little of what XLA compiles, most of which runs once.
 
     The programs are the same, fusions and rewritten formulas included. (Level 0 is faster still,
-    but loses digits of float32.) With the slow tests they are compiled as users' are. Processes
-    that tests start inherit it.
+    but loses digits of float32.) With the slow tests they are compiled as users' are. What JAX has
+    compiled is kept with pytest's cache for the next run. Processes that tests start inherit both.
     """
+    for line in (
+        "many_compilations: slow where a framework compiles, and quick in PyTorch",
+        f"by_turns(every={EVERY}, torch=False): of so many cases one is quick, the others are slow",
+    ):
+        config.addinivalue_line("markers", line)
     if "not slow" in config.option.markexpr:
         os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
+        if getattr(config, "cache", None):
+            os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir("jax")))
+            os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+            os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 
 def pytest_collection_modifyitems(items):
     """Start with what is marked `long`, so that at the end no worker waits for another's.
 
-    Of a test with several cases JAX and TensorFlow, which compile each, take every second one in
-    short, in Keras' suites every third, JAX others than TensorFlow; PyTorch takes all, and with
-    the slow ones so do they. Which ones is said by `by_turns` where it matters.
+    Of the cases of a test JAX and TensorFlow, which compile each, take one of `EVERY` in short and
+    the others with the slow ones; PyTorch takes all. Turns go diagonally through products of
+    parameters, so that each value of one meets different values of the others; JAX's are not
+    TensorFlow's, and where they begin differs from test to test. `by_turns` says how many there
+    are where that matters, or that PyTorch, too, compiles, and is for what is interpreted.
     """
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
     cases = defaultdict(list)
     for item in items:
-        framework, fewest = compiled(item)
-        if framework and not item.get_closest_marker("by_turns"):
-            cases[item.parent, item.originalname, framework, fewest].append(item)
-    for (_, _, framework, fewest), of_one in cases.items():
-        if len(of_one) >= fewest:
-            first, every = int(framework == "tensorflow"), 3 if KERAS else 2
-            for item in set(of_one) - set(of_one[first::every]):
+        framework, by_turns = framework_of(item), item.get_closest_marker("by_turns")
+        if item.get_closest_marker("many_compilations") and framework != "torch":
+            item.add_marker(pytest.mark.slow)
+        elif takes_turns(item, framework, by_turns):
+            every = by_turns.kwargs.get("every", EVERY) if by_turns else EVERY
+            cases[item.parent, item.originalname, framework, every].append(item)
+    for (_, name, framework, every), of_one in cases.items():
+        places = diagonal(of_one)
+        turns = min(every, 1 + max(places))
+        first = zlib.crc32(name.encode()) + (framework == "tensorflow")
+        for item, at in zip(of_one, places, strict=True):
+            if (first + at) % turns:
                 item.add_marker(pytest.mark.slow)
 
 
-def compiled(item):
-    """The framework that compiles a case, if one does, and from how many cases on it takes turns.
+def takes_turns(item, framework, by_turns):
+    """Whether a case is quick by turns only: one that is compiled, or interpreted and marked."""
+    if not hasattr(item, "callspec") or item.get_closest_marker("slow"):
+        return False
+    if framework == "torch" and by_turns:
+        return by_turns.kwargs.get("torch", False)
+    return framework in COMPILED or (not framework and by_turns)
 
-    Keras' suites have a process for each of its backends, and lie above what backends test.
-    """
-    if hasattr(item, "callspec"):
-        named = item.callspec.params.get("backend") or item.callspec.params.get("framework")
-        named = named or item.path.stem.split("_")[1]  # of test_jax_fused.py, say
-        if named in COMPILED and item.path.parent.name in ("backends", "docs"):
-            return named, 3
-        if item.path.parent.name.startswith("keras_") and KERAS in COMPILED:
-            return KERAS, 2
-    return None, 0
+
+def framework_of(item):
+    """The framework that a test is about, or an empty text: by its case, its file or its suite."""
+    if item.path.parent.name.startswith("keras_"):  # a process for each of Keras' backends
+        return KERAS
+    if item.path.parent.name not in ("backends", "docs"):
+        return ""
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    named = params.get("backend") or params.get("framework")
+    named = named or item.path.stem.split("_")[1]  # of test_jax_fused.py, say
+    return named if named in ("torch", *COMPILED) else ""
+
+
+def diagonal(cases):
+    """For each case of a test the sum of its values' places among those of their parameters."""
+    together = []  # names of one `parametrize` are one parameter
+    for mark in cases[0].iter_markers("parametrize"):
+        names = mark.args[0]
+        together.append(names.replace(" ", "").split(",") if isinstance(names, str) else names)
+    named = {name for names in together for name in names}
+    together += [[name] for name in cases[0].callspec.params if name not in named]
+    places = [0] * len(cases)
+    for names in together:
+        order = {}
+        for i, case in enumerate(cases):
+            value = tuple(id(case.callspec.params[name]) for name in names)
+            places[i] += order.setdefault(value, len(order))
+    return places
 
 
 def _require(module: str) -> ModuleType:

@@ -1,7 +1,6 @@
 """The backends, each in turn, and the settings and features their tests share."""
 
 import warnings
-from collections import defaultdict
 from functools import partial
 from typing import NamedTuple
 
@@ -18,45 +17,6 @@ SIMILARITIES = (Gaussian(0.4, 1.2), Gaussian(0.5, 150.0), Cosine(1.6), Laplace(0
 PAIRS = (*NEGATIVES, "bank")
 #: Shapes are few and fixed, because JAX and XLA compile for every shape.
 ROWS, WIDTH, BANK_ROWS, TILE = 11, 5, 9, 4
-
-
-def pytest_configure(config):
-    for line in (
-        "many_compilations: slow in JAX and TensorFlow",
-        "by_turns(*names, every=2): but where the backend is torch one of so many combinations "
-        "of these parameters is quick, and the others are slow",
-    ):
-        config.addinivalue_line("markers", line)
-
-
-def is_quick(item, framework, values):
-    """Whether a framework that compiles, or interprets, takes this case in short.
-
-    Turns go diagonally through the products of parameters, so that each value of one meets
-    different values of the others, and JAX's are not TensorFlow's.
-    """
-    turns = item.get_closest_marker("by_turns")
-    if turns:
-        place = sum(values[name].index(id(item.callspec.params[name])) for name in turns.args)
-        if (place + (framework == "tensorflow")) % turns.kwargs.get("every", 2):
-            return False
-    return item.get_closest_marker("many_compilations") is None
-
-
-def pytest_collection_modifyitems(items):
-    """What compiles for minutes in JAX and TensorFlow is slow there, and quick in PyTorch."""
-    parametrized = [item for item in items if hasattr(item, "callspec")]
-    values = defaultdict(lambda: defaultdict(list))  # by test and parameter, in order
-    for item in parametrized:
-        for name, value in item.callspec.params.items():
-            known = values[item.parent, item.originalname][name]
-            known.extend([id(value)] if id(value) not in known else [])
-    for item in parametrized:
-        framework = item.callspec.params.get("backend")
-        if framework != "torch" and not is_quick(
-            item, framework, values[item.parent, item.originalname]
-        ):
-            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

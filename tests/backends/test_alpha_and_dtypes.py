@@ -40,7 +40,6 @@ MIXED = [
 ]
 
 
-@pytest.mark.by_turns("x", "implementation")
 @forms
 @pytest.mark.parametrize(("x", "y", "bank", "wide"), MIXED)
 def test_other_dtypes_are_promoted(backend, draw, x, y, bank, wide, implementation):

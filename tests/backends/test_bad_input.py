@@ -168,7 +168,6 @@ def with_ids(backend, name, arrays, options):
     return getattr(backend.library, name)(*features[:2], bank=features[2], **given, **options)
 
 
-@pytest.mark.by_turns("arrays", "name", "implementation")
 @pytest.mark.parametrize("implementation", ["dense", "tiled"])
 @pytest.mark.parametrize("name", ["fmicl_loss", "info_nce_loss"])
 @pytest.mark.parametrize(("arrays", "options", "message"), IDS, ids=[m[:60] for *_, m in IDS])
@@ -283,7 +282,6 @@ def test_messages_are_equal_in_all_backends(backend_named, other, mistake):
     assert messages[0] == messages[1]
 
 
-@pytest.mark.by_turns("value", "argument", "implementation", every=3)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("argument", ["x", "y", "bank"])
 @pytest.mark.parametrize("implementation", ["dense", "tiled"])

@@ -21,7 +21,6 @@ def near(backend, n, d, noise, seed=0):
     return backend.rounded(x, "float32"), backend.rounded(y, "float32")
 
 
-@pytest.mark.by_turns("name", "implementation")
 @forms
 @pytest.mark.parametrize("name", ["js", "tsallis"])
 def test_penalties_that_are_nearly_one_constant_keep_the_loss(backend, name, implementation):
@@ -32,7 +31,6 @@ def test_penalties_that_are_nearly_one_constant_keep_the_loss(backend, name, imp
     assert got.loss == pytest.approx(fmicl_reference(x, y, objective).loss, rel=3e-7)
 
 
-@pytest.mark.by_turns("name", "implementation")
 @forms
 @pytest.mark.parametrize("name", ["kl", "vlc"])
 def test_features_that_have_collapsed_keep_the_loss(backend, name, implementation):
@@ -44,7 +42,6 @@ def test_features_that_have_collapsed_keep_the_loss(backend, name, implementatio
     assert got.loss == pytest.approx(fmicl_reference(x, y, objective).loss, abs=40.0 * 5e-7)
 
 
-@pytest.mark.by_turns("implementation", "compiled")
 @pytest.mark.parametrize("compiled", [True, False])
 @forms
 def test_info_nce_that_is_nearly_0_keeps_its_gradient(backend, implementation, compiled):

@@ -184,7 +184,6 @@ every_row = partial(pytest.mark.parametrize, "row", ids=lambda row: row[0])
 IN_SHORT = ("CLIP", "SigLIP", "DCL", "DHEL", "RINCE, q = 1", "NWJ")
 
 
-@pytest.mark.by_turns("row", "implementation")
 @both
 @every_row(
     [row if row[0] in IN_SHORT else pytest.param(row, marks=pytest.mark.many_compilations)

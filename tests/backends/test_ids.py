@@ -84,7 +84,7 @@ def test_the_size_of_tiles_does_not_matter(backend, set_tile, draw, distance, ca
     assert distance(got, fmicl_reference(**features, **ids, objective=objective_of(case))) < 1e-12
 
 
-@pytest.mark.by_turns("negatives", "positives", "implementation", every=4)
+@pytest.mark.by_turns(every=6)
 @both
 @pytest.mark.parametrize("positives", POSITIVES)
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_the_gradient_is_the_central_difference(backend, set_tile, draw, case, i
     assert difference == pytest.approx(sum(p.sum() for p in products), abs=1e-6 * size)
 
 
-@pytest.mark.by_turns("case", "implementation")
+@pytest.mark.by_turns(torch=True)
 @both
 @few_cases
 def test_compiled_equals_eager(backend, set_tile, draw, distance, case, implementation):
@@ -246,7 +246,6 @@ def test_compiled_equals_eager(backend, set_tile, draw, distance, case, implemen
     assert distance(compiled, eager) < 1e-12
 
 
-@pytest.mark.by_turns("dtype", "implementation")
 @both
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_lower_precision(backend, set_tile, draw, distance, dtype, implementation):
@@ -260,7 +259,6 @@ def test_lower_precision(backend, set_tile, draw, distance, dtype, implementatio
     assert distance(got, truth) < {"float32": 1e-5, "bfloat16": 1e-2, "float16": 2e-3}[dtype]
 
 
-@pytest.mark.by_turns("dtype", "implementation")
 @both
 @pytest.mark.parametrize("dtype", ["int32", "int16", "uint8"])
 def test_ids_of_any_integer_dtype(backend, draw, dtype, implementation):

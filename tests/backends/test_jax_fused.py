@@ -83,7 +83,6 @@ def errors(backend, distance):
     return of
 
 
-@pytest.mark.by_turns("few", every=3)
 @collapsing
 def test_every_divergence_similarity_and_scheme(few, draw, errors):
     x, y, bank = draw(3, n=21, k=18 if few.pairs == "bank" else None)

@@ -14,7 +14,6 @@ ROOT = Path(__file__).resolve().parents[2]
 RANGES = runpy.run_path(str(ROOT / "tools" / "safe_ranges.py"))
 SUITABLE = [name for name, make in DIVERGENCES.items() if make().suitable]
 both = pytest.mark.parametrize("implementation", ["dense", "tiled"])
-by_turns = pytest.mark.by_turns("name", "implementation")
 
 
 @pytest.fixture
@@ -36,7 +35,6 @@ SLOPES = {
 POINTS = np.array([-80, -30, -17.5, -9, -1, -1e-3, -1e-8, 1e-8, 1e-3, 0.5, 1, 4.8]).reshape(3, 4)
 
 
-@pytest.mark.by_turns("name", "compiled", "dtype")
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize("name", SLOPES)
@@ -109,7 +107,6 @@ def check_finite(result, truth):
         assert error <= 1e-3 * max(1.0, np.abs(want).max())
 
 
-@by_turns
 @both
 @pytest.mark.parametrize("name", SUITABLE)
 def test_finite_at_the_smallest_sigma(backend, name, implementation):
@@ -118,7 +115,6 @@ def test_finite_at_the_smallest_sigma(backend, name, implementation):
     check_finite(*extreme(backend, FMICL(name, Gaussian(sigma2), negatives="all"), implementation))
 
 
-@by_turns
 @both
 @pytest.mark.parametrize("name", SUITABLE)
 def test_finite_at_the_largest_height(backend, name, implementation):
@@ -127,7 +123,6 @@ def test_finite_at_the_largest_height(backend, name, implementation):
     check_finite(*extreme(backend, FMICL(name, kernel, 1.0, "all"), implementation))
 
 
-@by_turns
 @both
 @pytest.mark.parametrize("alpha", [1e-30, 1e30])
 @pytest.mark.parametrize("name", SUITABLE)

@@ -13,12 +13,10 @@ SUITABLE = [name for name, make in DIVERGENCES.items() if make().suitable]
 seeds = st.integers(0, 2**32 - 1)
 both = pytest.mark.parametrize("implementation", ["dense", "tiled"])
 every_scheme = pytest.mark.parametrize("negatives", NEGATIVES)
-by_turns = pytest.mark.by_turns
 some = settings(max_examples=5)
 collapsing = pytest.mark.filterwarnings("ignore:.*known to collapse:UserWarning")
 
 
-@by_turns("negatives", "implementation")
 @both
 @every_scheme
 @some
@@ -38,7 +36,6 @@ def test_permutation_rotation_and_scale(backend, draw, implementation, negatives
     np.testing.assert_allclose(0.1 * moved.grads["y"], base.grads["y"][order] @ turn, atol=1e-10)
 
 
-@by_turns("k", "implementation")
 @both
 @pytest.mark.parametrize("k", [None, 9])
 @some
@@ -53,7 +50,6 @@ def test_the_gradient_is_orthogonal_to_the_feature(backend, draw, implementation
             np.testing.assert_allclose(along, 0.0, atol=1e-10)
 
 
-@by_turns("negatives", "implementation")
 @both
 @pytest.mark.parametrize("negatives", ["within", "cross", "all"])
 @some
@@ -107,7 +103,6 @@ def test_descent_reduces_the_loss(backend, draw, implementation, seed):
     assert after.loss - base.loss == pytest.approx(-step * slope, rel=0.05, abs=1e-12)
 
 
-@by_turns("few", "implementation")
 @collapsing
 @both
 def test_the_gradient_is_the_central_difference(backend, set_tile, few, draw, implementation):
@@ -126,7 +121,7 @@ def test_the_gradient_is_the_central_difference(backend, set_tile, few, draw, im
     assert difference == pytest.approx(sum(p.sum() for p in products), abs=1e-6 * size)
 
 
-@by_turns("few", "implementation")
+@pytest.mark.by_turns(torch=True)
 @collapsing
 @both
 def test_compiled_equals_eager(backend, set_tile, few, draw, distance, implementation):
@@ -137,7 +132,6 @@ def test_compiled_equals_eager(backend, set_tile, few, draw, distance, implement
     assert distance(compiled, eager) < 1e-13
 
 
-@by_turns("negatives", "compiled", "implementation", every=4)
 @both
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize(("negatives", "k"), [("anchor", None), ("all", None), ("anchor", 9)])
@@ -154,7 +148,6 @@ def test_a_user_s_divergence_and_kernel_work(
     assert distance(got, fmicl_reference(x, y, objective, bank)) < 1e-12
 
 
-@by_turns("few", "implementation")
 @collapsing
 @both
 @pytest.mark.parametrize("backend", [name for name in ADAPTERS if name != "torch"], indirect=True)

@@ -41,7 +41,6 @@ def arrays_of(case, seed, draw):
     return given, ids
 
 
-@pytest.mark.by_turns("case", "implementation")
 @both
 @every_case
 @some

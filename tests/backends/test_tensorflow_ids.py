@@ -34,7 +34,6 @@ def gradient(loss, x, ids):
     return tape.gradient(value, x)
 
 
-@pytest.mark.by_turns("name", "implementation", "compiled")
 @both_losses
 @both
 @pytest.mark.parametrize("compiled", [False, True], ids=["graph", "XLA"])

@@ -41,7 +41,6 @@ def gradients(loss, x, y, scalars):
     return value, *tape.gradient(value, [x, *scalars.values()])
 
 
-@pytest.mark.by_turns("name", "implementation", "compiled")
 @both
 @every_function
 @pytest.mark.parametrize("compiled", [False, True], ids=["graph", "XLA"])
@@ -127,7 +126,6 @@ def test_tiled_refuses_a_nested_tape_over_a_scalar(views, scalar):
         outer.gradient(slope, given)
 
 
-@pytest.mark.by_turns("name", "implementation")
 @both
 @every_function
 def test_a_map_goes_over_scalars(views, name, implementation):

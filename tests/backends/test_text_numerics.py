@@ -44,7 +44,6 @@ def spread_out(backend, dtype):
     return tuple(backend.rounded(v, dtype) for v in (x, y, bank))
 
 
-@pytest.mark.by_turns("name", "dtype", "implementation")
 @pytest.mark.parametrize("implementation", ["dense", "tiled"])
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("name", SUITABLE)

@@ -40,6 +40,7 @@ class Mine(Pearson):
     """A divergence of one's own."""
 
 
+@pytest.mark.by_turns(torch=True)
 @kinds
 @both
 def test_one_graph_compiled_and_exported(views, divergence, similarity, implementation):

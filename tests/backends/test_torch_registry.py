@@ -198,6 +198,7 @@ def test_a_bad_alpha_is_refused_in_compiled_code_too():
             fmicl_torch.fmicl_loss(x, y, alpha=alpha)
 
 
+@pytest.mark.by_turns(every=2, torch=True)
 @pytest.mark.parametrize(
     ("name", "implementation", "scalars"),
     [

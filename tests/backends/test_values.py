@@ -11,11 +11,10 @@ from fmicl_core.pairs import NEGATIVES
 SUITABLE = [name for name, make in DIVERGENCES.items() if make().suitable]
 seeds = st.integers(0, 2**32 - 1)
 both = pytest.mark.parametrize("implementation", ["dense", "tiled"])
-by_turns = pytest.mark.by_turns
 collapsing = pytest.mark.filterwarnings("ignore:.*known to collapse:UserWarning")
 
 
-@by_turns("case", "implementation", every=3)
+@pytest.mark.by_turns(every=8)
 @collapsing
 @both
 def test_float64_equals_the_reference(backend, set_tile, case, draw, distance, implementation):
@@ -56,7 +55,6 @@ RANDOM = [
 ]
 
 
-@by_turns("name", "implementation")
 @both
 @pytest.mark.parametrize(("name", "sigma2", "alpha", "scheme", "k"), RANDOM)
 @settings(max_examples=5)
@@ -96,7 +94,7 @@ def check_budget(backend, objective, dtype, x, y):
             assert error <= GRADIENT[dtype] * np.abs(want).max()
 
 
-@by_turns("name", "dtype", every=4)
+@pytest.mark.by_turns(every=8)
 @pytest.mark.parametrize("dtype", GRADIENT)
 @pytest.mark.parametrize("name", SUITABLE)
 def test_low_precision_within_the_error_budget(backend, set_tile, draw, name, dtype):
@@ -104,7 +102,6 @@ def test_low_precision_within_the_error_budget(backend, set_tile, draw, name, dt
     check_budget(backend, FMICL(name, negatives="all"), dtype, *draw(3, 50, 8)[:2])
 
 
-@by_turns("similarity", "dtype", every=3)
 @pytest.mark.parametrize("dtype", GRADIENT)
 @pytest.mark.parametrize("similarity", [Cosine(1.6), Laplace(0.9), Cauchy(1.1)], ids=repr)
 def test_other_similarities_within_the_error_budget(backend, set_tile, draw, similarity, dtype):
@@ -112,7 +109,6 @@ def test_other_similarities_within_the_error_budget(backend, set_tile, draw, sim
     check_budget(backend, FMICL("js", similarity, negatives="all"), dtype, *draw(3, 50, 8)[:2])
 
 
-@by_turns("name", "implementation")
 @both
 @pytest.mark.parametrize("name", SUITABLE)
 def test_the_text_setting_is_right_in_float32(backend, draw, name, implementation):
@@ -129,7 +125,6 @@ def test_the_text_setting_is_right_in_float32(backend, draw, name, implementatio
         assert np.abs(got.grads[key] - want).max() <= 1e-4 * np.abs(want).max()
 
 
-@by_turns("tile", "negatives", every=3)
 @pytest.mark.parametrize("tile", [1, 3, 10, 11, 12])
 @pytest.mark.parametrize(("negatives", "k"), [*((n, None) for n in NEGATIVES), ("anchor", 17)])
 def test_the_size_of_tiles_does_not_matter(backend, set_tile, draw, distance, tile, negatives, k):
@@ -150,7 +145,6 @@ def test_the_shared_logarithms_of_a_large_tile_are_exact(backend, set_tile, draw
     assert distance(got, fmicl_reference(x, y, objective, bank)) < 1e-12
 
 
-@by_turns("name", "implementation")
 @both
 @pytest.mark.parametrize("name", SUITABLE)
 def test_edges_are_finite(backend, name, implementation):

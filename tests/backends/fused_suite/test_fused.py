@@ -43,7 +43,7 @@ def features(n=21, d=5, k=None, dtype="float32", seed=0):
     return [None if a is None else torch.tensor(a, dtype=getattr(torch, dtype)) for a in arrays]
 
 
-@pytest.mark.by_turns("case", "dtype", "atomic", every=8)
+@pytest.mark.by_turns(every=12)
 @pytest.mark.filterwarnings("ignore:.*known to collapse:UserWarning")
 @pytest.mark.parametrize("atomic", [True, False], ids=["atomic", "deterministic"])
 @pytest.mark.parametrize("dtype", LOSS)
@@ -76,7 +76,7 @@ def test_the_weight_is_found_by_the_routine_too(divergence, similarity, errors, 
     assert (objective.pairwise, True) in ran
 
 
-@pytest.mark.by_turns("size", "how", every=4)
+@pytest.mark.by_turns(every=6)
 @pytest.mark.parametrize("how", ["atomic", "deterministic raw", "atomic raw", "deterministic"])
 @pytest.mark.parametrize(
     "size",
@@ -129,7 +129,7 @@ def sums_by_hand(pairwise, x, y, counts, positive, skips):
     )
 
 
-@pytest.mark.by_turns("normalize", "positive", "atomic")
+@pytest.mark.by_turns(every=2)
 @pytest.mark.parametrize("atomic", [True, False], ids=["atomic", "deterministic"])
 @pytest.mark.parametrize("positive", [True, False], ids=["equal", "different"])
 @pytest.mark.parametrize(("normalize", "is_sorted"), [(False, True), (True, False)])
@@ -172,7 +172,7 @@ def test_tiles_without_equal_numbers_are_not_visited():
         assert torch.equal(finite, (numbers < 8) | (numbers >= 12))
 
 
-@pytest.mark.by_turns("dtype", "atomic")
+@pytest.mark.by_turns(every=2)
 @pytest.mark.parametrize("atomic", [True, False], ids=["atomic", "deterministic"])
 @pytest.mark.parametrize(
     ("dtype", "negatives", "normalize", "given"),
@@ -195,7 +195,7 @@ def test_pairs_by_id(dtype, negatives, normalize, given, atomic, errors, determi
     assert gradient <= GRADIENT[dtype]
 
 
-@pytest.mark.by_turns("dtype", "atomic")
+@pytest.mark.by_turns(every=2)
 @pytest.mark.parametrize("atomic", [True, False], ids=["atomic", "deterministic"])
 @pytest.mark.parametrize(
     ("dtype", "negatives", "normalize", "given", "has_ids"),
@@ -229,7 +229,7 @@ def weights_outside(monkeypatch):
     monkeypatch.setattr(fused_weights, "SIDE", 32)
 
 
-@pytest.mark.by_turns("options", "dtype")
+@pytest.mark.by_turns(every=2)
 @pytest.mark.parametrize(
     ("dtype", "tiles"), [("float32", (16, 32, 32)), ("bfloat16", (32, 16, 16))]
 )
