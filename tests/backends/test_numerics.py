@@ -35,6 +35,7 @@ SLOPES = {
 POINTS = np.array([-80, -30, -17.5, -9, -1, -1e-3, -1e-8, 1e-8, 1e-3, 0.5, 1, 4.8]).reshape(3, 4)
 
 
+@pytest.mark.by_turns(every=2)  # so that every function is in it
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize("name", SLOPES)
