@@ -28,6 +28,7 @@ from fmicl_recipes.data import load_images  # noqa: E402
 from fmicl_recipes.run import evaluate_run, train_run  # noqa: E402
 from fmicl_recipes.trainer import NonFiniteLossError  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("short_maps")
 TINY = {
     "limit": 256,
     "batch_size": 64,
