@@ -66,7 +66,7 @@ def assert_same_weights(a, b):
 
 
 def test_training_beats_the_random_encoder(tmp_path):
-    settings = resolve("digits", {"epochs": 12, "device": "cpu", "divergence": "js"})
+    settings = resolve("digits", {"epochs": 8, "device": "cpu", "divergence": "js"})
     metrics = train(settings, tmp_path / "run", baselines=True)
     assert metrics["loss_history"][-1] < metrics["loss_history"][0]
     random = metrics["baselines"]["random encoder"]
