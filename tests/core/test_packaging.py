@@ -157,6 +157,16 @@ def test_the_specification_works_in_an_empty_environment_without_any_framework(
     assert not set(FRAMEWORKS) & set(modules)
 
 
+def test_every_module_is_in_the_wheel(wheel):
+    of_the_wheel = {name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".py")}
+    for package in PACKAGES:
+        home = folder_of(package)
+        own = {f"{package}/{path.relative_to(home).as_posix()}" for path in home.rglob("*.py")}
+        assert own
+        assert own == {name for name in of_the_wheel if name.startswith(f"{package}/")}
+
+
+@pytest.mark.slow  # imports every framework; that no module is missing is above
 def test_every_package_imports_from_the_wheel(installed):
     """All in one process, as importing the frameworks takes seconds."""
     code = f"import json, sys; sys.path.insert(0, {str(installed)!r})\n"

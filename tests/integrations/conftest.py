@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from contextlib import contextmanager
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -137,8 +138,19 @@ def real_encoder(require, tmp_path_factory):
     return require("all_minilm_l6_v2").extract_model(str(tmp_path_factory.mktemp("minilm")))
 
 
+@pytest.fixture(scope="session")
+def short_maps():
+    """Pictures of this process have t-SNE maps by a quarter of the steps."""
+    pytest.importorskip("sklearn", reason="the recipes need scikit-learn")
+    from fmicl_recipes.plots import embedding
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embedding, "TSNE", partial(embedding.TSNE, max_iter=250))
+        yield
+
+
 @pytest.fixture
-def fmicl(monkeypatch, capsys):
+def fmicl(short_maps, monkeypatch, capsys):
     """The command, run in this process: from its arguments to exit code, output, errors."""
     from fmicl_cli import main as cli
 

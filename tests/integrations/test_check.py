@@ -190,8 +190,22 @@ def test_a_fused_routine_that_breaks_is_not_passed_over(require, monkeypatch, ch
     assert battery.has_fused(adapter)
 
 
-@pytest.mark.parametrize("case", FEW, ids=repr)
-def test_a_case_passes(framework, case):
+def in_turns(name, number):
+    """In short JAX and TensorFlow, which compile each case, have one half of them each."""
+    left = {"jax": number % 2 == 0, "tensorflow": number % 2 == 1}.get(name, False)
+    return [pytest.mark.slow] * left
+
+
+@pytest.mark.parametrize(
+    ("framework", "case"),
+    [
+        pytest.param(name, case, id=f"{name}-{case}", marks=in_turns(name, number))
+        for name in ADAPTERS
+        for number, case in enumerate(FEW)
+    ],
+)
+def test_a_case_passes(require, framework, case):
+    require(framework)
     outcome = run_case(framework, case)
     assert outcome.passed, outcome
     assert outcome.loss == pytest.approx(outcome.wanted, rel=1e-4)
@@ -420,7 +434,10 @@ def test_weights_are_drawn_so_that_nothing_hides(method):
     assert all(np.all(moved[name] != weights[name]) for name in weights if name != "pointer")
 
 
-@pytest.mark.parametrize("training", [SHORT, MOCO], ids=lambda training: training.method)
+@pytest.mark.parametrize(
+    "training", [pytest.param(SHORT, id="simclr", marks=pytest.mark.slow),
+                 pytest.param(MOCO, id="moco")],  # which has all that SimCLR has, and more
+)  # fmt: skip
 def test_lightning_and_flax_train_alike_in_float64(trainers, training):
     torch, jax = right(training), train(trainers[1], training, "cpu")
     assert len(torch.losses) == training.steps

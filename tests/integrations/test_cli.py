@@ -28,26 +28,19 @@ def in_a_process(*arguments):
 
 @pytest.mark.long
 def test_train_resume_evaluate_and_compare(tmp_path, fmicl):
-    """The first as users start it, in a process; a folder's name is shown though it looks like
-    markup."""
+    """A folder's name is shown though it looks like markup."""
     a, b, c = tmp_path / "a[red]b", tmp_path / "b", tmp_path / "c"
-
-    def in_this_one(*arguments):
-        return subprocess.CompletedProcess(arguments, *fmicl(*arguments))
-
-    for start, run, loss in (
-        (in_a_process, a, ["--divergence", "js"]), (in_this_one, b, ["--loss", "info-nce"]),
-    ):  # fmt: skip
-        done = start("train", "simclr", *TINY, *loss, "--out", run)
-        assert done.returncode == 0, done.stderr
-        assert "linear, 10" in done.stdout
-        assert f"written to {run}: metrics.json" in done.stdout
+    for run, loss in ((a, ["--divergence", "js"]), (b, ["--loss", "info-nce"])):
+        code, out, err = fmicl("train", "simclr", *TINY, *loss, "--out", run)
+        assert code == 0, err
+        assert "linear, 10" in out
+        assert f"written to {run}: metrics.json" in out
     assert json.loads((a / "metrics.json").read_text())["evaluated_on"] == "a held-out fifth"
-    assert "js-micl" in in_this_one("evaluate", a).stdout
-    again = in_this_one("train", "simclr", "--out", a, "--resume")
-    assert again.returncode == 0, again.stderr
-    compared = in_this_one("compare", a, b, "--out", c)
-    assert compared.returncode == 0, compared.stderr
+    assert "js-micl" in fmicl("evaluate", a)[1]
+    code, _, err = fmicl("train", "simclr", "--out", a, "--resume")
+    assert code == 0, err
+    code, _, err = fmicl("compare", a, b, "--out", c)
+    assert code == 0, err
     names = {p.name for p in c.iterdir()}
     assert names == {"metrics.json", "comparison.md", "loss.png", "distances.png",
                      "embedding.png", "accuracy.png"}  # fmt: skip

@@ -24,7 +24,11 @@ import json, os, sys
 from importlib import import_module
 
 import numpy as np
+from functools import partial
 from fmicl_cli.main import main
+from fmicl_recipes.plots import embedding
+
+embedding.TSNE = partial(embedding.TSNE, max_iter=250)  # maps by a quarter of the steps
 
 framework, package, folder = sys.argv[1:]
 os.chdir(folder)

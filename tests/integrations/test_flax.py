@@ -121,17 +121,32 @@ def call(graph, state, name, *arrays):
     return target(*arrays)
 
 
+@partial(jax.jit, static_argnames=("graph", "make"))
+def moved(graph, state, make, *arrays, **named):
+    """What a function of a method returns, and the state that it leaves."""
+    target = nnx.merge(graph, state)
+    return make(target, *arrays, **named), nnx.state(target)
+
+
+def compiled(make, method, *arrays, **named):
+    """`make(method, ...)` as one program, where eager operations compile each for itself."""
+    graph, state = nnx.split(method)
+    out, state = moved(graph, state, make, *arrays, **named)
+    nnx.update(method, state)
+    return out
+
+
 class Step:
     """A step of a method whose queries have moved away from their copies."""
 
     def __init__(self, method):
         self.method = build_method(tiny(method), (8, 8, 1))
         key = jax.random.key(1)
-        moved = jax.tree.map(
+        away = jax.tree.map(
             lambda w: w + 0.1 * jax.random.normal(key, w.shape),
             nnx.state(self.method, self.method.trained),
         )
-        nnx.update(self.method, moved)
+        nnx.update(self.method, away)
         self.graph, self.before = nnx.split(self.method)
         self.v1, self.v2 = draw((64, 8, 8, 1), 1), draw((64, 8, 8, 1), 2)
         self.plan = self.method.plan(3, 10, 64)
@@ -176,7 +191,8 @@ def test_no_gradient_reaches_keys_queue_or_key_network(method):
     assert all(flat[path] == 0.0 for path in slow)
     assert all(flat[path] > 0.0 for path in flat if path[0] == "encoder")
     if method == "moco":  # negatives count in the loss, but not their slope
-        bank = jax.grad(lambda bank: build_loss(tiny("moco"))(step.q, step.k, bank=bank))
+        of = build_loss(tiny("moco"))
+        bank = jax.jit(jax.grad(lambda bank: of(step.q, step.k, bank=bank)))
         assert np.abs(bank(step.before["queue"][...])).max() > 0.0
     trained = {
         path[0] for path, _ in nnx.to_flat_state(nnx.state(step.method, step.method.trained))
@@ -217,7 +233,7 @@ def test_the_queue_is_what_writing_one_key_after_another_gives(counts):
     expected, labels, place = np.array(method.queue[...]), [-1] * 10, 0
     for number, count in enumerate(counts):
         keys = draw((count, 8), number)
-        method.enqueue(keys, 100 * number + jnp.arange(count))
+        compiled(MoCo.enqueue, method, keys, 100 * number + np.arange(count, dtype=np.int32))
         for i, key in enumerate(np.asarray(keys)):
             expected[place], labels[place] = key / np.linalg.norm(key), 100 * number + i
             place = (place + 1) % 10
@@ -246,10 +262,13 @@ def test_simclr_says_by_ids_which_views_and_images_belong_together(loss, views, 
                     supervised=supervised, rngs=nnx.Rngs(0))  # fmt: skip
     assert method.view_count == views
     drawn, labels = draw((views, 16, 3, 3, 1)), jnp.arange(16) % 5
-    value, x, y = method.contrast(*drawn, **({"ids": labels} if supervised else {}))
-    every = method.query(drawn.reshape(-1, 3, 3, 1))
+    value, x, y = compiled(
+        SimCLR.contrast, method, *drawn, **({"ids": labels} if supervised else {})
+    )
+    every = compiled(SimCLR.query, method, drawn.reshape(-1, 3, 3, 1))
     np.testing.assert_allclose(jnp.concatenate([x, y]), every[:32], rtol=1e-5, atol=1e-6)
     ids = labels if supervised else jnp.arange(16)
+    of = jax.jit(of)
     want = of(x, y, ids=ids) if views == 2 else of(every, ids=jnp.tile(ids, views))
     np.testing.assert_allclose(value, want, rtol=1e-5)
 
@@ -271,8 +290,8 @@ def test_supervised_moco_keeps_the_labels_of_its_keys():
     for step in range(2):
         bank, bank_ids = method.queue[...], method.queue_labels[...]
         labels = (jnp.arange(16) + step) % 5
-        value, q, k = method.contrast(v1, v2, ids=labels)
-        want = of(q, k, bank=bank, ids=labels, bank_ids=bank_ids)
+        value, q, k = compiled(MoCo.contrast, method, v1, v2, ids=labels)
+        want = jax.jit(of)(q, k, bank=bank, ids=labels, bank_ids=bank_ids)
         np.testing.assert_allclose(value, want, rtol=1e-5)
     assert method.queue_labels[:8].tolist() == labels[8:].tolist()  # 32 keys in 24 slots
     assert sorted(set(bank_ids.tolist())) == [-1, 0, 1, 2, 3, 4]
@@ -292,8 +311,8 @@ def test_keys_are_encoded_in_other_groups_than_their_queries():
 def test_parts_have_statistics_of_their_own_and_any_size():
     images = draw((21, 8, 8, 1))
     both, each = (nnx.clone(step_of("moco").method) for _ in range(2))
-    want = [each.query(images[:11]), each.query(images[11:])]  # one after the other
-    got = in_parts(both.encoder, both.head, images, 2)
+    want = [compiled(MoCo.query, each, part) for part in (images[:11], images[11:])]
+    got = compiled(lambda net, x: in_parts(net.encoder, net.head, x, 2), both, images)
     np.testing.assert_allclose(got, np.concatenate(want), rtol=1e-3, atol=1e-4)
     norms = [(net.encoder.layers[0].norm, net.head.layers[-1]) for net in (both, each)]
     for own, other in zip(*norms, strict=True):
@@ -634,14 +653,16 @@ def asked_at(step):
 
 
 @pytest.mark.parametrize(
-    ("method", "workers"),
-    [("moco", 1), *(pytest.param(method, 2, marks=pytest.mark.slow) for method in METHODS)],
-)
-def test_a_run_resumes_in_the_middle_of_an_epoch(tmp_path, monkeypatch, method, workers):
+    ("method", "options", "workers"),
+    [("simclr", {"views": 4}, 1),
+     *(pytest.param(method, {}, 2, marks=pytest.mark.slow) for method in METHODS)],
+)  # fmt: skip
+def test_a_run_resumes_in_the_middle_of_an_epoch(tmp_path, monkeypatch, method, options, workers):
     """Stopped and then killed, with random crops by workers, to the last bit."""
     settings = tiny(
-        method, cache="disk", augmentation="photo", checkpoint_every=5, knn_every=2, alpha="auto"
-    )
+        method, cache="disk", augmentation="photo", checkpoint_every=5, knn_every=2, alpha="auto",
+        **options,
+    )  # fmt: skip
 
     def sitting(name, workers):
         trainer, folder = MethodTrainer(settings, stored(workers)), RunFolder(tmp_path / name)
@@ -758,13 +779,9 @@ def test_a_command_that_is_killed_goes_on_exactly(tmp_path):
     assert metrics[0] == metrics[1]
 
 
-@pytest.mark.parametrize(
-    "more",
-    [{"views": 4}, pytest.param({"views": 3, "supervised": True}, marks=pytest.mark.slow)],
-    ids=str,
-)
-def test_runs_with_more_views_and_labels_train(tmp_path, more):
-    settings = tiny("simclr", epochs=1, warmup_epochs=0, **more)
+@pytest.mark.slow  # four views without labels resume, above
+def test_runs_with_more_views_and_labels_train(tmp_path):
+    settings = tiny("simclr", epochs=1, warmup_epochs=0, views=3, supervised=True)
     trainer = fit(settings, RunFolder.create(tmp_path / "run", settings))
     assert np.isfinite(trainer.history[0]["loss"])
     x, y = trainer.project(trainer.data.test_images[:9])
@@ -870,7 +887,7 @@ def test_the_encoder_takes_bytes_and_floats_and_can_be_trained_further(run_of):
         np.testing.assert_allclose(encoder(form), want, rtol=1e-4, atol=1e-5)
     encoder.train()
     mean = encoder.network.layers[0].norm.mean[...]
-    gradient = nnx.grad(lambda encoder: (encoder(images) ** 2).mean())(encoder)
+    gradient = compiled(nnx.grad(lambda encoder: (encoder(images) ** 2).mean()), encoder)
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient))
     assert len(jax.tree.leaves(gradient)) == len(jax.tree.leaves(nnx.state(encoder, nnx.Param)))
     assert not np.array_equal(mean, encoder.network.layers[0].norm.mean[...])
@@ -933,7 +950,8 @@ def test_ctrl_c_comes_out_as_it_went_in(run_of, tmp_path, monkeypatch, capsys):
         assert words in shown
 
 
-@one_quick
+@pytest.mark.slow  # the same error, in a step that is compiled already, is below
+@pytest.mark.parametrize("method", METHODS)
 def test_a_run_that_diverges_does_not_look_finished(tmp_path, method):
     settings = tiny(method, lr=1e6, epochs=4, warmup_epochs=0)
     with pytest.raises(NonFiniteLossError, match="Try a smaller --lr"):
@@ -1017,7 +1035,8 @@ def test_a_non_finite_loss_stops_and_keeps_the_last_checkpoint(tmp_path):
         return plan(step, steps, count)
 
     trainer.plan = broken
-    with pytest.raises(NonFiniteLossError, match=r"The loss is nan at step 30 \(epoch 2\)"):
+    said = r"The loss is nan at step 30 \(epoch 2\).*Try a smaller --lr"
+    with pytest.raises(NonFiniteLossError, match=said):
         trainer.fit(folder, resume=False, progress=False)
     kept = MethodTrainer(settings, load_images("digits"))
     kept.load(folder)

@@ -2,9 +2,8 @@
 
 import copy
 import dataclasses
-import json
+import importlib
 import pickle
-import subprocess
 import sys
 from functools import partial
 from multiprocessing.reduction import ForkingPickler
@@ -20,6 +19,7 @@ pytest.importorskip("lightning", reason="the Lightning trainer needs Lightning")
 
 import lightning  # noqa: E402
 
+from fmicl_core import forms  # noqa: E402
 from fmicl_core.checks import InvalidArgument  # noqa: E402
 from fmicl_core.objective import AUTO  # noqa: E402
 from fmicl_lightning import LARS, MethodTrainer, SimCLR, ViT, build_encoder, build_method  # noqa: E402
@@ -47,6 +47,7 @@ from fmicl_torch import (  # noqa: E402
 MOMENTUM = ("moco", "moco-v3")
 #: The weight of the negatives in MoCo and MoCo v3.
 WEIGHT = {"alpha": AUTO, "strength": ALPHA_STRENGTHS["moco"]}
+pytestmark = pytest.mark.usefixtures("short_maps")
 DDP = Path(__file__).parent / "ranks" / "lightning_ddp.py"
 
 
@@ -640,13 +641,18 @@ def test_bf16_trains(tmp_path, method):
         ("moco", {"supervised": True, "loss": "info-nce"}),
     )),
 ])  # fmt: skip
-def test_two_processes_make_the_step_of_one(tmp_path, method, options):
+def test_two_processes_make_the_step_of_one(tmp_path, monkeypatch, method, options):
     """DDP on two CPU processes, float64: the same history, gradients of ratio 1 and cosine 1."""
     settings = tiny(method, epochs=1, limit=64, warmup_epochs=0, optimizer="sgd", lr=1.0,
                     momentum=0.0, weight_decay=0.0, **options)  # fmt: skip
-    command = [sys.executable, DDP, json.dumps(settings.to_dict()), tmp_path]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    # The script changes these for its process, and is imported by the two that are started.
+    monkeypatch.setattr(forms, "DENSE_PAIRS", forms.DENSE_PAIRS)
+    monkeypatch.setitem(forms.TILE, "cpu", forms.TILE["cpu"])
+    monkeypatch.syspath_prepend(DDP.parent)
+    monkeypatch.delitem(sys.modules, DDP.stem, raising=False)
+    script = importlib.import_module(DDP.stem)
+    for devices in (1, 2):
+        script.train(dataclasses.replace(settings, devices=devices), tmp_path, str(devices))
     one, two = (torch.load(tmp_path / f"{devices}.pt") for devices in (1, 2))
     assert one["row"].pop("loss") == pytest.approx(two["row"].pop("loss"), rel=1e-12)
     assert one["row"] == pytest.approx(two["row"], rel=1e-5)

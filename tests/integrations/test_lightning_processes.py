@@ -62,6 +62,7 @@ def wait_for_a_checkpoint(processes, out):
         time.sleep(0.02)
 
 
+@pytest.mark.slow  # which errors are those of a lost process, and what is said of it, is below
 @pytest.mark.long
 def test_a_process_that_dies_ends_the_other_with_a_message(tmp_path):
     processes = start_command(tmp_path / "run", epochs=1000)

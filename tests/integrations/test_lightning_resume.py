@@ -187,6 +187,7 @@ LONG = {"preset": "digits", "limit": 512, "width": 4, "epochs": 20, "checkpoint-
         "device": "cpu"}  # fmt: skip
 
 
+@pytest.mark.slow  # exact resuming is above, SIGTERM and what is said of it in test_stopping
 @pytest.mark.long
 def test_a_killed_command_resumes_within_an_epoch_and_one_that_gets_sigterm_says_how(tmp_path):
     """Both on one run, which is then that of one who was left alone."""

@@ -149,6 +149,7 @@ def test_a_run_that_stops_resumes_bit_for_bit(tmp_path, tiny, monkeypatch):
     assert [row["step"] for row in RunFolder(tmp_path / "cut").read_history()] == list(range(1, 17))
 
 
+@pytest.mark.slow  # each file alone, and modules, by the command: test_strangers_texts
 def test_no_code_that_a_run_carries_is_run(tmp_path, bomb, tiny, monkeypatch):
     """Neither by a resume, from any pickled file, nor of a module class that lies in the model."""
     settings, mark, run = tiny(), tmp_path / "the code has run", tmp_path / "run"

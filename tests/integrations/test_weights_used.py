@@ -52,11 +52,20 @@ def trainer_of(framework, given):
     return package.MethodTrainer(settings, load_images("digits", limit=128))
 
 
-def test_flax_gives_the_features_of_pytorch(random_run, require):
-    want = pytorchs(random_run)
-    found = require("fmicl_flax").features(random_run.path, random_run.images)
+def assert_flax_gives_the_features(run, require):
+    want = pytorchs(run)
+    found = require("fmicl_flax").features(run.path, run.images)
     assert found.dtype == want.dtype == np.float32
     assert np.abs(found - want).max() < TOLERANCES["float32"] * np.abs(want).max()
+
+
+def test_flax_gives_the_features_of_pytorch(small_run, require):
+    assert_flax_gives_the_features(small_run, require)
+
+
+@pytest.mark.slow  # the network of each encoder is compared in float64, below
+def test_flax_gives_the_features_of_pytorch_with_every_encoder(random_run, require):
+    assert_flax_gives_the_features(random_run, require)
 
 
 def test_flax_gives_the_features_of_pytorch_in_float64(random_run, require):
@@ -71,10 +80,10 @@ def test_flax_gives_the_features_of_pytorch_in_float64(random_run, require):
 
 
 def test_flax_standardises_bytes_in_float64_too(small_run, require):
-    want = pytorchs(small_run, "float64")
-    with require("jax").enable_x64(True):
+    jax, want = require("jax"), pytorchs(small_run, "float64")
+    with jax.enable_x64(True):
         encoder = require("fmicl_flax").load_encoder(small_run.path, dtype="float64")
-        found = np.asarray(encoder(small_run.images))
+        found = np.asarray(jax.jit(encoder)(small_run.images))
     assert np.abs(found - want).max() < TOLERANCES["float64"] * np.abs(want).max()
 
 
