@@ -79,21 +79,20 @@ def takes_turns(item, framework, by_turns):
     """Whether a case is quick by turns only: one that is compiled, or interpreted and marked."""
     if not hasattr(item, "callspec") or item.get_closest_marker("slow"):
         return False
-    if framework == "torch" and by_turns:
-        return by_turns.kwargs.get("torch", False)
-    return framework in COMPILED or (not framework and by_turns)
+    if by_turns and framework != "core":
+        return framework != "torch" or by_turns.kwargs.get("torch", False)
+    at_home = item.path.parent.name in ("backends", "docs") or KERAS
+    return at_home and framework in COMPILED
 
 
 def framework_of(item):
-    """The framework that a test is about, or an empty text: by its case, its file or its suite."""
+    """The framework, or core, that a test is about, or "": by its suite, its case or its file."""
     if item.path.parent.name.startswith("keras_"):  # a process for each of Keras' backends
         return KERAS
-    if item.path.parent.name not in ("backends", "docs"):
-        return ""
     params = item.callspec.params if hasattr(item, "callspec") else {}
-    named = params.get("backend") or params.get("framework")
-    named = named or item.path.stem.split("_")[1]  # of test_jax_fused.py, say
-    return named if named in ("torch", *COMPILED) else ""
+    named = params.get("backend") or params.get("framework") or params.get("package")
+    named = str(named or item.path.stem.split("_")[1]).removeprefix("fmicl_")  # test_jax_ids.py
+    return named if named in ("core", "torch", *COMPILED) else ""
 
 
 def diagonal(cases):

@@ -66,16 +66,8 @@ def test_every_public_name_is_looked_at(require):
         assert all(is_documented(getattr(module, name)) for name in mine)
 
 
-def by_turns(cases):
-    """In short JAX, which compiles each operation, runs every second example: all are alike."""
-    of_jax = [case for case in cases if case[0] == "fmicl_jax"]
-    slow = of_jax[1::2]
-    return [pytest.param(*case, marks=[pytest.mark.slow] * (case in slow)) for case in cases]
-
-
-@pytest.mark.parametrize(
-    ("package", "name"), by_turns([*(("fmicl_core", name) for name in CORE), *OWN])
-)
+@pytest.mark.by_turns(every=2)
+@pytest.mark.parametrize(("package", "name"), [*(("fmicl_core", name) for name in CORE), *OWN])
 def test_the_example_runs(documented, name):
     examples = sections(documented).get("Examples", "")
     assert name in examples or name in RECORDS, "the example does not use what it is of"

@@ -190,22 +190,9 @@ def test_a_fused_routine_that_breaks_is_not_passed_over(require, monkeypatch, ch
     assert battery.has_fused(adapter)
 
 
-def in_turns(name, number):
-    """In short JAX and TensorFlow, which compile each case, have one half of them each."""
-    left = {"jax": number % 2 == 0, "tensorflow": number % 2 == 1}.get(name, False)
-    return [pytest.mark.slow] * left
-
-
-@pytest.mark.parametrize(
-    ("framework", "case"),
-    [
-        pytest.param(name, case, id=f"{name}-{case}", marks=in_turns(name, number))
-        for name in ADAPTERS
-        for number, case in enumerate(FEW)
-    ],
-)
-def test_a_case_passes(require, framework, case):
-    require(framework)
+@pytest.mark.by_turns(every=2)  # each half has tiled forms, ids and a compiled case
+@pytest.mark.parametrize("case", FEW, ids=repr)
+def test_a_case_passes(framework, case):
     outcome = run_case(framework, case)
     assert outcome.passed, outcome
     assert outcome.loss == pytest.approx(outcome.wanted, rel=1e-4)
