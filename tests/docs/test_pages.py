@@ -35,7 +35,8 @@ def test_the_examples_of_a_page_run(require, tmp_path, monkeypatch, name):
 def test_the_examples_of_a_page_with_keras_run(require, tmp_path, name, backend):
     for module in (*run_page.modules_of(PAGES[name]), backend):
         require(module)
-    variables = os.environ | {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "2"}
+    few = {"KERAS_MAX_EPOCHS": "2"}  # however many a page asks for
+    variables = os.environ | few | {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "2"}
     command = [sys.executable, run_page.__file__, PAGES[name]]
     result = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
