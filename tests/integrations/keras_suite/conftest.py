@@ -21,19 +21,13 @@ if BACKEND == "tensorflow":
     tf.config.set_logical_device_configuration(cpu, four)
 
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "many_compilations: slow in JAX and TensorFlow")
-
-
 def pytest_collection_modifyitems(items):
-    """What compiles much in JAX and TensorFlow is slow there, and quick in PyTorch.
+    """JAX, which compiles most, has the losses and towers alone in short.
 
-    JAX, which compiles most, has the losses and towers alone in short: what goes through `fit` is
-    Keras' own, and TensorFlow and PyTorch go through it.
+    What goes through `fit` is Keras' own, and TensorFlow and PyTorch go through it.
     """
     for item in items:
-        fits = BACKEND == "jax" and item.path.stem not in ("test_loss", "test_towers")
-        if fits or (item.get_closest_marker("many_compilations") and BACKEND != "torch"):
+        if BACKEND == "jax" and item.path.stem not in ("test_loss", "test_towers"):
             item.add_marker(pytest.mark.slow)
 
 
