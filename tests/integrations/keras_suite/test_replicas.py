@@ -101,6 +101,7 @@ def test_two_replicas_train_on_the_union_batch():
 @only("tensorflow", "strategies are TensorFlow's")
 @cases
 def test_mirrored_replicas_train_on_the_union_batch(loss, weights, replicas):
+    """A last batch of 11 is shared unevenly."""
     one = trained(loss, weights, 23)
     with strategy(replicas).scope():
         assert_same(one, trained(loss, weights, 23))
