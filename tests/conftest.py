@@ -40,12 +40,12 @@ def pytest_configure(config):
         f"by_turns(every={EVERY}, torch=False): of so many cases one is quick, the others are slow",
     ):
         config.addinivalue_line("markers", line)
-    if "not slow" in config.option.markexpr:
-        os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
-        if getattr(config, "cache", None):
-            os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir("jax")))
-            os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-            os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+    short = "not slow" in config.option.markexpr
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1" if short else "")
+    if short and hasattr(config, "cache"):
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir("jax")))
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 
 def pytest_collection_modifyitems(items):
