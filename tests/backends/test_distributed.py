@@ -12,7 +12,7 @@ from fmicl_core.ranks import KNOW_NO_RANKS
 
 PROGRAMS = Path(__file__).parent / "ranks"
 #: Number of cases, at least, that the program of a framework's ranks compares.
-CASES = {"torch": 70, "jax": 17, "tensorflow": 8}
+CASES = {"torch": 70, "jax": 17, "tensorflow": 7}
 #: Number of ranks in short; TensorFlow compiles anew for each of them.
 IN_SHORT = {"torch": 4, "jax": 4, "tensorflow": 3}
 

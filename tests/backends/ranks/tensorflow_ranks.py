@@ -17,8 +17,8 @@ from fmicl_core import forms
 COUNT = int(sys.argv[1])
 #: The cases of the choice, or nothing for all.
 CHOSEN = (
-    "learned-all-tiled", "stacked views-tiled", "info-nce-stacked-tiled", "bank-dense",
-    "duplicates-dense", "info-nce-cross-dense", "dcl-ids-dense", "auto-dense",
+    "learned-all-tiled", "info-nce-stacked-tiled", "bank-dense", "duplicates-dense",
+    "info-nce-cross-dense", "dcl-ids-dense", "auto-dense",
 ) if COUNT == 3 else ()  # fmt: skip
 #: Rows of each replica, uneven; one may have none, as of a small last batch.
 SIZES = {1: (11,), 2: (7, 4), 3: (10, 1, 0), 4: (6, 1, 4, 0)}[COUNT]
