@@ -81,8 +81,9 @@ def takes_turns(item, framework, by_turns):
         return False
     if by_turns and framework != "core":
         return framework != "torch" or by_turns.kwargs.get("torch", False)
-    at_home = item.path.parent.name in ("backends", "docs") or KERAS
-    return at_home and framework in COMPILED
+    return framework in COMPILED and item.path.parent.name.startswith(
+        ("backends", "docs", "keras_")
+    )
 
 
 def framework_of(item):
