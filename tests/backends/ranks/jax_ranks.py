@@ -144,12 +144,11 @@ for i, (name, options, has_bank) in enumerate(cases(KINDS)):
         ways = [(outside, False)]
     elif COUNT == 1:
         ways = [(outside, True)]
-    elif name == "all-tiled":
-        ways = [(way, check) for check in (True, False) for way in (inside, outside)]
-        ways = ways[1:3] if CHOSEN else ways
+    elif name == "all-tiled" and not CHOSEN:
+        ways = [(way, check) for way in (inside, outside) for check in (True, False)]
     else:
         ways = [(inside, i % 2 == 0), (outside, i % 2 == 1)]
-        ways = [ways[i // 2 % 2]] if CHOSEN else ways
+        ways = [ways[i // 2 % 2]] if CHOSEN and name != "all-tiled" else ways
     compare(name, JS | options, {"x": x, "y": y} | ({"bank": bank} if has_bank else {}), ways)
 for i, (name, options, beside, ids) in enumerate(cases_with_ids(len(x)) if not FUSED else ()):
     arrays = {k: {"x": x, "y": y, "bank": bank}[k] for k in ("x", *beside)} | ids
