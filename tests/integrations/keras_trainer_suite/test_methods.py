@@ -22,7 +22,7 @@ BACKEND = os.environ["KERAS_BACKEND"]
 MOMENTUM = ("moco", "moco-v3")
 STEPS = 10
 #: Of what Keras computes alike on every backend: in short on the one that compiles nothing.
-once = (lambda test: test) if BACKEND == "torch" else pytest.mark.slow
+once = pytest.mark.many_compilations
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from fmicl_recipes.weights.layouts import from_native, keras_name, to_native
 
 BACKEND = os.environ["KERAS_BACKEND"]
 #: Of what Keras computes alike on every backend: in short on the one that compiles nothing.
-once = (lambda test: test) if BACKEND == "torch" else pytest.mark.slow
+once = pytest.mark.many_compilations
 
 
 # Optimiser and schedule

@@ -19,8 +19,6 @@ BACKEND = os.environ["KERAS_BACKEND"]
 
 #: The images' way is the same on every backend; this one compiles nothing.
 QUICK = ("simclr", 1) if BACKEND == "torch" else None
-#: Files are written alike, too.
-slow_elsewhere = (lambda test: test) if BACKEND == "torch" else pytest.mark.slow
 CASES = [(method, workers) for method in METHODS for workers in (0, 1, 2)]
 
 
@@ -61,7 +59,7 @@ def test_a_run_on_stored_images_stops_and_goes_on_bit_for_bit(
     np.testing.assert_array_equal(features, resumed.encode(resumed.data.train_images[:]))
 
 
-@slow_elsewhere
+@pytest.mark.many_compilations  # files are written alike on every backend
 def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(tmp_path, monkeypatch, tiny, fit):
     settings, written = tiny("simclr"), []
     folder, savez = RunFolder.create(tmp_path / "run", settings), np.savez
