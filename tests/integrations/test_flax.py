@@ -121,32 +121,17 @@ def call(graph, state, name, *arrays):
     return target(*arrays)
 
 
-@partial(jax.jit, static_argnames=("graph", "make"))
-def moved(graph, state, make, *arrays, **named):
-    """What a function of a method returns, and the state that it leaves."""
-    target = nnx.merge(graph, state)
-    return make(target, *arrays, **named), nnx.state(target)
-
-
-def compiled(make, method, *arrays, **named):
-    """`make(method, ...)` as one program, where eager operations compile each for itself."""
-    graph, state = nnx.split(method)
-    out, state = moved(graph, state, make, *arrays, **named)
-    nnx.update(method, state)
-    return out
-
-
 class Step:
     """A step of a method whose queries have moved away from their copies."""
 
     def __init__(self, method):
         self.method = build_method(tiny(method), (8, 8, 1))
         key = jax.random.key(1)
-        away = jax.tree.map(
+        moved = jax.tree.map(
             lambda w: w + 0.1 * jax.random.normal(key, w.shape),
             nnx.state(self.method, self.method.trained),
         )
-        nnx.update(self.method, away)
+        nnx.update(self.method, moved)
         self.graph, self.before = nnx.split(self.method)
         self.v1, self.v2 = draw((64, 8, 8, 1), 1), draw((64, 8, 8, 1), 2)
         self.plan = self.method.plan(3, 10, 64)
@@ -224,6 +209,10 @@ def test_moco_takes_its_negatives_from_the_queue_and_enters_the_keys_after():
     assert step.after["oldest"][...] == 64
 
 
+#: Compiled once for each number of keys.
+enqueue = nnx.jit(MoCo.enqueue)
+
+
 @given(counts=st.lists(st.sampled_from([1, 4, 7, 25]), min_size=1, max_size=6))
 def test_the_queue_is_what_writing_one_key_after_another_gives(counts):
     """With the label of every key."""
@@ -233,7 +222,7 @@ def test_the_queue_is_what_writing_one_key_after_another_gives(counts):
     expected, labels, place = np.array(method.queue[...]), [-1] * 10, 0
     for number, count in enumerate(counts):
         keys = draw((count, 8), number)
-        compiled(MoCo.enqueue, method, keys, 100 * number + np.arange(count, dtype=np.int32))
+        enqueue(method, keys, 100 * number + np.arange(count, dtype=np.int32))
         for i, key in enumerate(np.asarray(keys)):
             expected[place], labels[place] = key / np.linalg.norm(key), 100 * number + i
             place = (place + 1) % 10
@@ -262,10 +251,10 @@ def test_simclr_says_by_ids_which_views_and_images_belong_together(loss, views, 
                     supervised=supervised, rngs=nnx.Rngs(0))  # fmt: skip
     assert method.view_count == views
     drawn, labels = draw((views, 16, 3, 3, 1)), jnp.arange(16) % 5
-    value, x, y = compiled(
-        SimCLR.contrast, method, *drawn, **({"ids": labels} if supervised else {})
+    value, x, y = nnx.jit(SimCLR.contrast)(
+        method, *drawn, **({"ids": labels} if supervised else {})
     )
-    every = compiled(SimCLR.query, method, drawn.reshape(-1, 3, 3, 1))
+    every = nnx.jit(SimCLR.query)(method, drawn.reshape(-1, 3, 3, 1))
     np.testing.assert_allclose(jnp.concatenate([x, y]), every[:32], rtol=1e-5, atol=1e-6)
     ids = labels if supervised else jnp.arange(16)
     of = jax.jit(of)
@@ -287,10 +276,11 @@ def test_supervised_moco_keeps_the_labels_of_its_keys():
     method = MoCo(Plain(), 9, of, None, projection_hidden=8, projection_dim=4, queue_size=24,
                   head_norm="none", supervised=True, rngs=nnx.Rngs(0))  # fmt: skip
     v1, v2 = draw((2, 16, 3, 3, 1))
+    run = nnx.jit(MoCo.contrast)
     for step in range(2):
         bank, bank_ids = method.queue[...], method.queue_labels[...]
         labels = (jnp.arange(16) + step) % 5
-        value, q, k = compiled(MoCo.contrast, method, v1, v2, ids=labels)
+        value, q, k = run(method, v1, v2, ids=labels)
         want = jax.jit(of)(q, k, bank=bank, ids=labels, bank_ids=bank_ids)
         np.testing.assert_allclose(value, want, rtol=1e-5)
     assert method.queue_labels[:8].tolist() == labels[8:].tolist()  # 32 keys in 24 slots
@@ -311,8 +301,8 @@ def test_keys_are_encoded_in_other_groups_than_their_queries():
 def test_parts_have_statistics_of_their_own_and_any_size():
     images = draw((21, 8, 8, 1))
     both, each = (nnx.clone(step_of("moco").method) for _ in range(2))
-    want = [compiled(MoCo.query, each, part) for part in (images[:11], images[11:])]
-    got = compiled(lambda net, x: in_parts(net.encoder, net.head, x, 2), both, images)
+    want = [nnx.jit(MoCo.query)(each, part) for part in (images[:11], images[11:])]
+    got = nnx.jit(lambda net, x: in_parts(net.encoder, net.head, x, 2))(both, images)
     np.testing.assert_allclose(got, np.concatenate(want), rtol=1e-3, atol=1e-4)
     norms = [(net.encoder.layers[0].norm, net.head.layers[-1]) for net in (both, each)]
     for own, other in zip(*norms, strict=True):
@@ -887,7 +877,7 @@ def test_the_encoder_takes_bytes_and_floats_and_can_be_trained_further(run_of):
         np.testing.assert_allclose(encoder(form), want, rtol=1e-4, atol=1e-5)
     encoder.train()
     mean = encoder.network.layers[0].norm.mean[...]
-    gradient = compiled(nnx.grad(lambda encoder: (encoder(images) ** 2).mean()), encoder)
+    gradient = nnx.jit(nnx.grad(lambda encoder: (encoder(images) ** 2).mean()))(encoder)
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient))
     assert len(jax.tree.leaves(gradient)) == len(jax.tree.leaves(nnx.state(encoder, nnx.Param)))
     assert not np.array_equal(mean, encoder.network.layers[0].norm.mean[...])

@@ -1,5 +1,6 @@
 """Streams of items: the same with workers as without, errors, and workers that end."""
 
+import inspect
 import os
 import pickle
 import signal
@@ -85,17 +86,9 @@ import time
 import numpy as np
 from fmicl_recipes.stream import stream
 
-class Numbers:
-    nbytes = 160_000
-
-    def __len__(self):
-        return 10**6
-
-    def __getitem__(self, number):
-        return {{"a": np.full(20_000, number)}}
-
+{numbers}
 def main():
-    items = stream(Numbers(), workers=2)
+    items = stream(Numbers(10**6), workers=2)
     for _ in range(5):
         next(items)
     from multiprocessing import active_children
@@ -113,7 +106,7 @@ def script(tmp_path):
 
     def start(wait, main="if __name__ == '__main__': main()"):
         file = tmp_path / "script.py"
-        file.write_text(SCRIPT.format(wait=wait, main=main))
+        file.write_text(SCRIPT.format(numbers=inspect.getsource(Numbers), wait=wait, main=main))
         process = subprocess.Popen(
             [sys.executable, str(file)], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             start_new_session=True,

@@ -1,7 +1,7 @@
-"""A step or more of a method on one and on two CPU processes; run as a script by the tests of DDP.
+"""A step or more of a method on one and on two CPU processes, for the tests of DDP.
 
-Usage: lightning_ddp.py SETTINGS_AS_JSON FOLDER. Writes FOLDER/1.pt and FOLDER/2.pt; as one of the
-processes of a launcher, the first, FOLDER/machines.pt.
+They call `train`, or run it: lightning_ddp.py SETTINGS_AS_JSON FOLDER. Alone that writes
+FOLDER/1.pt, of one machine; as one of the processes of a launcher, the first, FOLDER/machines.pt.
 """
 
 import dataclasses
@@ -72,6 +72,4 @@ if __name__ == "__main__":
     if "RANK" in os.environ:
         train(chosen, Path(sys.argv[2]), "machines")
     else:
-        for devices in (1, 2)[: 3 - chosen.machines]:
-            alone = dataclasses.replace(chosen, devices=devices, machines=1)
-            train(alone, Path(sys.argv[2]), str(devices))
+        train(dataclasses.replace(chosen, machines=1), Path(sys.argv[2]), "1")
